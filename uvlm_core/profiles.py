@@ -1,0 +1,167 @@
+"""What a run is: `RunSpec`, everything that changes a result, and the presets that differ by its values only.
+
+Belongs here: values and their validation. Not here: code paths per profile; there are none. Paper section 3 and
+appendix (set-up); the laptop values come from measurements logged in DECISIONS.md.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+
+from uvlm_core.conversations import AttributeBias
+from uvlm_core.smart_watch import WORLD_VERSION
+
+ARCHITECTURES = ("SigLIP-VQ", "VQ-VQ", "SigLIP-SigLIP", "VQ-SigLIP")  # understanding input - generation output
+REGIMES = ("understanding", "generation", "unified")
+TUNINGS = ("full", "lora", "frozen")
+OPTIMIZERS = ("muon", "adamw")
+_CHOICES = {"architecture": ARCHITECTURES, "regime": REGIMES, "tuning": TUNINGS, "optimizer": OPTIMIZERS}
+_LEAST = {"seed": 0, "image_size": 32, "images": 1, "vqa_examples": 0, "caption_examples": 0, "generation_examples": 0,
+          "turns": 1, "test_watches": 1, "generated_watches": 2, "lora_rank": 1, "lora_alpha": 1, "batch_size": 1,
+          "checkpoints": 1, "threads": 1}
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training run as a value. Two equal specs give the same metrics, bit for bit, on one machine."""
+
+    # the arm
+    architecture: str = "VQ-VQ"
+    regime: str = "unified"
+    seed: int = 0
+    # the data: all counts are of training rows; a vqa row is one conversation about one image
+    world: int = WORLD_VERSION
+    image_size: int = 64  # px
+    images: int = 20000  # the pool of training images that all rows and all seeds draw from
+    vqa_examples: int = 16000
+    caption_examples: int = 3000
+    generation_examples: int = 19000
+    turns: int = 5  # questions per vqa row
+    biases: tuple[AttributeBias, ...] = ()
+    shuffled_requests: bool = False  # control: every generation request is paired with another row's image
+    # the networks: a shipped name, a local folder or a hub id
+    language_model: str = "pretrained/language_model"
+    tokenizer: str = "pretrained/tokenizer"
+    semantic_encoder: str = "pretrained/siglip"
+    vq_tokenizer: str = "pretrained/vq"
+    reader: str = "pretrained/reader"
+    shared_adapter: bool = True  # the paper's assignment where input and output space are one; pitfall 2
+    adapter_positions: bool = True  # learned position embeddings on image slots; the paper has none
+    # the training
+    tuning: str = "full"
+    lora_rank: int = 128
+    lora_alpha: int = 256
+    optimizer: str = "muon"
+    learning_rate: float = 0.02  # of the language model (Muon: of its matrices)
+    adapter_learning_rate: float = 2e-3  # of adapters and head; with Muon also of embeddings and norms
+    weight_decay: float = 0.0
+    warmup: float = 0.03  # fraction of the steps
+    image_loss_weight: float = 0.2  # alpha
+    batch_size: int = 64  # understanding rows per step; generation rows come beside them, in proportion
+    threads: int = 1
+    # the scores
+    checkpoints: int = 10  # fractions of the data at which the model is scored
+    test_watches: int = 500
+    generated_watches: int = 200
+
+    def __post_init__(self):
+        for field in fields(self):
+            value, kind = getattr(self, field.name), field.type
+            if kind is float and type(value) is int:
+                object.__setattr__(self, field.name, float(value))
+            elif field.name == "biases":
+                if not all(isinstance(bias, AttributeBias) for bias in value):
+                    raise ValueError(f"biases {value!r} is not a tuple of AttributeBias.")
+                object.__setattr__(self, "biases", tuple(value))
+            elif type(value) is not kind:
+                raise ValueError(f"{field.name} {value!r} is not {_A[kind]}.")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}.")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)!r} is below {least}.")
+        for name in ("learning_rate", "adapter_learning_rate", "image_loss_weight"):
+            if not 0 < getattr(self, name) <= 10:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not above 0 and at most 10.")
+        for name in ("weight_decay", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not from 0 to below 1.")
+        if self.turns > 5:
+            raise ValueError(f"turns {self.turns!r} is above 5, the number of attributes a watch has.")
+        if self.world != WORLD_VERSION:
+            raise ValueError(f"world {self.world!r} is not {WORLD_VERSION}, the version this code draws.")
+        if self.rows == 0:
+            raise ValueError(f"A run of regime {self.regime!r} has no training rows; give it at least one.")
+        most = max(self.vqa_examples, self.caption_examples, self.generation_examples)
+        if most > self.images:
+            raise ValueError(f"A run of {most} rows of one task needs as many images, but images is {self.images}.")
+
+    @property
+    def understands(self) -> bool:
+        """Whether the arm is trained on questions and captions."""
+        return self.regime in ("understanding", "unified")
+
+    @property
+    def generates(self) -> bool:
+        """Whether the arm is trained on generation requests."""
+        return self.regime in ("generation", "unified")
+
+    @property
+    def rows(self) -> int:
+        """Training rows that this arm sees."""
+        understanding = (self.vqa_examples + self.caption_examples) * self.understands
+        return understanding + self.generation_examples * self.generates
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The frozen networks that the result depends on."""
+        spaces = {self.vq_tokenizer if "VQ" in self.architecture else None,
+                  self.semantic_encoder if "SigLIP" in self.architecture else None}
+        return (self.language_model, self.tokenizer, self.reader, *sorted(spaces - {None}))
+
+    def to_dict(self) -> dict:
+        """The spec as plain JSON values; `RunSpec.from_dict` reads it back."""
+        return asdict(self) | {"biases": [asdict(bias) | {"tasks": list(bias.tasks)} for bias in self.biases]}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "RunSpec":
+        """Read a spec; an unknown name is refused by name."""
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ValueError(f"{name!r} is not a field of a run; the fields are {', '.join(known)}.")
+        biases = tuple(bias if isinstance(bias, AttributeBias) else AttributeBias(**bias | {"tasks": tuple(bias["tasks"])})
+                       for bias in values.get("biases", ()))
+        return cls(**values | {"biases": biases})
+
+    def vary(self, **changes) -> "RunSpec":
+        """This spec with some values changed; unknown names are refused by name."""
+        return self.from_dict({field.name: getattr(self, field.name) for field in fields(self)} | changes)
+
+
+_A = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named scale: the base spec of its runs and the number of seeds per arm."""
+
+    name: str
+    spec: RunSpec
+    seeds: int
+
+
+_LAPTOP = RunSpec()
+PROFILES = {
+    # shows that everything works, in seconds; its numbers mean nothing
+    "smoke": Profile("smoke", replace(_LAPTOP, images=160, vqa_examples=128, caption_examples=32, generation_examples=160,
+                                      batch_size=16, checkpoints=2, test_watches=24, generated_watches=16), seeds=2),
+    # two CPU cores, minutes per run
+    "laptop": Profile("laptop", _LAPTOP, seeds=2),
+}
+
+
+def profile(name: str) -> Profile:
+    """The profile called `name`; an unknown one is refused with the names that exist."""
+    if name not in PROFILES:
+        raise ValueError(f"profile {name!r} is not one of {', '.join(PROFILES)}.")
+    return PROFILES[name]
