@@ -1,0 +1,209 @@
+"""What an answer is worth (paper section 4): partial credit, exact match and the score above chance, per attribute.
+
+Belongs here: strings in, scores out, for answers and captions. Not here: how the answers came about (`generation.py`),
+scores of generated images (`fidelity.py`).
+
+One reader finds the value in an answer, a caption or a truth, so that "57%", "57 %" and "The battery is at 57%." are
+the same answer. An answer that names no value, or two different ones, scores as the worst answer does: 0 before chance
+is taken into account.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from uvlm_core.conversations import truth as truth_of
+from uvlm_core.smart_watch import ATTRIBUTES, CORNERS, WEATHERS, Watch
+
+RULES = ("partial", "exact", "normalised", "unchecked")
+TIME_PARTS = ("hour", "minute", "second")
+PERIODS = (12, 60, 60)  # of the three hands; an answer at or above its hand's period is out of range
+
+# The expected partial credit of a uniform random guess. For two independent uniform levels of 0..100 the mean distance
+# is (101**2 - 1) / (3 * 101); a hand is a quarter of a turn off on average, half of the greatest error.
+CHANCE = {"time": 0.5, "weather": 1 / len(WEATHERS), "battery": 1 - (101**2 - 1) / (3 * 101) / 100,
+          "weather_corner": 1 / len(CORNERS), "battery_corner": 1 / len(CORNERS), **dict.fromkeys(TIME_PARTS, 0.5)}
+
+_FORMS = {"time": "hh:mm:ss from 00:00:00 to 11:59:59", "battery": "0% to 100%", "weather": " or ".join(WEATHERS),
+          "weather_corner": " or ".join(CORNERS), "battery_corner": " or ".join(CORNERS)}
+_TIME = re.compile(r"(?<![0-9:.-])([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})(?![0-9:]|\.[0-9])")
+_LEVEL = re.compile(r"(?<![0-9:.-])([0-9]{1,9})(?![0-9:]|\.[0-9])(\s*(?:%|per ?cent))?")
+_WEATHER = re.compile(rf"\b(?:{'|'.join(WEATHERS)})\b")
+_CORNER = re.compile(r"\b(top|bottom)[\s-]+(left|right)\b")
+_CLAUSE_END = re.compile(r"[,;\n]|\.(?![0-9])|\band\b")
+_THING = re.compile(rf"(?P<battery>battery|charge|%)|(?P<weather>weather|icon|{'|'.join(WEATHERS)})")
+
+
+def score_answer(attribute: str, answer: str, truth: str, rule: str = "partial") -> float:
+    """The score of one answer to a question about `attribute`.
+
+    partial     weather and corners are right or wrong; battery 1 - |error| / 100; time 1 - the mean of the circular
+                errors of hour, minute and second, each over half a turn (paper section 4). Out of range scores 0.
+    exact       1 if the whole value is equal, else 0.
+    normalised  (partial - chance) / (1 - chance), see `CHANCE`: 0 for guessing, 1 for being right, negative for worse.
+    unchecked   partial without the range check, as the authors' code has it: 23:99:00 scores above 1 (pitfall 9).
+                Their hours 0..12 are accepted in the truth.
+
+    ValueError for an unknown attribute or rule, for anything but strings, and for a truth without one value in range.
+    """
+    if attribute not in ATTRIBUTES:
+        raise ValueError(f"attribute {attribute!r} is not one of {', '.join(ATTRIBUTES)}.")
+    if attribute == "time":
+        parts = score_time_parts(answer, truth, rule).values()
+        return min(parts) if rule == "exact" else sum(parts) / len(parts)
+    given, true = _given_and_true(attribute, answer, truth, rule)
+    if given is None:
+        partial = 0.0
+    elif attribute == "battery":
+        partial = 1 - abs(given - true) / 100
+    else:
+        partial = float(given == true)
+    return _by_rule(attribute, partial, given == true, rule)
+
+
+def score_time_parts(answer: str, truth: str, rule: str = "partial") -> dict[str, float]:
+    """The scores of hour, minute and second apart; `score_answer` of the time is their mean (for exact, the least).
+
+    The range is checked for the time as a whole: 10:99:00 scores 0 in all three.
+    """
+    given, true = _given_and_true("time", answer, truth, rule)
+    scores = {}
+    for place, (part, period) in enumerate(zip(TIME_PARTS, PERIODS, strict=True)):
+        if given is None:
+            scores[part] = _by_rule(part, 0.0, False, rule)
+        else:
+            error = abs(given[place] - true[place])
+            error = min(error, period - error)  # circular in range; negative out of range, where "unchecked" exceeds 1
+            scores[part] = _by_rule(part, 1 - error / (period / 2), given[place] == true[place], rule)
+    return scores
+
+
+def score_conversations(answers: Iterable[tuple[str, str, str]],
+                        rules: Sequence[str] = ("partial", "exact", "normalised")) -> list[dict]:
+    """Score rows {"metric", "attribute", "value", "samples"} of (attribute, answer, truth) triples, every turn counted.
+
+    For each rule a row per attribute that was asked, `hour`, `minute` and `second` beside `time`, and, if all five were
+    asked, `total`: the mean of the five attributes, however often each was asked.
+    """
+    answers = list(answers)
+    rows = []
+    for rule in rules:
+        scores = defaultdict(list)
+        for attribute, answer, truth in answers:
+            scores[attribute].append(score_answer(attribute, answer, truth, rule))
+            if attribute == "time":
+                for part, score in score_time_parts(answer, truth, rule).items():
+                    scores[part].append(score)
+        means = {name: sum(scores[name]) / len(scores[name]) for name in (*ATTRIBUTES, *TIME_PARTS) if scores[name]}
+        rows += [_row(rule, name, mean, len(scores[name])) for name, mean in means.items()]
+        if all(attribute in means for attribute in ATTRIBUTES):
+            total = sum(means[attribute] for attribute in ATTRIBUTES) / len(ATTRIBUTES)
+            rows.append(_row(rule, "total", total, len(answers)))
+    return rows
+
+
+def read_caption(text: str) -> dict[str, str]:
+    """The values a caption states: attribute -> "10:09:36", "sunny", "57%" or "top left"; what it leaves out is absent.
+
+    A corner belongs to the thing named nearest in its clause, the weather icon or the battery. Contradicting values are
+    all returned, joined by " or ", and then score 0.
+    """
+    _check_text("caption", text)
+    text = text.lower()
+    found = {
+        "time": [":".join(match.groups()) for match in _TIME.finditer(text)],
+        "weather": _WEATHER.findall(text),
+        "battery": [f"{level}%" for level, mark in _LEVEL.findall(text) if mark],
+        "weather_corner": [], "battery_corner": [],
+    }
+    for clause in _CLAUSE_END.split(text):
+        things = list(_THING.finditer(clause))
+        for corner in _CORNER.finditer(clause) if things else ():
+            middle = (corner.start() + corner.end()) / 2
+            nearest = min(things, key=lambda thing: abs((thing.start() + thing.end()) / 2 - middle))
+            found[f"{nearest.lastgroup}_corner"].append(" ".join(corner.groups()))
+    return {attribute: " or ".join(dict.fromkeys(values)) for attribute, values in found.items() if values}
+
+
+def score_caption(caption: str, watch: Watch, rule: str = "partial") -> dict[str, float | None]:
+    """The score of each of the five attributes that the caption states; None for those that it leaves out.
+
+    Leaving out is no mistake: true captions mention all but the time at random. `score_captions` counts it apart.
+    """
+    said = read_caption(caption)
+    return {attribute: score_answer(attribute, said[attribute], truth_of(watch, attribute), rule)
+            if attribute in said else None for attribute in ATTRIBUTES}
+
+
+def score_captions(captions: Sequence[str], watches: Sequence[Watch],
+                   rules: Sequence[str] = ("partial", "exact", "normalised")) -> list[dict]:
+    """Score rows of captions, caption i about watch i; metrics `caption_mentioned` and `caption_<rule>`.
+
+    `caption_mentioned` is the share of captions that state an attribute, `total` its mean over the five. The others are
+    as in `score_conversations`, over the captions that state the attribute.
+    """
+    if len(captions) != len(watches):
+        raise ValueError(f"there are {len(captions)} captions for {len(watches)} watches; each needs its own.")
+    said = [read_caption(caption) for caption in captions]
+    rows = []
+    if captions:
+        shares = {attribute: sum(attribute in values for values in said) / len(said) for attribute in ATTRIBUTES}
+        shares["total"] = sum(shares.values()) / len(shares)
+        rows = [_row("caption_mentioned", attribute, share, len(said)) for attribute, share in shares.items()]
+    stated = [(attribute, values[attribute], truth_of(watch, attribute))
+              for values, watch in zip(said, watches, strict=True) for attribute in ATTRIBUTES if attribute in values]
+    return rows + [{**row, "metric": f"caption_{row['metric']}"} for row in score_conversations(stated, rules)]
+
+
+def _row(metric: str, attribute: str, value: float, samples: int) -> dict:
+    """One score row of a run record."""
+    return {"metric": metric, "attribute": attribute, "value": value, "samples": samples}
+
+
+def _by_rule(attribute: str, partial: float, equal: bool, rule: str) -> float:
+    """Partial credit turned into the score of a rule."""
+    if rule == "exact":
+        return float(equal)
+    return (partial - CHANCE[attribute]) / (1 - CHANCE[attribute]) if rule == "normalised" else partial
+
+
+def _given_and_true(attribute: str, answer: str, truth: str, rule: str) -> tuple:
+    """The values of an answer (None if there is none that counts) and of the truth, after validation."""
+    if rule not in RULES:
+        raise ValueError(f"rule {rule!r} is not one of {', '.join(RULES)}.")
+    _check_text("answer", answer)
+    _check_text("truth", truth)
+    given, true = _value(attribute, answer), _value(attribute, truth)
+    if true is None or not _in_range(attribute, true, hours=13 if rule == "unchecked" else 12):
+        raise ValueError(f"truth {truth!r} is not a {attribute}; it has the form {_FORMS[attribute]}.")
+    if given is not None and rule != "unchecked" and not _in_range(attribute, given):
+        given = None
+    return given, true
+
+
+def _value(attribute: str, text: str) -> tuple[int, int, int] | int | str | None:
+    """The one value of an attribute in a short text; None if there is none, or more than one."""
+    text = text.lower()
+    if attribute == "time":
+        values = {tuple(map(int, match.groups())) for match in _TIME.finditer(text)}
+    elif attribute == "battery":
+        levels = _LEVEL.findall(text)
+        marked = any(mark for _, mark in levels)  # with a percent sign anywhere, bare numbers are something else
+        values = {int(level) for level, mark in levels if mark or not marked}
+    elif attribute == "weather":
+        values = set(_WEATHER.findall(text))
+    else:
+        values = set(map(" ".join, _CORNER.findall(text)))
+    return values.pop() if len(values) == 1 else None
+
+
+def _in_range(attribute: str, value: tuple[int, int, int] | int | str, hours: int = 12) -> bool:
+    """Whether a watch can show a value; words are in range because only known ones are read."""
+    if attribute == "time":
+        return all(number < period for number, period in zip(value, (hours, *PERIODS[1:]), strict=True))
+    return attribute != "battery" or value <= 100
+
+
+def _check_text(name: str, text: str) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{name} {text!r} is not a string.")
