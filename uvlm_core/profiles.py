@@ -4,6 +4,7 @@ Belongs here: values and their validation. Not here: code paths per profile; the
 appendix (set-up); the laptop values come from measurements logged in DECISIONS.md.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from uvlm_core.conversations import AttributeBias
@@ -110,6 +111,12 @@ class RunSpec:
         """Training rows that this arm sees."""
         understanding = (self.vqa_examples + self.caption_examples) * self.understands
         return understanding + self.generation_examples * self.generates
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps. Set by the understanding rows that the spec counts, whether or not the arm sees them, so that
+        the arms of one comparison take the same number."""
+        return math.ceil(((self.vqa_examples + self.caption_examples) or self.generation_examples) / self.batch_size)
 
     @property
     def networks(self) -> tuple[str, ...]:

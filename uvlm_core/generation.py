@@ -1,0 +1,182 @@
+"""Answers and images from a unified model (paper section 3): batched, with a KV cache, greedy or sampled.
+
+Belongs here: decoding. Not here: what an answer is worth (`scoring.py`) or an image (`fidelity.py`).
+
+Text and images are decoded by one mechanism, `Continuation`, and through the same adapters as in training (pitfalls 5 and
+6). What comes out does not depend on the batch size, nor on whether the cache is used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import DynamicCache
+
+from uvlm_core.conversations import Conversation
+from uvlm_core.modeling import UnifiedVLM
+from uvlm_core.processing import Processor
+
+BATCH = 64  # rows decoded side by side; chosen by `make bench`, results do not depend on it
+
+
+class Continuation:
+    """Rows that are being continued side by side: their KV cache and which of its positions are real.
+
+    Rows may get segments of different lengths: a segment is padded at the right, its padding is masked for good, and
+    positions count real tokens only.
+    """
+
+    def __init__(self, model: UnifiedVLM, cached: bool = True):
+        self.model = model
+        self.cache = DynamicCache() if cached else None
+        self.valid = None  # (rows, positions so far) bool
+        self.embeds = None  # (rows, positions so far, LM width), kept only without a cache
+
+    def read(self, embeds: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Append a segment (rows, tokens, LM width) of which `valid` (rows, tokens) says what is real.
+
+        Returns: the hidden state (rows, LM width) at each row's last real token of the segment; a row without any keeps
+        a meaningless one, and its caller ignores it.
+        """
+        self.valid = valid if self.valid is None else torch.cat([self.valid, valid], 1)
+        positions = (self.valid.cumsum(1) - 1).clamp(min=0)  # (rows, positions so far)
+        if self.cache is None:
+            self.embeds = embeds if self.embeds is None else torch.cat([self.embeds, embeds], 1)
+            hidden = self.model.hidden_states(self.embeds, attention_mask=self.valid, position_ids=positions,
+                                              use_cache=False)[:, -embeds.shape[1] :]
+        else:
+            hidden = self.model.hidden_states(embeds, attention_mask=self.valid, use_cache=True,
+                                              position_ids=positions[:, -embeds.shape[1] :], past_key_values=self.cache)
+        order = torch.arange(1, valid.shape[1] + 1, device=valid.device)
+        last = (valid * order).argmax(1)  # (rows,) the last real token
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def _segment(pieces: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of different lengths -> ids (rows, tokens) padded at the right, and which of them are real."""
+    length = max(len(piece) for piece in pieces)
+    ids = torch.full((len(pieces), length), pad)
+    for row, piece in enumerate(pieces):
+        ids[row, : len(piece)] = torch.as_tensor(piece, dtype=torch.long)
+    lengths = torch.tensor([len(piece) for piece in pieces])
+    return ids.to(device), (torch.arange(length) < lengths[:, None]).to(device)
+
+
+def _choose(logits: torch.Tensor, temperature: float, draws: torch.Tensor | None) -> torch.Tensor:
+    """Greedy at temperature 0, else by inverse transform of `draws` (rows,) from [0, 1): the batch has no say in it."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulated = F.softmax(logits / temperature, -1).cumsum(-1)  # (rows, choices)
+    return (cumulated < draws[:, None] * cumulated[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _check(temperature: float, batch_size: int) -> None:
+    if not 0 <= temperature <= 10:
+        raise ValueError(f"temperature {temperature!r} is not from 0 (greedy) to 10.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size!r} is below 1.")
+
+
+@torch.inference_mode()
+def answer(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conversation], images_in: np.ndarray, *,
+           limit: int = 16, temperature: float = 0.0, seed: int = 0, batch_size: int = BATCH,
+           cached: bool = True) -> list[list[str]]:
+    """Answer every human turn of understanding conversations, each in the context of the model's own earlier answers.
+
+    Args:
+        images_in: encoder output by image position, as for `processing.collate`.
+        limit: new tokens per answer at most.
+
+    Returns: the answers per conversation, in order.
+    """
+    _check(temperature, batch_size)
+    model.eval()
+    turns = max(len(conversation.turns) for conversation in conversations)
+    draws = torch.rand(len(conversations), turns, limit, generator=torch.Generator().manual_seed(seed)).to(model.device)
+    answers: list[list[str]] = [[] for _ in conversations]
+    order = sorted(range(len(conversations)), key=lambda i: len(conversations[i].turns))  # like lengths side by side
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        rows = [conversations[i] for i in batch]
+        images = _images(images_in, [row.image for row in rows]).to(model.device)
+        continuation = Continuation(model, cached)
+        pending: list[list[int]] = [[processor.bos] for _ in rows]  # ids that the model has not read yet
+        for turn in range(max(len(row.turns) for row in rows)):
+            asked = torch.tensor([turn < len(row.turns) for row in rows], device=model.device)
+            pieces = [ids + (processor.human_ids(row.turns[turn].human) if live else [])
+                      for ids, row, live in zip(pending, rows, asked.tolist(), strict=True)]
+            ids, valid = _segment(pieces, processor.pad, model.device)
+            hidden = continuation.read(model.embed(ids, images if turn == 0 else None), valid)
+            new, pending = _answer_turn(model, processor, continuation, hidden, asked, limit, temperature,
+                                        draws[batch, turn])
+            for i, said, live in zip(batch, new, asked.tolist(), strict=True):
+                if live:
+                    answers[i].append(processor.text(said))
+    return answers
+
+
+def _answer_turn(model, processor, continuation, hidden, live, limit, temperature, draws):
+    """Decode one answer per live row; returns the new ids, and per row the ids the model has not read yet."""
+    said: list[list[int]] = [[] for _ in hidden]
+    live = live.clone()
+    for step in range(limit):
+        chosen = _choose(model.language_model.lm_head(hidden), temperature, draws[:, step])  # (rows,)
+        live &= chosen != processor.eos
+        for row in live.nonzero().flatten().tolist():
+            said[row].append(int(chosen[row]))
+        if not live.any() or step == limit - 1:
+            break
+        hidden = continuation.read(model.embed(chosen[:, None]), live[:, None])
+    # the model has read no answer's end yet, nor the last token of an answer that was cut at the limit
+    return said, [([ids[-1]] if cut else []) + [processor.eos] for ids, cut in zip(said, live.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """What a model generated: codes (images, tokens) or features (images, tokens, width), and whether it emitted the
+    trigger by itself (images,); where it did not, the trigger was put in its place."""
+
+    tokens: np.ndarray
+    triggered: np.ndarray
+
+
+@torch.inference_mode()
+def generate_images(model: UnifiedVLM, processor: Processor, requests: Sequence[Conversation], *,
+                    temperature: float = 0.0, seed: int = 0, batch_size: int = BATCH,
+                    cached: bool = True) -> GeneratedImages:
+    """Generate one image per request (conversations of the task "generation").
+
+    Temperature applies to codes; features are regressed and have none.
+    """
+    _check(temperature, batch_size)
+    model.eval()
+    space = model.config.generation_space
+    draws = torch.rand(len(requests), space["tokens"], generator=torch.Generator().manual_seed(seed)).to(model.device)
+    images, triggered = [], []
+    for start in range(0, len(requests), batch_size):
+        rows = requests[start : start + batch_size]
+        prompts = [[processor.bos] + processor.human_ids(row.turns[0].human) for row in rows]
+        ids, valid = _segment(prompts, processor.pad, model.device)
+        continuation = Continuation(model, cached)
+        hidden = continuation.read(model.embed(ids), valid)
+        triggered.append(model.language_model.lm_head(hidden).argmax(-1) == processor.generate)
+        one = torch.ones(len(rows), 1, dtype=torch.bool, device=model.device)
+        hidden = continuation.read(model.embed(torch.full_like(one, processor.generate, dtype=torch.long)), one)
+        tokens = []
+        for step in range(space["tokens"]):
+            predicted = model.generation_head(hidden)  # (rows, codes) or (rows, width)
+            token = _choose(predicted, temperature, draws[start : start + len(rows), step]) if space["codes"] else predicted
+            tokens.append(token)
+            if step + 1 < space["tokens"]:
+                hidden = continuation.read(model.embed_generation(token[:, None], start=step), one)
+        images.append(torch.stack(tokens, 1))  # (rows, tokens) or (rows, tokens, width)
+    return GeneratedImages(torch.cat(images).float().cpu().numpy() if not space["codes"] else torch.cat(images).cpu().numpy(),
+                           torch.cat(triggered).cpu().numpy())
+
+
+def _images(table: np.ndarray, positions: list[int]) -> torch.Tensor:
+    """Rows of an image table as the model takes them."""
+    images = np.asarray(table[positions])
+    return torch.from_numpy(images.astype(np.int64 if images.ndim == 2 else np.float32))

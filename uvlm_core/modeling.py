@@ -1,0 +1,243 @@
+"""The unified vision-language model (paper section 3, figure 2): adapters, generation head, the two losses.
+
+Belongs here: the network and its configuration. Not here: the frozen encoders, whose outputs come in as codes or features
+(`vision.py`), training (`training.py`), decoding loops (`generation.py`).
+
+    understanding: image -> encoder -> understanding adapter -> LM -> text
+    generation:    text -> LM -> generation head -> image token -> generation adapter -> LM -> ... -> decoder
+
+A space is what an encoder gives: {"kind": "vq"|"siglip", "tokens", "width", "codes"}. Any pair of spaces is a
+configuration; nothing here knows the four architectures by name.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import ModelOutput
+
+from uvlm_core.processing import IGNORED
+
+SPACE_KINDS = ("vq", "siglip")
+
+
+class UnifiedVLMConfig(PreTrainedConfig):
+    """Configuration of a `UnifiedVLM`.
+
+    Args:
+        text_config: the language model's.
+        understanding_space, generation_space: dictionaries as `vision.describe` gives them.
+        shared_adapter: one adapter for both spaces (pitfall 2); needs equal kind and width.
+        adapter_positions: learned position embeddings on image slots (the paper has none).
+        image_loss_weight: alpha of the loss.
+        image_in_id, image_out_id: the slot tokens.
+    """
+
+    model_type = "uvlm"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")}
+
+    text_config: dict | PreTrainedConfig | None = None
+    understanding_space: dict | None = None
+    generation_space: dict | None = None
+    shared_adapter: bool = False
+    adapter_positions: bool = False
+    image_loss_weight: float = 0.2
+    image_in_id: int = 3
+    image_out_id: int = 5
+    tie_word_embeddings: bool = False  # of this composite; the language model's own setting is in text_config
+
+    def check(self) -> None:
+        """Refuse spaces that no model can be built from, in one sentence."""
+        for side in ("understanding_space", "generation_space"):
+            space = getattr(self, side) or {}
+            if set(space) != {"kind", "tokens", "width", "codes"} or space["kind"] not in SPACE_KINDS:
+                raise ValueError(f"{side} {space!r} is not a dictionary of kind (one of {', '.join(SPACE_KINDS)}), tokens, "
+                                 "width and codes.")
+        if self.shared_adapter and not can_share(self.understanding_space, self.generation_space):
+            raise ValueError("An adapter can be shared only by spaces of one kind and width, not by "
+                             f"{self.understanding_space!r} and {self.generation_space!r}.")
+
+
+def can_share(understanding_space: dict, generation_space: dict) -> bool:
+    """Whether the two spaces can have one adapter: same kind, tokens and width."""
+    return all(understanding_space[name] == generation_space[name] for name in ("kind", "tokens", "width"))
+
+
+class Adapter(nn.Module):
+    """Image tokens -> LM inputs, in the paper's forms: linear for VQ codes, a two-layer GELU MLP for SigLIP features."""
+
+    def __init__(self, space: dict, width: int, positions: bool):
+        super().__init__()
+        if space["kind"] == "vq":
+            self.project = nn.Linear(space["width"], width)
+        else:
+            self.project = nn.Sequential(nn.Linear(space["width"], width), nn.GELU(), nn.Linear(width, width))
+        self.positions = nn.Parameter(torch.zeros(space["tokens"], width)) if positions else None
+
+    def forward(self, tokens: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """Map image tokens `start`, `start` + 1, ... (images, tokens, space width) to (images, tokens, LM width)."""
+        embeds = self.project(tokens)
+        return embeds if self.positions is None else embeds + self.positions[start : start + tokens.shape[1]]
+
+
+@dataclass
+class UnifiedVLMOutput(ModelOutput):
+    """Losses of one step: each a mean over its own valid positions, their counts beside them."""
+
+    loss: torch.Tensor | None = None
+    text_loss: torch.Tensor | None = None
+    image_loss: torch.Tensor | None = None
+    text_positions: int | None = None
+    image_positions: int | None = None
+
+
+class UnifiedVLM(PreTrainedModel):
+    """One language model that answers about images and emits image tokens."""
+
+    config_class = UnifiedVLMConfig
+    config: UnifiedVLMConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = False  # else Trainer rescales our loss by the number of text labels
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: UnifiedVLMConfig):
+        super().__init__(config)
+        config.check()
+        width = config.text_config.hidden_size
+        space_in, space_out = config.understanding_space, config.generation_space
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.understanding_adapter = Adapter(space_in, width, config.adapter_positions)
+        self.generation_adapter = None if config.shared_adapter else Adapter(space_out, width, config.adapter_positions)
+        self.generation_head = nn.Linear(width, space_out["codes"] or space_out["width"])
+        for side, space in (("understanding_codebook", space_in), ("generation_codebook", space_out)):
+            self.register_buffer(side, torch.zeros(space["codes"], space["width"]))  # persistent; (0, width) for SigLIP
+        self.post_init()
+
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, Adapter):
+            if module.positions is not None:
+                init.zeros_(module.positions)
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self):
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.language_model.set_input_embeddings(value)
+
+    def floating_point_ops(self, *args, **kwargs) -> int:
+        """Not counted: transformers' estimate knows nothing of buckets, and no score uses it."""
+        return 0
+
+    def embed_understanding(self, images: torch.Tensor) -> torch.Tensor:
+        """Codes (images, tokens) or features (images, tokens, width) of input images -> (images, tokens, LM width)."""
+        return self.understanding_adapter(_look_up(images, self.understanding_codebook))
+
+    def embed_generation(self, images: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """The same for tokens `start`, ... of images that the model generates."""
+        adapter = self.understanding_adapter if self.config.shared_adapter else self.generation_adapter
+        return adapter(_look_up(images, self.generation_codebook), start)
+
+    def embed(self, input_ids: torch.Tensor, images_in: torch.Tensor | None = None,
+              images_out: torch.Tensor | None = None) -> torch.Tensor:
+        """Token ids and the images of their slots -> LM inputs (rows, tokens, LM width)."""
+        embeds = self.get_input_embeddings()(input_ids)
+        for images, slot, embed in ((images_in, self.config.image_in_id, self.embed_understanding),
+                                    (images_out, self.config.image_out_id, self.embed_generation)):
+            if images is not None:
+                slots = (input_ids == slot).unsqueeze(-1)  # (rows, tokens, 1)
+                embeds = embeds.masked_scatter(slots, embed(images).to(embeds.dtype))
+        return embeds
+
+    def hidden_states(self, embeds: torch.Tensor, **kwargs) -> torch.Tensor:
+        """LM inputs -> last hidden states (rows, tokens, LM width)."""
+        return self.language_model.model(inputs_embeds=embeds, **kwargs).last_hidden_state
+
+    def forward(self, buckets: list[dict] | None = None, **bucket) -> UnifiedVLMOutput:
+        """Losses of one step.
+
+        Args:
+            buckets: what `processing.collate` gives; one bucket may also be given by its own names: input_ids, labels
+                (rows, tokens), images_in, images_out (images, tokens) or (images, tokens, width).
+
+        The text loss is the mean cross-entropy over all labelled positions of all buckets, the image loss the mean over
+        all image slots (cross-entropy of codes, 1 - cosine of features); loss = text loss + alpha x image loss.
+        """
+        text_hidden, text_labels, image_hidden, image_targets = [], [], [], []
+        for bucket in buckets if buckets is not None else [bucket]:
+            ids, images_out = bucket["input_ids"], bucket.get("images_out")
+            hidden = self.hidden_states(self.embed(ids, bucket.get("images_in"), images_out), use_cache=False)
+            hidden = hidden[:, :-1]  # the hidden state at a position predicts the next one
+            labels = bucket["labels"][:, 1:]
+            text_hidden.append(hidden[labels != IGNORED])  # (labelled positions, LM width)
+            text_labels.append(labels[labels != IGNORED])
+            if images_out is not None:
+                image_hidden.append(hidden[ids[:, 1:] == self.config.image_out_id])  # (image slots, LM width)
+                image_targets.append(images_out.flatten(0, 1))
+        text_hidden, text_labels = torch.cat(text_hidden), torch.cat(text_labels)
+        text_loss = F.cross_entropy(self.language_model.lm_head(text_hidden), text_labels) if len(text_labels) else \
+            text_hidden.sum()  # zero, with a gradient function
+        loss, image_loss, slots = text_loss, None, 0
+        if image_hidden:
+            image_loss = self.image_loss(torch.cat(image_hidden), torch.cat(image_targets))
+            loss = loss + self.config.image_loss_weight * image_loss
+            slots = sum(len(targets) for targets in image_targets)
+        return UnifiedVLMOutput(loss=loss, text_loss=text_loss.detach(),
+                                image_loss=None if image_loss is None else image_loss.detach(),
+                                text_positions=len(text_labels), image_positions=slots)
+
+    def image_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss of image tokens: hidden (slots, LM width), targets (slots,) codes or (slots, width) features."""
+        predicted = self.generation_head(hidden)
+        if self.config.generation_space["codes"]:
+            return F.cross_entropy(predicted, targets)
+        return (1 - F.cosine_similarity(predicted, targets, dim=-1)).mean()
+
+
+def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Codes become their rows of the codebook; features stay as they are."""
+    return images if images.is_floating_point() else codebook[images]
+
+
+def build_model(language_model: str | PreTrainedModel, understanding, generation, *, image_in_id: int, image_out_id: int,
+                shared_adapter: bool, adapter_positions: bool, image_loss_weight: float) -> UnifiedVLM:
+    """Put a pre-trained language model (a folder, hub id or module) and two encoders' spaces together.
+
+    Adapters and head are initialised from torch's global generator; the language model keeps its weights. An adapter is
+    shared where that is asked for and the two spaces allow it, as in the paper's preset.
+    """
+    from uvlm_core.vision import describe
+
+    if not isinstance(language_model, PreTrainedModel):
+        language_model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32, use_safetensors=True)
+    spaces = describe(understanding), describe(generation)
+    model = UnifiedVLM(UnifiedVLMConfig(
+        text_config=language_model.config, understanding_space=spaces[0], generation_space=spaces[1],
+        shared_adapter=shared_adapter and can_share(*spaces), adapter_positions=adapter_positions,
+        image_loss_weight=image_loss_weight, image_in_id=image_in_id, image_out_id=image_out_id))
+    model.language_model.load_state_dict(language_model.state_dict())
+    for buffer, encoder in (("understanding_codebook", understanding), ("generation_codebook", generation)):
+        if encoder.codes:
+            getattr(model, buffer).copy_(encoder.codebook)
+    return model
+
+
+AutoConfig.register(UnifiedVLMConfig.model_type, UnifiedVLMConfig)
+AutoModel.register(UnifiedVLMConfig, UnifiedVLM)

@@ -1,0 +1,231 @@
+"""One run, from its spec to its scores (paper sections 3 and 4): rows, steps, optimiser, Trainer, learning curve.
+
+Belongs here: what happens between an initialised model and its scored checkpoints. Not here: the record
+(`runs.py`), decoding (`generation.py`), the scores themselves (`scoring.py`, `fidelity.py`).
+
+Arms are comparable by construction (common random numbers): a step takes its understanding rows and, beside them, its
+generation rows in proportion. Two arms of one seed share initial weights, understanding rows, their order and the
+step at which each is seen; leaving a regime out leaves only its rows out.
+"""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from uvlm_core.conversations import make_conversations
+from uvlm_core.modeling import UnifiedVLM
+from uvlm_core.processing import Processor, Row, collate
+from uvlm_core.profiles import RunSpec
+from uvlm_core.smart_watch import Watch, sample_watches
+
+LM_MATRICES = r".*language_model\.model\.layers\..*(proj|lora_[AB]\.\w+)\.weight"
+LORA_TARGETS = r"language_model\.model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+DONE = "complete"  # written into a checkpoint last: one without it was cut off and is not resumed from
+
+
+def training_rows(spec: RunSpec, processor: Processor, watches: list[Watch]) -> tuple[list[Row], list[Row]]:
+    """The understanding and the generation rows of a spec, in training order; one of them empty in a one-sided regime.
+
+    Every task draws its images from the pool by a permutation of its own; questions, wording and order follow from
+    (seed, task, position) alone.
+    """
+    rows: dict[str, list[Row]] = {}
+    for number, (task, count) in enumerate((("vqa", spec.vqa_examples * spec.understands),
+                                            ("caption", spec.caption_examples * spec.understands),
+                                            ("generation", spec.generation_examples * spec.generates))):
+        images = np.random.default_rng([spec.seed, number]).permutation(spec.images)[:count].tolist()
+        talks = make_conversations([watches[image] for image in images], task, spec.seed, spec.turns, spec.biases)
+        if task == "generation" and spec.shuffled_requests:
+            images = images[1:] + images[:1]  # the control: a request and another row's image
+        rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]
+    understanding = rows["vqa"] + rows["caption"]
+    order = np.random.default_rng([spec.seed, 3]).permutation(len(understanding))
+    return [understanding[i] for i in order], rows["generation"]
+
+
+class Steps(Dataset):
+    """One item an optimiser step: its understanding rows and, in proportion, its generation rows, as buckets."""
+
+    def __init__(self, spec: RunSpec, processor: Processor, understanding: list[Row], generation: list[Row],
+                 images_in: np.ndarray | None, images_out: np.ndarray | None):
+        self.spec, self.pad = spec, processor.pad
+        self.understanding, self.generation = understanding, generation
+        self.images_in, self.images_out = images_in, images_out
+
+    def __len__(self) -> int:
+        return self.spec.steps
+
+    def rows(self, step: int) -> list[Row]:
+        """The rows of a step."""
+        return [row for rows in (self.understanding, self.generation)
+                for row in rows[len(rows) * step // len(self) : len(rows) * (step + 1) // len(self)]]
+
+    def __getitem__(self, step: int) -> dict:
+        return {"buckets": collate(self.rows(step), self.images_in, self.images_out, self.pad)}
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for matrices, AdamW for the rest, as one optimiser (Jordan 2024; Newton-Schulz, five steps, in float32).
+
+    A group with `orthogonal=True` is Muon's. torch.optim.Muon does the same in bfloat16, which most CPUs only emulate, one
+    matrix at a time; here matrices of one shape go together.
+    """
+
+    def __init__(self, groups, momentum: float = 0.95):
+        super().__init__([{"orthogonal": False} | group for group in groups], betas=(0.9, 0.95))
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            if group["orthogonal"]:
+                self._step_matrices(group)  # spends its gradients, so that AdamW passes these parameters over
+        return super().step(closure)
+
+    def _step_matrices(self, group) -> None:
+        shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                shapes.setdefault(parameter.shape, []).append(parameter)
+        for (rows, columns), parameters in shapes.items():
+            for parameter in parameters:
+                average = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                average.lerp_(parameter.grad, 1 - self.momentum)
+                parameter.grad.lerp_(average, self.momentum)  # Nesterov
+            updates = orthogonalise(torch.stack([parameter.grad for parameter in parameters]))
+            rate = group["lr"] * max(1, rows / columns) ** 0.5
+            for parameter, update in zip(parameters, updates, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
+                parameter.grad = None
+
+
+def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Drive the singular values of matrices (n, rows, columns) to about 1 by Newton-Schulz iteration."""
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's quintic: steepest at zero
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.transpose(1, 2) if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.transpose(1, 2)  # (n, rows, rows)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.transpose(1, 2) if tall else x
+
+
+def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
+    """Make trainable what the spec's tuning says: all of the LM, LoRA on it, or none; adapters and head always."""
+    if spec.tuning == "lora":
+        # adapters and head are new: peft trains them in full and saves them beside the LoRA weights
+        new = [name for name, child in model.named_children() if name != "language_model" and child is not None]
+        return get_peft_model(model, LoraConfig(r=spec.lora_rank, lora_alpha=spec.lora_alpha,
+                                                target_modules=LORA_TARGETS, modules_to_save=new))
+    model.language_model.requires_grad_(spec.tuning == "full")
+    return model
+
+
+def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
+    """Two groups: the language model's (of Muon: its matrices alone) and, at the adapters' rate, the rest."""
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    pattern = re.compile(LM_MATRICES if spec.optimizer == "muon" else r".*language_model\..*")
+    first = [parameter for name, parameter in trainable if pattern.fullmatch(name)]
+    rest = [parameter for name, parameter in trainable if not pattern.fullmatch(name)]
+    groups = [{"params": first, "lr": spec.learning_rate}, {"params": rest, "lr": spec.adapter_learning_rate}]
+    groups = [group | {"weight_decay": spec.weight_decay} for group in groups if group["params"]]
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    groups[0]["orthogonal"] = bool(first)
+    return Muon(groups)
+
+
+class LearningCurve(TrainerCallback):
+    """Scores the model at equal fractions of the data and has the Trainer save a checkpoint there.
+
+    The scores so far live beside the checkpoints, keyed by step: a resumed run writes the same ones over them.
+    """
+
+    def __init__(self, spec: RunSpec, folder: Path, score: Callable[[torch.nn.Module], list[dict]],
+                 report: Callable[[float], None]):
+        self.path, self.score, self.report = folder / "scores.json", score, report
+        self.scores = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.marks = {math.ceil(spec.steps * k / spec.checkpoints): k / spec.checkpoints
+                      for k in range(1, spec.checkpoints + 1)}
+        self.spec, self.seconds = spec, 0.0
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        step = state.global_step * args.world_size  # several processes share the steps out among them
+        due = [mark for mark in self.marks if step - args.world_size < mark <= step]
+        if due and state.is_world_process_zero:
+            began = time.perf_counter()
+            rows = self.score(model)
+            for mark in due:
+                self.scores[str(mark)] = [{"fraction": self.marks[mark]} | row for row in rows]
+            write_atomically(self.path, json.dumps(self.scores))
+            self.seconds += time.perf_counter() - began
+            model.train()
+        control.should_save = bool(due)
+        self.report(min(1.0, step / self.spec.steps))
+        return control
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / DONE).touch()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a kill leaves the old one or the new one."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end, if there is one."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{DONE}")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Path,
+          score: Callable[[torch.nn.Module], list[dict]], report: Callable[[float], None] = lambda fraction: None) -> dict:
+    """Train through transformers' Trainer, resuming from `folder` if a checkpoint is there.
+
+    A resumed training equals an uninterrupted one bit for bit. `score` gives score rows of the model as it stands.
+
+    Returns: {"scores": rows with their fraction, "times": seconds of training and scoring in this process,
+        "losses": the Trainer's log}.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    total = math.ceil(len(steps) / processes)
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=1, num_train_epochs=1, lr_scheduler_type="cosine",
+        warmup_steps=float(math.ceil(spec.warmup * total)) if spec.warmup * total >= 1 else 0.0, max_grad_norm=1.0,
+        save_strategy="no", save_total_limit=2, logging_steps=max(1, total // 50), report_to="none",
+        use_cpu=not torch.cuda.is_available(), seed=spec.seed, disable_tqdm=True, remove_unused_columns=False,
+        dataloader_pin_memory=False, ddp_find_unused_parameters=spec.regime != "unified", label_names=[])
+    curve = LearningCurve(spec, folder, score, report)
+    trainer = InOrder(model, arguments, train_dataset=steps, data_collator=lambda items: items[0], callbacks=[curve],
+                      optimizers=(make_optimizer(model, spec), None))
+    trainer.remove_callback(PrinterCallback)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    seconds = time.perf_counter() - began
+    scores = [row for mark in sorted(curve.scores, key=int) for row in curve.scores[mark]]
+    return {"scores": scores, "times": {"training": seconds - curve.seconds, "scoring": curve.seconds},
+            "losses": [log for log in trainer.state.log_history if "loss" in log]}
+
+
+class InOrder(Trainer):
+    """A Trainer that takes the steps as they come: their order is the spec's."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset)

@@ -1,0 +1,172 @@
+"""Frozen vision encoders behind one interface, and the cache of their outputs (paper section 3, figure 2).
+
+Belongs here: images to features and back. Not here: adapters (`modeling.py`), distortions, the reader (`reader.py`).
+
+Every encoder has `tokens` (per image), `width` (of a token), `encode` (images to codes or features) and a `fingerprint`.
+Images are uint8 arrays (images, height, width, 3). Frozen means frozen: outputs are computed once in float32, without
+gradient, and memory-mapped (pitfalls 16 and 17).
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers.models.janus.configuration_janus import JanusVQVAEConfig
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from uvlm_core.weights import cache_folder, fingerprint, load_into, resolve
+
+BATCH = 64  # images per encoder call; the outputs do not depend on it
+
+
+def to_pixels(images: np.ndarray, size: int | None = None) -> torch.Tensor:
+    """uint8 images (images, height, width, 3) to floats in [-1, 1], (images, 3, height, width); others are refused."""
+    if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3):
+        found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise ValueError(f"Images are a uint8 array (images, height, width, 3), not {found}.")
+    if size is not None and images.shape[1:3] != (size, size):
+        raise ValueError(f"The encoder takes images of {size} x {size} px, not {images.shape[1]} x {images.shape[2]}.")
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class VQEncoder:
+    """A LlamaGen-style VQ tokenizer (`JanusVQVAE`): image <-> codes, with a codebook of unit rows.
+
+    A network with 3 f^2 input channels folds f x f pixels into channels first, which makes it cheap on a CPU.
+    """
+
+    kind = "vq"
+
+    def __init__(self, network: JanusVQVAE, name: str):
+        self.network, self.name = network.eval().requires_grad_(False), name
+        config = network.config
+        self.fold = round((config.in_channels / 3) ** 0.5)
+        self.side = config.num_patches
+        self.tokens, self.width, self.codes = self.side**2, config.embed_dim, config.num_embeddings
+        self.size = self.side * self.fold * 2 ** (len(config.channel_multiplier) - 1)  # px of an image's side
+        self.codebook = F.normalize(network.quantize.embedding.weight.detach(), dim=-1)  # (codes, width)
+
+    @classmethod
+    def load(cls, name: str) -> "VQEncoder":
+        """Load by shipped name or local folder."""
+        folder = resolve(name)
+        config = JanusVQVAEConfig.from_pretrained(folder)
+        return cls(load_into(JanusVQVAE(config), folder), name)
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Codes of images: int32 (images, tokens), by rows of the code grid."""
+        codes = []
+        for start in range(0, len(images), BATCH):
+            pixels = F.pixel_unshuffle(to_pixels(images[start : start + BATCH], self.size), self.fold)
+            latent = self.network.quant_conv(self.network.encoder(pixels))  # (images, width, side, side)
+            latent = F.normalize(latent.flatten(2).transpose(1, 2), dim=-1)  # (images, tokens, width)
+            codes.append((latent @ self.codebook.T).argmax(-1))  # the nearest unit row is the one of largest cosine
+        return torch.cat(codes).numpy().astype(np.int32)
+
+    @torch.no_grad()
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Images of codes: uint8 (images, size, size, 3)."""
+        codes = torch.as_tensor(np.asarray(codes), dtype=torch.long)
+        if codes.ndim != 2 or codes.shape[1] != self.tokens or codes.min() < 0 or codes.max() >= self.codes:
+            raise ValueError(f"Codes are integers from 0 to {self.codes - 1} of shape (images, {self.tokens}), "
+                             f"not {tuple(codes.shape)} from {codes.min()} to {codes.max()}.")
+        images = []
+        for start in range(0, len(codes), BATCH):
+            latent = self.codebook[codes[start : start + BATCH]].transpose(1, 2)  # (images, width, tokens)
+            latent = latent.unflatten(2, (self.side, self.side)).contiguous()
+            pixels = self.network.decoder(self.network.post_quant_conv(latent))
+            pixels = F.pixel_shuffle(pixels, self.fold).clamp(-1, 1)  # (images, 3, size, size)
+            images.append(((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
+        return torch.cat(images).contiguous().numpy()
+
+
+class SiglipEncoder:
+    """A SigLIP vision tower (`SiglipVisionModel`): image -> penultimate-layer patch features, as in the paper."""
+
+    kind = "siglip"
+
+    def __init__(self, network: SiglipVisionModel, name: str):
+        self.network, self.name = network.eval().requires_grad_(False), name
+        config = network.config
+        self.size, self.width = config.image_size, config.hidden_size
+        self.tokens, self.codes = (config.image_size // config.patch_size) ** 2, 0
+
+    @classmethod
+    def load(cls, name: str) -> "SiglipEncoder":
+        """Load by shipped name, local folder or hub id."""
+        folder = resolve(name)
+        config = SiglipVisionConfig.from_pretrained(folder)
+        if Path(folder).is_dir() and config.architectures == ["SiglipVisionModel"]:
+            return cls(load_into(SiglipVisionModel(config), folder), name)
+        return cls(SiglipVisionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True), name)
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Features of images: float32 (images, tokens, width)."""
+        features = []
+        for start in range(0, len(images), BATCH):
+            pixels = to_pixels(images[start : start + BATCH], self.size)
+            features.append(self.network(pixels, output_hidden_states=True).hidden_states[-2])
+        return torch.cat(features).numpy()
+
+
+def load_encoder(kind: str, spec) -> VQEncoder | SiglipEncoder:
+    """The encoder of one half of an architecture's name ("VQ" or "SigLIP"), as the spec names it."""
+    return VQEncoder.load(spec.vq_tokenizer) if kind == "VQ" else SiglipEncoder.load(spec.semantic_encoder)
+
+
+def cached_features(encoder: VQEncoder | SiglipEncoder, images_name: str, count: int,
+                    images: Callable[[int, int], np.ndarray], progress: bool = False) -> np.ndarray:
+    """The encoder's outputs for `count` images as a read-only memory map, computed at the first call.
+
+    The file is named after the images and the encoder's fingerprint, so another encoder's outputs are never read; a file
+    whose shape or type is not the encoder's is refused.
+
+    Args:
+        images_name: what identifies the images, e.g. "watches-1-train-0-64px".
+        images: gives images `start` .. `stop - 1` as uint8.
+
+    Returns: codes (count, tokens) uint16 or features (count, tokens, width) float32.
+    """
+    folder = cache_folder() / "features"
+    path = folder / f"{images_name}-{count}-{encoder.kind}-{fingerprint(encoder.name)[:16]}.npy"
+    shape, kind = ((count, encoder.tokens), np.uint16) if encoder.codes else \
+        ((count, encoder.tokens, encoder.width), np.float32)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):  # of several grid workers one computes, the others wait
+            if not path.exists():
+                _compute_features(encoder, path, shape, kind, images, progress)
+    except OSError as error:
+        raise ValueError(f"The feature cache {folder} cannot be written ({error.strerror}); "
+                         "free space there or set UVLM_CACHE to another folder.") from None
+    try:
+        table = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError):
+        raise ValueError(f"{path} is not a whole feature cache; delete it and it will be computed again.") from None
+    if table.shape != shape or table.dtype != kind:
+        raise ValueError(f"{path} holds {table.dtype} {table.shape}, but this encoder gives {np.dtype(kind)} {shape}; "
+                         "delete it and it will be computed again.")
+    return table
+
+
+def _compute_features(encoder, path: Path, shape, kind, images, progress: bool, chunk: int = 1024) -> None:
+    partial = path.with_suffix(".partial")
+    table = np.lib.format.open_memmap(partial, "w+", kind, shape)
+    for start in tqdm(range(0, shape[0], chunk), desc=f"{encoder.kind} features", disable=not progress):
+        stop = min(start + chunk, shape[0])
+        table[start:stop] = encoder.encode(images(start, stop))
+    table.flush()
+    os.replace(partial, path)
+
+
+def describe(encoder: VQEncoder | SiglipEncoder) -> dict:
+    """What a model's configuration must know of a space: kind, tokens, width and number of codes."""
+    return {"kind": encoder.kind, "tokens": encoder.tokens, "width": encoder.width, "codes": encoder.codes}
