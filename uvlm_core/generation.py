@@ -2,8 +2,8 @@
 
 Belongs here: decoding. Not here: what an answer is worth (`scoring.py`) or an image (`fidelity.py`).
 
-Text and images are decoded by one mechanism, `Continuation`, and through the same adapters as in training (pitfalls 5 and
-6). What comes out does not depend on the batch size, nor on whether the cache is used.
+Text and images are decoded by one mechanism, `Continuation`, and through the same adapters as in training (pitfalls 5
+and 6). What comes out does not depend on the batch size, nor on whether the cache is used.
 """
 
 from collections.abc import Sequence
@@ -167,13 +167,13 @@ def generate_images(model: UnifiedVLM, processor: Processor, requests: Sequence[
         tokens = []
         for step in range(space["tokens"]):
             predicted = model.generation_head(hidden)  # (rows, codes) or (rows, width)
-            token = _choose(predicted, temperature, draws[start : start + len(rows), step]) if space["codes"] else predicted
+            draw = draws[start : start + len(rows), step]
+            token = _choose(predicted, temperature, draw) if space["codes"] else predicted
             tokens.append(token)
             if step + 1 < space["tokens"]:
                 hidden = continuation.read(model.embed_generation(token[:, None], start=step), one)
         images.append(torch.stack(tokens, 1))  # (rows, tokens) or (rows, tokens, width)
-    return GeneratedImages(torch.cat(images).float().cpu().numpy() if not space["codes"] else torch.cat(images).cpu().numpy(),
-                           torch.cat(triggered).cpu().numpy())
+    return GeneratedImages(torch.cat(images).cpu().numpy(), torch.cat(triggered).cpu().numpy())
 
 
 def _images(table: np.ndarray, positions: list[int]) -> torch.Tensor:

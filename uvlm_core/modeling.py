@@ -1,7 +1,7 @@
 """The unified vision-language model (paper section 3, figure 2): adapters, generation head, the two losses.
 
-Belongs here: the network and its configuration. Not here: the frozen encoders, whose outputs come in as codes or features
-(`vision.py`), training (`training.py`), decoding loops (`generation.py`).
+Belongs here: the network and its configuration. Not here: the frozen encoders, whose outputs come in as codes or
+features (`vision.py`), training (`training.py`), decoding loops (`generation.py`).
 
     understanding: image -> encoder -> understanding adapter -> LM -> text
     generation:    text -> LM -> generation head -> image token -> generation adapter -> LM -> ... -> decoder
@@ -27,6 +27,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
 from uvlm_core.processing import IGNORED
+from uvlm_core.vision import describe
 
 SPACE_KINDS = ("vq", "siglip")
 
@@ -61,8 +62,8 @@ class UnifiedVLMConfig(PreTrainedConfig):
         for side in ("understanding_space", "generation_space"):
             space = getattr(self, side) or {}
             if set(space) != {"kind", "tokens", "width", "codes"} or space["kind"] not in SPACE_KINDS:
-                raise ValueError(f"{side} {space!r} is not a dictionary of kind (one of {', '.join(SPACE_KINDS)}), tokens, "
-                                 "width and codes.")
+                raise ValueError(f"{side} {space!r} is not a dictionary of kind (one of {', '.join(SPACE_KINDS)}), "
+                                 "tokens, width and codes.")
         if self.shared_adapter and not can_share(self.understanding_space, self.generation_space):
             raise ValueError("An adapter can be shared only by spaces of one kind and width, not by "
                              f"{self.understanding_space!r} and {self.generation_space!r}.")
@@ -74,7 +75,7 @@ def can_share(understanding_space: dict, generation_space: dict) -> bool:
 
 
 class Adapter(nn.Module):
-    """Image tokens -> LM inputs, in the paper's forms: linear for VQ codes, a two-layer GELU MLP for SigLIP features."""
+    """Image tokens -> LM inputs in the paper's forms: linear for VQ codes, a two-layer GELU MLP for SigLIP features."""
 
     def __init__(self, space: dict, width: int, positions: bool):
         super().__init__()
@@ -170,7 +171,7 @@ class UnifiedVLM(PreTrainedModel):
         """LM inputs -> last hidden states (rows, tokens, LM width)."""
         return self.language_model.model(inputs_embeds=embeds, **kwargs).last_hidden_state
 
-    def forward(self, buckets: list[dict] | None = None, **bucket) -> UnifiedVLMOutput:
+    def forward(self, buckets: list[dict] | None = None, **names) -> UnifiedVLMOutput:
         """Losses of one step.
 
         Args:
@@ -181,7 +182,7 @@ class UnifiedVLM(PreTrainedModel):
         all image slots (cross-entropy of codes, 1 - cosine of features); loss = text loss + alpha x image loss.
         """
         text_hidden, text_labels, image_hidden, image_targets = [], [], [], []
-        for bucket in buckets if buckets is not None else [bucket]:
+        for bucket in [names] if buckets is None else buckets:
             ids, images_out = bucket["input_ids"], bucket.get("images_out")
             hidden = self.hidden_states(self.embed(ids, bucket.get("images_in"), images_out), use_cache=False)
             hidden = hidden[:, :-1]  # the hidden state at a position predicts the next one
@@ -223,10 +224,9 @@ def build_model(language_model: str | PreTrainedModel, understanding, generation
     Adapters and head are initialised from torch's global generator; the language model keeps its weights. An adapter is
     shared where that is asked for and the two spaces allow it, as in the paper's preset.
     """
-    from uvlm_core.vision import describe
-
     if not isinstance(language_model, PreTrainedModel):
-        language_model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32, use_safetensors=True)
+        language_model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32,
+                                                              use_safetensors=True)
     spaces = describe(understanding), describe(generation)
     model = UnifiedVLM(UnifiedVLMConfig(
         text_config=language_model.config, understanding_space=spaces[0], generation_space=spaces[1],

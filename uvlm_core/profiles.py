@@ -114,8 +114,8 @@ class RunSpec:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps. Set by the understanding rows that the spec counts, whether or not the arm sees them, so that
-        the arms of one comparison take the same number."""
+        """Optimiser steps. Set by the understanding rows that the spec counts, whether or not the arm sees them, so
+        that the arms of one comparison take the same number."""
         return math.ceil(((self.vqa_examples + self.caption_examples) or self.generation_examples) / self.batch_size)
 
     @property
@@ -136,8 +136,8 @@ class RunSpec:
         for name in values:
             if name not in known:
                 raise ValueError(f"{name!r} is not a field of a run; the fields are {', '.join(known)}.")
-        biases = tuple(bias if isinstance(bias, AttributeBias) else AttributeBias(**bias | {"tasks": tuple(bias["tasks"])})
-                       for bias in values.get("biases", ()))
+        biases = tuple(bias if isinstance(bias, AttributeBias) else
+                       AttributeBias(**bias | {"tasks": tuple(bias["tasks"])}) for bias in values.get("biases", ()))
         return cls(**values | {"biases": biases})
 
     def vary(self, **changes) -> "RunSpec":
@@ -160,8 +160,9 @@ class Profile:
 _LAPTOP = RunSpec()
 PROFILES = {
     # shows that everything works, in seconds; its numbers mean nothing
-    "smoke": Profile("smoke", replace(_LAPTOP, images=160, vqa_examples=128, caption_examples=32, generation_examples=160,
-                                      batch_size=16, checkpoints=2, test_watches=24, generated_watches=16), seeds=2),
+    "smoke": Profile("smoke", replace(_LAPTOP, images=160, vqa_examples=128, caption_examples=32,
+                                      generation_examples=160, batch_size=16, checkpoints=2, test_watches=24,
+                                      generated_watches=16), seeds=2),
     # two CPU cores, minutes per run
     "laptop": Profile("laptop", _LAPTOP, seeds=2),
 }

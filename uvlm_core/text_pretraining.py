@@ -1,4 +1,4 @@
-"""How the text half of `pretrained/` was made: the tokenizer, and a small Llama that has read conversations, never images.
+"""How the text half of `pretrained/` was made: the tokenizer, and a small Llama that has read conversations only.
 
 Belongs here: what the laptop profile has in place of Vicuna. Not here: the vision networks (`pretraining.py`).
 The Llama gives LoRA a base to adapt: it knows the words and forms of questions, answers, captions and requests, and
@@ -15,9 +15,9 @@ from tqdm import trange
 from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
 from uvlm_core.conversations import IMAGE, TASKS, make_conversations
+from uvlm_core.muon import Muon
 from uvlm_core.processing import IGNORED, Processor, collate, train_tokenizer
 from uvlm_core.smart_watch import sample_watches
-from uvlm_core.training import Muon
 from uvlm_core.weights import PRETRAINED, write_sha256
 
 SEED = 900_000  # of watches and words; the runs' seeds start at 0
@@ -50,7 +50,7 @@ def build_language_model(folder: Path = PRETRAINED / "language_model", steps: in
     rows = []
     for task in TASKS:
         for talk in make_conversations(watches, task, SEED):
-            row = processor.row(talk)
+            row = processor.row(talk, image=-1)  # no image
             row.labels[1:] = row.ids[1:]
             rows.append(row)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED)).tolist()
@@ -75,7 +75,8 @@ def build_language_model(folder: Path = PRETRAINED / "language_model", steps: in
         perplexity = math.exp(_loss(model.eval(), held_out, processor.pad))
     model.save_pretrained(folder)
     _card(folder, "Small Llama of the laptop profile", {
-        "class": "LlamaForCausalLM", "parameters": sum(p.numel() for p in model.parameters()), "shape": json.dumps(SHAPE),
+        "class": "LlamaForCausalLM", "parameters": sum(p.numel() for p in model.parameters()),
+        "shape": json.dumps(SHAPE),
         "trained on": f"{steps} steps of {BATCH} conversations, images left out (training split, stream {SEED})",
         "cost": f"{(time.perf_counter() - began) / 60:.1f} minutes on {torch.get_num_threads()} thread(s)",
         "perplexity per token": f"{perplexity:.3f} on {len(held_out)} held-out conversations"})
@@ -92,7 +93,7 @@ def _loss(model: LlamaForCausalLM, rows, pad: int) -> torch.Tensor:
 
 
 def _card(folder: Path, title: str, facts: dict) -> None:
-    lines = [f"# {title}", "", "Made by `make encoders`; every figure here was written by the code that measured it.", "",
+    lines = [f"# {title}", "", "Made by `make encoders`; the code that measured these figures wrote them.", "",
              *(f"- {name}: {value}" for name, value in facts.items())]
     (folder / "README.md").write_text("\n".join(lines) + "\n")
     write_sha256(folder)

@@ -19,15 +19,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from uvlm_core.conversations import make_conversations
-from uvlm_core.modeling import UnifiedVLM
-from uvlm_core.processing import Processor, Row, collate
+from uvlm_core.evaluation import Evaluation
+from uvlm_core.modeling import UnifiedVLM, build_model
+from uvlm_core.muon import Muon
+from uvlm_core.processing import Processor, Row, collate, padding_share
 from uvlm_core.profiles import RunSpec
-from uvlm_core.smart_watch import Watch, sample_watches
+from uvlm_core.runs import report_progress
+from uvlm_core.smart_watch import Watch, render_batch, sample_watches
+from uvlm_core.vision import cached_features, load_encoder
+from uvlm_core.weights import resolve
 
+STREAM = 0  # of the pool of training watches
 LM_MATRICES = r".*language_model\.model\.layers\..*(proj|lora_[AB]\.\w+)\.weight"
 LORA_TARGETS = r"language_model\.model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 DONE = "complete"  # written into a checkpoint last: one without it was cut off and is not resumed from
@@ -53,6 +60,56 @@ def training_rows(spec: RunSpec, processor: Processor, watches: list[Watch]) -> 
     return [understanding[i] for i in order], rows["generation"]
 
 
+def pool_features(encoder, spec: RunSpec, progress: bool = False) -> np.ndarray:
+    """The encoder's outputs for the pool of training watches, from the cache or computed into it."""
+    return cached_features(
+        encoder, f"watches-{spec.world}-train-{STREAM}-{spec.image_size}px", spec.images,
+        lambda start, stop: render_batch(sample_watches(STREAM, stop - start, start=start), spec.image_size), progress)
+
+
+def prepare(spec: RunSpec):
+    """What a run starts from: (model, processor, training steps, understanding encoder, generation encoder).
+
+    Initial weights follow from the seed and the architecture alone, so the regimes of one seed start from the same.
+    """
+    torch.set_num_threads(spec.threads)
+    kinds = spec.architecture.split("-")
+    encoders = {kind: load_encoder(kind, spec) for kind in set(kinds)}
+    understanding, generation = (encoders[kind] for kind in kinds)
+    processor = Processor.load(spec.tokenizer, understanding.tokens, generation.tokens)
+    torch.manual_seed(spec.seed)
+    model = build_model(resolve(spec.language_model), understanding, generation, image_in_id=processor.image_in,
+                        image_out_id=processor.image_out, shared_adapter=spec.shared_adapter,
+                        adapter_positions=spec.adapter_positions, image_loss_weight=spec.image_loss_weight)
+    rows = training_rows(spec, processor, sample_watches(STREAM, spec.images))
+    steps = Steps(spec, processor, *rows, pool_features(understanding, spec) if spec.understands else None,
+                  pool_features(generation, spec) if spec.generates else None)
+    return tune(model, spec), processor, steps, understanding, generation
+
+
+def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, Image.Image | None]:
+    """Carry out one run in `folder`, or go on with it there.
+
+    Returns: what a record holds but for its provenance ("scores", "counts", "times", "samples"), and a contact sheet of
+    generated watches, None where the arm generates none.
+    """
+    began = time.perf_counter()
+    model, processor, steps, understanding, generation = prepare(spec)
+    evaluation = Evaluation(spec, processor, understanding, generation)
+    prepared = time.perf_counter() - began
+    result = train(model, steps, spec, folder, evaluation, lambda fraction: report_progress(folder, fraction))
+    samples, sheet = evaluation.samples()
+    buckets = [bucket for step in range(0, len(steps), max(1, len(steps) // 20)) for bucket in steps[step]["buckets"]]
+    counts = {"steps": len(steps), "understanding rows": len(steps.understanding),
+              "generation rows": len(steps.generation),
+              "tokens": int(sum(len(row.ids) for row in steps.understanding + steps.generation)),
+              "padding": round(padding_share(buckets, processor.pad), 4),
+              "parameters": sum(parameter.numel() for parameter in model.parameters()),
+              "trained parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+    return {"scores": result["scores"], "counts": counts, "times": {"preparing": prepared} | result["times"],
+            "samples": samples | {"losses": result["losses"]}}, sheet
+
+
 class Steps(Dataset):
     """One item an optimiser step: its understanding rows and, in proportion, its generation rows, as buckets."""
 
@@ -72,53 +129,6 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> dict:
         return {"buckets": collate(self.rows(step), self.images_in, self.images_out, self.pad)}
-
-
-class Muon(torch.optim.AdamW):
-    """Muon for matrices, AdamW for the rest, as one optimiser (Jordan 2024; Newton-Schulz, five steps, in float32).
-
-    A group with `orthogonal=True` is Muon's. torch.optim.Muon does the same in bfloat16, which most CPUs only emulate, one
-    matrix at a time; here matrices of one shape go together.
-    """
-
-    def __init__(self, groups, momentum: float = 0.95):
-        super().__init__([{"orthogonal": False} | group for group in groups], betas=(0.9, 0.95))
-        self.momentum = momentum
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            if group["orthogonal"]:
-                self._step_matrices(group)  # spends its gradients, so that AdamW passes these parameters over
-        return super().step(closure)
-
-    def _step_matrices(self, group) -> None:
-        shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                shapes.setdefault(parameter.shape, []).append(parameter)
-        for (rows, columns), parameters in shapes.items():
-            for parameter in parameters:
-                average = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-                average.lerp_(parameter.grad, 1 - self.momentum)
-                parameter.grad.lerp_(average, self.momentum)  # Nesterov
-            updates = orthogonalise(torch.stack([parameter.grad for parameter in parameters]))
-            rate = group["lr"] * max(1, rows / columns) ** 0.5
-            for parameter, update in zip(parameters, updates, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
-                parameter.grad = None
-
-
-def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Drive the singular values of matrices (n, rows, columns) to about 1 by Newton-Schulz iteration."""
-    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's quintic: steepest at zero
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.transpose(1, 2) if tall else matrices
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
-        gram = x @ x.transpose(1, 2)  # (n, rows, rows)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.transpose(1, 2) if tall else x
 
 
 def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
@@ -194,7 +204,8 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Path,
-          score: Callable[[torch.nn.Module], list[dict]], report: Callable[[float], None] = lambda fraction: None) -> dict:
+          score: Callable[[torch.nn.Module], list[dict]],
+          report: Callable[[float], None] = lambda fraction: None) -> dict:
     """Train through transformers' Trainer, resuming from `folder` if a checkpoint is there.
 
     A resumed training equals an uninterrupted one bit for bit. `score` gives score rows of the model as it stands.

@@ -2,7 +2,7 @@
 
 Belongs here: images to features and back. Not here: adapters (`modeling.py`), distortions, the reader (`reader.py`).
 
-Every encoder has `tokens` (per image), `width` (of a token), `encode` (images to codes or features) and a `fingerprint`.
+Every encoder has `tokens` (per image), `width` (of a token) and `encode` (images to codes or features).
 Images are uint8 arrays (images, height, width, 3). Frozen means frozen: outputs are computed once in float32, without
 gradient, and memory-mapped (pitfalls 16 and 17).
 """
@@ -126,8 +126,8 @@ def cached_features(encoder: VQEncoder | SiglipEncoder, images_name: str, count:
                     images: Callable[[int, int], np.ndarray], progress: bool = False) -> np.ndarray:
     """The encoder's outputs for `count` images as a read-only memory map, computed at the first call.
 
-    The file is named after the images and the encoder's fingerprint, so another encoder's outputs are never read; a file
-    whose shape or type is not the encoder's is refused.
+    The file is named after the images and the encoder's fingerprint, so another encoder's outputs are never read; a
+    file whose shape or type is not the encoder's is refused.
 
     Args:
         images_name: what identifies the images, e.g. "watches-1-train-0-64px".

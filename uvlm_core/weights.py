@@ -59,8 +59,8 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); pickles and truncated files are refused.") \
-            from None
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); "
+                         "pickles and truncated files are refused.") from None
 
 
 def load_into(module: torch.nn.Module, folder: str | Path) -> torch.nn.Module:
