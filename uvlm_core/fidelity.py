@@ -1,0 +1,211 @@
+"""How good sets of generated watches are (paper section 4, FID): distances to real ones, and attributes read back.
+
+Belongs here: scores of images as a set or against their requests. Not here: drawing them (`generation.py`), scores of
+texts (`scoring.py`), the network that reads watches (`reader.py`).
+
+The paper's FID compares 166 images with 200 in Inception's 2048 dimensions, where real images are far from real images
+too (pitfall 13). Here the distances are taken in the attribute reader's features and called so, each with the number of
+images on both sides, and `floor` gives what real images of the same number reach.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torch_fidelity import FeatureExtractorBase, calculate_metrics, register_feature_extractor
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+from uvlm_core.conversations import truth
+from uvlm_core.scoring import score_answer, score_time_parts
+from uvlm_core.smart_watch import ATTRIBUTES, Watch
+
+EXTRACTOR = "uvlm-attribute-reader"  # torch-fidelity's name of the reader's features
+BATTERY_TOLERANCE = 10  # points within which a battery counts as the requested one
+SUBSET = 1000  # images per subset of the kernel distance (torch-fidelity's default); fewer images are taken whole
+NEIGHBOURS = 3  # of precision and recall (torch-fidelity's default)
+_METRICS = {"reader_frechet": "frechet_inception_distance", "reader_kernel": "kernel_inception_distance_mean",
+            "reader_precision": "precision", "reader_recall": "recall"}  # our names, and torch-fidelity's
+
+
+def distances(generated: np.ndarray, real: np.ndarray, reader, inception_weights: str | Path | None = None,
+              batch_size: int = 64) -> list[dict]:
+    """Score rows that compare generated with real images, both uint8 (images, height, width, 3), as sets.
+
+    reader_frechet    Frechet distance between normal distributions fitted to the reader's features (Heusel 2017); 0 at
+                      best, and biased upwards by few images, so compare equal numbers, and see `floor`
+    reader_kernel     squared maximum mean discrepancy, cubic kernel (Binkowski 2018); unbiased, so it may fall below 0
+    reader_precision  share of generated images within the real ones' manifold of 3 nearest neighbours (Kynkaanniemi
+                      2019); 0 to 1
+    reader_recall     share of real images within the generated ones' manifold
+    fid               with `inception_weights`, a file of torch-fidelity's Inception v3: Frechet distance in its 2048
+                      pooled features
+
+    `reader` gives `features(images)` -> (images, width). In each row `attribute` says how many images were compared
+    ("200 against 200"), `samples` is the number of generated ones. Deterministic; leaves torch's random state alone.
+    ValueError for images of another type or shape, fewer than two, or two sizes, and for a weights file that is missing
+    or of another network.
+    """
+    _check_images("generated", generated, least=2)
+    _check_images("real", real, least=2)
+    if generated.shape[1:] != real.shape[1:]:
+        raise ValueError(f"generated images are {_size(generated)} pixels and real ones {_size(real)}; "
+                         f"only images of one size can be compared.")
+    if inception_weights is not None:
+        _check_inception(inception_weights)
+    fewer, more = sorted((len(generated), len(real)))
+    subset = min(fewer, SUBSET)
+    values = _calculate(
+        generated, real, batch_size, feature_extractor=EXTRACTOR, reader=reader, cuda=False, kid=True, prc=True,
+        kid_subset_size=subset, kid_subsets=1 if subset == more else 100,  # all subsets of the whole are the same
+        prc_neighborhood=min(NEIGHBOURS, fewer - 1))
+    values = {name: values[theirs] for name, theirs in _METRICS.items()}
+    values["reader_frechet"] = max(values["reader_frechet"], 0.0)  # rounding can push equal sets below
+    if inception_weights is not None:
+        values["fid"] = _inception_distance(generated, real, batch_size, inception_weights)
+    compared = f"{len(generated)} against {len(real)}"
+    return [{"metric": name, "attribute": compared, "value": value, "samples": len(generated)}
+            for name, value in values.items()]
+
+
+def floor(real: np.ndarray, others: np.ndarray, reader, inception_weights: str | Path | None = None,
+          batch_size: int = 64) -> list[dict]:
+    """What `distances` gives for real images against other real ones: rows of the same metrics, named `<metric>_floor`.
+
+    Take as many of `others` as there are generated images: no model can be expected to do better than this.
+    """
+    rows = distances(others, real, reader, inception_weights, batch_size)
+    return [row | {"metric": f"{row['metric']}_floor"} for row in rows]
+
+
+def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[Sequence[str]], reader) -> list[dict]:
+    """Score rows of what the reader finds in generated images, against what their requests asked for.
+
+    images: uint8 (images, height, width, 3), image i drawn for a request that names the attributes `requested[i]` of
+    `watches[i]`; what it does not name is not scored, and `samples` counts the images whose request names it.
+
+    read_back        weather and corners: share that is right; battery: share within 10 points; time: partial credit as
+                     in `scoring.score_answer`, and `hour`, `minute`, `second` apart; `total`: the mean of the five
+                     attributes, where all of them were requested somewhere
+    read_back_error  battery: mean distance in points
+
+    `reader` gives `read(images)`: per image a dict of hour, minute, second, weather, battery, weather_corner,
+    battery_corner. ValueError for other images, for lists of unequal length and for an unknown attribute.
+    """
+    _check_images("generated", images, least=1)
+    if not len(images) == len(watches) == len(requested):
+        raise ValueError(f"there are {len(images)} images, {len(watches)} watches and {len(requested)} requests; "
+                         f"each image needs one of both.")
+    for name in {name for names in requested for name in names}:
+        if name not in ATTRIBUTES:
+            raise ValueError(f"requested attribute {name!r} is not one of {', '.join(ATTRIBUTES)}.")
+    scores, errors = defaultdict(list), []
+    for found, watch, names in zip(reader.read(images), watches, requested, strict=True):
+        for name in names:
+            if name == "time":
+                seen = f"{found['hour']:02d}:{found['minute']:02d}:{found['second']:02d}"
+                scores[name].append(score_answer(name, seen, truth(watch, name)))
+                for part, score in score_time_parts(seen, truth(watch, name)).items():
+                    scores[part].append(score)
+            elif name == "battery":
+                errors.append(abs(found[name] - watch.battery))
+                scores[name].append(float(errors[-1] <= BATTERY_TOLERANCE))
+            else:
+                scores[name].append(float(found[name] == getattr(watch, name)))
+    rows = [{"metric": "read_back", "attribute": name, "value": sum(scores[name]) / len(scores[name]),
+             "samples": len(scores[name])} for name in (*ATTRIBUTES, "hour", "minute", "second") if scores[name]]
+    if all(scores[name] for name in ATTRIBUTES):
+        means = {row["attribute"]: row["value"] for row in rows}
+        total = sum(means[name] for name in ATTRIBUTES) / len(ATTRIBUTES)
+        rows.append({"metric": "read_back", "attribute": "total", "value": total, "samples": len(images)})
+    if errors:
+        rows.append({"metric": "read_back_error", "attribute": "battery", "value": sum(errors) / len(errors),
+                     "samples": len(errors)})
+    return rows
+
+
+class ReaderFeatures(FeatureExtractorBase):
+    """The attribute reader as torch-fidelity's feature extractor; the reader itself comes as the argument `reader`."""
+
+    def __init__(self, name, features_list, reader, **unused):  # all of calculate_metrics' arguments arrive here
+        super().__init__(name, features_list)
+        self.compute = reader.features  # the method, as a child module would have its gradients and mode changed
+
+    @staticmethod
+    def get_provided_features_list():
+        return ("features",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric):
+        return "features"
+
+    @staticmethod
+    def can_be_compiled():
+        return False
+
+    def forward(self, images):
+        images = images.permute(0, 2, 3, 1).contiguous().numpy()  # (images, height, width, 3)
+        features = torch.as_tensor(self.compute(images)).double().cpu()  # (images, width); sums of cubes need doubles
+        return (features,)
+
+
+if EXTRACTOR not in FEATURE_EXTRACTORS_REGISTRY:  # a second time, as when a notebook reloads this module, is an error
+    register_feature_extractor(EXTRACTOR, ReaderFeatures)
+
+
+class _Images(Dataset):
+    """Images (images, height, width, 3) as torch-fidelity wants them: bare uint8 tensors (3, height, width)."""
+
+    def __init__(self, images: np.ndarray):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.images[index].transpose(2, 0, 1)))  # (3, height, width)
+
+
+def _calculate(generated: np.ndarray, real: np.ndarray, batch_size: int, **options) -> dict[str, float]:
+    """torch-fidelity's metrics, quietly and without a trace: its files are keyed by names, not by contents."""
+    with torch.random.fork_rng(devices=[]):  # a data loader draws its seed from the global generator
+        return calculate_metrics(input1=_Images(generated), input2=_Images(real), batch_size=batch_size, fid=True,
+                                 cache=False, save_cpu_ram=True, rng_seed=0, verbose=False, **options)
+
+
+def _inception_distance(generated: np.ndarray, real: np.ndarray, batch_size: int, weights: str | Path) -> float:
+    try:
+        return _calculate(generated, real, batch_size, feature_extractor="inception-v3-compat",
+                          feature_extractor_weights_path=str(weights),
+                          cuda=torch.cuda.is_available())["frechet_inception_distance"]
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not hold the weights of torch-fidelity's Inception v3 "
+                         f"({str(error).splitlines()[0]}).") from error
+
+
+def _check_inception(path: str | Path) -> None:
+    """Refuse a file that is no bare weights file, before torch-fidelity opens it as a pickle of anything."""
+    if not Path(path).is_file():
+        raise ValueError(f"There is no weights file {path}; FID needs torch-fidelity's Inception v3 "
+                         f"(weights-inception-2015-12-05-6726825d.pth), and is left out without one.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the zip reader and the unpickler raise whatever they like
+        raise ValueError(f"{path} is not a whole file of weights alone ({type(error).__name__}); truncated files and "
+                         f"other pickles are refused.") from error
+    if not isinstance(state, dict) or "Mixed_7c.branch1x1.conv.weight" not in state:
+        raise ValueError(f"{path} does not hold the weights of torch-fidelity's Inception v3.")
+
+
+def _check_images(name: str, images: np.ndarray, least: int) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        found = f"{images.dtype} {tuple(images.shape)}" if hasattr(images, "dtype") else type(images).__name__
+        raise ValueError(f"{name} images are {found}, not a uint8 array of shape (images, height, width, 3).")
+    if len(images) < least:
+        raise ValueError(f"{len(images)} {name} images are too few; give at least {least}.")
+
+
+def _size(images: np.ndarray) -> str:
+    return f"{images.shape[2]} x {images.shape[1]}"
