@@ -30,7 +30,7 @@ _TIME = re.compile(r"(?<![0-9:.-])([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})(?![0-9:
 _LEVEL = re.compile(r"(?<![0-9:.-])([0-9]{1,9})(?![0-9:]|\.[0-9])(\s*(?:%|per ?cent))?")
 _WEATHER = re.compile(rf"\b(?:{'|'.join(WEATHERS)})\b")
 _CORNER = re.compile(r"\b(top|bottom)[\s-]+(left|right)\b")
-_CLAUSE_END = re.compile(r"[,;\n]|\.(?![0-9])|\band\b")
+_CLAUSE_END = re.compile(r"[,;!?\n]|\.(?![0-9])|\band\b")
 _THING = re.compile(rf"(?P<battery>battery|charge|%)|(?P<weather>weather|icon|{'|'.join(WEATHERS)})")
 
 
