@@ -1,0 +1,92 @@
+# Two commands are the product: `make figures` and `make test`. Each sets up what it needs; `make help` lists the rest.
+
+PROFILE ?= laptop
+SEEDS ?=
+NOTEBOOK ?=
+WORKERS ?=
+PYTHONS ?= python3.11 python3
+
+PY := .venv/bin/python
+READY := .venv/.ready
+EXECUTE = $(PY) -m uvlm_core.execute --profile '$(PROFILE)' \
+	$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)') $(if $(WORKERS),--workers '$(WORKERS)')
+
+# One thread a process, and idle threads that sleep: two processes of one thread each beat one of two threads.
+export OMP_NUM_THREADS = 1
+export OMP_WAIT_POLICY = PASSIVE
+export TOKENIZERS_PARALLELISM = false
+export PYTHONHASHSEED = 0
+# The kernels and workers find uvlm_core here, and nothing of the user's own Python set-up.
+export PYTHONPATH = $(CURDIR)
+export PYTHONNOUSERSITE = 1
+export PIP_USER = 0
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export JUPYTER_PREFER_ENV_PATH = 1
+unexport PYTHONHOME
+unexport VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.PHONY: help setup figures replicate test lint bench lab encoders clean unusable
+
+help: ## list the targets (this list)
+	@echo 'usage: make TARGET [PROFILE=smoke|laptop] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## make .venv from requirements.txt (every other target does this by itself)
+
+figures: $(READY) ## run the notebooks, and the runs that have no record yet, into figures/PROFILE
+	@$(EXECUTE)
+
+replicate: $(READY) ## the same from an empty record store, everything trained again, into build/replicate/PROFILE
+	@$(EXECUTE) --replicate
+
+test: $(READY) ## run the tests
+	@$(PY) -m pytest -q
+
+lint: $(READY) ## check the style, and that no notebook holds outputs
+	@$(PY) -m ruff check .
+	@$(if $(wildcard notebooks/*.ipynb),$(PY) -m nbstripout --verify notebooks/*.ipynb)
+
+bench: $(READY) ## print the numbers that the project promises, measured here
+	@$(PY) tests/benchmarks.py
+
+lab: $(READY) ## open the notebooks in JupyterLab, on this machine only
+	@$(PY) -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks
+
+encoders: $(READY) ## train the frozen networks of the laptop profile again (uvlm_core/pretrained)
+	@$(PY) -m uvlm_core.pretraining all
+
+clean: ## remove .cache and build; .venv, records and figures stay
+	@for folder in .cache build; do \
+		if [ -e $$folder ]; then rm -rf $$folder && echo "removed $$folder"; else echo "no $$folder to remove"; fi; \
+	done
+
+# No window on any machine. Not for `figures` and `lab`: a notebook's kernel draws inline.
+test bench encoders: export MPLBACKEND = Agg
+
+# The stamp is written last, so that a .venv without one is half-made and starts again; one whose Python has gone too.
+$(READY): requirements.txt $(if $(wildcard $(READY)),$(shell $(PY) -c '' 2>/dev/null || echo unusable))
+	@if [ ! -e $@ ] || ! $(PY) -c '' 2>/dev/null; then \
+		found=; \
+		for python in $(PYTHONS); do \
+			if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+				found=$$python; break; \
+			fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "No Python 3.11 or newer was found as any of: $(PYTHONS); install one, or name one with PYTHONS=/path/to/python." >&2; \
+			exit 1; \
+		fi; \
+		echo "Setting up .venv with $$found (once, some minutes)."; \
+		rm -rf .venv && $$found -m venv .venv || { \
+			rm -rf .venv; \
+			echo "$$found could not make .venv (the reason is above); on Debian and Ubuntu, install python3-venv." >&2; \
+			exit 1; \
+		}; \
+	fi
+	@$(PY) -m pip install --progress-bar on -r requirements.txt || { \
+		echo "The packages of requirements.txt could not be installed (the reason is above); the same command tries again." >&2; \
+		exit 1; \
+	}
+	@touch $@
