@@ -185,7 +185,7 @@ def save_inception(path, monkeypatch):
 
 def test_fid_is_named_and_counted_when_its_weights_are_given(watches, tmp_path, monkeypatch):
     save_inception(tmp_path / "inception.pth", monkeypatch)
-    # the spectrum of 2048 x 2048 takes half a minute; 64 of its features show the same path through torch-fidelity
+    # the spectrum of 2048 x 2048 takes ten seconds; 64 of its features show the same path through torch-fidelity
     monkeypatch.setattr(FeatureExtractorInceptionV3, "get_default_feature_layer_for_metric",
                         staticmethod(lambda metric: "64"))
     rows = distances(watches[0][:6], watches[1][:5], StubReader(), inception_weights=tmp_path / "inception.pth")

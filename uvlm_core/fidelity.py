@@ -62,9 +62,10 @@ def distances(generated: np.ndarray, real: np.ndarray, reader, inception_weights
         kid_subset_size=subset, kid_subsets=1 if subset == more else 100,  # all subsets of the whole are the same
         prc_neighborhood=min(NEIGHBOURS, fewer - 1))
     values = {name: values[theirs] for name, theirs in _METRICS.items()}
-    values["reader_frechet"] = max(values["reader_frechet"], 0.0)  # rounding can push equal sets below
     if inception_weights is not None:
         values["fid"] = _inception_distance(generated, real, batch_size, inception_weights)
+    for name in {"reader_frechet", "fid"} & values.keys():
+        values[name] = max(values[name], 0.0)  # rounding can push equal sets below
     compared = f"{len(generated)} against {len(real)}"
     return [{"metric": name, "attribute": compared, "value": value, "samples": len(generated)}
             for name, value in values.items()]

@@ -389,8 +389,9 @@ def _make_writable(folder: Path) -> None:
     """Make a folder and prove that a file can be written to it, before hours are spent on what belongs there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "probe", b"probe")
-        (folder / "probe").unlink(missing_ok=True)
+        probe = folder / f".probe{_TEMPORARY}"
+        _write(probe, b"probe")
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise RecordError(f"The folder {folder} cannot be written to ({error.strerror or error}); make room, grant "
                           f"permission or name another folder.") from error
