@@ -1,0 +1,123 @@
+"""What several test files need: tiny random networks of the shipped ones' classes, a spec that names them, a cache apart.
+
+Everything here is made in seconds and from seeds, so that no test depends on the shipped networks or on another test.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers.models.janus.configuration_janus import JanusVQVAEConfig
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from uvlm_core.conversations import IMAGE, TASKS, make_conversations
+from uvlm_core.modeling import build_model
+from uvlm_core.processing import Processor, train_tokenizer
+from uvlm_core.profiles import RunSpec
+from uvlm_core.reader import AttributeReader
+from uvlm_core.smart_watch import render_batch, sample_watches
+from uvlm_core.vision import SiglipEncoder, VQEncoder, to_pixels
+
+torch.set_num_threads(1)
+VQ_SHAPE = dict(in_channels=48, out_channels=48, base_channels=32, channel_multiplier=[1, 1, 1], num_res_blocks=1,
+                latent_channels=32, embed_dim=8, num_embeddings=24, num_patches=4)  # 64 px -> 4 x 4 codes
+SIGLIP_SHAPE = dict(image_size=64, patch_size=16, hidden_size=24, intermediate_size=48, num_hidden_layers=3,
+                    num_attention_heads=2)  # 64 px -> 4 x 4 features
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The cache of one test, thrown away with it."""
+    monkeypatch.setenv("UVLM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def watches():
+    return sample_watches(5, 48)
+
+
+@pytest.fixture(scope="session")
+def images(watches):
+    """Their images, uint8 (48, 64, 64, 3)."""
+    return render_batch(watches)
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory, images) -> Path:
+    """A folder with vq, siglip, reader, tokenizer and language_model: small, random, saved as the shipped ones are."""
+    folder = tmp_path_factory.mktemp("networks")
+    torch.manual_seed(1)
+    vq = JanusVQVAE(JanusVQVAEConfig(**VQ_SHAPE)).eval()
+    with torch.no_grad():  # a codebook out of real latents: several codes are in use, as in a trained network
+        latent = vq.quant_conv(vq.encoder(F.pixel_unshuffle(to_pixels(images[:16]), 4)))
+        latent = F.normalize(latent.flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)
+        vq.quantize.embedding.weight.copy_(latent[torch.randperm(len(latent))[: VQ_SHAPE["num_embeddings"]]])
+    vq.save_pretrained(folder / "vq")
+    SiglipVisionModel(SiglipVisionConfig(**SIGLIP_SHAPE)).save_pretrained(folder / "siglip")
+    (folder / "reader").mkdir()
+    save_file(AttributeReader(width=8).state_dict(), folder / "reader" / "model.safetensors")
+    (folder / "reader" / "config.json").write_text(json.dumps({"width": 8}))
+    some = sample_watches(6, 100)
+    texts = [text.replace(IMAGE, "") for task in TASKS for talk in make_conversations(some, task, 6)
+             for turn in talk.turns for text in (f"USER: {turn.human} ASSISTANT:", f" {turn.gpt}")]
+    tokenizer = train_tokenizer(texts, folder / "tokenizer", size=360)
+    LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+        initializer_range=0.3,  # wide, so that logits differ clearly
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id)).save_pretrained(folder / "language_model")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spec(networks) -> RunSpec:
+    """A run of six steps."""
+    return RunSpec(images=48, vqa_examples=40, caption_examples=8, generation_examples=48, turns=2,
+                   language_model=str(networks / "language_model"), tokenizer=str(networks / "tokenizer"),
+                   semantic_encoder=str(networks / "siglip"), vq_tokenizer=str(networks / "vq"),
+                   reader=str(networks / "reader"), lora_rank=4, lora_alpha=8, batch_size=8, checkpoints=2,
+                   test_watches=6, generated_watches=6)
+
+
+@pytest.fixture(scope="session")
+def encoders(networks) -> dict:
+    return {"VQ": VQEncoder.load(str(networks / "vq")), "SigLIP": SiglipEncoder.load(str(networks / "siglip"))}
+
+
+@pytest.fixture(scope="session")
+def tables(encoders, images) -> dict:
+    """The encoders' outputs for all images."""
+    return {kind: encoder.encode(images) for kind, encoder in encoders.items()}
+
+
+@pytest.fixture(scope="session")
+def processor(networks) -> Processor:
+    return Processor.load(str(networks / "tokenizer"), 16, 16)
+
+
+@pytest.fixture(scope="session")
+def new_model(networks, encoders, processor):
+    """Builds a unified model of an architecture, e.g. "VQ-VQ", the same at every call."""
+    def build(architecture: str, shared: bool = False, positions: bool = True, alpha: float = 0.2, seed: int = 3):
+        torch.manual_seed(seed)
+        understanding, generation = (encoders[kind] for kind in architecture.split("-"))
+        model = build_model(str(networks / "language_model"), understanding, generation,
+                            image_in_id=processor.image_in, image_out_id=processor.image_out, shared_adapter=shared,
+                            adapter_positions=positions, image_loss_weight=alpha)
+        for name, parameter in model.named_parameters():
+            if name.endswith("positions"):  # zero at the start of training: here something that shows
+                torch.nn.init.normal_(parameter, std=0.3)
+        return model
+    return build
