@@ -140,7 +140,7 @@ def test_without_the_check_answers_score_as_the_authors_code_has_it():
 @pytest.mark.parametrize(("attribute", "answer"), [
     ("time", "It is 10:09:36."), ("time", "10:09:36</s>"), ("time", "10:9:36"),
     ("battery", "57 %"), ("battery", "57"), ("battery", "The battery is at 57%."), ("battery", "57 percent"),
-    ("battery", "at 10:09:36 it has 57%"),
+    ("battery", "at 10:09:36 it has 57%"), ("battery", "57% of 100"),
     ("weather", "Sunny."), ("weather", "it is SUNNY, yes, sunny"),
     ("weather_corner", "the top left corner"), ("weather_corner", "Top-left"), ("weather_corner", "top  left")])
 def test_a_value_is_read_out_of_a_short_sentence(attribute, answer):
