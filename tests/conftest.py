@@ -1,4 +1,4 @@
-"""What several test files need: tiny random networks of the shipped ones' classes, a spec that names them, a cache apart.
+"""What several test files need: tiny random networks of the shipped classes, a spec that names them, a cache apart.
 
 Everything here is made in seconds and from seeds, so that no test depends on the shipped networks or on another test.
 """
