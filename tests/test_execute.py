@@ -127,6 +127,19 @@ def test_a_notebook_that_fails_does_not_keep_the_next_from_its_turn(run, tmp_pat
     assert (tmp_path / "figures/curve.png").exists()
 
 
+def test_an_interruption_ends_the_run_in_one_sentence(run, tmp_path, monkeypatch):
+    write_notebook(tmp_path / "notebooks", "00_data")
+    write_notebook(tmp_path / "notebooks", "01_networks")
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execute.papermill, "execute_notebook", interrupted)
+    result = run()
+    assert (result.status, result.err) == (130, "00_data was interrupted; the runs that have a record keep it.\n")
+    assert not list((tmp_path / "build/smoke").iterdir())
+
+
 def test_a_notebooks_progress_reaches_the_log_in_its_last_state(run, tmp_path):
     write_notebook(tmp_path / "notebooks", "00_data", r"import sys; sys.stderr.write('\r10 %\r50 %\r100 %\ndone\n')")
     assert run().err.splitlines() == ["100 %", "done"]

@@ -303,7 +303,7 @@ def _kernel_environment(folder: Path, more: dict[str, str]) -> Iterator[None]:
     """
     kernel = folder / "kernels" / "python3"
     kernel.mkdir(parents=True)
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python",
                                                     "metadata": {"supported_encryption": ["curve"]}}))
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
