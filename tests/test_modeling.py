@@ -1,0 +1,275 @@
+"""The unified model: its two losses against loops, where gradients go, files that give the same model back."""
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from uvlm_core.conversations import make_conversations
+from uvlm_core.modeling import UnifiedVLM, UnifiedVLMConfig, can_share
+from uvlm_core.processing import IGNORED, collate
+from uvlm_core.profiles import ARCHITECTURES
+from uvlm_core.training import make_optimizer, tune
+
+PAIRS = [(name, shared) for name in ARCHITECTURES for shared in (False, True)
+         if not shared or len(set(name.split("-"))) == 1]
+
+
+@pytest.fixture(scope="module")
+def rows(processor, watches):
+    """Rows of understanding and of generation, of different lengths."""
+    talks = {task: make_conversations(watches[:6], task, 0, turns=2) for task in ("vqa", "caption", "generation")}
+    understanding = [processor.row(talk) for task in ("vqa", "caption") for talk in talks[task]]
+    return {"understanding": understanding, "generation": [processor.row(talk) for talk in talks["generation"]]}
+
+
+@pytest.fixture
+def batch(rows, tables, processor):
+    """Buckets of an architecture, of one or both regimes."""
+    def make(architecture: str, *regimes: str) -> list[dict]:
+        kind_in, kind_out = architecture.split("-")
+        chosen = [row for regime in regimes or rows for row in rows[regime]]
+        return collate(chosen, tables[kind_in], tables[kind_out], processor.pad)
+    return make
+
+
+def image_inputs(adapter, table, image, codebook):
+    """LM inputs (tokens, width) of one image, token by token."""
+    tokens = [codebook[code] if codebook.numel() else torch.from_numpy(table[image])[i]
+              for i, code in enumerate(table[image])]
+    return torch.stack([adapter.project(token) for token in tokens]) + (
+        0 if adapter.positions is None else adapter.positions)
+
+
+def losses_by_loops(model, rows, tables, architecture, processor):
+    """Text and image loss, position by position, each row by itself, from the definition."""
+    kind_in, kind_out = architecture.split("-")
+    table = model.get_input_embeddings().weight
+    into = model.understanding_adapter
+    out = model.understanding_adapter if model.config.shared_adapter else model.generation_adapter
+    text, image = [], []
+    for row in rows:
+        slots = {processor.image_in: iter(image_inputs(into, tables[kind_in], row.image_in,
+                                                       model.understanding_codebook)),
+                 processor.image_out: iter(image_inputs(out, tables[kind_out], row.image_out,
+                                                        model.generation_codebook))}
+        inputs = torch.stack([next(slots[i]) if i in slots else table[i] for i in row.ids.tolist()])
+        hidden = model.language_model.model(inputs_embeds=inputs[None]).last_hidden_state[0]
+        seen = 0
+        for position in range(1, len(row.ids)):
+            before = hidden[position - 1]
+            if row.labels[position] != IGNORED:
+                text.append(-model.language_model.lm_head(before).log_softmax(-1)[row.labels[position]])
+            if row.ids[position] == processor.image_out:
+                predicted, target = model.generation_head(before), tables[kind_out][row.image_out][seen]
+                if kind_out == "VQ":
+                    image.append(-predicted.log_softmax(-1)[int(target)])
+                else:
+                    target = torch.from_numpy(target)
+                    image.append(1 - predicted @ target / (predicted.norm() * target.norm()))
+                seen += 1
+    return torch.stack(text).mean(), torch.stack(image).mean()
+
+
+@pytest.mark.parametrize(("architecture", "shared"), PAIRS)
+def test_the_losses_are_means_over_their_own_positions(architecture, shared, new_model, rows, batch, tables,
+                                                       processor):
+    model = new_model(architecture, shared, alpha=0.7).eval()
+    with torch.no_grad():
+        found = model(buckets=batch(architecture))
+        text, image = losses_by_loops(model, rows["understanding"] + rows["generation"], tables, architecture,
+                                      processor)
+    torch.testing.assert_close(found.text_loss, text, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.image_loss, image, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.loss, text + 0.7 * image, rtol=1e-4, atol=1e-5)
+    assert found.image_positions == 16 * len(rows["generation"])
+    assert found.text_positions == sum((row.labels != IGNORED).sum() for part in rows.values() for row in part)
+
+
+def test_understanding_alone_has_no_image_loss_and_the_text_loss_as_its_loss(new_model, batch):
+    found = new_model("VQ-VQ")(buckets=batch("VQ-VQ", "understanding"))
+    assert found.image_loss is None and found.image_positions == 0
+    assert found.loss.item() == found.text_loss.item()
+
+
+def test_rows_without_a_label_have_no_text_loss(new_model, batch):
+    buckets = [bucket | {"labels": torch.full_like(bucket["labels"], IGNORED)}
+               for bucket in batch("VQ-VQ", "generation")]
+    found = new_model("VQ-VQ", alpha=0.5)(buckets=buckets)
+    assert found.text_loss == 0 and found.text_positions == 0
+    torch.testing.assert_close(found.loss, 0.5 * found.image_loss)
+    found.loss.backward()
+
+
+def without_gradient(model: torch.nn.Module) -> set[str]:
+    """The parts of the model that no gradient reaches."""
+    parts = {name.split(".")[0] for name, _ in model.named_parameters()}
+    return parts - {name.split(".")[0] for name, p in model.named_parameters()
+                    if p.grad is not None and p.grad.abs().sum() > 0}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_regime_trains_its_own_side_only(architecture, new_model, batch):
+    for regime, untouched in (("understanding", {"generation_adapter", "generation_head"}),
+                              ("generation", {"understanding_adapter"})):
+        model = new_model(architecture)
+        model(buckets=batch(architecture, regime)).loss.backward()
+        assert without_gradient(model) == untouched
+    model = new_model(architecture)
+    model(buckets=batch(architecture)).loss.backward()
+    assert without_gradient(model) == set()
+
+
+def test_a_shared_adapter_is_trained_by_both_regimes(new_model, batch):
+    for regime, untouched in (("understanding", {"generation_head"}), ("generation", set())):
+        model = new_model("VQ-VQ", shared=True)
+        assert model.generation_adapter is None
+        model(buckets=batch("VQ-VQ", regime)).loss.backward()
+        assert without_gradient(model) == untouched
+
+
+def test_codebooks_are_the_encoders_and_get_no_gradient(new_model, encoders):
+    model = new_model("VQ-SigLIP")
+    torch.testing.assert_close(model.understanding_codebook, encoders["VQ"].codebook, rtol=0, atol=0)
+    torch.testing.assert_close(model.understanding_codebook.norm(dim=1), torch.ones(encoders["VQ"].codes))
+    assert model.generation_codebook.numel() == 0
+    assert not any("codebook" in name for name, _ in model.named_parameters())
+
+
+def test_the_language_model_keeps_its_pre_trained_weights(new_model, networks):
+    stored = load_file(networks / "language_model" / "model.safetensors")
+    state = new_model("VQ-VQ").language_model.state_dict()
+    assert stored and all(torch.equal(state[name], tensor) for name, tensor in stored.items())
+
+
+def test_positions_of_image_slots_change_the_inputs_and_can_be_left_out(new_model, tables):
+    codes = torch.from_numpy(tables["VQ"][:2]).long()
+    model, plain = new_model("VQ-VQ"), new_model("VQ-VQ", positions=False)
+    added = model.embed_understanding(codes) - model.understanding_adapter.project(
+        model.understanding_codebook[codes])
+    torch.testing.assert_close(added, model.understanding_adapter.positions.expand(2, -1, -1), atol=1e-5, rtol=1e-4)
+    assert plain.understanding_adapter.positions is None
+    same = codes[:, :1].expand(-1, 16)  # one code everywhere: without positions every slot is the same
+    assert (plain.embed_understanding(same) == plain.embed_understanding(same)[:, :1]).all()
+
+
+def test_a_token_embedded_alone_at_its_place_is_the_one_embedded_in_its_image(new_model, tables):
+    for architecture, kind in (("VQ-VQ", "VQ"), ("VQ-SigLIP", "SigLIP")):
+        model = new_model(architecture)
+        whole = torch.from_numpy(tables[kind][:3])
+        whole = whole.long() if kind == "VQ" else whole
+        embeds = model.embed_generation(whole)
+        for place in (0, 7, 15):
+            alone = model.embed_generation(whole[:, place : place + 1], start=place)
+            torch.testing.assert_close(alone, embeds[:, place : place + 1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("architecture", "shared"), PAIRS)
+def test_a_saved_model_comes_back_with_every_tensor_and_the_same_loss(architecture, shared, new_model, batch, tmp_path):
+    model = new_model(architecture, shared).eval()
+    model.save_pretrained(tmp_path)
+    for back in (UnifiedVLM.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
+        state, loaded = model.state_dict(), back.eval().state_dict()
+        assert state.keys() == loaded.keys()
+        assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.items())
+        assert sum(p.numel() for p in back.parameters()) == sum(p.numel() for p in model.parameters())  # ties are kept
+        with torch.no_grad():
+            buckets = batch(architecture)
+            assert model(buckets=buckets).loss.item() == back(buckets=buckets).loss.item()
+        assert back.config.to_dict()["understanding_space"] == model.config.understanding_space
+
+
+def trained(model, spec, buckets, steps=2):
+    """The model after some optimiser steps."""
+    optimizer = make_optimizer(model, spec)
+    for _ in range(steps):
+        model(buckets=buckets).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_lora_trains_its_own_matrices_the_adapters_and_the_head_only(new_model, spec, shared):
+    model = tune(new_model("VQ-VQ", shared), spec.vary(tuning="lora"))
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    lora = {name for name in names if "lora_" in name}
+    assert len(lora) == 2 * 7 * 2  # A and B of seven matrices in two layers
+    assert all(".language_model.model.layers." in name for name in lora)
+    rest = {name.split("base_model.model.")[1].split(".")[0] for name in names - lora}
+    assert rest == {"understanding_adapter", "generation_head"} | (set() if shared else {"generation_adapter"})
+
+
+@pytest.mark.parametrize(("architecture", "shared"), [("VQ-VQ", True), ("SigLIP-VQ", False)])
+def test_saved_lora_weights_on_a_fresh_base_give_the_same_loss(architecture, shared, new_model, spec, batch, tmp_path):
+    buckets = batch(architecture)
+    model = trained(tune(new_model(architecture, shared), spec.vary(tuning="lora")), spec, buckets)
+    model.save_pretrained(tmp_path)
+    back = PeftModel.from_pretrained(new_model(architecture, shared), tmp_path).eval()
+    with torch.no_grad():
+        before = model(buckets=buckets).loss
+        assert abs(before - new_model(architecture, shared).eval()(buckets=buckets).loss) > 1e-3  # it has learned
+        assert back(buckets=buckets).loss == before
+        merged = back.merge_and_unload()
+        assert isinstance(merged, UnifiedVLM)
+        torch.testing.assert_close(merged(buckets=buckets).loss, before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_merged_model_is_saved_and_loaded_as_any_other(new_model, spec, batch, tmp_path):
+    buckets = batch("VQ-VQ")
+    merged = trained(tune(new_model("VQ-VQ"), spec.vary(tuning="lora")), spec, buckets).merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    back = UnifiedVLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert back(buckets=buckets).loss == merged(buckets=buckets).loss
+
+
+def test_a_frozen_language_model_is_bit_identical_after_training(new_model, spec, batch):
+    for optimizer in ("muon", "adamw"):
+        model = new_model("VQ-VQ")
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        trained(tune(model, spec.vary(tuning="frozen")), spec.vary(optimizer=optimizer), batch("VQ-VQ"))
+        changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        assert changed == {name for name in before if not name.startswith("language_model.")}
+
+
+def test_all_of_the_model_is_trained_in_full_tuning(new_model, spec, batch):
+    model = new_model("VQ-VQ")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trained(tune(model, spec), spec, batch("VQ-VQ"))
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+SPACE = {"kind": "vq", "tokens": 4, "width": 8, "codes": 24}
+
+
+@pytest.mark.parametrize(("spaces", "message"), [
+    ((None, SPACE), r"understanding_space \{\} is not a dictionary of kind"),
+    ((SPACE, SPACE | {"kind": "pixels"}), r"generation_space .*'pixels'.* is not a dictionary of kind \(one of vq, s"),
+    (({"kind": "vq"}, SPACE), r"understanding_space \{'kind': 'vq'\} is not a dictionary"),
+    ((SPACE | {"colour": 1}, SPACE), r"understanding_space .*'colour'.* is not a dictionary"),
+])
+def test_a_space_that_is_none_is_refused(spaces, message, networks):
+    from transformers import AutoConfig
+
+    text = AutoConfig.from_pretrained(networks / "language_model")
+    with pytest.raises(ValueError, match=message):
+        UnifiedVLM(UnifiedVLMConfig(text_config=text, understanding_space=spaces[0], generation_space=spaces[1]))
+
+
+@pytest.mark.parametrize("change", [{"width": 9}, {"tokens": 9}, {"kind": "siglip", "codes": 0}])
+def test_spaces_that_differ_cannot_share_an_adapter(change, networks):
+    from transformers import AutoConfig
+
+    text, other = AutoConfig.from_pretrained(networks / "language_model"), SPACE | change
+    assert not can_share(SPACE, other)
+    with pytest.raises(ValueError, match="An adapter can be shared only by spaces of one kind"):
+        UnifiedVLM(UnifiedVLMConfig(text_config=text, understanding_space=SPACE, generation_space=other,
+                                    shared_adapter=True))
+
+
+def test_an_adapter_is_shared_where_it_is_asked_for_and_possible(new_model):
+    assert new_model("VQ-VQ", shared=True).config.shared_adapter
+    assert not new_model("VQ-VQ").config.shared_adapter
+    assert not new_model("SigLIP-VQ", shared=True).config.shared_adapter
