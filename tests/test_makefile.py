@@ -56,7 +56,9 @@ def test_a_profile_of_the_environment_is_taken_too():
 def test_set_up_is_done_once_and_again_when_it_was_left_half_made(project):
     (project / ".venv").mkdir()
     (project / ".venv" / "left_over").write_text("")
-    python = f"PYTHONS={sys.executable}"
+    (project / "this_python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (project / "this_python").chmod(0o755)
+    python = "PYTHONS=no_such_python ./this_python"  # the list is searched; names with spaces can't be in it
     first = make("setup", python, folder=project)
     assert first.returncode == 0, first.stderr
     assert not (project / ".venv" / "left_over").exists() and (project / ".venv/bin/python").exists()
