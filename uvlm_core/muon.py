@@ -31,7 +31,11 @@ class Muon(torch.optim.AdamW):
                 shapes.setdefault(parameter.shape, []).append(parameter)
         for (rows, columns), parameters in shapes.items():
             for parameter in parameters:
-                average = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                    state["step"] = torch.zeros(())  # AdamW looks for one in every loaded state
+                average = state["momentum_buffer"]
                 average.lerp_(parameter.grad, 1 - self.momentum)
                 parameter.grad.lerp_(average, self.momentum)  # Nesterov
             updates = orthogonalise(torch.stack([parameter.grad for parameter in parameters]))
