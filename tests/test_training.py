@@ -1,0 +1,316 @@
+"""Training: one spec, one result, whatever happens on the way; arms that differ in their regime alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from uvlm_core import training
+from uvlm_core.conversations import AttributeBias
+from uvlm_core.evaluation import Evaluation
+from uvlm_core.smart_watch import sample_watches
+from uvlm_core.training import DONE, STREAM, Steps, last_checkpoint, make_optimizer, prepare, train, training_rows
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Cut(Exception):
+    """What ends a training early here."""
+
+
+def weigh(model) -> list[dict]:
+    """A score that any change of any weight changes."""
+    total = sum(float(p.detach().double().square().sum()) for p in model.parameters())
+    return [{"metric": "weight", "attribute": "", "value": total, "samples": 1}]
+
+
+def run(spec, folder, cut_at: float = np.inf) -> tuple[dict, dict]:
+    """Train from `folder` on: the weights at the end, and the result; `cut_at` a step it dies in its callback."""
+    model, _, steps, _, _ = prepare(spec)
+
+    def report(fraction):
+        if round(fraction * len(steps)) >= cut_at:
+            raise Cut
+    result = train(model, steps, spec, folder, weigh, report)
+    return {name: p.detach().clone() for name, p in model.state_dict().items()}, result
+
+
+def assert_same(found: tuple[dict, dict], wanted: tuple[dict, dict]) -> None:
+    """Weights and scores bit for bit, and the losses that were logged."""
+    assert found[0].keys() == wanted[0].keys()
+    differing = [name for name in wanted[0] if not torch.equal(found[0][name], wanted[0][name])]
+    assert not differing
+    assert found[1]["scores"] == wanted[1]["scores"]
+    assert [log["loss"] for log in found[1]["losses"]] == [log["loss"] for log in wanted[1]["losses"]]
+
+
+@pytest.fixture
+def uninterrupted(tmp_path):
+    def get(spec):
+        return run(spec, tmp_path / "uninterrupted")
+    return get
+
+
+def test_a_spec_trained_twice_gives_the_same_weights_and_scores(spec, tmp_path):
+    first = run(spec, tmp_path / "a")
+    assert_same(run(spec, tmp_path / "b"), first)
+    assert first[1]["scores"][0]["value"] != first[1]["scores"][1]["value"]  # it learns
+    assert first[1]["scores"] != run(spec.vary(seed=1), tmp_path / "c")[1]["scores"]
+
+
+def test_a_whole_run_twice_gives_the_same_record(spec, tmp_path):
+    (first, sheet), (second, again) = [training.train_and_score(spec, tmp_path / name) for name in "ab"]
+    assert json.dumps(first["scores"]) == json.dumps(second["scores"])  # as text: NaN equals NaN
+    assert first["counts"] == second["counts"] and first["samples"] == second["samples"]
+    assert sheet.tobytes() == again.tobytes() and sheet.size == (6 * 64, 64)
+    assert {row["fraction"] for row in first["scores"]} == {0.5, 1.0}
+    assert first["counts"]["steps"] == 6
+    assert (first["counts"]["understanding rows"], first["counts"]["generation rows"]) == (48, 48)
+    metrics = {row["metric"] for row in first["scores"]}
+    assert {"partial", "exact", "triggered", "read_back", "reader_frechet"} <= metrics
+
+
+@pytest.mark.parametrize("cut_at", [1, 2, 3, 4, 5, 6])
+def test_a_run_cut_off_at_any_step_ends_as_if_it_had_not_been(spec, cut_at, tmp_path, uninterrupted):
+    spec = spec.vary(checkpoints=3)
+    with pytest.raises(Cut):
+        run(spec, tmp_path / "cut", cut_at)
+    newest = last_checkpoint(tmp_path / "cut")
+    assert (newest and newest.rsplit("-")[-1]) == {1: None, 2: None, 3: "2", 4: "2", 5: "4", 6: "4"}[cut_at]
+    assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
+
+
+@pytest.mark.parametrize(("tuning", "optimizer"), [("full", "adamw"), ("lora", "muon"), ("lora", "adamw"),
+                                                   ("frozen", "muon"), ("frozen", "adamw")])
+def test_every_way_of_tuning_resumes_exactly(spec, tuning, optimizer, tmp_path, uninterrupted):
+    spec = spec.vary(tuning=tuning, optimizer=optimizer)
+    with pytest.raises(Cut):
+        run(spec, tmp_path / "cut", 5)
+    assert last_checkpoint(tmp_path / "cut").endswith("checkpoint-3")
+    assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
+
+
+@pytest.mark.parametrize("regime", ["understanding", "generation"])
+@pytest.mark.parametrize("architecture", ["SigLIP-VQ", "VQ-SigLIP"])
+def test_other_arms_resume_exactly(spec, regime, architecture, tmp_path, uninterrupted):
+    spec = spec.vary(architecture=architecture, regime=regime)
+    with pytest.raises(Cut):
+        run(spec, tmp_path / "cut", 4)
+    assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
+
+
+def test_a_run_cut_off_again_and_again_ends_as_if_it_had_not_been(spec, tmp_path, uninterrupted):
+    spec = spec.vary(checkpoints=6)
+    for cut_at in (2, 2, 4, 5, 6):
+        with pytest.raises(Cut):
+            run(spec, tmp_path / "cut", cut_at)
+    assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
+
+
+def test_a_checkpoint_that_was_cut_while_written_is_passed_over(spec, tmp_path, uninterrupted):
+    spec = spec.vary(checkpoints=3)
+    with pytest.raises(Cut):
+        run(spec, tmp_path / "cut", 5)
+    newest = tmp_path / "cut" / "checkpoint-4"
+    (newest / DONE).unlink()
+    for path in newest.iterdir():  # every file half written
+        os.truncate(path, path.stat().st_size // 2)
+    assert last_checkpoint(tmp_path / "cut").endswith("checkpoint-2")
+    assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
+
+
+def test_a_death_while_scoring_costs_the_steps_since_the_last_checkpoint_only(spec, tmp_path, uninterrupted):
+    spec = spec.vary(checkpoints=3)
+    model, _, steps, _, _ = prepare(spec)
+    seen = []
+
+    def score(model):
+        seen.append(1)
+        if len(seen) == 2:
+            raise Cut
+        return weigh(model)
+    with pytest.raises(Cut):
+        train(model, steps, spec, tmp_path / "cut", score)
+    assert last_checkpoint(tmp_path / "cut").endswith("checkpoint-2")
+    assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
+
+
+def test_a_finished_run_asked_for_again_is_not_trained_again(spec, tmp_path):
+    finished = run(spec, tmp_path)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
+    assert_same(run(spec, tmp_path), finished)
+    assert stamps and {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_scores_are_taken_at_the_asked_fractions(spec, tmp_path):
+    spec = spec.vary(batch_size=2, checkpoints=10)  # 24 steps
+    scores = run(spec, tmp_path)[1]["scores"]
+    assert [row["fraction"] for row in scores] == [k / 10 for k in range(1, 11)]
+    assert len({row["value"] for row in scores}) == 10
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_run_of_very_few_steps_trains_and_is_scored_at_its_end(spec, count, optimizer, tmp_path):
+    for warmup in (0.0, 0.03, 0.9):
+        tiny = spec.vary(vqa_examples=8 * count, caption_examples=0, generation_examples=8 * count, checkpoints=10,
+                         warmup=warmup, optimizer=optimizer)
+        assert tiny.steps == count
+        weights, result = run(tiny, tmp_path / str(warmup))
+        assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+        assert result["scores"][-1]["fraction"] == 1.0
+        assert len(result["scores"]) == count
+        start = prepare(tiny)[0].state_dict()
+        assert any(not torch.equal(start[name], weights[name]) for name in start) or warmup == 0.9
+
+
+def test_arms_of_a_seed_start_from_the_same_weights(spec):
+    arms = (dict(regime="understanding"), dict(regime="generation"), dict(), dict(shuffled_requests=True))
+    states = [prepare(spec.vary(**arm))[0].state_dict() for arm in arms]
+    for state in states[1:]:
+        assert all(torch.equal(tensor, state[name]) for name, tensor in states[0].items())
+    other = prepare(spec.vary(seed=1))[0].state_dict()
+    assert not torch.equal(states[0]["generation_head.weight"], other["generation_head.weight"])
+
+
+def same_rows(some, others) -> bool:
+    return len(some) == len(others) and all(
+        a.ids.tolist() == b.ids.tolist() and (a.image_in, a.image_out) == (b.image_in, b.image_out)
+        for a, b in zip(some, others, strict=True))
+
+
+def test_arms_of_a_seed_see_the_same_rows_at_the_same_steps(spec):
+    steps = {regime: prepare(spec.vary(regime=regime))[2] for regime in ("understanding", "generation", "unified")}
+    assert {len(some) for some in steps.values()} == {6}
+    assert not steps["understanding"].generation and not steps["generation"].understanding
+    for step in range(6):
+        both = steps["unified"].rows(step)
+        assert same_rows([row for row in both if row.image_in >= 0], steps["understanding"].rows(step))
+        assert same_rows([row for row in both if row.image_out >= 0], steps["generation"].rows(step))
+        assert len(both) == 16
+
+
+def test_every_row_is_seen_once_whatever_the_counts(spec, processor):
+    for batch_size, vqa, generation in ((8, 40, 48), (7, 13, 40), (48, 5, 3), (1, 40, 20)):
+        changed = spec.vary(batch_size=batch_size, vqa_examples=vqa, generation_examples=generation)
+        rows = training_rows(changed, processor, sample_watches(STREAM, spec.images))
+        steps = Steps(changed, processor, *rows, None, None)
+        seen = [id(row) for step in range(len(steps)) for row in steps.rows(step)]
+        assert sorted(seen) == sorted(id(row) for part in rows for row in part)
+        assert max(sum(row.image_in >= 0 for row in steps.rows(step)) for step in range(len(steps))) <= batch_size
+
+
+def test_rows_speak_about_the_watch_whose_image_they_show(spec, processor):
+    watches = sample_watches(STREAM, spec.images)
+    understanding, generation = training_rows(spec, processor, watches)
+    assert len(understanding) == 48 and len(generation) == 48
+    assert len({row.image_out for row in generation}) == 48
+    for row in generation:  # every request gives the time
+        assert watches[row.image_out].time in processor.text(row.ids)
+    for row in understanding:
+        watch, text = watches[row.image_in], processor.text(row.ids)
+        assert any(str(value) in text for value in (watch.time, watch.weather, f"{watch.battery}%",
+                                                    watch.weather_corner, watch.battery_corner))
+
+
+def test_shuffled_requests_pair_every_request_with_another_image(spec, processor):
+    watches = sample_watches(STREAM, spec.images)
+    understanding, paired = training_rows(spec, processor, watches)
+    same, shuffled = training_rows(spec.vary(shuffled_requests=True), processor, watches)
+    assert same_rows(understanding, same)
+    assert [row.ids.tolist() for row in shuffled] == [row.ids.tolist() for row in paired]
+    assert all(a.image_out != b.image_out for a, b in zip(paired, shuffled, strict=True))
+    assert sorted(row.image_out for row in shuffled) == sorted(row.image_out for row in paired)
+
+
+def test_biases_leave_the_attribute_out_of_the_training_rows(spec, processor):
+    watches = sample_watches(STREAM, spec.images)
+    biased = spec.vary(biases=(AttributeBias("battery", 0.0),))
+    understanding, generation = training_rows(biased, processor, watches)
+    assert not any("%" in processor.text(row.ids) for row in understanding)
+    assert any("%" in processor.text(row.ids) for row in generation)  # the bias names vqa and captions only
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_no_test_watch_is_in_the_training_pool(spec, processor, encoders, seed):
+    spec = spec.vary(seed=seed, images=3000, test_watches=200)
+    evaluation = Evaluation(spec, processor, encoders["VQ"], encoders["VQ"])
+    asked = {watch.asked for watch in evaluation.watches}
+    assert len(asked) == 200
+    assert not asked & {watch.asked for watch in sample_watches(STREAM, spec.images)}
+
+
+def test_every_arm_is_asked_the_same(spec, processor, encoders):
+    first = Evaluation(spec, processor, encoders["VQ"], encoders["VQ"])
+    for change in (dict(seed=3), dict(regime="understanding"), dict(turns=1), dict(images=60),
+                   dict(biases=(AttributeBias("time", 0.1),))):
+        other = Evaluation(spec.vary(**change), processor, encoders["VQ"], encoders["VQ"])
+        assert other.questions == first.questions and other.captions == first.captions
+        np.testing.assert_array_equal(other.images_in, first.images_in)
+    assert {len(talk.turns) for talk in first.questions} == {5}
+
+
+def test_muon_gets_the_matrices_of_the_language_model_and_adamw_the_rest(spec, new_model):
+    model = new_model("VQ-VQ")
+    names = {id(p): name for name, p in model.named_parameters()}
+    matrices, rest = make_optimizer(model, spec).param_groups
+    assert (matrices["orthogonal"], rest["orthogonal"]) == (True, False)
+    assert (matrices["lr"], rest["lr"]) == (spec.learning_rate, spec.adapter_learning_rate)
+    assert len(matrices["params"]) == 2 * 7
+    assert all(names[id(p)].endswith("proj.weight") and p.ndim == 2 for p in matrices["params"])
+    assert len(matrices["params"]) + len(rest["params"]) == len(names)
+    plain = make_optimizer(model, spec.vary(optimizer="adamw"))
+    assert type(plain) is torch.optim.AdamW
+    assert {names[id(p)].split(".")[0] for p in plain.param_groups[0]["params"]} == {"language_model"}
+    assert not any(names[id(p)].startswith("language_model") for p in plain.param_groups[1]["params"])
+
+
+def test_an_older_checkpoint_is_removed_but_the_newest_whole_one_never(spec, tmp_path):
+    run(spec.vary(checkpoints=6), tmp_path)
+    left = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    assert left == ["checkpoint-5", "checkpoint-6"]
+    assert all((tmp_path / name / DONE).exists() for name in left)
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    assert last_checkpoint(tmp_path).endswith("checkpoint-5")
+
+
+LAUNCHED = """
+import json, sys, torch
+from uvlm_core.profiles import RunSpec
+from uvlm_core.training import prepare, train
+
+spec = RunSpec.from_dict(json.loads(sys.argv[1]))
+model, _, steps, _, _ = prepare(spec)
+score = lambda model: [{"metric": "weight", "attribute": "", "value": float(model.generation_head.weight.sum()),
+                        "samples": 1}]
+start = float(model.generation_head.weight.sum())
+result = train(model, steps, spec, sys.argv[2], score)
+rank = torch.distributed.get_rank()
+total = sum(float(p.detach().double().square().sum()) for p in model.parameters())
+json.dump({"processes": torch.distributed.get_world_size(), "total": total, "start": start,
+           "scores": result["scores"]}, open(f"{sys.argv[2]}/rank{rank}.json", "w"))
+"""
+
+
+def test_accelerate_trains_one_run_on_two_processes(spec, tmp_path, networks):
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED)
+    prepare(spec)  # fills the feature cache
+    done = subprocess.run(  # --cpu would want mpirun; --multi_gpu starts as many processes, and they find no GPU
+        [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1",
+         "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script),
+         json.dumps(spec.to_dict()), str(tmp_path / "run")],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / "run" / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first["processes"] == 2
+    assert first["total"] == second["total"]  # the processes train one model
+    assert [row["fraction"] for row in first["scores"]] == [0.5, 1.0]
+    assert first["scores"][-1]["value"] != first["start"]
+    assert last_checkpoint(tmp_path / "run").endswith("checkpoint-3")  # six steps, shared out between two
