@@ -30,6 +30,7 @@ from uvlm_core.processing import IGNORED
 from uvlm_core.vision import describe
 
 SPACE_KINDS = ("vq", "siglip")
+POSITION_SCALE = 0.3  # of learned position embeddings when they are made
 
 
 class UnifiedVLMConfig(PreTrainedConfig):
@@ -132,8 +133,8 @@ class UnifiedVLM(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, Adapter):
-            if module.positions is not None:
-                init.zeros_(module.positions)
+            if module.positions is not None:  # as large as the tokens they are added to, else the LM learns them late
+                init.normal_(module.positions, std=POSITION_SCALE)
         else:
             super()._init_weights(module)
 
@@ -193,8 +194,9 @@ class UnifiedVLM(PreTrainedModel):
                 image_hidden.append(hidden[ids[:, 1:] == self.config.image_out_id])  # (image slots, LM width)
                 image_targets.append(images_out.flatten(0, 1))
         text_hidden, text_labels = torch.cat(text_hidden), torch.cat(text_labels)
-        text_loss = F.cross_entropy(self.language_model.lm_head(text_hidden), text_labels) if len(text_labels) else \
-            text_hidden.sum()  # zero, with a gradient function
+        text_loss = text_hidden.sum()  # zero, with a gradient function, where no position is labelled
+        if len(text_labels):
+            text_loss = F.cross_entropy(self.language_model.lm_head(text_hidden), text_labels)
         loss, image_loss, slots = text_loss, None, 0
         if image_hidden:
             image_loss = self.image_loss(torch.cat(image_hidden), torch.cat(image_targets))

@@ -118,6 +118,11 @@ class RunSpec:
         that the arms of one comparison take the same number."""
         return math.ceil(((self.vqa_examples + self.caption_examples) or self.generation_examples) / self.batch_size)
 
+    def cost(self) -> float:
+        """What the run costs relative to others, for the order of a grid and its ETA: rows, to which scoring adds."""
+        return self.rows + 10.0 * self.checkpoints * (self.test_watches * self.understands
+                                                      + self.generated_watches * self.generates) / 50
+
     @property
     def networks(self) -> tuple[str, ...]:
         """The frozen networks that the result depends on."""
