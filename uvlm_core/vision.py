@@ -159,12 +159,16 @@ def cached_features(encoder: VQEncoder | SiglipEncoder, images_name: str, count:
 
 def _compute_features(encoder, path: Path, shape, kind, images, progress: bool, chunk: int = 1024) -> None:
     partial = path.with_suffix(".partial")
-    table = np.lib.format.open_memmap(partial, "w+", kind, shape)
-    for start in tqdm(range(0, shape[0], chunk), desc=f"{encoder.kind} features", disable=not progress):
-        stop = min(start + chunk, shape[0])
-        table[start:stop] = encoder.encode(images(start, stop))
-    table.flush()
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:  # written, not mapped: a full disk is an error here, and a signal there
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in tqdm(range(0, shape[0], chunk), desc=f"{encoder.kind} features", disable=not progress):
+                outputs = encoder.encode(images(start, min(start + chunk, shape[0])))
+                file.write(np.ascontiguousarray(outputs, kind).tobytes())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def describe(encoder: VQEncoder | SiglipEncoder) -> dict:
