@@ -153,8 +153,8 @@ def _weather_icon(weather: str, side: int) -> Image.Image:
     if weather == "sunny":
         for ray in range(8):
             angle = math.pi * ray / 4
-            draw.line((side / 2, side / 2, side * (0.5 + 0.48 * math.sin(angle)), side * (0.5 - 0.48 * math.cos(angle))),
-                      fill=(250, 150, 0), width=max(1, round(side * 0.09)))
+            tip = (side * (0.5 + 0.48 * math.sin(angle)), side * (0.5 - 0.48 * math.cos(angle)))
+            draw.line((side / 2, side / 2, *tip), fill=(250, 150, 0), width=max(1, round(side * 0.09)))
         ellipse(0.24, 0.24, 0.76, 0.76, (255, 195, 0))
         return icon
     grey = (150, 160, 175) if weather == "cloudy" else (95, 105, 125)

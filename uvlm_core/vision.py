@@ -32,7 +32,8 @@ def to_pixels(images: np.ndarray, size: int | None = None) -> torch.Tensor:
         raise ValueError(f"Images are a uint8 array (images, height, width, 3), not {found}.")
     if size is not None and images.shape[1:3] != (size, size):
         raise ValueError(f"The encoder takes images of {size} x {size} px, not {images.shape[1]} x {images.shape[2]}.")
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    # contiguous: convolutions are twice as fast with channels first in memory too
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 class VQEncoder:
