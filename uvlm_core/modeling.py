@@ -220,7 +220,8 @@ def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def build_model(language_model: str | PreTrainedModel, understanding, generation, *, image_in_id: int,
-                image_out_id: int, shared_adapter: bool, adapter_positions: bool, image_loss_weight: float) -> UnifiedVLM:
+                image_out_id: int, shared_adapter: bool, adapter_positions: bool,
+                image_loss_weight: float) -> UnifiedVLM:
     """Put a pre-trained language model (a folder, hub id or module) and two encoders' spaces together.
 
     Adapters and head are initialised from torch's global generator; the language model keeps its weights. An adapter is
