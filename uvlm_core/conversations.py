@@ -152,6 +152,7 @@ class AttributeBias:
             raise ValueError(f"bias attribute {self.attribute!r} is not one of {', '.join(ATTRIBUTES)}.")
         if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or not 0 <= self.rate <= 1:
             raise ValueError(f"bias rate {self.rate!r} is not a number from 0 to 1.")
+        object.__setattr__(self, "rate", float(self.rate))  # 1 and 1.0 are one bias, also as JSON
         if isinstance(self.tasks, list):
             object.__setattr__(self, "tasks", tuple(self.tasks))
         if not (isinstance(self.tasks, tuple) and self.tasks and all(task in TASKS for task in self.tasks)):

@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from uvlm_core.conversations import AttributeBias
-from uvlm_core.smart_watch import WORLD_VERSION
+from uvlm_core.smart_watch import ATTRIBUTES, WORLD_VERSION
 
 ARCHITECTURES = ("SigLIP-VQ", "VQ-VQ", "SigLIP-SigLIP", "VQ-SigLIP")  # understanding input - generation output
 REGIMES = ("understanding", "generation", "unified")
@@ -18,6 +18,7 @@ _CHOICES = {"architecture": ARCHITECTURES, "regime": REGIMES, "tuning": TUNINGS,
 _LEAST = {"seed": 0, "image_size": 32, "images": 1, "vqa_examples": 0, "caption_examples": 0, "generation_examples": 0,
           "turns": 1, "test_watches": 1, "generated_watches": 2, "lora_rank": 1, "lora_alpha": 1, "batch_size": 1,
           "checkpoints": 1, "threads": 1}
+_MOST = {"seed": 2**32 - 1, "image_size": 1024, "turns": len(ATTRIBUTES)}  # numpy's seeds, `render`, a question each
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class RunSpec:
             if kind is float and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
             elif field.name == "biases":
-                if not all(isinstance(bias, AttributeBias) for bias in value):
+                if not (isinstance(value, tuple | list) and all(isinstance(bias, AttributeBias) for bias in value)):
                     raise ValueError(f"biases {value!r} is not a tuple of AttributeBias.")
                 object.__setattr__(self, "biases", tuple(value))
             elif type(value) is not kind:
@@ -80,14 +81,15 @@ class RunSpec:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} {getattr(self, name)!r} is below {least}.")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} {getattr(self, name)!r} is above {most}.")
         for name in ("learning_rate", "adapter_learning_rate", "image_loss_weight"):
             if not 0 < getattr(self, name) <= 10:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not above 0 and at most 10.")
         for name in ("weight_decay", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not from 0 to below 1.")
-        if self.turns > 5:
-            raise ValueError(f"turns {self.turns!r} is above 5, the number of attributes a watch has.")
         if self.world != WORLD_VERSION:
             raise ValueError(f"world {self.world!r} is not {WORLD_VERSION}, the version this code draws.")
         if self.rows == 0:
@@ -141,13 +143,23 @@ class RunSpec:
         for name in values:
             if name not in known:
                 raise ValueError(f"{name!r} is not a field of a run; the fields are {', '.join(known)}.")
-        biases = tuple(bias if isinstance(bias, AttributeBias) else
-                       AttributeBias(**bias | {"tasks": tuple(bias["tasks"])}) for bias in values.get("biases", ()))
+        biases = values.get("biases", ())
+        if isinstance(biases, tuple | list):
+            biases = tuple(map(_read_bias, biases))
         return cls(**values | {"biases": biases})
 
     def vary(self, **changes) -> "RunSpec":
         """This spec with some values changed; unknown names are refused by name."""
         return self.from_dict({field.name: getattr(self, field.name) for field in fields(self)} | changes)
+
+
+def _read_bias(value) -> AttributeBias:
+    """A bias as it is or as `to_dict` writes it."""
+    if isinstance(value, AttributeBias):
+        return value
+    if not (isinstance(value, dict) and {"attribute", "rate"} <= value.keys() <= {"attribute", "rate", "tasks"}):
+        raise ValueError(f"bias {value!r} is not a dictionary of attribute, rate and perhaps tasks.")
+    return AttributeBias(**value)
 
 
 _A = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
