@@ -1,0 +1,167 @@
+"""A run as a value: JSON and back, every bad value refused by name, nothing that changes a result left out."""
+
+import json
+import math
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uvlm_core.conversations import TASKS, AttributeBias
+from uvlm_core.profiles import ARCHITECTURES, OPTIMIZERS, PROFILES, REGIMES, TUNINGS, RunSpec, profile
+from uvlm_core.runs import record_key
+from uvlm_core.smart_watch import ATTRIBUTES
+
+repeatably = settings(max_examples=60, deadline=None, derandomize=True)
+RATES = st.floats(0, 10, exclude_min=True)
+BIASES = st.lists(st.builds(
+    AttributeBias, attribute=st.sampled_from(ATTRIBUTES), rate=st.floats(0, 1),
+    tasks=st.lists(st.sampled_from(TASKS), min_size=1, unique=True).map(tuple)), max_size=3).map(tuple)
+VALUES = {
+    "architecture": st.sampled_from(ARCHITECTURES), "regime": st.sampled_from(REGIMES), "seed": st.integers(0, 2**31),
+    "image_size": st.integers(32, 1024), "images": st.integers(1000, 10**6), "vqa_examples": st.integers(1, 1000),
+    "caption_examples": st.integers(0, 1000), "generation_examples": st.integers(1, 1000), "turns": st.integers(1, 5),
+    "biases": BIASES, "shuffled_requests": st.booleans(), "language_model": st.text(), "tokenizer": st.text(),
+    "semantic_encoder": st.text(), "vq_tokenizer": st.text(), "reader": st.text(), "shared_adapter": st.booleans(),
+    "adapter_positions": st.booleans(), "tuning": st.sampled_from(TUNINGS), "lora_rank": st.integers(1, 512),
+    "lora_alpha": st.integers(1, 512), "optimizer": st.sampled_from(OPTIMIZERS), "learning_rate": RATES,
+    "adapter_learning_rate": RATES, "weight_decay": st.floats(0, 1, exclude_max=True),
+    "warmup": st.floats(0, 1, exclude_max=True), "image_loss_weight": RATES, "batch_size": st.integers(1, 512),
+    "threads": st.integers(1, 64), "checkpoints": st.integers(1, 100), "test_watches": st.integers(1, 5000),
+    "generated_watches": st.integers(2, 5000)}
+SPECS = st.builds(RunSpec, **VALUES)
+OTHER = {  # another valid value of every field but the world's version, of which there is one
+    "architecture": "SigLIP-VQ", "regime": "generation", "seed": 1, "image_size": 128, "images": 30000,
+    "vqa_examples": 15000, "caption_examples": 2999, "generation_examples": 18999, "turns": 4,
+    "biases": (AttributeBias("weather", 0.01),), "shuffled_requests": True, "language_model": "owner/lm",
+    "tokenizer": "owner/tokenizer", "semantic_encoder": "owner/siglip", "vq_tokenizer": "owner/vq",
+    "reader": "owner/reader", "shared_adapter": False, "adapter_positions": False, "tuning": "lora", "lora_rank": 64,
+    "lora_alpha": 128, "optimizer": "adamw", "learning_rate": 0.01, "adapter_learning_rate": 1e-3, "weight_decay": 0.1,
+    "warmup": 0.1, "image_loss_weight": 1.0, "batch_size": 32, "threads": 2, "checkpoints": 5, "test_watches": 400,
+    "generated_watches": 100}
+
+
+@given(SPECS)
+@repeatably
+def test_a_spec_comes_back_from_json_as_it_was(spec):
+    values = json.loads(json.dumps(spec.to_dict(), allow_nan=False))
+    back = RunSpec.from_dict(values)
+    assert back == spec and hash(back) == hash(spec)
+    assert back.to_dict() == spec.to_dict()
+    assert [type(getattr(back, field.name)) for field in fields(spec)] == [
+        type(getattr(spec, field.name)) for field in fields(spec)]
+
+
+@given(SPECS)
+@repeatably
+def test_the_steps_are_those_of_every_arm_and_take_all_its_rows(spec):
+    assert len({spec.vary(regime=regime).steps for regime in REGIMES}) == 1
+    rows = spec.vqa_examples + spec.caption_examples
+    assert (spec.steps - 1) * spec.batch_size < rows <= spec.steps * spec.batch_size
+    assert sum(spec.vary(regime=regime).rows for regime in ("understanding", "generation")) == spec.vary(
+        regime="unified").rows
+
+
+def test_every_field_is_in_the_dictionary_and_in_the_key(spec):
+    names = [field.name for field in fields(RunSpec)]
+    assert list(spec.to_dict()) == names
+    assert set(OTHER) == set(names) - {"world"} == set(VALUES)
+    base = replace(RunSpec(), reader="owner/r", tokenizer="owner/t", language_model="owner/l", vq_tokenizer="owner/v",
+                   semantic_encoder="owner/s")
+    keys = {record_key(base)} | {record_key(base.vary(**{name: value})) for name, value in OTHER.items()}
+    assert len(keys) == len(names)  # each change of one field is another run
+
+
+def test_a_run_depends_on_the_networks_of_its_architecture_only():
+    assert set(RunSpec(architecture="VQ-VQ").networks) == {
+        "pretrained/language_model", "pretrained/tokenizer", "pretrained/reader", "pretrained/vq"}
+    assert "pretrained/vq" not in RunSpec(architecture="SigLIP-SigLIP").networks
+    assert {"pretrained/vq", "pretrained/siglip"} <= set(RunSpec(architecture="VQ-SigLIP").networks)
+
+
+BAD = [
+    *((name, value) for name in ("architecture", "regime", "tuning", "optimizer") for value in ("both", 3, None)),
+    *((field.name, value) for field in fields(RunSpec) if field.type is int for value in (-1, 1.5, "3", True, None)),
+    *((field.name, value) for field in fields(RunSpec) if field.type is float
+      for value in (-0.1, math.nan, math.inf, "0.1", None, True)),
+    *((field.name, value) for field in fields(RunSpec) if field.type is bool for value in (0, 1, "yes", None)),
+    *((name, value) for name in ("language_model", "tokenizer", "semantic_encoder", "vq_tokenizer", "reader")
+      for value in (None, 3)),
+    *((name, 0) for name in ("images", "turns", "test_watches", "lora_rank", "lora_alpha", "batch_size", "checkpoints",
+                             "threads", "learning_rate", "adapter_learning_rate", "image_loss_weight")),
+    ("image_size", 31), ("image_size", 1025), ("turns", 6), ("world", 2), ("generated_watches", 1),
+    ("learning_rate", 10.5), ("warmup", 1.0), ("weight_decay", 1.0), ("seed", 2**32),
+    ("biases", "weather"), ("biases", (("weather", 0.1),)), ("biases", 5), ("biases", None)]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: repr(value))
+def test_every_bad_value_is_refused_by_its_name(name, value):
+    with pytest.raises(ValueError, match=name) as error:
+        RunSpec(**{name: value})
+    assert repr(value) in str(error.value)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_integers_are_numbers_and_become_floats():
+    spec = RunSpec(learning_rate=1, weight_decay=0)
+    assert type(spec.learning_rate) is float and spec == RunSpec(learning_rate=1.0)
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    (dict(vqa_examples=0, caption_examples=0, regime="understanding"), "'understanding' has no training rows"),
+    (dict(generation_examples=0, regime="generation"), "'generation' has no training rows"),
+    (dict(images=15999), "16000 rows of one task|19000 rows of one task")])
+def test_values_that_do_not_go_together_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        RunSpec(**values)
+
+
+@pytest.mark.parametrize("make", [lambda: RunSpec.from_dict({"sede": 1}), lambda: RunSpec().vary(sede=1)])
+def test_an_unknown_field_is_refused_by_name(make):
+    with pytest.raises(ValueError, match="'sede' is not a field of a run; the fields are architecture, regime, seed"):
+        make()
+
+
+@pytest.mark.parametrize("bias", [{"attribute": "weather"}, {"attribute": "weather", "rate": 0.1, "task": "vqa"},
+                                  {"attribute": "colour", "rate": 0.1}, "weather", 3])
+def test_a_bias_that_is_none_is_refused_when_read(bias):
+    with pytest.raises(ValueError, match="bias"):
+        RunSpec.from_dict({"biases": [bias]})
+
+
+def test_a_bias_may_be_read_without_its_tasks():
+    assert RunSpec.from_dict({"biases": [{"attribute": "weather", "rate": 0.1}]}).biases == (
+        AttributeBias("weather", 0.1),)
+
+
+def test_equal_specs_have_one_key(spec):
+    for one, other in ((dict(learning_rate=1), dict(learning_rate=1.0)),
+                       (dict(biases=[AttributeBias("time", 1)]), dict(biases=(AttributeBias("time", 1.0),)))):
+        assert spec.vary(**one) == spec.vary(**other)
+        assert record_key(spec.vary(**one)) == record_key(spec.vary(**other))
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        RunSpec().seed = 1
+
+
+def test_varying_changes_what_is_named_and_nothing_else():
+    base = RunSpec(biases=(AttributeBias("time", 0.5),))
+    assert base.vary() == base
+    assert base.vary(seed=4) == replace(base, seed=4)
+
+
+def test_profiles_differ_by_values_and_are_found_by_name():
+    assert {"smoke", "laptop"} <= set(PROFILES)
+    for name, some in PROFILES.items():
+        assert profile(name) is some and some.name == name and some.seeds >= 1
+        assert RunSpec.from_dict(some.spec.to_dict()) == some.spec
+    assert profile("laptop").spec == RunSpec()
+
+
+@pytest.mark.parametrize("name", ["desktop", "", "LAPTOP", None])
+def test_an_unknown_profile_is_refused_with_those_that_exist(name):
+    with pytest.raises(ValueError, match=f"profile {name!r} is not one of smoke, laptop"):
+        profile(name)
