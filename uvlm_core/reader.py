@@ -1,0 +1,84 @@
+"""The attribute reader: a small frozen network that reads every attribute of a watch back from its image.
+
+Belongs here: the network that scores generated images, as readings and as features for distances between sets of images
+(paper section 4.1 scores images with Inception's, which have never seen a watch). Not here: its training
+(`pretraining.py`, on watches of the split "reader" only), the distances (`fidelity.py`).
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from uvlm_core.smart_watch import CORNERS, WEATHERS
+from uvlm_core.vision import to_pixels
+from uvlm_core.weights import load_into, resolve
+
+SIZE = 64  # px
+BATCH = 256  # images per call
+CLASSES = {  # attribute -> what a class number stands for
+    "hour": range(12), "minute": range(60), "second": range(60), "weather": WEATHERS, "battery": range(101),
+    "weather_corner": CORNERS, "battery_corner": CORNERS}
+
+
+class AttributeReader(nn.Module):
+    """Convolutions at 32 x 32, 16 x 16 and 8 x 8, then one vector of `width` features and a linear head per attribute.
+
+    Every attribute is a classification; the features keep where things are, because most attributes are positions.
+    """
+
+    def __init__(self, width: int = 192):
+        super().__init__()
+        self.width = width
+
+        def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+        self.trunk = nn.Sequential(
+            nn.PixelUnshuffle(2),  # (images, 12, 32, 32)
+            *block(12, 32, 1), *block(32, 32, 1), *block(32, 64, 2), *block(64, 64, 1), *block(64, 64, 1),
+            *block(64, 96, 2), *block(96, 96, 1), nn.Conv2d(96, 12, 1), nn.Flatten(),  # (images, 12 * 8 * 8)
+            nn.Linear(768, width), nn.ReLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(classes)) for name, classes in CLASSES.items()})
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Logits (images, classes) per attribute, from floats in [-1, 1] of shape (images, 3, 64, 64)."""
+        features = self.trunk(pixels)  # (images, width)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @classmethod
+    def load(cls, name: str = "pretrained/reader") -> "AttributeReader":
+        """Load by shipped name or local folder, frozen."""
+        folder = Path(resolve(name))
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{name!r} is not an attribute reader's folder; the shipped one is pretrained/reader.")
+        return load_into(cls(json.loads((folder / "config.json").read_text())["width"]), folder)
+
+    @torch.no_grad()
+    def features(self, images: np.ndarray | Tensor) -> Tensor:
+        """Features of images, uint8 (images, 64, 64, 3) -> float32 (images, width)."""
+        return torch.cat([self.trunk(pixels) for pixels in _batches(images)])
+
+    @torch.no_grad()
+    def read(self, images: np.ndarray | Tensor) -> list[dict]:
+        """What images show: per image hour, minute, second, weather, battery, weather_corner and battery_corner.
+
+        Images are uint8 (images, 64, 64, 3), as an array or a tensor; anything else raises ValueError.
+        """
+        readings = []
+        for pixels in _batches(images):
+            chosen = {name: logits.argmax(1).tolist() for name, logits in self(pixels).items()}
+            readings += [{name: CLASSES[name][number] for name, number in zip(chosen, numbers, strict=True)}
+                         for numbers in zip(*chosen.values(), strict=True)]
+        return readings
+
+
+def _batches(images: np.ndarray | Tensor) -> list[Tensor]:
+    """Pixels in [-1, 1], (batch, 3, 64, 64), batch by batch; the whole input is checked first."""
+    images = images.numpy() if isinstance(images, Tensor) else images
+    if isinstance(images, np.ndarray) and len(images) == 0:
+        raise ValueError("There are no images to read; the reader takes one or more.")
+    to_pixels(images[:1], SIZE)  # refuses what is not uint8 images of this size
+    return [to_pixels(images[start : start + BATCH], SIZE).contiguous() for start in range(0, len(images), BATCH)]
