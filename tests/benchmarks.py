@@ -1,0 +1,286 @@
+"""The numbers that the project promises, measured here and now as ratios: `make bench`, or with `--quick` a rough look.
+
+Both sides of a ratio run in turn, in one process on one thread, and their medians are compared, so that a machine that
+is slow or busy slows both. A missed target is printed, not an error: only unequal results end with exit status 1.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from joblib.externals.loky import ProcessPoolExecutor
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from uvlm_core import figures, pretraining
+from uvlm_core.conversations import make_conversations
+from uvlm_core.experiments import mutual_benefit
+from uvlm_core.generation import BATCH, generate_images
+from uvlm_core.modeling import build_model
+from uvlm_core.processing import Processor, collate, padding_share
+from uvlm_core.profiles import profile
+from uvlm_core.runs import RunStore, run_grid
+from uvlm_core.smart_watch import render_batch, sample_watches
+from uvlm_core.training import STREAM, Steps, make_optimizer, training_rows
+from uvlm_core.vision import VQEncoder, cached_features
+from uvlm_core.weights import PRETRAINED, ROOT, resolve
+
+RECORDS = ROOT / "figures" / "runs" / "laptop"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table; `good` says of a ratio whether the target is met, None where there is no target."""
+
+    name: str
+    ours: str
+    alternative: str
+    ratio: str
+    target: str = ""
+    good: bool | None = None
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long an action takes."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def medians(repeats: int, *actions: Callable[[], object]) -> list[float]:
+    """Median seconds of each action, run in turn `repeats` times after one round that warms up."""
+    rounds = [[seconds(action) for action in actions] for _ in range(repeats + 1)][1:]
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+
+
+class Laptop:
+    """What a laptop run is made of: its networks, and one step of its unified arm."""
+
+    def __init__(self, quick: bool):
+        self.repeats = 2 if quick else 3
+        images = 400 if quick else 1000  # enough for a typical step; the counts keep the profile's proportions
+        self.spec = profile("laptop").spec.vary(images=images, vqa_examples=images * 16 // 20,
+                                                caption_examples=images * 3 // 20,
+                                                generation_examples=images * 19 // 20, batch_size=16 if quick else 64)
+        torch.manual_seed(0)
+        shipped = (PRETRAINED / "vq").is_dir()
+        self.encoder = VQEncoder.load(self.spec.vq_tokenizer) if shipped else VQEncoder(
+            JanusVQVAE(pretraining.VQ), "not shipped yet: random")
+        self.processor = Processor.load(self.spec.tokenizer, self.encoder.tokens, self.encoder.tokens)
+        self.watches = sample_watches(STREAM, images)
+        self.images = render_batch(self.watches[:128], self.spec.image_size)
+        rng = np.random.default_rng(0)
+        codes = rng.integers(self.encoder.codes, size=(images, self.encoder.tokens))  # their values cost nothing
+        rows = training_rows(self.spec, self.processor, self.watches)
+        self.steps = Steps(self.spec, self.processor, *rows, codes, codes)
+        self.model = build_model(
+            resolve(self.spec.language_model), self.encoder, self.encoder, image_in_id=self.processor.image_in,
+            image_out_id=self.processor.image_out, shared_adapter=self.spec.shared_adapter,
+            adapter_positions=self.spec.adapter_positions, image_loss_weight=self.spec.image_loss_weight)
+
+
+def training_step(laptop: Laptop) -> list[Line]:
+    """Forward and backward of a unified step, against a bare Llama's on the same rows as one padded batch."""
+    buckets = laptop.steps[0]["buckets"]
+    (padded,) = collate(laptop.steps.rows(0), laptop.steps.images_in, laptop.steps.images_out, laptop.processor.pad,
+                        fill=0.0)
+    bare = AutoModelForCausalLM.from_pretrained(resolve(laptop.spec.language_model), dtype=torch.float32)
+    ids, labels = padded["input_ids"], padded["labels"]
+    tight = [(bucket["input_ids"], bucket["labels"]) for bucket in buckets]
+
+    def ours():
+        laptop.model.train()(buckets=buckets).loss.backward()
+
+    def bare_padded():
+        bare.train()(input_ids=ids, labels=labels, use_cache=False).loss.backward()
+
+    def bare_bucketed():
+        sum(bare.train()(input_ids=i, labels=j, use_cache=False).loss for i, j in tight).backward()
+    mine, usual, same = medians(laptop.repeats, ours, bare_padded, bare_bucketed)
+    tokens = sum(len(row.ids) for row in laptop.steps.rows(0))
+    shares = padding_share(buckets, laptop.processor.pad), padding_share([padded], laptop.processor.pad)
+    return [
+        Line(f"training step, {tokens} real tokens, against a bare Llama's padded batch", f"{mine:.2f} s",
+             f"{usual:.2f} s", f"{mine / usual:.2f}", "<= 1.10", mine <= 1.10 * usual),
+        Line("the same against the bare Llama in our buckets", f"{mine:.2f} s", f"{same:.2f} s",
+             f"{mine / same:.2f}"),
+        Line("padding, buckets against one batch", f"{shares[0]:.1%}", f"{shares[1]:.1%}",
+             f"{shares[0] / shares[1]:.2f}", "< 5 %", shares[0] < 0.05)]
+
+
+def optimizers(laptop: Laptop) -> list[Line]:
+    """A whole training step with Muon against one with AdamW."""
+    buckets, model = laptop.steps[0]["buckets"], laptop.model.train()
+    both = [make_optimizer(model, laptop.spec.vary(optimizer=name, learning_rate=1e-6, adapter_learning_rate=1e-6))
+            for name in ("muon", "adamw")]
+
+    def step(optimizer):
+        model(buckets=buckets).loss.backward()
+        optimizer.step()
+        model.zero_grad()
+    muon, adamw = medians(laptop.repeats, *(lambda optimizer=optimizer: step(optimizer) for optimizer in both))
+    return [Line("training step with Muon against AdamW", f"{muon:.2f} s", f"{adamw:.2f} s", f"{muon / adamw:.2f}",
+                 "<= 1.25", muon <= 1.25 * adamw)]
+
+
+def image_generation(laptop: Laptop, alone: int) -> tuple[list[Line], bool]:
+    """Images a second in batches with the cache, against one by one without; and whether they are equal."""
+    requests = make_conversations(laptop.watches[:BATCH], "generation", 0)
+    found = []
+
+    def batched():
+        found.append(generate_images(laptop.model, laptop.processor, requests).tokens)
+
+    def one_by_one():
+        found.append(generate_images(laptop.model, laptop.processor, requests[:alone], batch_size=1,
+                                     cached=False).tokens)
+    fast, slow = medians(2, batched, one_by_one)
+    fast, slow = BATCH / fast, alone / slow
+    equal = all((tokens[:alone] == found[0][:alone]).all() for tokens in found)
+    return [Line(f"images a second, {BATCH} at once and cached against one by one and uncached", f"{fast:.1f}",
+                 f"{slow:.2f}", f"{fast / slow:.0f}", ">= 20", fast >= 20 * slow),
+            Line(f"the {alone} images of both ways are equal", str(equal), "", "", "True", equal)], equal
+
+
+def feature_cache(laptop: Laptop) -> list[Line]:
+    """Codes of a step's images from the cache, against the encoder on every step."""
+    size, images = min(64, len(laptop.images)), laptop.images
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        before = os.environ.get("UVLM_CACHE")
+        os.environ["UVLM_CACHE"] = folder
+        try:
+            table = cached_features(laptop.encoder, "benchmark", len(images), lambda start, stop: images[start:stop])
+        finally:
+            os.environ.pop("UVLM_CACHE")
+            os.environ |= {} if before is None else {"UVLM_CACHE": before}
+        cached, encoded = medians(3, lambda: table[rng.permutation(len(images))[:size]],
+                                  lambda: laptop.encoder.encode(images[:size]))
+    return [Line(f"codes of {size} images, cached against encoded", f"{cached * 1e3:.2f} ms", f"{encoded * 1e3:.0f} ms",
+                 f"1 : {encoded / cached:.0f}")]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run that is nothing but work, always the same amount."""
+
+    seed: int
+    rounds: int
+    architecture: str = "VQ-VQ"
+    regime: str = "unified"
+    networks = ()
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def toil(rounds: int) -> None:
+    """Work for one thread: matrices of a small Llama's size."""
+    torch.set_num_threads(1)
+    a = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    for _ in range(rounds):
+        a = torch.tanh(a @ a)
+
+
+def execute(spec, folder):
+    """What `run_grid` has its workers do."""
+    toil(spec.rounds)
+    return {"scores": []}, None
+
+
+def grid(target: float) -> list[Line]:
+    """Four equal runs of `target` seconds, two workers against one, start-up included; and what bare processes do."""
+    toil(200)
+    rounds = max(1, int(target / seconds(lambda: toil(500)) * 500))
+    times = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for workers in (1, 2):
+            specs = [Work(seed, rounds) for seed in range(4)]
+            place = Path(folder, str(workers))
+            times[workers] = seconds(lambda w=workers, p=place, s=specs: run_grid(s, RunStore(p / "records"), w,
+                                                                                 p / "work", execute))
+    bare = {}
+    for workers in (1, 2):
+        with ProcessPoolExecutor(workers) as pool:
+            list(pool.map(toil, [1] * workers))  # started, torch imported
+            bare[workers] = seconds(lambda p=pool: list(p.map(toil, [rounds] * 2)))
+    ratio, most = times[1] / times[2], bare[1] / bare[2]
+    return [Line("four equal runs, two workers against one", f"{times[2]:.1f} s", f"{times[1]:.1f} s", f"{ratio:.2f}",
+                 ">= 1.7", ratio >= 1.7),
+            Line("the same work in bare processes, two against one: what this machine gives", f"{bare[2]:.1f} s",
+                 f"{bare[1]:.1f} s", f"{most:.2f}")]
+
+
+def committed_records() -> list[Line]:
+    """Reading the laptop profile's records and drawing the figure that they are for."""
+    base = profile("laptop")
+    store = RunStore(RECORDS)
+    try:
+        specs = [spec for spec in mutual_benefit(base, base.seeds) if store.load(spec) is not None]
+    except ValueError:  # a frozen network is not shipped yet
+        specs = []
+    if not specs:
+        return [Line("records of the laptop profile read and drawn", "none yet", "", "")]
+
+    def draw():
+        table = store.table(specs, factors=("shuffled_requests",))
+        table["regime"] = table["regime"].where(~table["shuffled_requests"], "shuffled")
+        with figures.theme():
+            figures.mutual_benefit(table)
+    took = seconds(draw)
+    return [Line(f"{len(specs)} records of the laptop profile read and drawn", f"{took:.1f} s", "", "", "<= 120 s",
+                 took <= 120)]
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="Measure what the project promises.")
+    parser.add_argument("--quick", action="store_true", help="smaller and rougher")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    began, load = time.perf_counter(), os.getloadavg()[0]
+    lines, equal = [], True
+    with tqdm(total=6, bar_format="{desc} |{bar}| {elapsed} passed", disable=not sys.stderr.isatty()) as bar:
+        def show(name):
+            bar.set_description_str(name)
+            bar.update()
+        show("training step")
+        laptop = Laptop(quick)
+        lines += training_step(laptop)
+        show("optimisers")
+        lines += optimizers(laptop)
+        show("images")
+        more, equal = image_generation(laptop, alone=2 if quick else 4)
+        lines += more
+        show("features")
+        lines += feature_cache(laptop)
+        show("grid")
+        lines += grid(2.0 if quick else 8.0)
+        show("records")
+        lines += committed_records()
+    print(f"{os.cpu_count()} CPUs, load {load:.1f} at the start, torch {torch.__version__}, encoder "
+          f"{laptop.encoder.name}, {time.perf_counter() - began:.0f} s")
+    verdicts = {True: "yes", False: "NO", None: ""}
+    table = [("what", "ours", "alternative", "ratio", "target", "met")] + [
+        (line.name, line.ours, line.alternative, line.ratio, line.target, verdicts[line.good]) for line in lines]
+    widths = [max(len(row[column]) for row in table) for column in range(6)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
