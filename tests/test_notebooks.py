@@ -21,12 +21,13 @@ from uvlm_core.statistics import mean_interval, paired_differences
 
 NOTEBOOKS = execute.find_notebooks(execute.ROOT / "notebooks")
 SCORES = ["architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "samples"]
+READINGS = ["network", "inputs", "metric", "attribute", "value", "chance", "samples"]
 COLUMNS = {  # of the CSV behind each figure
     "data_gallery": ["panel", "size", "row", "column", "hour", "minute", "second", "weather", "battery",
                      "weather_corner", "battery_corner", "colour"],
     "data_statistics": ["statistic", "task", "attribute", "level", "value", "samples"],
     "frozen_networks_vq": ["code", "uses"],
-    "frozen_networks_reader": ["network", "inputs", "metric", "attribute", "value", "chance", "samples"],
+    **dict.fromkeys(("frozen_networks_reader", "frozen_networks_siglip", "frozen_networks_probe"), READINGS),
     "mutual_benefit": SCORES,
     "mutual_benefit_time": SCORES,
     "mutual_benefit_watches": ["architecture", "regime", "seed", "position", "request"],
@@ -261,9 +262,10 @@ def test_nothing_leaves_the_figure_and_no_panel_touches_another(draw):
     check_layout(draw())
 
 
-@pytest.mark.parametrize(("name", "draw"), [("data_statistics", figures.data_statistics),
-                                            ("frozen_networks_reader", figures.frozen_networks_readings)])
-def test_a_figure_drawn_again_from_its_csv_fits(ran, name, draw):
+@pytest.mark.parametrize("name", ["data_statistics", "frozen_networks_reader", "frozen_networks_siglip",
+                                  "frozen_networks_probe"])
+def test_a_figure_drawn_again_from_its_csv_fits(ran, name):
+    draw = figures.data_statistics if name == "data_statistics" else figures.frozen_networks_readings
     check_layout(draw(pd.read_csv(ran / "figures" / f"{name}.csv", keep_default_na=False)))
 
 

@@ -275,9 +275,7 @@ def frozen_networks_vq(table: pd.DataFrame, watches: np.ndarray, drawn: np.ndarr
     axes.fill_between(np.arange(1, len(uses) + 1), 100 * uses, step="mid", color=_GREYS[1], linewidth=0)
     axes.axhline(100 / len(uses), **REFERENCES["chance"])
     axes.set(title=f"{(uses > 0).sum()} of {len(uses)} codes in use", xlabel="code, by frequency", ylabel="% of uses",
-             xlim=(1, len(uses)), yscale="log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("")
+             xlim=(1, len(uses)), ylim=(0, None))
     return figure
 
 
@@ -291,7 +289,7 @@ def frozen_networks_readings(table: pd.DataFrame) -> Figure:
     attributes = list(dict.fromkeys(table["attribute"]))
     inputs = list(dict.fromkeys(table["inputs"]))
     panels = list(dict.fromkeys(zip(table["network"], table["metric"], strict=True)))
-    figure = Figure(figsize=(min(PAGE, 1.2 + 1.6 * len(panels)), 1.1 + 0.26 * len(attributes)))
+    figure = Figure(figsize=(min(PAGE, max(COLUMN, 1.2 + 1.6 * len(panels))), 1.2 + 0.26 * len(attributes)))
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (network, metric) in zip(grid, panels, strict=True):
         shown = table[(table["network"] == network) & (table["metric"] == metric)]
@@ -304,7 +302,7 @@ def frozen_networks_readings(table: pd.DataFrame) -> Figure:
         axes.set(title=f"{network}\n{metric}", xlim=(-0.02, 1.04), ylim=(len(attributes) - 0.5, -0.5))
     grid[0].set_yticks(range(len(attributes)), [_NAMES.get(name, name) for name in attributes])
     handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside upper center", ncols=3)
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=2 if len(panels) == 1 else 4)
     return figure
 
 
