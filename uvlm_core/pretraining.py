@@ -25,7 +25,7 @@ from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from uvlm_core.muon import Muon
-from uvlm_core.reader import CLASSES, AttributeReader
+from uvlm_core.reader import CLASSES, AttributeReader, labels_of, partial_credit
 from uvlm_core.smart_watch import WORLD_VERSION, Watch, render_batch, sample_watch, sample_watches, split_of
 from uvlm_core.vision import SiglipEncoder, VQEncoder
 from uvlm_core.weights import PRETRAINED, cache_folder, resolve, write_sha256
@@ -34,7 +34,7 @@ SIZE = 64  # px: the laptop profile's watches
 SEED = 640  # of weights, batches and watches
 TEST_SEED = 641  # of the held-out watches (split "test") on which the cards' numbers are measured
 WATCHES = 30_000  # rendered once and kept in memory
-BATCH = 32  # small: at a fixed time more steps beat larger batches here
+BATCH = 32  # small, for many steps in little time; larger batches were not tried
 CHECKPOINT_EVERY = 250  # steps
 BF16 = torch.cpu._is_avx512_bf16_supported()  # without native bf16, autocast would be many times slower, not faster
 
@@ -226,21 +226,6 @@ class Grid(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         side = round(tokens.shape[1] ** 0.5)
         return tokens.transpose(1, 2).unflatten(2, (side, side)).contiguous()
-
-
-def labels_of(watches: list[Watch]) -> Tensor:
-    """Class numbers, (watches, attributes), in the order of `reader.CLASSES`."""
-    return torch.tensor([[classes.index(getattr(watch, name)) for name, classes in CLASSES.items()]
-                         for watch in watches])
-
-
-def partial_credit(name: str, chosen: Tensor, truth: Tensor) -> Tensor:
-    """Partial credit as the paper's, hour, minute and second apart: 1 - circular error / half a turn (chance .5)."""
-    error = (chosen - truth).abs()
-    if name in ("hour", "minute", "second"):
-        turn = len(CLASSES[name])
-        return 1 - torch.minimum(error, turn - error) / (turn / 2)
-    return 1 - error / 100 if name == "battery" else (error == 0).float()
 
 
 @torch.no_grad()
@@ -451,6 +436,7 @@ def train_siglip() -> None:
         return images[rows], ids, true
 
     task = SiglipTask(SiglipModel(SIGLIP))
+    task.network.set_attn_implementation("eager")  # the fused kernel's bf16 gradient takes 40 % of a step on a CPU
     matrices = [parameter for name, parameter in task.named_parameters()
                 if parameter.ndim == 2 and ".encoder.layers." in name]
     minutes = train("siglip", task, batch, SIGLIP_STEPS, 1e-3, matrices)

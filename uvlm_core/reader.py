@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uvlm_core.smart_watch import CORNERS, WEATHERS
+from uvlm_core.smart_watch import CORNERS, WEATHERS, Watch
 from uvlm_core.vision import to_pixels
 from uvlm_core.weights import load_into, resolve
 
@@ -75,10 +75,29 @@ class AttributeReader(nn.Module):
         return readings
 
 
+def labels_of(watches: list[Watch]) -> Tensor:
+    """Class numbers, (watches, attributes), in the order of `CLASSES`."""
+    return torch.tensor([[classes.index(getattr(watch, name)) for name, classes in CLASSES.items()]
+                         for watch in watches])
+
+
+def partial_credit(name: str, chosen: Tensor, truth: Tensor) -> Tensor:
+    """Partial credit as the paper's, of class numbers; hour, minute and second apart.
+
+    A hand scores 1 - circular error / half a turn (chance .5), the battery 1 - error / 100, the rest right or wrong.
+    """
+    error = (chosen - truth).abs()
+    if name in ("hour", "minute", "second"):
+        turn = len(CLASSES[name])
+        return 1 - torch.minimum(error, turn - error) / (turn / 2)
+    return 1 - error / 100 if name == "battery" else (error == 0).float()
+
+
 def _batches(images: np.ndarray | Tensor) -> list[Tensor]:
     """Pixels in [-1, 1], (batch, 3, 64, 64), batch by batch; the whole input is checked first."""
     images = images.numpy() if isinstance(images, Tensor) else images
-    if isinstance(images, np.ndarray) and len(images) == 0:
+    several = isinstance(images, np.ndarray) and images.ndim == 4
+    if several and len(images) == 0:
         raise ValueError("There are no images to read; the reader takes one or more.")
-    to_pixels(images[:1], SIZE)  # refuses what is not uint8 images of this size
+    to_pixels(images[:1] if several else images, SIZE)  # refuses what is not uint8 images of this size
     return [to_pixels(images[start : start + BATCH], SIZE).contiguous() for start in range(0, len(images), BATCH)]
