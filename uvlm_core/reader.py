@@ -52,9 +52,10 @@ class AttributeReader(nn.Module):
     def load(cls, name: str = "pretrained/reader") -> "AttributeReader":
         """Load by shipped name or local folder, frozen."""
         folder = Path(resolve(name))
-        if not (folder / "config.json").is_file():
+        config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
+        if "width" not in config:
             raise ValueError(f"{name!r} is not an attribute reader's folder; the shipped one is pretrained/reader.")
-        return load_into(cls(json.loads((folder / "config.json").read_text())["width"]), folder)
+        return load_into(cls(config["width"]), folder)
 
     @torch.no_grad()
     def features(self, images: np.ndarray | Tensor) -> Tensor:
