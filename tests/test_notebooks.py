@@ -97,6 +97,13 @@ def test_the_notebooks_make_no_other_files_than_these(ran):
     assert {path.name for path in (ran / "build" / "smoke").iterdir()} == {path.name for path in NOTEBOOKS}
 
 
+@named
+def test_an_executed_notebook_shows_its_figures(ran, path):
+    cells = nbformat.read(ran / "build" / "smoke" / path.name, as_version=4).cells
+    shown = [output for cell in cells for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
+    assert len(shown) == sum("draw.save_figure(" in cell.source for cell in cells)
+
+
 def test_every_run_behind_the_learning_curves_has_a_record(ran):
     table = pd.read_csv(ran / "figures" / "mutual_benefit.csv")
     keys = json.loads((ran / "figures" / "mutual_benefit.json").read_text())["records"]
