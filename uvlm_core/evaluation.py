@@ -32,7 +32,7 @@ class Evaluation:
         asked = self.watches[: spec.test_watches]
         if spec.understands:
             self.questions = make_conversations(asked, "vqa", STREAM)
-            self.captions = make_conversations(asked, "caption", STREAM)
+            self.captions = make_conversations(asked[: spec.generated_watches], "caption", STREAM)
             self.images_in = understanding.encode(images[: spec.test_watches])
         if spec.generates:
             drawn = spec.generated_watches
@@ -61,7 +61,7 @@ class Evaluation:
 
     def _captions(self, model) -> list[dict]:
         said = answer(model, self.processor, self.captions, self.images_in, limit=64)
-        return scoring.score_captions([text for (text,) in said], self.watches[: self.spec.test_watches])
+        return scoring.score_captions([text for (text,) in said], self.watches[: len(said)])
 
     def _images(self, model) -> list[dict]:
         generated = generate_images(model, self.processor, self.requests)

@@ -33,9 +33,9 @@ class RunSpec:
     world: int = WORLD_VERSION
     image_size: int = 64  # px
     images: int = 20000  # the pool of training images that all rows and all seeds draw from
-    vqa_examples: int = 16000
-    caption_examples: int = 3000
-    generation_examples: int = 19000
+    vqa_examples: int = 11200
+    caption_examples: int = 800
+    generation_examples: int = 12000
     turns: int = 5  # questions per vqa row
     biases: tuple[AttributeBias, ...] = ()
     shuffled_requests: bool = False  # control: every generation request is paired with another row's image
@@ -52,12 +52,12 @@ class RunSpec:
     lora_rank: int = 128
     lora_alpha: int = 256
     optimizer: str = "muon"
-    learning_rate: float = 0.02  # of the language model (Muon: of its matrices)
+    learning_rate: float = 0.01  # of the language model (Muon: of its matrices)
     adapter_learning_rate: float = 2e-3  # of adapters and head; with Muon also of embeddings and norms
     weight_decay: float = 0.0
     warmup: float = 0.03  # fraction of the steps
     image_loss_weight: float = 0.2  # alpha
-    batch_size: int = 64  # understanding rows per step; generation rows come beside them, in proportion
+    batch_size: int = 32  # understanding rows per step; generation rows come beside them, in proportion
     threads: int = 1
     # the scores
     checkpoints: int = 10  # fractions of the data at which the model is scored

@@ -23,7 +23,8 @@ from uvlm_core.weights import PRETRAINED, write_sha256
 SEED = 900_000  # of watches and words; the runs' seeds start at 0
 WATCHES = 20_000  # conversations of each task
 HELD_OUT = 512
-STEPS, BATCH = 1_000, 64
+STEPS, BATCH = 200, 64
+RATE = 0.004  # of Muon: few and small steps, since large matrices learn to see slowly afterwards
 SHAPE = dict(hidden_size=128, intermediate_size=344, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
              max_position_embeddings=1024, tie_word_embeddings=True)
 
@@ -59,7 +60,7 @@ def build_language_model(folder: Path = PRETRAINED / "language_model", steps: in
                                          bos_token_id=processor.bos, eos_token_id=processor.eos, **SHAPE))
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
-    optimizer = Muon([{"params": matrices, "lr": 0.02, "weight_decay": 0.0, "orthogonal": True},
+    optimizer = Muon([{"params": matrices, "lr": RATE, "weight_decay": 0.0, "orthogonal": True},
                       {"params": rest, "lr": 2e-3, "weight_decay": 0.0}])
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
     began = time.perf_counter()
