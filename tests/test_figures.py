@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from uvlm_core import figures
+from uvlm_core import figures, provenance
 from uvlm_core.profiles import ARCHITECTURES, REGIMES
 
 DATA = pd.DataFrame({"architecture": "VQ-VQ", "seed": [1, 0], "value": [0.1 + 0.2, 1 / 3]})
@@ -120,6 +120,6 @@ def test_provenance_without_git_says_unknown(monkeypatch, tmp_path):
 
 
 def test_provenance_does_not_take_the_commit_of_a_checkout_around_the_project(monkeypatch, tmp_path):
-    inside = figures._ROOT / "uvlm_core"
-    monkeypatch.setattr(figures, "_ROOT", inside)
+    inside = provenance.ROOT / "uvlm_core"
+    monkeypatch.setattr(provenance, "ROOT", inside)
     assert figures.provenance("laptop", 2)["commit"] == "unknown"

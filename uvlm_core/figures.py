@@ -10,16 +10,13 @@ figure (attribute, fraction, ...).
 
 import json
 import os
-import platform
 import re
-import subprocess
 import tempfile
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib as mpl
@@ -31,6 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from uvlm_core.profiles import REGIMES
+from uvlm_core.provenance import code_state, versions
 from uvlm_core.scoring import CHANCE, TIME_PARTS
 from uvlm_core.smart_watch import ATTRIBUTES, CORNERS, WEATHERS, WORLD_VERSION, Watch, render
 from uvlm_core.statistics import mean_interval
@@ -61,7 +59,6 @@ _RC = {
     "pdf.fonttype": 42,  # text in the PDF stays text
 }
 _SUFFIXES = (".png", ".pdf", ".csv", ".json")
-_ROOT = Path(__file__).resolve().parents[1]
 
 _GREYS = ("#222222", "#808080", "#bcbcbc")  # of tasks and hands: colours are kept for architectures
 _NAMES = {"weather_corner": "weather corner", "battery_corner": "battery corner"}
@@ -117,14 +114,10 @@ def provenance(profile: str, seeds: int, records: Iterable[str] = (), counts: di
     Returns: these, and the versions, the git commit, whether anything but `figures/` differs from it (both "unknown"
         without git), and the date (UTC).
     """
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--", ".", ":(exclude)figures")
-    versions = {name: version(name) for name in ("torch", "transformers", "numpy", "matplotlib")}
     return {
         "profile": profile, "seeds": seeds, "records": sorted(records), "counts": dict(counts or {}), **facts,
-        "versions": {"python": platform.python_version(), **versions, "world": WORLD_VERSION},
-        "commit": "unknown" if commit is None else commit, "dirty": "unknown" if changes is None else changes != "",
-        "date": datetime.now(UTC).date().isoformat(),
+        "versions": versions("torch", "transformers", "numpy", "matplotlib") | {"world": WORLD_VERSION},
+        **code_state(".", ":(exclude)figures"), "date": datetime.now(UTC).date().isoformat(),
     }
 
 
@@ -458,16 +451,6 @@ def mutual_benefit_differences(table: pd.DataFrame) -> Figure:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says about this project, or None without git or outside of a checkout of its own."""
-    try:
-        answers = [subprocess.run(["git", "-C", str(_ROOT), *words], capture_output=True, text=True, check=True).stdout
-                   for words in (("rev-parse", "--show-toplevel"), arguments)]
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answers[1].strip() if Path(answers[0].strip()) == _ROOT else None
 
 
 def _need(table: pd.DataFrame, name: str, columns: tuple[str, ...]) -> None:

@@ -1,15 +1,17 @@
-"""One run from the command line, on one process or several (no section of the paper; the authors train on three GPUs).
+r"""One run from the command line, on one process or several (no section of the paper; the authors train on three GPUs).
 
-    accelerate launch --num_processes 2 -m uvlm_core.launch --profile laptop -p regime=\\"unified\\" -p seed=3
+    accelerate launch --num_processes 3 -m uvlm_core.launch --profile laptop -p regime=\"unified\" -p seed=3
 
 Belongs here: the command line of a single run. Not here: grids of runs (`runs.run_grid`), notebooks (`execute.py`).
-Several processes share the steps out, so each optimiser step sees that many times the rows; the number of processes is
-part of the record's provenance and not of its key, so such a record goes to a store of its own (`--records`).
+Without a GPU, accelerate starts several processes only with `--multi_gpu` (they talk through gloo). Several processes
+share the steps out, so each optimiser step sees that many times the rows; their number is part of the record's
+provenance and not of its key, so such a record goes to a store of its own (`--records`).
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,6 +32,7 @@ def run(spec: RunSpec, records: Path) -> None:
     record, sheet = execute_run(spec, folder)
     if rank == 0:
         store.save(spec, record | {"provenance": record["provenance"] | {"processes": processes}}, sheet)
+        shutil.rmtree(folder, ignore_errors=True)
         print(f"wrote {store.path(spec)}")
 
 

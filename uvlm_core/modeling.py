@@ -66,7 +66,7 @@ class UnifiedVLMConfig(PreTrainedConfig):
                 raise ValueError(f"{side} {space!r} is not a dictionary of kind (one of {', '.join(SPACE_KINDS)}), "
                                  "tokens, width and codes.")
         if self.shared_adapter and not can_share(self.understanding_space, self.generation_space):
-            raise ValueError("An adapter can be shared only by spaces of one kind and width, not by "
+            raise ValueError("An adapter can be shared only by spaces of one kind, width and number of tokens, not by "
                              f"{self.understanding_space!r} and {self.generation_space!r}.")
 
 

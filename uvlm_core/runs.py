@@ -8,15 +8,12 @@ at any moment costs no more than the work since the last checkpoint.
 """
 
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
 import os
-import platform
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -35,12 +32,12 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from PIL import Image
 from tqdm import tqdm
 
+from uvlm_core.provenance import code_state, versions
+
 SCHEMA = 1  # of the record; another one is refused
 SCORE_COLUMNS = ("fraction", "metric", "attribute", "value", "samples")
 ARM_COLUMNS = ("architecture", "regime", "seed")  # of every table
 _BODY = ("scores", "counts", "times", "provenance", "samples")  # what a run adds to its schema, key and spec
-_PACKAGES = ("torch", "transformers", "peft", "numpy")
-_ROOT = Path(__file__).resolve().parent.parent
 _TEMPORARY = ".tmp"
 _STALE = 60  # s: writing a record takes milliseconds, so an older temporary file belongs to a process that was killed
 _ENVIRONMENT = {  # of every run; read when torch and numpy are imported, so it must be there before
@@ -195,8 +192,7 @@ def execute_run(spec, work_folder: Path) -> tuple[dict, Image.Image | None]:
         "dirty": any(session["dirty"] or session["commit"] != first["commit"] for session in sessions),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": versions("torch", "transformers", "peft", "numpy"),
         "networks": _fingerprints(spec),
     }
     return {**result, "provenance": provenance | result.get("provenance", {})}, sheet
@@ -321,23 +317,17 @@ def _reason(error: BaseException) -> str:
 
 
 def _open_session(folder: Path) -> list[dict]:
-    """Note in a run's folder that it starts (again), when, and with which code: all such notes, the first one first."""
+    """Note in a run's folder that it starts (again), when, and with which code: all such notes, the first one first.
+
+    Of several processes of one run (`launch.py`) the first one takes the note.
+    """
     path = folder / "sessions.json"
     sessions = json.loads(path.read_text()) if path.exists() else []
-    changes = _git("status", "--porcelain", "--", "uvlm_core", "requirements.txt")
-    sessions.append({"started": datetime.now(UTC).isoformat(timespec="seconds"), "commit": _git("rev-parse", "HEAD"),
-                     "dirty": changes != ""})
-    _write(path, json.dumps(sessions).encode())
-    return sessions
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says about this checkout, None where there is none."""
-    try:
-        return subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True,
-                              check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    session = {"started": datetime.now(UTC).isoformat(timespec="seconds"),
+               **code_state("uvlm_core", "requirements.txt")}
+    if int(os.environ.get("RANK", 0)) == 0:
+        _write(path, json.dumps([*sessions, session]).encode())
+    return [*sessions, session]
 
 
 def _fingerprints(spec) -> dict[str, str]:

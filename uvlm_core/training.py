@@ -22,6 +22,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
 from uvlm_core.conversations import make_conversations
 from uvlm_core.evaluation import Evaluation
@@ -73,6 +74,7 @@ def prepare(spec: RunSpec):
     Initial weights follow from the seed and the architecture alone, so the regimes of one seed start from the same.
     """
     torch.set_num_threads(spec.threads)
+    logging.disable_progress_bar()  # the grid has one bar; loading and saving a few MB needs none
     kinds = spec.architecture.split("-")
     encoders = {kind: load_encoder(kind, spec) for kind in set(kinds)}
     understanding, generation = (encoders[kind] for kind in kinds)
@@ -222,7 +224,7 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
         warmup_steps=float(math.ceil(spec.warmup * total)) if spec.warmup * total >= 1 else 0.0, max_grad_norm=1.0,
         save_strategy="no", save_total_limit=2, logging_steps=max(1, total // 50), report_to="none",
         use_cpu=not torch.cuda.is_available(), seed=spec.seed, disable_tqdm=True, remove_unused_columns=False,
-        dataloader_pin_memory=False, ddp_find_unused_parameters=spec.regime != "unified", label_names=[])
+        dataloader_pin_memory=False, ddp_find_unused_parameters=True, label_names=[])  # a step may lack a task
     curve = LearningCurve(spec, folder, score, report)
     trainer = InOrder(model, arguments, train_dataset=steps, data_collator=lambda items: items[0], callbacks=[curve],
                       optimizers=(make_optimizer(model, spec), None))

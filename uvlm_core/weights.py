@@ -88,6 +88,8 @@ def write_sha256(folder: str | Path) -> None:
 def verify(folder: str | Path) -> None:
     """Refuse a shipped network whose files are not the ones that `sha256.json` names."""
     folder = Path(folder)
+    if not (folder / "sha256.json").is_file():
+        raise ValueError(f"{folder} has no sha256.json, so nothing says which files belong there.")
     for name, wanted in json.loads((folder / "sha256.json").read_text()).items():
         if not (folder / name).is_file() or _sha256(folder / name) != wanted:
             raise ValueError(f"{folder / name} is not the file that was shipped (its sha256 differs from sha256.json).")
