@@ -1,4 +1,4 @@
-"""How the frozen networks of the laptop profile were made: `python -m uvlm_core.pretraining vq|reader|siglip`.
+"""How the frozen networks of the laptop profile were made: `python -m uvlm_core.pretraining vq` (or `make encoders`).
 
 Belongs here: training and measuring the VQ tokenizer, the attribute reader and the SigLIP, once, on watches that are in
 no test set, and writing them with a model card into `pretrained/`. Not here: what they compute in use (`vision.py`,
@@ -27,6 +27,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 from uvlm_core.muon import Muon
 from uvlm_core.reader import CLASSES, AttributeReader, labels_of, partial_credit
 from uvlm_core.smart_watch import WORLD_VERSION, Watch, render_batch, sample_watch, sample_watches, split_of
+from uvlm_core.text_pretraining import build_language_model, build_tokenizer
 from uvlm_core.vision import SiglipEncoder, VQEncoder
 from uvlm_core.weights import PRETRAINED, cache_folder, resolve, write_sha256
 
@@ -522,7 +523,8 @@ def retrieval(network: SiglipModel, phrases: Sequence[tuple[str, ...]], count: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    networks = {"vq": train_vq, "reader": train_reader, "siglip": train_siglip}  # the reader needs the VQ
+    networks = {"tokenizer": build_tokenizer, "language_model": build_language_model,  # each may need those before it
+                "vq": train_vq, "reader": train_reader, "siglip": train_siglip}
     parser.add_argument("network", choices=[*networks, "all"])
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
