@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
@@ -101,12 +101,14 @@ class SiglipEncoder:
 
     @classmethod
     def load(cls, name: str) -> "SiglipEncoder":
-        """Load by shipped name, local folder or hub id."""
+        """Load by shipped name, local folder (of the tower alone, or of a whole `SiglipModel`) or hub id."""
         folder = resolve(name)
-        config = SiglipVisionConfig.from_pretrained(folder)
-        if Path(folder).is_dir() and config.architectures == ["SiglipVisionModel"]:
-            return cls(load_into(SiglipVisionModel(config), folder), name)
-        return cls(SiglipVisionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True), name)
+        if not Path(folder).is_dir():
+            return cls(SiglipVisionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True), name)
+        whole = SiglipConfig.from_pretrained(folder)
+        if whole.architectures == ["SiglipModel"]:
+            return cls(load_into(SiglipModel(whole), folder).vision_model, name)
+        return cls(load_into(SiglipVisionModel(SiglipVisionConfig.from_pretrained(folder)), folder), name)
 
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> np.ndarray:
