@@ -310,7 +310,10 @@ def _kernel_environment(folder: Path, more: dict[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(JUPYTER_PATH=str(folder), JUPYTER_RUNTIME_DIR=str(folder / "runtime"),
                       IPYTHONDIR=str(folder / "ipython"), PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1",
-                      OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false", **more)
+                      OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false",
+                      # tqdm is told by a library to look for widgets, which a headless kernel has no use for
+                      PYTHONWARNINGS=",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress"])),
+                      **more)
     os.environ.pop("MPLBACKEND", None)  # or figures would not appear in the executed notebook
     try:
         yield
