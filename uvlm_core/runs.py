@@ -253,11 +253,14 @@ def _train(missing: dict, store: RunStore, workers: int, work: Path, execute: Ca
     def work_done() -> float:
         return sum(cost[key] * (1 if key in finished else read_progress(work / key)) for key in missing)
 
+    def state() -> str:
+        return f"{len(finished)} of {len(missing)} runs"
+
     def show(bar) -> None:
-        bar.set_description_str(f"{len(finished)} of {len(missing)} runs", refresh=False)
+        bar.set_description_str(state(), refresh=False)
         bar.update(work_done() - bar.n)
 
-    bar = tqdm(total=sum(cost.values()), initial=work_done(), smoothing=0, mininterval=1, miniters=0,
+    bar = tqdm(desc=state(), total=sum(cost.values()), initial=work_done(), smoothing=0, mininterval=1, miniters=0,
                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} to go")
     try:
         while waiting or running:
