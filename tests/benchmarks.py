@@ -218,8 +218,8 @@ def grid(target: float) -> list[Line]:
             list(pool.map(toil, [1] * workers))  # started, torch imported
             bare[workers] = seconds(lambda p=pool: list(p.map(toil, [rounds] * 2)))
     ratio, most = times[1] / times[2], bare[1] / bare[2]
-    return [Line("four equal runs, two workers against one", f"{times[2]:.1f} s", f"{times[1]:.1f} s", f"{ratio:.2f}",
-                 ">= 1.7", ratio >= 1.7),
+    return [Line(f"four equal runs of {target:.0f} s (a laptop run takes minutes), two workers against one",
+                 f"{times[2]:.1f} s", f"{times[1]:.1f} s", f"{ratio:.2f}", ">= 1.7", ratio >= 1.7),
             Line("the same work in bare processes, two against one: what this machine gives", f"{bare[2]:.1f} s",
                  f"{bare[1]:.1f} s", f"{most:.2f}")]
 
@@ -268,7 +268,7 @@ def main() -> int:
         show("features")
         lines += feature_cache(laptop)
         show("grid")
-        lines += grid(2.0 if quick else 8.0)
+        lines += grid(2.0 if quick else 25.0)
         show("records")
         lines += committed_records()
     print(f"{os.cpu_count()} CPUs, load {load:.1f} at the start, torch {torch.__version__}, encoder "

@@ -273,3 +273,14 @@ def test_an_adapter_is_shared_where_it_is_asked_for_and_possible(new_model):
     assert new_model("VQ-VQ", shared=True).config.shared_adapter
     assert not new_model("VQ-VQ").config.shared_adapter
     assert not new_model("SigLIP-VQ", shared=True).config.shared_adapter
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_head_starts_as_the_codes_own_inputs_at_the_scale_of_a_fresh_layer(new_model, shared):
+    model = new_model("VQ-VQ", shared=shared)
+    adapter = model.understanding_adapter if shared else model.generation_adapter
+    inputs = adapter.project(model.generation_codebook)  # (codes, width)
+    inputs = inputs - inputs.mean(0)
+    weight = model.generation_head.weight
+    assert torch.cosine_similarity(weight.flatten(), inputs.flatten(), dim=0) > 0.999
+    assert weight.std().item() == pytest.approx(weight.shape[1] ** -0.5, rel=1e-3)

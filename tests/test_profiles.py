@@ -26,20 +26,21 @@ VALUES = {
     "semantic_encoder": st.text(), "vq_tokenizer": st.text(), "reader": st.text(), "shared_adapter": st.booleans(),
     "adapter_positions": st.booleans(), "tuning": st.sampled_from(TUNINGS), "lora_rank": st.integers(1, 512),
     "lora_alpha": st.integers(1, 512), "optimizer": st.sampled_from(OPTIMIZERS), "learning_rate": RATES,
-    "adapter_learning_rate": RATES, "weight_decay": st.floats(0, 1, exclude_max=True),
-    "warmup": st.floats(0, 1, exclude_max=True), "image_loss_weight": RATES, "batch_size": st.integers(1, 512),
-    "threads": st.integers(1, 64), "checkpoints": st.integers(1, 100), "test_watches": st.integers(1, 5000),
+    "adapter_learning_rate": RATES, "momentum": st.floats(0, 1, exclude_max=True),
+    "weight_decay": st.floats(0, 1, exclude_max=True), "warmup": st.floats(0, 1, exclude_max=True),
+    "image_loss_weight": RATES, "batch_size": st.integers(1, 512), "threads": st.integers(1, 64),
+    "checkpoints": st.integers(1, 100), "test_watches": st.integers(1, 5000),
     "generated_watches": st.integers(2, 5000)}
 SPECS = st.builds(RunSpec, **VALUES)
 OTHER = {  # another valid value of every field but the world's version, of which there is one
     "architecture": "SigLIP-VQ", "regime": "generation", "seed": 1, "image_size": 128, "images": 30000,
-    "vqa_examples": 15000, "caption_examples": 2999, "generation_examples": 18999, "turns": 4,
+    "vqa_examples": 9000, "caption_examples": 599, "generation_examples": 11000, "turns": 4,
     "biases": (AttributeBias("weather", 0.01),), "shuffled_requests": True, "language_model": "owner/lm",
     "tokenizer": "owner/tokenizer", "semantic_encoder": "owner/siglip", "vq_tokenizer": "owner/vq",
     "reader": "owner/reader", "shared_adapter": False, "adapter_positions": False, "tuning": "lora", "lora_rank": 64,
-    "lora_alpha": 128, "optimizer": "adamw", "learning_rate": 0.02, "adapter_learning_rate": 1e-3, "weight_decay": 0.1,
-    "warmup": 0.1, "image_loss_weight": 1.0, "batch_size": 64, "threads": 2, "checkpoints": 5, "test_watches": 400,
-    "generated_watches": 100}
+    "lora_alpha": 128, "optimizer": "adamw", "learning_rate": 0.02, "adapter_learning_rate": 1e-3, "momentum": 0.8,
+    "weight_decay": 0.1, "warmup": 0.1, "image_loss_weight": 1.0, "batch_size": 64, "threads": 2, "checkpoints": 5,
+    "test_watches": 400, "generated_watches": 100}
 
 
 @given(SPECS)
@@ -111,7 +112,7 @@ def test_integers_are_numbers_and_become_floats():
 @pytest.mark.parametrize(("values", "message"), [
     (dict(vqa_examples=0, caption_examples=0, regime="understanding"), "'understanding' has no training rows"),
     (dict(generation_examples=0, regime="generation"), "'generation' has no training rows"),
-    (dict(images=11999), "12000 rows of one task")])
+    (dict(images=13999), "14000 rows of one task")])
 def test_values_that_do_not_go_together_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         RunSpec(**values)

@@ -24,7 +24,7 @@ class Cut(Exception):
     """What ends a training early here."""
 
 
-def weigh(model) -> list[dict]:
+def weigh(model, last: bool = True) -> list[dict]:
     """A score that any change of any weight changes."""
     total = sum(float(p.detach().double().square().sum()) for p in model.parameters())
     return [{"metric": "weight", "attribute": "", "value": total, "samples": 1}]
@@ -130,7 +130,7 @@ def test_a_death_while_scoring_costs_the_steps_since_the_last_checkpoint_only(sp
     model, _, steps, _, _ = prepare(spec)
     seen = []
 
-    def score(model):
+    def score(model, last):
         seen.append(1)
         if len(seen) == 2:
             raise Cut
@@ -259,7 +259,9 @@ def test_every_arm_is_asked_the_same(spec, processor, encoders):
 def test_muon_gets_the_matrices_of_the_language_model_and_adamw_the_rest(spec, new_model):
     model = new_model("VQ-VQ")
     names = {id(p): name for name, p in model.named_parameters()}
-    matrices, rest = make_optimizer(model, spec).param_groups
+    optimizer = make_optimizer(model, spec)
+    assert optimizer.momentum == spec.momentum
+    matrices, rest = optimizer.param_groups
     assert (matrices["orthogonal"], rest["orthogonal"]) == (True, False)
     assert (matrices["lr"], rest["lr"]) == (spec.learning_rate, spec.adapter_learning_rate)
     assert len(matrices["params"]) == 2 * 7
@@ -287,7 +289,7 @@ from uvlm_core.training import prepare, train
 
 spec = RunSpec.from_dict(json.loads(sys.argv[1]))
 model, _, steps, _, _ = prepare(spec)
-score = lambda model: [{"metric": "weight", "attribute": "", "value": float(model.generation_head.weight.sum()),
+score = lambda model, last: [{"metric": "weight", "attribute": "", "value": float(model.generation_head.weight.sum()),
                         "samples": 1}]
 start = float(model.generation_head.weight.sum())
 result = train(model, steps, spec, sys.argv[2], score)

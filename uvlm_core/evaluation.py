@@ -43,20 +43,25 @@ class Evaluation:
             self.floor = fidelity.floor(self.real, render_batch(others, spec.image_size), self.reader)
         self.generated: np.ndarray | None = None  # the last images, uint8 (images, size, size, 3)
 
-    def __call__(self, model) -> list[dict]:
-        """Score rows of a model as it stands: metric, attribute, value, samples."""
+    def __call__(self, model, last: bool = True) -> list[dict]:
+        """Score rows of a model as it stands: metric, attribute, value, samples.
+
+        Before the last time, questions are asked about the first `generated_watches` only: a learning curve needs no
+        more, and scoring would cost as much as training.
+        """
         rows = []
         if self.spec.understands:
-            rows += self._questions(model) + self._captions(model)
+            questions = self.questions if last else self.questions[: self.spec.generated_watches]
+            rows += self._questions(model, questions) + self._captions(model)
         if self.spec.generates:
             rows += self._images(model)
         return rows
 
-    def _questions(self, model) -> list[dict]:
-        answers = answer(model, self.processor, self.questions, self.images_in)
+    def _questions(self, model, questions) -> list[dict]:
+        answers = answer(model, self.processor, questions, self.images_in)
         return scoring.score_conversations(
             (turn.attributes[0], said, turn.gpt)
-            for talk, given in zip(self.questions, answers, strict=True)
+            for talk, given in zip(questions, answers, strict=True)
             for turn, said in zip(talk.turns, given, strict=True))
 
     def _captions(self, model) -> list[dict]:

@@ -12,13 +12,34 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from uvlm_core.conversations import Conversation
 from uvlm_core.modeling import UnifiedVLM
 from uvlm_core.processing import Processor
 
 BATCH = 64  # rows decoded side by side; chosen by `make bench`, results do not depend on it
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer of the KV cache with room to grow.
+
+    transformers' own copies all it holds for every new token, which was two thirds of the time of decoding here.
+    """
+
+    ROOM = 128  # positions to add at a time
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Append (rows, heads, tokens, head width) each; returns all keys and values so far."""
+        start, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        if start == 0 or end > self.room[0].shape[-2]:
+            held = (self.keys, self.values) if start else (key_states[..., :0, :], value_states[..., :0, :])
+            self.room = [F.pad(old, (0, 0, 0, end + self.ROOM - start)) for old in held]
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        for room, new in zip(self.room, (key_states, value_states), strict=True):
+            room[..., start:end, :] = new
+        self.keys, self.values = (room[..., :end, :] for room in self.room)
+        return self.keys, self.values
 
 
 class Continuation:
@@ -30,7 +51,7 @@ class Continuation:
 
     def __init__(self, model: UnifiedVLM, cached: bool = True):
         self.model = model
-        self.cache = DynamicCache() if cached else None
+        self.cache = Cache(layer_class_to_replicate=RoomyLayer) if cached else None
         self.valid = None  # (rows, positions so far) bool
         self.embeds = None  # (rows, positions so far, LM width), kept only without a cache
 

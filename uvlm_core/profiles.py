@@ -32,10 +32,10 @@ class RunSpec:
     # the data: all counts are of training rows; a vqa row is one conversation about one image
     world: int = WORLD_VERSION
     image_size: int = 64  # px
-    images: int = 20000  # the pool of training images that all rows and all seeds draw from
-    vqa_examples: int = 11200
-    caption_examples: int = 800
-    generation_examples: int = 12000
+    images: int = 14000  # the pool of training images that all rows and all seeds draw from
+    vqa_examples: int = 9400
+    caption_examples: int = 600
+    generation_examples: int = 14000
     turns: int = 5  # questions per vqa row
     biases: tuple[AttributeBias, ...] = ()
     shuffled_requests: bool = False  # control: every generation request is paired with another row's image
@@ -53,11 +53,12 @@ class RunSpec:
     lora_alpha: int = 256
     optimizer: str = "muon"
     learning_rate: float = 0.01  # of the language model (Muon: of its matrices)
+    momentum: float = 0.9  # of Muon; AdamW has its own
     adapter_learning_rate: float = 2e-3  # of adapters and head; with Muon also of embeddings and norms
     weight_decay: float = 0.0
     warmup: float = 0.03  # fraction of the steps
     image_loss_weight: float = 0.2  # alpha
-    batch_size: int = 32  # understanding rows per step; generation rows come beside them, in proportion
+    batch_size: int = 16  # understanding rows per step; generation rows come beside them, in proportion
     threads: int = 1
     # the scores
     checkpoints: int = 10  # fractions of the data at which the model is scored
@@ -87,7 +88,7 @@ class RunSpec:
         for name in ("learning_rate", "adapter_learning_rate", "image_loss_weight"):
             if not 0 < getattr(self, name) <= 10:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not above 0 and at most 10.")
-        for name in ("weight_decay", "warmup"):
+        for name in ("momentum", "weight_decay", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not from 0 to below 1.")
         if self.world != WORLD_VERSION:

@@ -155,7 +155,7 @@ def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimiz
     if spec.optimizer == "adamw":
         return torch.optim.AdamW(groups, betas=(0.9, 0.95))
     groups[0]["orthogonal"] = bool(first)
-    return Muon(groups)
+    return Muon(groups, spec.momentum)
 
 
 class LearningCurve(TrainerCallback):
@@ -164,7 +164,7 @@ class LearningCurve(TrainerCallback):
     The scores so far live beside the checkpoints, keyed by step: a resumed run writes the same ones over them.
     """
 
-    def __init__(self, spec: RunSpec, folder: Path, score: Callable[[torch.nn.Module], list[dict]],
+    def __init__(self, spec: RunSpec, folder: Path, score: Callable[[torch.nn.Module, bool], list[dict]],
                  report: Callable[[float], None]):
         self.path, self.score, self.report = folder / "scores.json", score, report
         self.scores = json.loads(self.path.read_text()) if self.path.exists() else {}
@@ -177,7 +177,7 @@ class LearningCurve(TrainerCallback):
         due = [mark for mark in self.marks if step - args.world_size < mark <= step]
         if due and state.is_world_process_zero:
             began = time.perf_counter()
-            rows = self.score(model)
+            rows = self.score(model, self.spec.steps in due)
             for mark in due:
                 self.scores[str(mark)] = [{"fraction": self.marks[mark]} | row for row in rows]
             write_atomically(self.path, json.dumps(self.scores))
@@ -206,11 +206,12 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Path,
-          score: Callable[[torch.nn.Module], list[dict]],
+          score: Callable[[torch.nn.Module, bool], list[dict]],
           report: Callable[[float], None] = lambda fraction: None) -> dict:
     """Train through transformers' Trainer, resuming from `folder` if a checkpoint is there.
 
-    A resumed training equals an uninterrupted one bit for bit. `score` gives score rows of the model as it stands.
+    A resumed training equals an uninterrupted one bit for bit. `score` gives score rows of the model as it
+    stands, and is told whether it is the end.
 
     Returns: {"scores": rows with their fraction, "times": seconds of training and scoring in this process,
         "losses": the Trainer's log}.
