@@ -186,6 +186,19 @@ def test_barred_rows_do_not_speak_of_the_attribute_at_all(task, attribute):
         assert any(re.search(SPOKEN[attribute], said(talk)) for talk in plain)
 
 
+@pytest.mark.parametrize("task", ["caption", "generation"])
+def test_the_mention_rate_is_that_of_every_attribute_but_the_time(task):
+    told = {rate: [set(mentions(talk)) for talk in make_conversations(WATCHES, task, seed=4, mention_rate=rate)]
+            for rate in (0, 0.5, 0.8, 1)}
+    assert all(names == {"time"} for names in told[0]) and all(names == set(ATTRIBUTES) for names in told[1])
+    for low, high in ((0.5, 0.8), (0.8, 1)):  # a higher rate adds, and takes nothing away
+        assert all(less <= more for less, more in zip(told[low], told[high], strict=True))
+    for name in set(ATTRIBUTES) - {"time"}:
+        share = sum(name in names for names in told[0.8]) / len(WATCHES)
+        assert abs(share - 0.8) < 4 * (0.8 * 0.2 / len(WATCHES)) ** 0.5  # four standard errors, and the draw is fixed
+    assert make_conversations(WATCHES, task, seed=4, mention_rate=0.5) == make_conversations(WATCHES, task, seed=4)
+
+
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 @pytest.mark.parametrize("task", TASKS)
 def test_a_bias_leaves_everything_else_as_it_was(task, attribute):
@@ -257,6 +270,8 @@ def test_a_bad_bias_is_refused(arguments, message):
     ({"turns": (4, 1)}, r"turns \(4, 1\) is neither"),
     ({"turns": (1, 2, 3)}, r"turns \(1, 2, 3\) is neither"),
     ({"turns": "5"}, "turns '5' is neither"),
+    ({"mention_rate": 1.1}, "mention_rate 1.1 is not a number from 0 to 1"),
+    ({"mention_rate": "all"}, "mention_rate 'all' is not a number"),
     ({"watches": [WATCH, "10:09:36"]}, "watch 1 is '10:09:36', not a Watch"),
     ({"biases": [("weather", 0.1)]}, r"bias \('weather', 0.1\) is not an AttributeBias"),
     ({"biases": [AttributeBias("weather", 0.1), AttributeBias("weather", 0.2)]}, "attribute 'weather' occurs twice"),

@@ -26,7 +26,7 @@ VALUES = {
     "semantic_encoder": st.text(), "vq_tokenizer": st.text(), "reader": st.text(), "shared_adapter": st.booleans(),
     "adapter_positions": st.booleans(), "tuning": st.sampled_from(TUNINGS), "lora_rank": st.integers(1, 512),
     "lora_alpha": st.integers(1, 512), "optimizer": st.sampled_from(OPTIMIZERS), "learning_rate": RATES,
-    "adapter_learning_rate": RATES, "momentum": st.floats(0, 1, exclude_max=True),
+    "adapter_learning_rate": RATES, "momentum": st.floats(0, 1, exclude_max=True), "mention_rate": st.floats(0, 1),
     "weight_decay": st.floats(0, 1, exclude_max=True), "warmup": st.floats(0, 1, exclude_max=True),
     "image_loss_weight": RATES, "batch_size": st.integers(1, 512), "threads": st.integers(1, 64),
     "checkpoints": st.integers(1, 100), "test_watches": st.integers(1, 5000),
@@ -39,6 +39,7 @@ OTHER = {  # another valid value of every field but the world's version, of whic
     "tokenizer": "owner/tokenizer", "semantic_encoder": "owner/siglip", "vq_tokenizer": "owner/vq",
     "reader": "owner/reader", "shared_adapter": False, "adapter_positions": False, "tuning": "lora", "lora_rank": 64,
     "lora_alpha": 128, "optimizer": "adamw", "learning_rate": 0.02, "adapter_learning_rate": 1e-3, "momentum": 0.8,
+    "mention_rate": 0.5,
     "weight_decay": 0.1, "warmup": 0.1, "image_loss_weight": 1.0, "batch_size": 64, "threads": 2, "checkpoints": 5,
     "test_watches": 400, "generated_watches": 100}
 
@@ -92,7 +93,7 @@ BAD = [
     *((name, 0) for name in ("images", "turns", "test_watches", "lora_rank", "lora_alpha", "batch_size", "checkpoints",
                              "threads", "learning_rate", "adapter_learning_rate", "image_loss_weight")),
     ("image_size", 31), ("image_size", 1025), ("turns", 6), ("world", 2), ("generated_watches", 1),
-    ("learning_rate", 10.5), ("warmup", 1.0), ("weight_decay", 1.0), ("seed", 2**32),
+    ("learning_rate", 10.5), ("mention_rate", 1.1), ("warmup", 1.0), ("weight_decay", 1.0), ("seed", 2**32),
     ("biases", "weather"), ("biases", (("weather", 0.1),)), ("biases", 5), ("biases", None)]
 
 

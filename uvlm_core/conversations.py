@@ -167,12 +167,13 @@ def truth(watch: Watch, attribute: str) -> str:
 
 
 def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: int | tuple[int, int] = 5,
-                       biases: Iterable[AttributeBias] = ()) -> list[Conversation]:
+                       biases: Iterable[AttributeBias] = (), mention_rate: float = 0.5) -> list[Conversation]:
     """One conversation per watch, conversation i about image i; exact per (seed, task, i).
 
     vqa asks `turns` questions (1..5, or a range such as the paper's (1, 4), drawn per watch) about different attributes
     in random order, all five equally likely: the paper's odds, 3/5 for time, weather and battery, 2/5 for the corners.
-    Captions and requests give the time and each other attribute with probability 1/2 (paper section 3).
+    Captions and requests give the time and each other attribute with probability `mention_rate`, 1/2 in the paper
+    (section 3); what is mentioned at a lower rate is mentioned at a higher one.
 
     An attribute that a bias bars from a row is left out: vqa turns to the others, and has a question less if there are
     too few. Which rows are barred depends on the number of watches as well; the rows allowed at a lower rate are among
@@ -182,6 +183,8 @@ def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: in
         raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed {seed!r} is not an integer from 0.")
+    if isinstance(mention_rate, bool) or not isinstance(mention_rate, int | float) or not 0 <= mention_rate <= 1:
+        raise ValueError(f"mention_rate {mention_rate!r} is not a number from 0 to 1.")
     low, high = _turn_range(turns)
     barred = _barred_rows(len(watches), task, seed, tuple(biases))
     conversations = []
@@ -190,7 +193,8 @@ def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: in
             raise ValueError(f"watch {position} is {watch!r}, not a Watch.")
         rng = np.random.default_rng([seed, TASKS.index(task), position])
         allowed = [name for name in ATTRIBUTES if position not in barred.get(name, ())]
-        made = _ask(watch, rng, allowed, low, high) if task == "vqa" else _tell(watch, rng, allowed, task)
+        made = (_ask(watch, rng, allowed, low, high) if task == "vqa"
+                else _tell(watch, rng, allowed, task, mention_rate))
         conversations.append(Conversation(task, position, made))
     return conversations
 
@@ -232,10 +236,10 @@ def _ask(watch: Watch, rng: np.random.Generator, allowed: list[str], low: int, h
                  for name, first in zip(asked, [True] + [False] * len(asked), strict=False))
 
 
-def _tell(watch: Watch, rng: np.random.Generator, allowed: list[str], task: str) -> tuple[Turn]:
+def _tell(watch: Watch, rng: np.random.Generator, allowed: list[str], task: str, mention_rate: float) -> tuple[Turn]:
     """The one turn of a caption or a request: clauses, time first, the others in random order."""
     order = ["time"] + [ATTRIBUTES[1 + i] for i in rng.permutation(len(ATTRIBUTES) - 1)]
-    drawn = {"time"} | {name for name in ATTRIBUTES[1:] if rng.random() < 0.5}
+    drawn = {"time"} | {name for name in ATTRIBUTES[1:] if rng.random() < mention_rate}
     wording = {name: _choose(rng, CLAUSES[name]) for name in ATTRIBUTES}
     opening = _choose(rng, DESCRIBE if task == "caption" else REQUESTS)
     fallback = _choose(rng, allowed)  # something must be said even when the time is barred and nothing else was drawn

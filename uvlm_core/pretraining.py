@@ -46,6 +46,7 @@ VQ_STEPS = 6500
 VQ_WARM_UP = 300  # steps as a plain autoencoder, before the codebook is set by k-means
 CONTRAST_WEIGHT = 4.0  # how much more a pixel of full local contrast weighs than a flat one: the hands are thin
 COMMITMENT = 0.25
+LOCALITY = 1.0  # weight of the pull of like patches to one vector
 
 SIGLIP = SiglipConfig(
     text_config=dict(vocab_size=541, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
@@ -131,6 +132,10 @@ def to_float(images: Tensor) -> Tensor:
 class VQTask(nn.Module):
     """Straight-through training of a `JanusVQVAE` with unit-norm codes and a codebook that follows its vectors' means.
 
+    Patches of equal pixels are pulled to one vector. The class's GroupNorm and attention see the whole image; left to
+    itself the network lets the face's colour decide on the codes of an icon in a corner (3 nats of it), and a language
+    model has to learn every icon many times over.
+
     The class's own `forward` gives the encoder no gradient, so the decoder is fed here: z + (e - z).detach().
     """
 
@@ -160,7 +165,17 @@ class VQTask(nn.Module):
             drawn = self.network.decoder(self.network.post_quant_conv(given))
         error = (F.pixel_shuffle(drawn.float(), fold) - pixels).abs()
         contrast = (pixels - F.avg_pool2d(pixels, 5, 1, 2, count_include_pad=False)).abs().mean(1, keepdim=True)
-        return ((1 + CONTRAST_WEIGHT * contrast) * (error + error**2)).mean() + COMMITMENT * commitment
+        drawing = ((1 + CONTRAST_WEIGHT * contrast) * (error + error**2)).mean()
+        return drawing + COMMITMENT * commitment + LOCALITY * self.spread(pixels, z)
+
+    def spread(self, pixels: Tensor, z: Tensor) -> Tensor:
+        """Mean squared distance of the vectors of patches with equal pixels from their mean."""
+        patch = pixels.shape[-1] // z.shape[-1]
+        patches = F.unfold(pixels, patch, stride=patch).transpose(1, 2).flatten(0, 1)  # (images * tokens, pixels)
+        vectors = z.flatten(2).transpose(1, 2).flatten(0, 1)  # (images * tokens, width)
+        _, kind, counts = patches.unique(dim=0, return_inverse=True, return_counts=True)
+        means = torch.zeros(len(counts), vectors.shape[1]).index_add(0, kind, vectors) / counts[:, None]
+        return F.mse_loss(vectors, means[kind])
 
     def set_codebook(self, flat: Tensor) -> None:
         """Spherical k-means, from distinct vectors of the batch: ten rounds of assignment and mean."""

@@ -37,6 +37,7 @@ class RunSpec:
     caption_examples: int = 600
     generation_examples: int = 14000
     turns: int = 5  # questions per vqa row
+    mention_rate: float = 0.8  # of each attribute but the time in captions and requests; the paper has 0.5
     biases: tuple[AttributeBias, ...] = ()
     shuffled_requests: bool = False  # control: every generation request is paired with another row's image
     # the networks: a shipped name, a local folder or a hub id
@@ -57,7 +58,7 @@ class RunSpec:
     adapter_learning_rate: float = 2e-3  # of adapters and head; with Muon also of embeddings and norms
     weight_decay: float = 0.0
     warmup: float = 0.03  # fraction of the steps
-    image_loss_weight: float = 0.2  # alpha
+    image_loss_weight: float = 0.5  # alpha; the paper has 0.2 for codes
     batch_size: int = 16  # understanding rows per step; generation rows come beside them, in proportion
     threads: int = 1
     # the scores
@@ -91,6 +92,8 @@ class RunSpec:
         for name in ("momentum", "weight_decay", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not from 0 to below 1.")
+        if not 0 <= self.mention_rate <= 1:
+            raise ValueError(f"mention_rate {self.mention_rate!r} is not from 0 to 1.")
         if self.world != WORLD_VERSION:
             raise ValueError(f"world {self.world!r} is not {WORLD_VERSION}, the version this code draws.")
         if self.rows == 0:

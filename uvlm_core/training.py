@@ -52,7 +52,8 @@ def training_rows(spec: RunSpec, processor: Processor, watches: list[Watch]) -> 
                                             ("caption", spec.caption_examples * spec.understands),
                                             ("generation", spec.generation_examples * spec.generates))):
         images = np.random.default_rng([spec.seed, number]).permutation(spec.images)[:count].tolist()
-        talks = make_conversations([watches[image] for image in images], task, spec.seed, spec.turns, spec.biases)
+        talks = make_conversations([watches[image] for image in images], task, spec.seed, spec.turns, spec.biases,
+                                   spec.mention_rate)
         if task == "generation" and spec.shuffled_requests:
             images = images[1:] + images[:1]  # the control: a request and another row's image
         rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]

@@ -1,0 +1,81 @@
+"""How the frozen networks are made: what they are trained on and what their losses see."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from uvlm_core import pretraining, text_pretraining
+from uvlm_core.conversations import CLAUSES, IMAGE, truth
+from uvlm_core.processing import IGNORED, Processor
+from uvlm_core.smart_watch import ATTRIBUTES, render_batch, sample_watches, split_of
+from uvlm_core.text_pretraining import SEED, conversations_in_words
+from uvlm_core.weights import resolve
+
+WATCHES = sample_watches(SEED, 60)
+
+
+def test_the_language_model_is_asked_only_what_its_words_say():
+    for watch, talk in zip(WATCHES, conversations_in_words(WATCHES, SEED), strict=True):
+        words = talk.turns[0].human
+        assert words.startswith(f"{IMAGE}\n") and talk.turns
+        for turn in talk.turns:
+            (name,) = turn.attributes
+            assert turn.gpt == truth(watch, name)
+            assert any(clause.format(turn.gpt) in words for clause in CLAUSES[name])
+
+
+def test_the_language_model_sees_no_image_slot_and_learns_the_answers_alone():
+    processor = Processor.load("pretrained/tokenizer", 0, 0)
+    for talk in conversations_in_words(WATCHES[:10], SEED):
+        row = processor.row(talk)
+        assert processor.image_in not in row.ids and processor.image_out not in row.ids
+        said = processor.tokenizer.decode(row.labels[row.labels != IGNORED])
+        assert said.replace(" ", "") == "".join(f"{turn.gpt}</s>" for turn in talk.turns).replace(" ", "")
+
+
+def test_a_language_model_is_built_with_a_card_that_says_what_it_answers(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_pretraining, "WATCHES", 150)
+    monkeypatch.setattr(text_pretraining, "HELD_OUT", 20)
+    text_pretraining.build_language_model(tmp_path, steps=2)
+    card = (tmp_path / "README.md").read_text()
+    assert "2 steps of 64 conversations" in card
+    (answered,) = (line for line in card.splitlines() if "answers right" in line)
+    assert "of 20 held-out conversations" in answered and all(f"{name} 0." in answered for name in ATTRIBUTES)
+    assert resolve(str(tmp_path)) and AutoModelForCausalLM.from_pretrained(tmp_path, use_safetensors=True)
+
+
+@pytest.fixture
+def task():
+    torch.manual_seed(0)
+    return pretraining.VQTask(JanusVQVAE(pretraining.VQ))
+
+
+def test_the_spread_is_that_of_vectors_of_equal_patches(task):
+    pixels = torch.zeros(2, 3, 8, 8)
+    pixels[1, :, 4:, 4:] = 1.0  # seven patches are black, one is not
+    z = torch.randn(2, 8, 2, 2)
+    vectors = [z[0, :, row, column] for row in (0, 1) for column in (0, 1)]
+    vectors += [z[1, :, 0, 0], z[1, :, 0, 1], z[1, :, 1, 0]]
+    mean = sum(vectors) / 7
+    expected = sum(((vector - mean) ** 2).sum() for vector in vectors) / (8 * 8)  # the eighth adds nothing
+    assert torch.allclose(task.spread(pixels, z), expected)
+    assert task.spread(torch.rand(2, 3, 8, 8), z) == 0  # no two patches are equal
+
+
+def test_the_codebook_moves_by_means_and_the_encoder_by_gradients(task):
+    images = torch.from_numpy(render_batch(sample_watches(0, 16), pretraining.SIZE))
+    task(images, step=pretraining.VQ_WARM_UP).backward()
+    assert task.network.quantize.embedding.weight.grad is None
+    assert task.network.encoder.conv_in.weight.grad.abs().sum() > 0  # straight through
+    assert torch.allclose(task.network.quantize.embedding.weight.norm(dim=1), torch.ones(1024), atol=1e-5)
+
+
+def test_near_duplicates_differ_in_one_attribute_and_stay_in_training():
+    watches = pretraining.near_duplicates(8, seed=3)
+    assert len(watches) == 8 * pretraining.GROUP and all(split_of(watch) == "train" for watch in watches)
+    for start in range(0, len(watches), pretraining.GROUP):
+        group = watches[start : start + pretraining.GROUP]
+        for other in group[1:]:
+            differing = {name for name in (*ATTRIBUTES, "colour") if getattr(other, name) != getattr(group[0], name)}
+            assert differing <= {"time"} or len(differing) == 1 or differing <= {"weather_corner", "battery_corner"}
