@@ -199,6 +199,17 @@ def test_the_mention_rate_is_that_of_every_attribute_but_the_time(task):
     assert make_conversations(WATCHES, task, seed=4, mention_rate=0.5) == make_conversations(WATCHES, task, seed=4)
 
 
+def test_wordings_keeps_to_the_first_paraphrases_and_changes_nothing_else():
+    one = make_conversations(WATCHES, "vqa", seed=4, wordings=1)
+    every = make_conversations(WATCHES, "vqa", seed=4)
+    for plain, varied in zip(one, every, strict=True):
+        assert [(turn.gpt, turn.attributes) for turn in plain.turns] == [
+            (turn.gpt, turn.attributes) for turn in varied.turns]
+        assert all(turn.human.removeprefix(f"{IMAGE}\n") == QUESTIONS[turn.attributes[0]][0] for turn in plain.turns)
+    requests = make_conversations(WATCHES, "generation", seed=4, wordings=2)
+    assert {talk.turns[0].human.split(" the ")[0] for talk in requests} == set(REQUESTS[:2])
+
+
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 @pytest.mark.parametrize("task", TASKS)
 def test_a_bias_leaves_everything_else_as_it_was(task, attribute):
@@ -272,6 +283,8 @@ def test_a_bad_bias_is_refused(arguments, message):
     ({"turns": "5"}, "turns '5' is neither"),
     ({"mention_rate": 1.1}, "mention_rate 1.1 is not a number from 0 to 1"),
     ({"mention_rate": "all"}, "mention_rate 'all' is not a number"),
+    ({"wordings": 0}, "wordings 0 is neither an integer from 1 nor None"),
+    ({"wordings": 1.5}, "wordings 1.5 is neither"),
     ({"watches": [WATCH, "10:09:36"]}, "watch 1 is '10:09:36', not a Watch"),
     ({"biases": [("weather", 0.1)]}, r"bias \('weather', 0.1\) is not an AttributeBias"),
     ({"biases": [AttributeBias("weather", 0.1), AttributeBias("weather", 0.2)]}, "attribute 'weather' occurs twice"),

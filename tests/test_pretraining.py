@@ -1,28 +1,69 @@
 """How the frozen networks are made: what they are trained on and what their losses see."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from uvlm_core import pretraining, text_pretraining
-from uvlm_core.conversations import CLAUSES, IMAGE, truth
+from uvlm_core.conversations import CLAUSES, IMAGE, QUESTIONS, Turn, truth
 from uvlm_core.processing import IGNORED, Processor
-from uvlm_core.smart_watch import ATTRIBUTES, render_batch, sample_watches, split_of
-from uvlm_core.text_pretraining import SEED, conversations_in_words
+from uvlm_core.smart_watch import ATTRIBUTES, Watch, render_batch, sample_watches, split_of
+from uvlm_core.text_pretraining import (
+    BATCH,
+    SEED,
+    SENSE_QUESTIONS,
+    Lesson,
+    common_sense,
+    conversations_in_words,
+    lesson_conversations,
+)
 from uvlm_core.weights import resolve
 
 WATCHES = sample_watches(SEED, 60)
 
 
 def test_the_language_model_is_asked_only_what_its_words_say():
+    asked = 0
     for watch, talk in zip(WATCHES, conversations_in_words(WATCHES, SEED), strict=True):
         words = talk.turns[0].human
-        assert words.startswith(f"{IMAGE}\n") and talk.turns
-        for turn in talk.turns:
-            (name,) = turn.attributes
-            assert turn.gpt == truth(watch, name)
-            assert any(clause.format(turn.gpt) in words for clause in CLAUSES[name])
+        assert words.startswith(f"{IMAGE}\n")
+        told = {name for name in ATTRIBUTES
+                if any(clause.format(truth(watch, name)) in words for clause in CLAUSES[name])}
+        plain = [turn for turn in talk.turns if turn.human.endswith(QUESTIONS[turn.attributes[0]])]
+        assert {turn.attributes[0] for turn in plain} == told
+        assert all(turn.gpt == truth(watch, turn.attributes[0]) for turn in plain)
+        sense = [replace(turn, human=turn.human.split(". ")[-1]) for turn in talk.turns if turn not in plain]
+        assert len(sense) <= SENSE_QUESTIONS and all(turn in common_sense(watch, sorted(told)) for turn in sense)
+        asked += len(sense)
+    assert asked > 3 * len(WATCHES)
+
+
+def test_common_sense_is_right_about_numerals_tenths_and_places():
+    watch = Watch(11, 58, 3, "cloudy", 96, "top left", "bottom right", (10, 20, 30))
+    known = {turn.human: turn.gpt for turn in common_sense(watch, ATTRIBUTES)}
+    assert known == {
+        "where does the hour hand point?": "12", "where does the minute hand point?": "12",
+        "where does the second hand point?": "1", "how full is the battery in tenths?": "10",
+        "what does the top left corner show?": "cloudy", "what does the bottom right corner show?": "96%"}
+    known = {turn.human: turn.gpt for turn in common_sense(replace(watch, hour=4, minute=0, second=28), ("time",))}
+    assert list(known.values()) == ["4", "12", "6"]
+    assert common_sense(watch, ("weather", "weather_corner", "battery_corner")) == [
+        Turn("what does the top left corner show?", "cloudy", ("weather",))]  # nothing of what it was not told
+
+
+def test_a_lesson_has_its_share_of_texts_about_both_corners_alone_and_its_wordings():
+    first, later = (lesson_conversations(lesson, SEED) for lesson in (Lesson(3, 1.0, wordings=1), Lesson(4, 0.25)))
+    corners = {"weather_corner", "battery_corner"}
+    asked = [{name for turn in talk.turns for name in turn.attributes} for talk in (*first, *later)]
+    assert len(first) == 3 * BATCH and len(later) == 4 * BATCH
+    assert all(names == corners for names in asked[: len(first)])
+    assert BATCH <= sum(names <= corners for names in asked[len(first) :]) < 1.5 * BATCH  # some tell little by chance
+    assert {turn.human.split("\n")[-1].split(".")[-1].strip() for talk in first for turn in talk.turns} == {
+        QUESTIONS[name][0] for name in corners}
+    assert len({turn.human.split(".")[-1] for talk in later for turn in talk.turns}) > 20
 
 
 def test_the_language_model_sees_no_image_slot_and_learns_the_answers_alone():
@@ -35,11 +76,10 @@ def test_the_language_model_sees_no_image_slot_and_learns_the_answers_alone():
 
 
 def test_a_language_model_is_built_with_a_card_that_says_what_it_answers(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_pretraining, "WATCHES", 150)
     monkeypatch.setattr(text_pretraining, "HELD_OUT", 20)
-    text_pretraining.build_language_model(tmp_path, steps=2)
+    text_pretraining.build_language_model(tmp_path, (Lesson(1, 1.0, wordings=1), Lesson(2, 0.3)))
     card = (tmp_path / "README.md").read_text()
-    assert "2 steps of 64 conversations" in card
+    assert "1 steps with 100% of the texts about the corners alone, in 1 wording, then 2 steps with 30%" in card
     (answered,) = (line for line in card.splitlines() if "answers right" in line)
     assert "of 20 held-out conversations" in answered and all(f"{name} 0." in answered for name in ATTRIBUTES)
     model = AutoModelForCausalLM.from_pretrained(resolve(str(tmp_path)), use_safetensors=True)

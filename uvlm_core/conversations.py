@@ -167,13 +167,15 @@ def truth(watch: Watch, attribute: str) -> str:
 
 
 def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: int | tuple[int, int] = 5,
-                       biases: Iterable[AttributeBias] = (), mention_rate: float = 0.5) -> list[Conversation]:
+                       biases: Iterable[AttributeBias] = (), mention_rate: float = 0.5,
+                       wordings: int | None = None) -> list[Conversation]:
     """One conversation per watch, conversation i about image i; exact per (seed, task, i).
 
     vqa asks `turns` questions (1..5, or a range such as the paper's (1, 4), drawn per watch) about different attributes
     in random order, all five equally likely: the paper's odds, 3/5 for time, weather and battery, 2/5 for the corners.
     Captions and requests give the time and each other attribute with probability `mention_rate`, 1/2 in the paper
-    (section 3); what is mentioned at a lower rate is mentioned at a higher one.
+    (section 3); what is mentioned at a lower rate is mentioned at a higher one. `wordings` keeps to the first so many
+    of each list of paraphrases (all of them without it).
 
     An attribute that a bias bars from a row is left out: vqa turns to the others, and has a question less if there are
     too few. Which rows are barred depends on the number of watches as well; the rows allowed at a lower rate are among
@@ -185,6 +187,8 @@ def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: in
         raise ValueError(f"seed {seed!r} is not an integer from 0.")
     if isinstance(mention_rate, bool) or not isinstance(mention_rate, int | float) or not 0 <= mention_rate <= 1:
         raise ValueError(f"mention_rate {mention_rate!r} is not a number from 0 to 1.")
+    if wordings is not None and (isinstance(wordings, bool) or not isinstance(wordings, int) or wordings < 1):
+        raise ValueError(f"wordings {wordings!r} is neither an integer from 1 nor None.")
     low, high = _turn_range(turns)
     barred = _barred_rows(len(watches), task, seed, tuple(biases))
     conversations = []
@@ -193,8 +197,8 @@ def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: in
             raise ValueError(f"watch {position} is {watch!r}, not a Watch.")
         rng = np.random.default_rng([seed, TASKS.index(task), position])
         allowed = [name for name in ATTRIBUTES if position not in barred.get(name, ())]
-        made = (_ask(watch, rng, allowed, low, high) if task == "vqa"
-                else _tell(watch, rng, allowed, task, mention_rate))
+        made = (_ask(watch, rng, allowed, low, high, wordings) if task == "vqa"
+                else _tell(watch, rng, allowed, task, mention_rate, wordings))
         conversations.append(Conversation(task, position, made))
     return conversations
 
@@ -226,22 +230,24 @@ def _barred_rows(rows: int, task: str, seed: int, biases: tuple[AttributeBias, .
     return barred
 
 
-def _ask(watch: Watch, rng: np.random.Generator, allowed: list[str], low: int, high: int) -> tuple[Turn, ...]:
+def _ask(watch: Watch, rng: np.random.Generator, allowed: list[str], low: int, high: int,
+         wordings: int | None) -> tuple[Turn, ...]:
     """The turns of a vqa conversation. All is drawn before anything is left out, so that a bias changes no wording."""
     order = [ATTRIBUTES[i] for i in rng.permutation(len(ATTRIBUTES))]
     count = rng.integers(low, high + 1)
-    wording = {name: _choose(rng, QUESTIONS[name]) for name in ATTRIBUTES}
+    wording = {name: _choose(rng, QUESTIONS[name][:wordings]) for name in ATTRIBUTES}
     asked = [name for name in order if name in allowed][:count]
     return tuple(Turn((f"{IMAGE}\n" if first else "") + wording[name], truth(watch, name), (name,))
                  for name, first in zip(asked, [True] + [False] * len(asked), strict=False))
 
 
-def _tell(watch: Watch, rng: np.random.Generator, allowed: list[str], task: str, mention_rate: float) -> tuple[Turn]:
+def _tell(watch: Watch, rng: np.random.Generator, allowed: list[str], task: str, mention_rate: float,
+          wordings: int | None) -> tuple[Turn]:
     """The one turn of a caption or a request: clauses, time first, the others in random order."""
     order = ["time"] + [ATTRIBUTES[1 + i] for i in rng.permutation(len(ATTRIBUTES) - 1)]
     drawn = {"time"} | {name for name in ATTRIBUTES[1:] if rng.random() < mention_rate}
-    wording = {name: _choose(rng, CLAUSES[name]) for name in ATTRIBUTES}
-    opening = _choose(rng, DESCRIBE if task == "caption" else REQUESTS)
+    wording = {name: _choose(rng, CLAUSES[name][:wordings]) for name in ATTRIBUTES}
+    opening = _choose(rng, (DESCRIBE if task == "caption" else REQUESTS)[:wordings])
     fallback = _choose(rng, allowed)  # something must be said even when the time is barred and nothing else was drawn
     told = tuple(name for name in order if name in drawn and name in allowed) or (fallback,)
     clauses = [wording[name].format(truth(watch, name)) for name in told]

@@ -10,6 +10,7 @@ A space is what an encoder gives: {"kind": "vq"|"siglip", "tokens", "width", "co
 configuration; nothing here knows the four architectures by name.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ from uvlm_core.processing import IGNORED
 from uvlm_core.vision import describe
 
 SPACE_KINDS = ("vq", "siglip")
-POSITION_SCALE = 0.3  # of learned position embeddings when they are made
+POSITION_SCALE = 0.2  # of learned embeddings of rows and columns when they are made; their sum has 0.3
 
 
 class UnifiedVLMConfig(PreTrainedConfig):
@@ -84,12 +85,17 @@ class Adapter(nn.Module):
             self.project = nn.Linear(space["width"], width)
         else:
             self.project = nn.Sequential(nn.Linear(space["width"], width), nn.GELU(), nn.Linear(width, width))
-        self.positions = nn.Parameter(torch.zeros(space["tokens"], width)) if positions else None
+        side = math.isqrt(space["tokens"])
+        self.row_positions = nn.Parameter(torch.zeros(side, width)) if positions else None
+        self.column_positions = nn.Parameter(torch.zeros(side, width)) if positions else None
 
     def forward(self, tokens: torch.Tensor, start: int = 0) -> torch.Tensor:
         """Map image tokens `start`, `start` + 1, ... (images, tokens, space width) to (images, tokens, LM width)."""
         embeds = self.project(tokens)
-        return embeds if self.positions is None else embeds + self.positions[start : start + tokens.shape[1]]
+        if self.row_positions is None:
+            return embeds
+        positions = (self.row_positions[:, None] + self.column_positions).flatten(0, 1)  # (tokens, LM width)
+        return embeds + positions[start : start + tokens.shape[1]]
 
 
 @dataclass
@@ -133,8 +139,9 @@ class UnifiedVLM(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, Adapter):
-            if module.positions is not None:  # as large as the tokens they are added to, else the LM learns them late
-                init.normal_(module.positions, std=POSITION_SCALE)
+            if module.row_positions is not None:  # as large as the tokens they are added to, else learned late
+                init.normal_(module.row_positions, std=POSITION_SCALE)
+                init.normal_(module.column_positions, std=POSITION_SCALE)
         else:
             super()._init_weights(module)
 

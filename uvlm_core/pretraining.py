@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -297,6 +298,7 @@ def train_vq() -> None:
     images = torch.from_numpy(render_batch(watches, SIZE))  # (watches, 64, 64, 3)
     task = VQTask(JanusVQVAE(VQ))
     minutes = train("vq", task, lambda rng: (images[rng.integers(len(images), size=BATCH)],), VQ_STEPS, 1e-3)
+    retired = retire_duplicates(task.network, images[:PROBED].numpy())
     encoder = VQEncoder(task.network, "vq")
     held_out, truth = held_out_watches()
     codes = torch.from_numpy(encoder.encode(held_out.numpy())).long()  # (watches, 64)
@@ -317,7 +319,8 @@ of width {VQ.embed_dim}; 4 x 4 pixels are folded into channels. Pixels in [-1, 1
 largest cosine.
 
 Data: {WATCHES:,} watches of the split "train", {VQ_STEPS:,} steps of {BATCH}. L1 + L2 on pixels, weighted by
-1 + {CONTRAST_WEIGHT:.0f} x local contrast; straight-through gradient; the codes are running means.
+1 + {CONTRAST_WEIGHT:.0f} x local contrast; straight-through gradient; the codes are running means. Afterwards {retired} codes were set to zero, which stood for
+a patch (white, most of all) that another code stood for more often.
 
 Quality on held-out watches (split "test", seed {TEST_SEED}): mean absolute pixel error {error.mean():.4f} of 1
 ({len(drawn)} watches); {used} of {VQ.num_embeddings} codes in use ({PROBED:,} watches of "train").
@@ -326,6 +329,28 @@ What a small CNN reads from the codes alone, trained on those {PROBED:,} watches
 {TABLE_HEAD}
 {read_table("codes", probe, codes, truth)}
 """, minutes)
+
+
+@torch.no_grad()
+def retire_duplicates(network: JanusVQVAE, images: np.ndarray, share: float = 0.9) -> int:
+    """Zero the codes that stand for one patch which another code stands for more often; returns how many there were.
+
+    Codes crowd where most patches are: white alone had fourteen, and which of them it got hung on the rest of the
+    image. To a language model that draws this is noise: ten nats an image. A zero is never the nearest code.
+    """
+    codes = VQEncoder(network, "vq").encode(images).ravel()  # (images * tokens,)
+    side = images.shape[1] // network.config.num_patches  # px of a patch
+    patches = images.reshape(len(images), network.config.num_patches, side, network.config.num_patches, side * 3)
+    patches = patches.swapaxes(2, 3).reshape(len(codes), -1)  # (images * tokens, bytes)
+    kinds = np.unique(patches.view(f"V{patches.shape[1]}").ravel(), return_inverse=True)[1]
+    uses = pd.DataFrame({"code": codes, "kind": kinds}).value_counts().rename("uses").reset_index()
+    main = uses.loc[uses.groupby("kind")["uses"].idxmax()].set_index("kind")["code"]  # of each kind of patch
+    mostly = uses.loc[uses.groupby("code")["uses"].idxmax()]  # the kind that a code stands for most often
+    alone = mostly["uses"] >= share * mostly["code"].map(uses.groupby("code")["uses"].sum())
+    seldom = mostly["code"].to_numpy() != main[mostly["kind"]].to_numpy()
+    retired = mostly.loc[alone & seldom, "code"].to_numpy()
+    network.quantize.embedding.weight[torch.tensor(retired, dtype=torch.long)] = 0.0
+    return len(retired)
 
 
 def train_probe(probe: nn.Module, inputs: Tensor, labels: Tensor) -> None:

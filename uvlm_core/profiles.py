@@ -58,8 +58,8 @@ class RunSpec:
     adapter_learning_rate: float = 2e-3  # of adapters and head; with Muon also of embeddings and norms
     weight_decay: float = 0.0
     warmup: float = 0.03  # fraction of the steps
-    image_loss_weight: float = 0.5  # alpha; the paper has 0.2 for codes
-    batch_size: int = 16  # understanding rows per step; generation rows come beside them, in proportion
+    image_loss_weight: float = 1.0  # alpha; the paper has 0.2 for codes
+    batch_size: int = 8  # understanding rows per step; generation rows come beside them, in proportion
     threads: int = 1
     # the scores
     checkpoints: int = 10  # fractions of the data at which the model is scored
