@@ -38,8 +38,16 @@ def image_inputs(adapter, table, image, codebook):
     """LM inputs (tokens, width) of one image, token by token."""
     tokens = [codebook[code] if codebook.numel() else torch.from_numpy(table[image])[i]
               for i, code in enumerate(table[image])]
-    return torch.stack([adapter.project(token) for token in tokens]) + (
-        0 if adapter.positions is None else adapter.positions)
+    return torch.stack([adapter.project(token) + position for token, position in zip(
+        tokens, slot_positions(adapter, len(tokens)), strict=True)])
+
+
+def slot_positions(adapter, tokens):
+    """What each image slot adds for its place: its row's embedding plus its column's, nothing without any."""
+    if adapter.row_positions is None:
+        return [0] * tokens
+    side = round(tokens**0.5)
+    return [adapter.row_positions[slot // side] + adapter.column_positions[slot % side] for slot in range(tokens)]
 
 
 def losses_by_loops(model, rows, tables, architecture, processor):
@@ -148,8 +156,10 @@ def test_positions_of_image_slots_change_the_inputs_and_can_be_left_out(new_mode
     model, plain = new_model("VQ-VQ"), new_model("VQ-VQ", positions=False)
     added = model.embed_understanding(codes) - model.understanding_adapter.project(
         model.understanding_codebook[codes])
-    torch.testing.assert_close(added, model.understanding_adapter.positions.expand(2, -1, -1), atol=1e-5, rtol=1e-4)
-    assert plain.understanding_adapter.positions is None
+    positions = torch.stack(slot_positions(model.understanding_adapter, 16))
+    torch.testing.assert_close(added, positions.expand(2, -1, -1), atol=1e-5, rtol=1e-4)
+    assert len(positions.unique(dim=0)) == 16  # no two slots share a place
+    assert plain.understanding_adapter.row_positions is plain.understanding_adapter.column_positions is None
     same = codes[:, :1].expand(-1, 16)  # one code everywhere: without positions every slot is the same
     assert (plain.embed_understanding(same) == plain.embed_understanding(same)[:, :1]).all()
 

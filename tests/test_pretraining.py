@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -20,6 +21,7 @@ from uvlm_core.text_pretraining import (
     conversations_in_words,
     lesson_conversations,
 )
+from uvlm_core.vision import VQEncoder
 from uvlm_core.weights import resolve
 
 WATCHES = sample_watches(SEED, 60)
@@ -110,6 +112,28 @@ def test_the_codebook_moves_by_means_and_the_encoder_by_gradients(task):
     assert task.network.quantize.embedding.weight.grad is None
     assert task.network.encoder.conv_in.weight.grad.abs().sum() > 0  # straight through
     assert torch.allclose(task.network.quantize.embedding.weight.norm(dim=1), torch.ones(1024), atol=1e-5)
+
+
+def test_a_code_that_doubles_another_for_one_patch_is_retired_and_no_other(networks, monkeypatch):
+    network = VQEncoder.load(str(networks / "vq")).network
+    before = network.quantize.embedding.weight.clone()
+    kinds = np.repeat([255, 40, 90], [30, 12, 6])  # patches of three colours: three images of 4 x 4
+    codes = np.array([0] * 20 + [1] * 6 + [2] * 2 + [4] * 2  # white: 1 and 2 stand for nothing else, 4 does
+                     + [3] * 8 + [4] * 4 + [5] * 5 + [4])  # 3 and 5 are the first of their kinds
+    images = np.kron(kinds.reshape(3, 4, 4).astype(np.uint8), np.ones((1, 16, 16), np.uint8))[..., None].repeat(3, 3)
+
+    class Planted:
+        def __init__(self, *arguments):
+            pass
+
+        def encode(self, images):
+            return codes.reshape(3, 16)
+    monkeypatch.setattr(pretraining, "VQEncoder", Planted)
+    assert pretraining.retire_duplicates(network, images) == 2
+    after = network.quantize.embedding.weight
+    assert (after[[1, 2]] == 0).all()
+    kept = [code for code in range(len(before)) if code not in (1, 2)]
+    assert torch.equal(after[kept], before[kept])
 
 
 def test_near_duplicates_differ_in_one_attribute_and_stay_in_training():

@@ -40,7 +40,7 @@ OTHER = {  # another valid value of every field but the world's version, of whic
     "reader": "owner/reader", "shared_adapter": False, "adapter_positions": False, "tuning": "lora", "lora_rank": 64,
     "lora_alpha": 128, "optimizer": "adamw", "learning_rate": 0.02, "adapter_learning_rate": 1e-3, "momentum": 0.8,
     "mention_rate": 0.5,
-    "weight_decay": 0.1, "warmup": 0.1, "image_loss_weight": 1.0, "batch_size": 64, "threads": 2, "checkpoints": 5,
+    "weight_decay": 0.1, "warmup": 0.1, "image_loss_weight": 0.3, "batch_size": 64, "threads": 2, "checkpoints": 5,
     "test_watches": 400, "generated_watches": 100}
 
 
