@@ -268,6 +268,16 @@ def test_a_space_that_is_none_is_refused(spaces, message, networks):
         UnifiedVLM(UnifiedVLMConfig(text_config=text, understanding_space=spaces[0], generation_space=spaces[1]))
 
 
+def test_a_space_without_rows_and_columns_takes_no_positions(networks):
+    from transformers import AutoConfig
+
+    text, odd = AutoConfig.from_pretrained(networks / "language_model"), SPACE | {"tokens": 12}
+    with pytest.raises(ValueError, match="generation_space has 12 tokens, which are no square"):
+        UnifiedVLM(UnifiedVLMConfig(text_config=text, understanding_space=SPACE, generation_space=odd,
+                                    adapter_positions=True))
+    UnifiedVLM(UnifiedVLMConfig(text_config=text, understanding_space=SPACE, generation_space=odd))
+
+
 @pytest.mark.parametrize("change", [{"width": 9}, {"tokens": 9}, {"kind": "siglip", "codes": 0}])
 def test_spaces_that_differ_cannot_share_an_adapter(change, networks):
     from transformers import AutoConfig

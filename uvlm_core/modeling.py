@@ -41,7 +41,7 @@ class UnifiedVLMConfig(PreTrainedConfig):
         text_config: the language model's.
         understanding_space, generation_space: dictionaries as `vision.describe` gives them.
         shared_adapter: one adapter for both spaces (pitfall 2); needs equal kind and width.
-        adapter_positions: learned position embeddings on image slots (the paper has none).
+        adapter_positions: learned embeddings of row and column on image slots (the paper has none).
         image_loss_weight: alpha of the loss.
         image_in_id, image_out_id: the slot tokens.
     """
@@ -66,6 +66,9 @@ class UnifiedVLMConfig(PreTrainedConfig):
             if set(space) != {"kind", "tokens", "width", "codes"} or space["kind"] not in SPACE_KINDS:
                 raise ValueError(f"{side} {space!r} is not a dictionary of kind (one of {', '.join(SPACE_KINDS)}), "
                                  "tokens, width and codes.")
+            if self.adapter_positions and math.isqrt(space["tokens"]) ** 2 != space["tokens"]:
+                raise ValueError(f"{side} has {space['tokens']} tokens, which are no square of rows and columns; "
+                                 "leave adapter_positions off for it.")
         if self.shared_adapter and not can_share(self.understanding_space, self.generation_space):
             raise ValueError("An adapter can be shared only by spaces of one kind, width and number of tokens, not by "
                              f"{self.understanding_space!r} and {self.generation_space!r}.")

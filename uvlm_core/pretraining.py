@@ -319,8 +319,8 @@ of width {VQ.embed_dim}; 4 x 4 pixels are folded into channels. Pixels in [-1, 1
 largest cosine.
 
 Data: {WATCHES:,} watches of the split "train", {VQ_STEPS:,} steps of {BATCH}. L1 + L2 on pixels, weighted by
-1 + {CONTRAST_WEIGHT:.0f} x local contrast; straight-through gradient; the codes are running means. Afterwards {retired} codes were set to zero, which stood for
-a patch (white, most of all) that another code stood for more often.
+1 + {CONTRAST_WEIGHT:.0f} x local contrast; straight-through gradient; the codes are running means. Afterwards
+{retired} codes were set to zero, which stood for a patch (white, most of all) that another code stood for more often.
 
 Quality on held-out watches (split "test", seed {TEST_SEED}): mean absolute pixel error {error.mean():.4f} of 1
 ({len(drawn)} watches); {used} of {VQ.num_embeddings} codes in use ({PROBED:,} watches of "train").

@@ -47,7 +47,7 @@ class RunSpec:
     vq_tokenizer: str = "pretrained/vq"
     reader: str = "pretrained/reader"
     shared_adapter: bool = True  # the paper's assignment where input and output space are one; pitfall 2
-    adapter_positions: bool = True  # learned position embeddings on image slots; the paper has none
+    adapter_positions: bool = True  # learned embeddings of row and column on image slots; the paper has none
     # the training
     tuning: str = "full"
     lora_rank: int = 128

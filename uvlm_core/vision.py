@@ -37,7 +37,7 @@ def to_pixels(images: np.ndarray, size: int | None = None) -> torch.Tensor:
 
 
 class VQEncoder:
-    """A LlamaGen-style VQ tokenizer (`JanusVQVAE`): image <-> codes, with a codebook of unit rows.
+    """A LlamaGen-style VQ tokenizer (`JanusVQVAE`): image <-> codes, with a codebook of unit rows (zero: out of use).
 
     A network with 3 f^2 input channels folds f x f pixels into channels first, which makes it cheap on a CPU.
     """
