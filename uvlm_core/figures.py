@@ -265,10 +265,10 @@ def frozen_networks_vq(table: pd.DataFrame, watches: np.ndarray, drawn: np.ndarr
             _picture(place, picture)
         line[0].set_ylabel(name)
     uses = np.sort(table["uses"].to_numpy())[::-1] / table["uses"].sum()
-    axes.fill_between(np.arange(1, len(uses) + 1), 100 * uses, step="mid", color=_GREYS[1], linewidth=0)
+    axes.step(np.arange(1, len(uses) + 1), 100 * np.where(uses > 0, uses, np.nan), where="mid", color=_GREYS[0])
     axes.axhline(100 / len(uses), **REFERENCES["chance"])
     axes.set(title=f"{(uses > 0).sum()} of {len(uses)} codes in use", xlabel="code, by frequency", ylabel="% of uses",
-             xlim=(1, len(uses)), ylim=(0, None))
+             xlim=(1, len(uses)), yscale="log")  # the white patch's code is a hundred times as frequent as most
     return figure
 
 
