@@ -284,6 +284,7 @@ def test_an_older_checkpoint_is_removed_but_the_newest_whole_one_never(spec, tmp
 
 LAUNCHED = """
 import json, sys, torch
+from accelerate import PartialState
 from uvlm_core.profiles import RunSpec
 from uvlm_core.training import prepare, train
 
@@ -297,6 +298,7 @@ rank = torch.distributed.get_rank()
 total = sum(float(p.detach().double().square().sum()) for p in model.parameters())
 json.dump({"processes": torch.distributed.get_world_size(), "total": total, "start": start,
            "scores": result["scores"]}, open(f"{sys.argv[2]}/rank{rank}.json", "w"))
+PartialState().destroy_process_group()
 """
 
 

@@ -15,6 +15,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
+
 from uvlm_core.profiles import RunSpec, profile
 from uvlm_core.runs import RunStore, execute_run, record_key
 from uvlm_core.weights import cache_folder
@@ -29,7 +31,10 @@ def run(spec: RunSpec, records: Path) -> None:
     processes, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
     folder = cache_folder() / "runs" / f"{record_key(spec)}-{processes}"
     folder.mkdir(parents=True, exist_ok=True)
-    record, sheet = execute_run(spec, folder)
+    try:
+        record, sheet = execute_run(spec, folder)
+    finally:
+        PartialState().destroy_process_group()  # else a process may abort at its exit, with its work done
     if rank == 0:
         store.save(spec, record | {"provenance": record["provenance"] | {"processes": processes}}, sheet)
         shutil.rmtree(folder, ignore_errors=True)
