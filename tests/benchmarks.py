@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from uvlm_core import figures, pretraining
+from uvlm_core import figures, vq_pretraining
 from uvlm_core.conversations import make_conversations
 from uvlm_core.experiments import mutual_benefit
 from uvlm_core.generation import BATCH, generate_images
@@ -78,7 +78,7 @@ class Laptop:
         torch.manual_seed(0)
         shipped = (PRETRAINED / "vq").is_dir()
         self.encoder = VQEncoder.load(self.spec.vq_tokenizer) if shipped else VQEncoder(
-            JanusVQVAE(pretraining.VQ), "not shipped yet: random")
+            JanusVQVAE(vq_pretraining.VQ), "not shipped yet: random")
         self.processor = Processor.load(self.spec.tokenizer, self.encoder.tokens, self.encoder.tokens)
         self.watches = sample_watches(STREAM, images)
         self.images = render_batch(self.watches[:128], self.spec.image_size)

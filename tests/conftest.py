@@ -24,9 +24,10 @@ from uvlm_core.conversations import IMAGE, TASKS, make_conversations
 from uvlm_core.modeling import build_model
 from uvlm_core.processing import Processor, train_tokenizer
 from uvlm_core.profiles import RunSpec
-from uvlm_core.reader import AttributeReader
+from uvlm_core.reader import AttributeReader, FeatureReader
 from uvlm_core.smart_watch import render_batch, sample_watches
-from uvlm_core.vision import SiglipEncoder, VQEncoder, to_pixels
+from uvlm_core.vision import FeatureDecoder, SiglipEncoder, VQEncoder, to_pixels
+from uvlm_core.weights import fingerprint
 
 torch.set_num_threads(1)
 VQ_SHAPE = dict(in_channels=48, out_channels=48, base_channels=32, channel_multiplier=[1, 1, 1], num_res_blocks=1,
@@ -55,7 +56,7 @@ def images(watches):
 
 @pytest.fixture(scope="session")
 def networks(tmp_path_factory, images) -> Path:
-    """A folder with vq, siglip, reader, tokenizer and language_model: small, random, saved as the shipped ones are."""
+    """A folder with small random networks, saved as the shipped ones are and under their names."""
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(1)
     vq = JanusVQVAE(JanusVQVAEConfig(**VQ_SHAPE)).eval()
@@ -68,6 +69,12 @@ def networks(tmp_path_factory, images) -> Path:
     (folder / "reader").mkdir()
     save_file(AttributeReader(width=8).state_dict(), folder / "reader" / "model.safetensors")
     (folder / "reader" / "config.json").write_text(json.dumps({"width": 8}))
+    companions = {"siglip_reader": FeatureReader(24, 16, 8), "siglip_decoder": FeatureDecoder(24, 16, 64, 8)}
+    for name, network in companions.items():
+        (folder / name).mkdir()
+        save_file(network.state_dict(), folder / name / "model.safetensors")
+        (folder / name / "config.json").write_text(json.dumps(
+            network.config | {"of": fingerprint(str(folder / "siglip"))}))
     some = sample_watches(6, 100)
     texts = [text.replace(IMAGE, "") for task in TASKS for talk in make_conversations(some, task, 6)
              for turn in talk.turns for text in (f"USER: {turn.human} ASSISTANT:", f" {turn.gpt}")]
@@ -87,8 +94,9 @@ def spec(networks) -> RunSpec:
     return RunSpec(images=48, vqa_examples=40, caption_examples=8, generation_examples=48, turns=2,
                    language_model=str(networks / "language_model"), tokenizer=str(networks / "tokenizer"),
                    semantic_encoder=str(networks / "siglip"), vq_tokenizer=str(networks / "vq"),
-                   reader=str(networks / "reader"), lora_rank=4, lora_alpha=8, batch_size=8, checkpoints=2,
-                   test_watches=6, generated_watches=6)
+                   reader=str(networks / "reader"), feature_reader=str(networks / "siglip_reader"),
+                   feature_decoder=str(networks / "siglip_decoder"), lora_rank=4, lora_alpha=8, batch_size=8,
+                   fractions=(0.5, 1.0), test_watches=6, generated_watches=6)
 
 
 @pytest.fixture(scope="session")
@@ -110,12 +118,13 @@ def processor(networks) -> Processor:
 @pytest.fixture(scope="session")
 def new_model(networks, encoders, processor):
     """Builds a unified model of an architecture, e.g. "VQ-VQ", the same at every call."""
-    def build(architecture: str, shared: bool = False, positions: bool = True, alpha: float = 0.2, seed: int = 3):
-        torch.manual_seed(seed)
+    def build(architecture: str, shared: bool = False, positions: bool = True, alpha: float = 0.2, seed: int = 3,
+              **settings):
         understanding, generation = (encoders[kind] for kind in architecture.split("-"))
         model = build_model(str(networks / "language_model"), understanding, generation,
-                            image_in_id=processor.image_in, image_out_id=processor.image_out, shared_adapter=shared,
-                            adapter_positions=positions, image_loss_weight=alpha)
+                            seed=seed, image_in_id=processor.image_in, image_out_id=processor.image_out,
+                            shared_adapter=shared, adapter_positions=positions, image_loss_weight=alpha, **settings)
+        torch.manual_seed(seed)
         for name, parameter in model.named_parameters():
             if name.endswith("positions"):  # zero at the start of training: here something that shows
                 torch.nn.init.normal_(parameter, std=0.3)

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from uvlm_core import pretraining, text_pretraining
+from uvlm_core import siglip_pretraining, text_pretraining, vq_pretraining
 from uvlm_core.conversations import CLAUSES, IMAGE, QUESTIONS, Turn, truth
 from uvlm_core.processing import IGNORED, Processor
 from uvlm_core.smart_watch import ATTRIBUTES, Watch, render_batch, sample_watches, split_of
@@ -91,7 +91,7 @@ def test_a_language_model_is_built_with_a_card_that_says_what_it_answers(tmp_pat
 @pytest.fixture
 def task():
     torch.manual_seed(0)
-    return pretraining.VQTask(JanusVQVAE(pretraining.VQ))
+    return vq_pretraining.VQTask(JanusVQVAE(vq_pretraining.VQ))
 
 
 def test_the_spread_is_that_of_vectors_of_equal_patches(task):
@@ -107,8 +107,8 @@ def test_the_spread_is_that_of_vectors_of_equal_patches(task):
 
 
 def test_the_codebook_moves_by_means_and_the_encoder_by_gradients(task):
-    images = torch.from_numpy(render_batch(sample_watches(0, 16), pretraining.SIZE))
-    task(images, step=pretraining.VQ_WARM_UP).backward()
+    images = torch.from_numpy(render_batch(sample_watches(0, 16), 64))
+    task(images, step=vq_pretraining.VQ_WARM_UP).backward()
     assert task.network.quantize.embedding.weight.grad is None
     assert task.network.encoder.conv_in.weight.grad.abs().sum() > 0  # straight through
     assert torch.allclose(task.network.quantize.embedding.weight.norm(dim=1), torch.ones(1024), atol=1e-5)
@@ -128,8 +128,8 @@ def test_a_code_that_doubles_another_for_one_patch_is_retired_and_no_other(netwo
 
         def encode(self, images):
             return codes.reshape(3, 16)
-    monkeypatch.setattr(pretraining, "VQEncoder", Planted)
-    assert pretraining.retire_duplicates(network, images) == 2
+    monkeypatch.setattr(vq_pretraining, "VQEncoder", Planted)
+    assert vq_pretraining.retire_duplicates(network, images) == 2
     after = network.quantize.embedding.weight
     assert (after[[1, 2]] == 0).all()
     kept = [code for code in range(len(before)) if code not in (1, 2)]
@@ -137,10 +137,10 @@ def test_a_code_that_doubles_another_for_one_patch_is_retired_and_no_other(netwo
 
 
 def test_near_duplicates_differ_in_one_attribute_and_stay_in_training():
-    watches = pretraining.near_duplicates(8, seed=3)
-    assert len(watches) == 8 * pretraining.GROUP and all(split_of(watch) == "train" for watch in watches)
-    for start in range(0, len(watches), pretraining.GROUP):
-        group = watches[start : start + pretraining.GROUP]
+    watches = siglip_pretraining.near_duplicates(8, seed=3)
+    assert len(watches) == 8 * siglip_pretraining.GROUP and all(split_of(watch) == "train" for watch in watches)
+    for start in range(0, len(watches), siglip_pretraining.GROUP):
+        group = watches[start : start + siglip_pretraining.GROUP]
         for other in group[1:]:
             differing = {name for name in (*ATTRIBUTES, "colour") if getattr(other, name) != getattr(group[0], name)}
             assert differing <= {"time"} or len(differing) == 1 or differing <= {"weather_corner", "battery_corner"}

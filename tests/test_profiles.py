@@ -29,18 +29,24 @@ VALUES = {
     "adapter_learning_rate": RATES, "momentum": st.floats(0, 1, exclude_max=True), "mention_rate": st.floats(0, 1),
     "weight_decay": st.floats(0, 1, exclude_max=True), "warmup": st.floats(0, 1, exclude_max=True),
     "image_loss_weight": RATES, "batch_size": st.integers(1, 512), "threads": st.integers(1, 64),
-    "checkpoints": st.integers(1, 100), "test_watches": st.integers(1, 5000),
+    "fractions": st.lists(st.floats(0.001, 0.999), unique=True).map(lambda values: (*sorted(values), 1.0)),
+    "hours": st.sampled_from((12, 13)), "padding_image": st.booleans(),
+    "feature_loss": st.sampled_from(("cosine", "mse")), "batch_counts": st.just("understanding"),
+    "feature_reader": st.text(), "feature_decoder": st.text(), "test_watches": st.integers(1, 5000),
     "generated_watches": st.integers(2, 5000)}
 SPECS = st.builds(RunSpec, **VALUES)
 OTHER = {  # another valid value of every field but the world's version, of which there is one
     "architecture": "SigLIP-VQ", "regime": "generation", "seed": 1, "image_size": 128, "images": 30000,
-    "vqa_examples": 9000, "caption_examples": 599, "generation_examples": 11000, "turns": 4,
+    "vqa_examples": 9000, "caption_examples": 599, "generation_examples": 9999, "turns": 4,
     "biases": (AttributeBias("weather", 0.01),), "shuffled_requests": True, "language_model": "owner/lm",
     "tokenizer": "owner/tokenizer", "semantic_encoder": "owner/siglip", "vq_tokenizer": "owner/vq",
     "reader": "owner/reader", "shared_adapter": False, "adapter_positions": False, "tuning": "lora", "lora_rank": 64,
     "lora_alpha": 128, "optimizer": "adamw", "learning_rate": 0.02, "adapter_learning_rate": 1e-3, "momentum": 0.8,
     "mention_rate": 0.5,
-    "weight_decay": 0.1, "warmup": 0.1, "image_loss_weight": 0.3, "batch_size": 64, "threads": 2, "checkpoints": 5,
+    "weight_decay": 0.1, "warmup": 0.1, "image_loss_weight": 0.3, "batch_size": 64, "threads": 2,
+    "fractions": (0.5, 1.0),
+    "hours": 13, "padding_image": True, "feature_loss": "mse", "batch_counts": "all", "feature_reader": "owner/fr",
+    "feature_decoder": "owner/fd",
     "test_watches": 400, "generated_watches": 100}
 
 
@@ -70,7 +76,7 @@ def test_every_field_is_in_the_dictionary_and_in_the_key(spec):
     assert list(spec.to_dict()) == names
     assert set(OTHER) == set(names) - {"world"} == set(VALUES)
     base = replace(RunSpec(), reader="owner/r", tokenizer="owner/t", language_model="owner/l", vq_tokenizer="owner/v",
-                   semantic_encoder="owner/s")
+                   semantic_encoder="owner/s", feature_reader="owner/fr0", feature_decoder="owner/fd0")
     keys = {record_key(base)} | {record_key(base.vary(**{name: value})) for name, value in OTHER.items()}
     assert len(keys) == len(names)  # each change of one field is another run
 
@@ -83,16 +89,19 @@ def test_a_run_depends_on_the_networks_of_its_architecture_only():
 
 
 BAD = [
-    *((name, value) for name in ("architecture", "regime", "tuning", "optimizer") for value in ("both", 3, None)),
+    *((name, value) for name in ("architecture", "regime", "tuning", "optimizer", "feature_loss", "batch_counts")
+      for value in ("both", 3, None)),
     *((field.name, value) for field in fields(RunSpec) if field.type is int for value in (-1, 1.5, "3", True, None)),
     *((field.name, value) for field in fields(RunSpec) if field.type is float
       for value in (-0.1, math.nan, math.inf, "0.1", None, True)),
     *((field.name, value) for field in fields(RunSpec) if field.type is bool for value in (0, 1, "yes", None)),
     *((name, value) for name in ("language_model", "tokenizer", "semantic_encoder", "vq_tokenizer", "reader")
       for value in (None, 3)),
-    *((name, 0) for name in ("images", "turns", "test_watches", "lora_rank", "lora_alpha", "batch_size", "checkpoints",
-                             "threads", "learning_rate", "adapter_learning_rate", "image_loss_weight")),
-    ("image_size", 31), ("image_size", 1025), ("turns", 6), ("world", 2), ("generated_watches", 1),
+    *((name, 0) for name in ("images", "turns", "test_watches", "lora_rank", "lora_alpha", "batch_size", "threads",
+                             "learning_rate", "adapter_learning_rate", "image_loss_weight")),
+    ("hours", 11), ("fractions", ()), ("fractions", (0.5,)), ("fractions", (0.5, 0.5, 1.0)), ("fractions", (0, 1)),
+    ("fractions", ("half", 1.0)), ("fractions", 1.0), ("image_size", 31),
+    ("image_size", 1025), ("turns", 6), ("world", 2), ("generated_watches", 1),
     ("learning_rate", 10.5), ("mention_rate", 1.1), ("warmup", 1.0), ("weight_decay", 1.0), ("seed", 2**32),
     ("biases", "weather"), ("biases", (("weather", 0.1),)), ("biases", 5), ("biases", None)]
 
@@ -113,7 +122,7 @@ def test_integers_are_numbers_and_become_floats():
 @pytest.mark.parametrize(("values", "message"), [
     (dict(vqa_examples=0, caption_examples=0, regime="understanding"), "'understanding' has no training rows"),
     (dict(generation_examples=0, regime="generation"), "'generation' has no training rows"),
-    (dict(images=13999), "14000 rows of one task")])
+    (dict(images=9999), "10000 rows of one task")])
 def test_values_that_do_not_go_together_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         RunSpec(**values)

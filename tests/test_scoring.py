@@ -173,7 +173,7 @@ def test_any_text_at_all_can_be_scored(answer, attribute):
     (("battery", 57, "57%"), "answer 57 is not a string"),
     (("battery", "57%", None), "truth None is not a string"),
     (("time", "10:09:36", "23:99:00"), "truth '23:99:00' is not a time; it has the form hh:mm:ss"),
-    (("time", "10:09:36", "12:00:00"), "truth '12:00:00' is not a time"),
+    (("time", "10:09:36", "13:00:00"), "truth '13:00:00' is not a time"),
     (("time", "10:09:36", "13:00:00", "unchecked"), "truth '13:00:00' is not a time"),
     (("battery", "57%", "157%"), "truth '157%' is not a battery; it has the form 0% to 100%"),
     (("weather", "sunny", "foggy"), "truth 'foggy' is not a weather; it has the form sunny or cloudy or raining"),

@@ -186,7 +186,7 @@ def test_the_number_is_drawn_where_it_is_legible(size, numbers, monkeypatch):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"hour": 12}, "hour 12 is not an integer from 0 to 11"),
+    ({"hour": 13}, "hour 13 is not an integer from 0 to 12"),
     ({"minute": 60}, "minute 60 is not an integer from 0 to 59"),
     ({"second": -1}, "second -1 is not an integer from 0 to 59"),
     ({"battery": 57.5}, "battery 57.5 is not an integer from 0 to 100"),

@@ -20,6 +20,11 @@ from uvlm_core.training import DONE, STREAM, Steps, last_checkpoint, make_optimi
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def equal(count: int) -> tuple[float, ...]:
+    """Equal fractions of the data."""
+    return tuple(k / count for k in range(1, count + 1))
+
+
 class Cut(Exception):
     """What ends a training early here."""
 
@@ -78,7 +83,7 @@ def test_a_whole_run_twice_gives_the_same_record(spec, tmp_path):
 
 @pytest.mark.parametrize("cut_at", [1, 2, 3, 4, 5, 6])
 def test_a_run_cut_off_at_any_step_ends_as_if_it_had_not_been(spec, cut_at, tmp_path, uninterrupted):
-    spec = spec.vary(checkpoints=3)
+    spec = spec.vary(fractions=equal(3))
     with pytest.raises(Cut):
         run(spec, tmp_path / "cut", cut_at)
     newest = last_checkpoint(tmp_path / "cut")
@@ -106,7 +111,7 @@ def test_other_arms_resume_exactly(spec, regime, architecture, tmp_path, uninter
 
 
 def test_a_run_cut_off_again_and_again_ends_as_if_it_had_not_been(spec, tmp_path, uninterrupted):
-    spec = spec.vary(checkpoints=6)
+    spec = spec.vary(fractions=equal(6))
     for cut_at in (2, 2, 4, 5, 6):
         with pytest.raises(Cut):
             run(spec, tmp_path / "cut", cut_at)
@@ -114,7 +119,7 @@ def test_a_run_cut_off_again_and_again_ends_as_if_it_had_not_been(spec, tmp_path
 
 
 def test_a_checkpoint_that_was_cut_while_written_is_passed_over(spec, tmp_path, uninterrupted):
-    spec = spec.vary(checkpoints=3)
+    spec = spec.vary(fractions=equal(3))
     with pytest.raises(Cut):
         run(spec, tmp_path / "cut", 5)
     newest = tmp_path / "cut" / "checkpoint-4"
@@ -126,7 +131,7 @@ def test_a_checkpoint_that_was_cut_while_written_is_passed_over(spec, tmp_path, 
 
 
 def test_a_death_while_scoring_costs_the_steps_since_the_last_checkpoint_only(spec, tmp_path, uninterrupted):
-    spec = spec.vary(checkpoints=3)
+    spec = spec.vary(fractions=equal(3))
     model, _, steps, _, _ = prepare(spec)
     seen = []
 
@@ -149,7 +154,7 @@ def test_a_finished_run_asked_for_again_is_not_trained_again(spec, tmp_path):
 
 
 def test_scores_are_taken_at_the_asked_fractions(spec, tmp_path):
-    spec = spec.vary(batch_size=2, checkpoints=10)  # 24 steps
+    spec = spec.vary(batch_size=2, fractions=equal(10))  # 24 steps
     scores = run(spec, tmp_path)[1]["scores"]
     assert [row["fraction"] for row in scores] == [k / 10 for k in range(1, 11)]
     assert len({row["value"] for row in scores}) == 10
@@ -159,7 +164,7 @@ def test_scores_are_taken_at_the_asked_fractions(spec, tmp_path):
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_run_of_very_few_steps_trains_and_is_scored_at_its_end(spec, count, optimizer, tmp_path):
     for warmup in (0.0, 0.03, 0.9):
-        tiny = spec.vary(vqa_examples=8 * count, caption_examples=0, generation_examples=8 * count, checkpoints=10,
+        tiny = spec.vary(vqa_examples=8 * count, caption_examples=0, generation_examples=8 * count, fractions=equal(10),
                          warmup=warmup, optimizer=optimizer)
         assert tiny.steps == count
         weights, result = run(tiny, tmp_path / str(warmup))
@@ -274,7 +279,7 @@ def test_muon_gets_the_matrices_of_the_language_model_and_adamw_the_rest(spec, n
 
 
 def test_an_older_checkpoint_is_removed_but_the_newest_whole_one_never(spec, tmp_path):
-    run(spec.vary(checkpoints=6), tmp_path)
+    run(spec.vary(fractions=equal(6)), tmp_path)
     left = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
     assert left == ["checkpoint-5", "checkpoint-6"]
     assert all((tmp_path / name / DONE).exists() for name in left)

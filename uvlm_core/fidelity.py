@@ -1,4 +1,4 @@
-"""How good sets of generated watches are (paper section 4, FID): distances to real ones, and attributes read back.
+"""How good generated watches are (paper section 4, FID): distances to real ones, and attributes read back.
 
 Belongs here: scores of images as a set or against their requests. Not here: drawing them (`generation.py`), scores of
 texts (`scoring.py`), the network that reads watches (`reader.py`).
@@ -6,21 +6,26 @@ texts (`scoring.py`), the network that reads watches (`reader.py`).
 The paper's FID compares 166 images with 200 in Inception's 2048 dimensions, where real images are far from real images
 too (pitfall 13). Here the distances are taken in the attribute reader's features and called so, each with the number of
 images on both sides, and `floor` gives what real images of the same number reach.
+
+What a model with SigLIP output generates are features, and no pixels; it is scored in their space (`feature_distances`,
+and `read_back` by a reader of features), and every such score says so (pitfall 14).
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torch_fidelity import FeatureExtractorBase, calculate_metrics, register_feature_extractor
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from uvlm_core.conversations import truth
 from uvlm_core.scoring import score_answer, score_time_parts
-from uvlm_core.smart_watch import ATTRIBUTES, Watch
+from uvlm_core.smart_watch import ATTRIBUTES, WEATHERS, Watch, render_batch
 
 EXTRACTOR = "uvlm-attribute-reader"  # torch-fidelity's name of the reader's features
 BATTERY_TOLERANCE = 10  # points within which a battery counts as the requested one
@@ -81,11 +86,72 @@ def floor(real: np.ndarray, others: np.ndarray, reader, inception_weights: str |
     return [row | {"metric": f"{row['metric']}_floor"} for row in rows]
 
 
-def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[Sequence[str]], reader) -> list[dict]:
+def bearing_patches(watches: Sequence[Watch], size: int, side: int) -> dict[str, np.ndarray]:
+    """Which of a watch's side x side patches bear weather, battery and time: bool (watches, side * side) each.
+
+    Those in which a pixel changes when the attribute does: another weather, another level, all hands half a turn on.
+    """
+    images = render_batch(watches, size)
+    changes = {"weather": [lambda watch, other=other: replace(watch, weather=other) for other in WEATHERS],
+               "battery": [lambda watch, other=other: replace(watch, battery=other) for other in (0, 100)],
+               "time": [lambda watch: replace(watch, hour=(watch.hour + 6) % 12, minute=(watch.minute + 30) % 60,
+                                              second=(watch.second + 30) % 60)]}
+    patches = {}
+    for name, others in changes.items():
+        changed = np.zeros((len(watches), side, size // side, side, size // side), bool)
+        for other in others:
+            differs = (render_batch([other(watch) for watch in watches], size) != images).any(-1)
+            changed |= differs.reshape(changed.shape)
+        patches[name] = changed.any((2, 4)).reshape(len(watches), side * side)
+    return patches
+
+
+_NEEDED = {"weather": ("weather", "weather_corner"), "battery": ("battery", "battery_corner"), "time": ("time",)}
+
+
+def feature_distances(generated: np.ndarray, real: np.ndarray, patches: dict[str, np.ndarray],
+                      requested: Sequence[Sequence[str]]) -> list[dict]:
+    """Score rows that compare generated with real features of one encoder, both (images, tokens, width).
+
+    feature_cosine   mean cosine to the features of the watch that the request was made from: over all patches ("all"),
+                     and over those that bear an attribute (`bearing_patches`) where the request names it and its corner
+    feature_frechet  Frechet distance between normal distributions fitted to the features' means over an image's tokens
+
+    The same of other real watches' features is the floor (`feature_floor`).
+    """
+    if generated.shape != real.shape or generated.ndim != 3 or len(generated) < 2:
+        raise ValueError(f"generated features {generated.shape} and real ones {real.shape} are not two equal arrays "
+                         "(images, tokens, width) of at least two images.")
+    lengths = np.linalg.norm(generated, axis=-1) * np.linalg.norm(real, axis=-1)
+    cosines = (generated * real).sum(-1) / np.maximum(lengths, 1e-8)  # (images, tokens)
+    rows = [{"metric": "feature_cosine", "attribute": "all", "value": float(cosines.mean()), "samples": len(real)}]
+    for name, bearing in patches.items():
+        named = np.array([set(_NEEDED[name]) <= set(names) for names in requested])
+        if (bearing & named[:, None]).any():
+            value = float(cosines[bearing & named[:, None]].mean())
+            rows.append({"metric": "feature_cosine", "attribute": name, "value": value, "samples": int(named.sum())})
+    statistics = [fid_features_to_statistics(torch.from_numpy(features.mean(1))) for features in (generated, real)]
+    distance = max(fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"], 0.0)
+    compared = f"{len(generated)} against {len(real)}"
+    return [*rows, {"metric": "feature_frechet", "attribute": compared, "value": distance, "samples": len(generated)}]
+
+
+def feature_floor(others: np.ndarray, real: np.ndarray, patches: dict[str, np.ndarray],
+                  requested: Sequence[Sequence[str]]) -> list[dict]:
+    """What `feature_distances` gives for other real watches: rows of the same metrics, named `<metric>_floor`.
+
+    No model is expected below it in the Frechet distance, and none that follows its requests below it in the cosine.
+    """
+    return [row | {"metric": f"{row['metric']}_floor"} for row in feature_distances(others, real, patches, requested)]
+
+
+def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[Sequence[str]], reader,
+              metric: str = "read_back") -> list[dict]:
     """Score rows of what the reader finds in generated images, against what their requests asked for.
 
-    images: uint8 (images, height, width, 3), image i drawn for a request that names the attributes `requested[i]` of
-    `watches[i]`; what it does not name is not scored, and `samples` counts the images whose request names it.
+    images: uint8 (images, height, width, 3), or what else `reader` reads (features); image i was drawn for a request
+    that names the attributes `requested[i]` of `watches[i]`; what it does not name is not scored, and `samples` counts
+    the images whose request names it.
 
     read_back        weather and corners: share that is right; battery: share within 10 points; time: partial credit as
                      in `scoring.score_answer`, and `hour`, `minute`, `second` apart; `total`: the mean of the five
@@ -95,7 +161,6 @@ def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[
     `reader` gives `read(images)`: per image a dict of hour, minute, second, weather, battery, weather_corner,
     battery_corner. ValueError for other images, for lists of unequal length and for an unknown attribute.
     """
-    _check_images("generated", images, least=1)
     if not len(images) == len(watches) == len(requested):
         raise ValueError(f"there are {len(images)} images, {len(watches)} watches and {len(requested)} requests; "
                          f"each image needs one of both.")
@@ -115,14 +180,14 @@ def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[
                 scores[name].append(float(errors[-1] <= BATTERY_TOLERANCE))
             else:
                 scores[name].append(float(found[name] == getattr(watch, name)))
-    rows = [{"metric": "read_back", "attribute": name, "value": sum(scores[name]) / len(scores[name]),
+    rows = [{"metric": metric, "attribute": name, "value": sum(scores[name]) / len(scores[name]),
              "samples": len(scores[name])} for name in (*ATTRIBUTES, "hour", "minute", "second") if scores[name]]
     if all(scores[name] for name in ATTRIBUTES):
         means = {row["attribute"]: row["value"] for row in rows}
         total = sum(means[name] for name in ATTRIBUTES) / len(ATTRIBUTES)
-        rows.append({"metric": "read_back", "attribute": "total", "value": total, "samples": len(images)})
+        rows.append({"metric": metric, "attribute": "total", "value": total, "samples": len(images)})
     if errors:
-        rows.append({"metric": "read_back_error", "attribute": "battery", "value": sum(errors) / len(errors),
+        rows.append({"metric": f"{metric}_error", "attribute": "battery", "value": sum(errors) / len(errors),
                      "samples": len(errors)})
     return rows
 

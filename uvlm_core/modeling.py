@@ -28,6 +28,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
 from uvlm_core.processing import IGNORED
+from uvlm_core.profiles import FEATURE_LOSSES
 from uvlm_core.vision import describe
 
 SPACE_KINDS = ("vq", "siglip")
@@ -43,6 +44,9 @@ class UnifiedVLMConfig(PreTrainedConfig):
         shared_adapter: one adapter for both spaces (pitfall 2); needs equal kind and width.
         adapter_positions: learned embeddings of row and column on image slots (the paper has none).
         image_loss_weight: alpha of the loss.
+        feature_loss: of SigLIP output, "cosine" (1 - cosine, the paper's) or "mse".
+        feature_length: with "cosine" the length that generated features are given before the LM reads them, in training
+            as in decoding, because that loss leaves their length open; 0 leaves it as it is.
         image_in_id, image_out_id: the slot tokens.
     """
 
@@ -55,6 +59,8 @@ class UnifiedVLMConfig(PreTrainedConfig):
     shared_adapter: bool = False
     adapter_positions: bool = False
     image_loss_weight: float = 0.2
+    feature_loss: str = "cosine"
+    feature_length: float = 0.0
     image_in_id: int = 3
     image_out_id: int = 5
     tie_word_embeddings: bool = False  # of this composite; the language model's own setting is in text_config
@@ -69,6 +75,8 @@ class UnifiedVLMConfig(PreTrainedConfig):
             if self.adapter_positions and math.isqrt(space["tokens"]) ** 2 != space["tokens"]:
                 raise ValueError(f"{side} has {space['tokens']} tokens, which are no square of rows and columns; "
                                  "leave adapter_positions off for it.")
+        if self.feature_loss not in FEATURE_LOSSES:
+            raise ValueError(f"feature_loss {self.feature_loss!r} is not one of {', '.join(FEATURE_LOSSES)}.")
         if self.shared_adapter and not can_share(self.understanding_space, self.generation_space):
             raise ValueError("An adapter can be shared only by spaces of one kind, width and number of tokens, not by "
                              f"{self.understanding_space!r} and {self.generation_space!r}.")
@@ -165,7 +173,10 @@ class UnifiedVLM(PreTrainedModel):
     def embed_generation(self, images: torch.Tensor, start: int = 0) -> torch.Tensor:
         """The same for tokens `start`, ... of images that the model generates."""
         adapter = self.understanding_adapter if self.config.shared_adapter else self.generation_adapter
-        return adapter(_look_up(images, self.generation_codebook), start)
+        tokens = _look_up(images, self.generation_codebook)  # (images, tokens, space width)
+        if self.config.feature_length:
+            tokens = F.normalize(tokens, dim=-1) * self.config.feature_length
+        return adapter(tokens, start)
 
     def embed(self, input_ids: torch.Tensor, images_in: torch.Tensor | None = None,
               images_out: torch.Tensor | None = None) -> torch.Tensor:
@@ -182,25 +193,30 @@ class UnifiedVLM(PreTrainedModel):
         """LM inputs -> last hidden states (rows, tokens, LM width)."""
         return self.language_model.model(inputs_embeds=embeds, **kwargs).last_hidden_state
 
-    def forward(self, buckets: list[dict] | None = None, **names) -> UnifiedVLMOutput:
+    def forward(self, buckets: list[dict] | None = None, padding: dict | None = None, **names) -> UnifiedVLMOutput:
         """Losses of one step.
 
         Args:
             buckets: what `processing.collate` gives; one bucket may also be given by its own names: input_ids, labels
                 (rows, tokens), images_in, images_out (images, tokens) or (images, tokens, width).
+            padding: a bucket of padding images as in the authors' code: their image loss counts as zero in the mean,
+                their text labels are trained (pitfall 3; only to measure what it does).
 
         The text loss is the mean cross-entropy over all labelled positions of all buckets, the image loss the mean over
         all image slots (cross-entropy of codes, 1 - cosine of features); loss = text loss + alpha x image loss.
         """
         text_hidden, text_labels, image_hidden, image_targets = [], [], [], []
-        for bucket in [names] if buckets is None else buckets:
+        padded = 0  # image slots that count and have no loss
+        for bucket in ([names] if buckets is None else buckets) + ([] if padding is None else [padding]):
             ids, images_out = bucket["input_ids"], bucket.get("images_out")
             hidden = self.hidden_states(self.embed(ids, bucket.get("images_in"), images_out), use_cache=False)
             hidden = hidden[:, :-1]  # the hidden state at a position predicts the next one
             labels = bucket["labels"][:, 1:]
             text_hidden.append(hidden[labels != IGNORED])  # (labelled positions, LM width)
             text_labels.append(labels[labels != IGNORED])
-            if images_out is not None:
+            if bucket is padding:
+                padded = images_out.shape[0] * images_out.shape[1]
+            elif images_out is not None:
                 image_hidden.append(hidden[ids[:, 1:] == self.config.image_out_id])  # (image slots, LM width)
                 image_targets.append(images_out.flatten(0, 1))
         text_hidden, text_labels = torch.cat(text_hidden), torch.cat(text_labels)
@@ -209,9 +225,9 @@ class UnifiedVLM(PreTrainedModel):
             text_loss = F.cross_entropy(self.language_model.lm_head(text_hidden), text_labels)
         loss, image_loss, slots = text_loss, None, 0
         if image_hidden:
-            image_loss = self.image_loss(torch.cat(image_hidden), torch.cat(image_targets))
-            loss = loss + self.config.image_loss_weight * image_loss
             slots = sum(len(targets) for targets in image_targets)
+            image_loss = self.image_loss(torch.cat(image_hidden), torch.cat(image_targets)) * slots / (slots + padded)
+            loss = loss + self.config.image_loss_weight * image_loss
         return UnifiedVLMOutput(loss=loss, text_loss=text_loss.detach(),
                                 image_loss=None if image_loss is None else image_loss.detach(),
                                 text_positions=len(text_labels), image_positions=slots)
@@ -221,6 +237,8 @@ class UnifiedVLM(PreTrainedModel):
         predicted = self.generation_head(hidden)
         if self.config.generation_space["codes"]:
             return F.cross_entropy(predicted, targets)
+        if self.config.feature_loss == "mse":
+            return F.mse_loss(predicted, targets)
         return (1 - F.cosine_similarity(predicted, targets, dim=-1)).mean()
 
 
@@ -229,13 +247,13 @@ def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     return images if images.is_floating_point() else codebook[images]
 
 
-def build_model(language_model: str | PreTrainedModel, understanding, generation, *, image_in_id: int,
-                image_out_id: int, shared_adapter: bool, adapter_positions: bool,
-                image_loss_weight: float) -> UnifiedVLM:
+def build_model(language_model: str | PreTrainedModel, understanding, generation, *, seed: int, image_in_id: int,
+                image_out_id: int, shared_adapter: bool, **settings) -> UnifiedVLM:
     """Put a pre-trained language model (a folder, hub id or module) and two encoders' spaces together.
 
-    Adapters and head are initialised from torch's global generator; the language model keeps its weights. An adapter is
-    shared where that is asked for and the two spaces allow it, as in the paper's preset.
+    The language model keeps its weights; adapters and head start from the seed (see `_start`). An adapter is shared
+    where that is asked for and the two spaces allow it, as in the paper's preset. `settings` are further ones of
+    `UnifiedVLMConfig`.
     """
     if not isinstance(language_model, PreTrainedModel):
         language_model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32,
@@ -243,15 +261,35 @@ def build_model(language_model: str | PreTrainedModel, understanding, generation
     spaces = describe(understanding), describe(generation)
     model = UnifiedVLM(UnifiedVLMConfig(
         text_config=language_model.config, understanding_space=spaces[0], generation_space=spaces[1],
-        shared_adapter=shared_adapter and can_share(*spaces), adapter_positions=adapter_positions,
-        image_loss_weight=image_loss_weight, image_in_id=image_in_id, image_out_id=image_out_id))
+        shared_adapter=shared_adapter and can_share(*spaces), image_in_id=image_in_id, image_out_id=image_out_id,
+        **settings))
     model.language_model.load_state_dict(language_model.state_dict())
+    _start(model, seed)
     for buffer, encoder in (("understanding_codebook", understanding), ("generation_codebook", generation)):
         if encoder.codes:
             getattr(model, buffer).copy_(encoder.codebook)
     if generation.codes:
         _start_head(model)
     return model
+
+
+@torch.no_grad()
+def _start(model: UnifiedVLM, seed: int) -> None:
+    """Initial weights of adapters and head, each from the seed and the kind of its own space alone.
+
+    What a model starts from on one side then does not depend on its other side: models of one task of two architectures
+    that have that task's space in common are one and the same (`experiments.mutual_benefit` trains them once). Two
+    adapters of one kind start apart.
+    """
+    kinds = [SPACE_KINDS.index(space["kind"]) for space in (model.config.understanding_space,
+                                                            model.config.generation_space)]
+    numbers = (kinds[0], kinds[1] + 2 * (kinds[0] == kinds[1]), 4 + kinds[1])
+    for part, number in zip((model.understanding_adapter, model.generation_adapter, model.generation_head), numbers,
+                            strict=True):
+        if part is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(8 * seed + number)
+                part.apply(model._init_weights)
 
 
 @torch.no_grad()

@@ -93,6 +93,16 @@ class Processor:
         generates = conversation.task == "generation"
         return Row(np.array(ids), np.array(labels), -1 if generates else image, image if generates else -1)
 
+    def padding_row(self) -> Row:
+        """A generated image that nobody asked for, with its last four text tokens labelled (pitfall 3).
+
+        Its image is number 0 of a table of its own.
+        """
+        ids = np.array([self.bos] + self.human_ids("") + self.answer_ids(IMAGE))
+        labels = np.where(ids == self.image_out, IGNORED, ids)
+        labels[np.flatnonzero(labels != IGNORED)[:-4]] = IGNORED
+        return Row(ids, labels, -1, 0)
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer's ids, special tokens left out."""
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).strip()

@@ -8,16 +8,19 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from uvlm_core.conversations import AttributeBias
-from uvlm_core.smart_watch import ATTRIBUTES, WORLD_VERSION
+from uvlm_core.smart_watch import ATTRIBUTES, HOURS, WORLD_VERSION
 
 ARCHITECTURES = ("SigLIP-VQ", "VQ-VQ", "SigLIP-SigLIP", "VQ-SigLIP")  # understanding input - generation output
 REGIMES = ("understanding", "generation", "unified")
 TUNINGS = ("full", "lora", "frozen")
 OPTIMIZERS = ("muon", "adamw")
-_CHOICES = {"architecture": ARCHITECTURES, "regime": REGIMES, "tuning": TUNINGS, "optimizer": OPTIMIZERS}
+FEATURE_LOSSES = ("cosine", "mse")
+COUNTED = ("understanding", "generation", "all")  # rows that fill a step
+_CHOICES = {"architecture": ARCHITECTURES, "regime": REGIMES, "tuning": TUNINGS, "optimizer": OPTIMIZERS,
+            "batch_counts": COUNTED, "feature_loss": FEATURE_LOSSES, "hours": HOURS}
 _LEAST = {"seed": 0, "image_size": 32, "images": 1, "vqa_examples": 0, "caption_examples": 0, "generation_examples": 0,
           "turns": 1, "test_watches": 1, "generated_watches": 2, "lora_rank": 1, "lora_alpha": 1, "batch_size": 1,
-          "checkpoints": 1, "threads": 1}
+          "threads": 1}
 _MOST = {"seed": 2**32 - 1, "image_size": 1024, "turns": len(ATTRIBUTES)}  # numpy's seeds, `render`, a question each
 
 
@@ -32,20 +35,23 @@ class RunSpec:
     # the data: all counts are of training rows; a vqa row is one conversation about one image
     world: int = WORLD_VERSION
     image_size: int = 64  # px
-    images: int = 14000  # the pool of training images that all rows and all seeds draw from
-    vqa_examples: int = 9400
-    caption_examples: int = 600
-    generation_examples: int = 14000
+    images: int = 10000  # the pool of training images that all rows and all seeds draw from
+    vqa_examples: int = 6200
+    caption_examples: int = 400
+    generation_examples: int = 10000
     turns: int = 5  # questions per vqa row
     mention_rate: float = 0.8  # of each attribute but the time in captions and requests; the paper has 0.5
     biases: tuple[AttributeBias, ...] = ()
     shuffled_requests: bool = False  # control: every generation request is paired with another row's image
+    hours: int = 12  # 13: the authors' hours 0..12, of which 0 and 12 look the same (pitfall 10)
     # the networks: a shipped name, a local folder or a hub id
     language_model: str = "pretrained/language_model"
     tokenizer: str = "pretrained/tokenizer"
     semantic_encoder: str = "pretrained/siglip"
     vq_tokenizer: str = "pretrained/vq"
     reader: str = "pretrained/reader"
+    feature_reader: str = "pretrained/siglip_reader"  # of `semantic_encoder`'s features; "" for none
+    feature_decoder: str = "pretrained/siglip_decoder"  # the same
     shared_adapter: bool = True  # the paper's assignment where input and output space are one; pitfall 2
     adapter_positions: bool = True  # learned embeddings of row and column on image slots; the paper has none
     # the training
@@ -59,10 +65,13 @@ class RunSpec:
     weight_decay: float = 0.0
     warmup: float = 0.03  # fraction of the steps
     image_loss_weight: float = 1.0  # alpha; the paper has 0.2 for codes
-    batch_size: int = 8  # understanding rows per step; generation rows come beside them, in proportion
+    feature_loss: str = "cosine"  # of SigLIP output; "mse" is the other one
+    padding_image: bool = False  # the authors' padding image in every step (pitfall 3)
+    batch_size: int = 5  # rows per step
+    batch_counts: str = "understanding"  # rows that this counts; the other task's come beside them, in proportion
     threads: int = 1
     # the scores
-    checkpoints: int = 10  # fractions of the data at which the model is scored
+    fractions: tuple[float, ...] = (0.02, 0.035, 0.06, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0)  # at which it is scored
     test_watches: int = 500
     generated_watches: int = 200
 
@@ -75,11 +84,16 @@ class RunSpec:
                 if not (isinstance(value, tuple | list) and all(isinstance(bias, AttributeBias) for bias in value)):
                     raise ValueError(f"biases {value!r} is not a tuple of AttributeBias.")
                 object.__setattr__(self, "biases", tuple(value))
+            elif field.name == "fractions":
+                if not (isinstance(value, tuple | list) and value and all(type(part) in (int, float) for part in value)
+                        and value[0] > 0 and list(value) == sorted(set(value)) and value[-1] == 1):
+                    raise ValueError(f"fractions {value!r} is not a tuple of rising numbers above 0 that ends with 1.")
+                object.__setattr__(self, "fractions", tuple(map(float, value)))
             elif type(value) is not kind:
                 raise ValueError(f"{field.name} {value!r} is not {_A[kind]}.")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}.")
+                raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(map(str, allowed))}.")
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} {getattr(self, name)!r} is below {least}.")
@@ -120,25 +134,58 @@ class RunSpec:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps. Set by the understanding rows that the spec counts, whether or not the arm sees them, so
-        that the arms of one comparison take the same number."""
-        return math.ceil(((self.vqa_examples + self.caption_examples) or self.generation_examples) / self.batch_size)
+        """Optimiser steps. Set by the rows of one task that the spec has, whether or not the arm sees them, so that the
+        arms of one comparison take the same number; with batch_counts "all" by all rows that the arm sees."""
+        understanding, generation = self.vqa_examples + self.caption_examples, self.generation_examples
+        rows = {"understanding": understanding or generation, "generation": generation or understanding,
+                "all": self.rows}[self.batch_counts]
+        return math.ceil(rows / self.batch_size)
+
+    def canonical(self) -> "RunSpec":
+        """The run that carries this one out: what an arm of one task does not see is left out of it.
+
+        Architectures that have a task's space in common share its run, and so do arms that differ in the other task's
+        rows, because they would train the same weights on the same steps (shown by a test).
+        """
+        if self.padding_image:  # every arm sees both sides
+            return self
+        kinds, changes = self.architecture.split("-"), {}
+        if self.batch_counts == "all" and self.regime != "unified":
+            changes["batch_counts"] = self.regime
+        counts = changes.get("batch_counts", self.batch_counts)
+        if self.regime == "understanding":
+            changes |= {"architecture": f"{kinds[0]}-{kinds[0]}", "shared_adapter": True, "shuffled_requests": False,
+                        "image_loss_weight": _DEFAULTS["image_loss_weight"],
+                        "feature_loss": _DEFAULTS["feature_loss"]}
+            if counts == "understanding":
+                changes["generation_examples"] = 0
+        elif self.regime == "generation":
+            if kinds[0] != kinds[1]:  # else separate adapters start apart, and a shared one does not
+                changes |= {"architecture": f"{kinds[1]}-{kinds[1]}", "shared_adapter": True}
+            if counts == "generation":
+                changes |= {"vqa_examples": 0, "caption_examples": 0}
+        elif counts == "generation" and self.generation_examples == self.vqa_examples + self.caption_examples:
+            changes["batch_counts"] = "understanding"  # as many steps
+        return self.vary(**changes)
 
     def cost(self) -> float:
         """What the run costs relative to others, for the order of a grid and its ETA: rows, to which scoring adds."""
-        return self.rows + 10.0 * self.checkpoints * (self.test_watches * self.understands
+        return self.rows + 10.0 * len(self.fractions) * (self.test_watches * self.understands
                                                       + self.generated_watches * self.generates) / 50
 
     @property
     def networks(self) -> tuple[str, ...]:
         """The frozen networks that the result depends on."""
-        spaces = {self.vq_tokenizer if "VQ" in self.architecture else None,
-                  self.semantic_encoder if "SigLIP" in self.architecture else None}
-        return (self.language_model, self.tokenizer, self.reader, *sorted(spaces - {None}))
+        names = {self.vq_tokenizer if "VQ" in self.architecture else "",
+                 self.semantic_encoder if "SigLIP" in self.architecture else ""}
+        if self.generates:
+            names |= {self.reader} if self.architecture.endswith("VQ") else {self.feature_reader, self.feature_decoder}
+        return (self.language_model, self.tokenizer, *sorted(names - {""}))
 
     def to_dict(self) -> dict:
         """The spec as plain JSON values; `RunSpec.from_dict` reads it back."""
-        return asdict(self) | {"biases": [asdict(bias) | {"tasks": list(bias.tasks)} for bias in self.biases]}
+        biases = [asdict(bias) | {"tasks": list(bias.tasks)} for bias in self.biases]
+        return asdict(self) | {"fractions": list(self.fractions), "biases": biases}
 
     @classmethod
     def from_dict(cls, values: dict) -> "RunSpec":
@@ -166,6 +213,7 @@ def _read_bias(value) -> AttributeBias:
     return AttributeBias(**value)
 
 
+_DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 _A = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
 
 
@@ -182,8 +230,8 @@ _LAPTOP = RunSpec()
 PROFILES = {
     # shows that everything works, in seconds; its numbers mean nothing
     "smoke": Profile("smoke", replace(_LAPTOP, images=160, vqa_examples=128, caption_examples=32,
-                                      generation_examples=160, batch_size=16, checkpoints=2, test_watches=24,
-                                      generated_watches=16), seeds=2),
+                                      generation_examples=160, batch_size=16, fractions=(0.5, 1.0),
+                                      test_watches=24, generated_watches=16), seeds=2),
     # two CPU cores, minutes per run
     "laptop": Profile("laptop", _LAPTOP, seeds=2),
 }

@@ -1,11 +1,12 @@
-"""The attribute reader: a small frozen network that reads every attribute of a watch back from its image.
+"""The readers: small frozen networks that read every attribute of a watch back, from its image or from its features.
 
-Belongs here: the network that scores generated images, as readings and as features for distances between sets of images
-(paper section 4.1 scores images with Inception's, which have never seen a watch). Not here: its training
-(`pretraining.py`, on watches of the split "reader" only), the distances (`fidelity.py`).
+Belongs here: the networks that score what models generate, as readings and as features for distances between sets
+(paper section 4.1 scores images with Inception's, which have never seen a watch). Not here: their training
+(`vq_pretraining.py`, `siglip_pretraining.py`, on watches of the split "reader" only), the distances (`fidelity.py`).
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from uvlm_core.smart_watch import CORNERS, WEATHERS, Watch
-from uvlm_core.vision import to_pixels
-from uvlm_core.weights import load_into, resolve
+from uvlm_core.vision import directions, to_pixels
+from uvlm_core.weights import companion_config, load_into, resolve
 
 SIZE = 64  # px
 BATCH = 256  # images per call
@@ -68,12 +69,51 @@ class AttributeReader(nn.Module):
 
         Images are uint8 (images, 64, 64, 3), as an array or a tensor; anything else raises ValueError.
         """
-        readings = []
-        for pixels in _batches(images):
-            chosen = {name: logits.argmax(1).tolist() for name, logits in self(pixels).items()}
-            readings += [{name: CLASSES[name][number] for name, number in zip(chosen, numbers, strict=True)}
-                         for numbers in zip(*chosen.values(), strict=True)]
-        return readings
+        return [reading for pixels in _batches(images) for reading in _readings(self(pixels))]
+
+
+class FeatureReader(nn.Module):
+    """The same from penultimate-layer features of one SigLIP, by their directions alone: a probe with convolutions.
+
+    It scores what models with SigLIP output generate, in the space in which they do (pitfall 14).
+    """
+
+    def __init__(self, width: int, tokens: int, channels: int = 96):
+        super().__init__()
+        self.config = {"width": width, "tokens": tokens, "channels": channels}
+        side = math.isqrt(tokens)
+        self.trunk = nn.Sequential(
+            nn.Unflatten(2, (side, side)),  # (images, width, side, side)
+            nn.Conv2d(width, channels, 3, 1, 1), nn.GELU(), nn.Conv2d(channels, channels, 3, 1, 1), nn.GELU(),
+            nn.Conv2d(channels, 12, 1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(12 * tokens, 192), nn.GELU())
+        self.heads = nn.ModuleDict({name: nn.Linear(192, len(classes)) for name, classes in CLASSES.items()})
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits (images, classes) per attribute, from features (images, tokens, width)."""
+        hidden = self.trunk(directions(features).transpose(1, 2))  # (images, 192)
+        return {name: head(hidden) for name, head in self.heads.items()}
+
+    @classmethod
+    def load(cls, name: str, encoder: str) -> "FeatureReader":
+        """Load by shipped name or local folder, frozen; one that was trained on another `encoder` is refused."""
+        folder = Path(resolve(name))
+        return load_into(cls(**companion_config(folder, encoder)), folder)
+
+    @torch.no_grad()
+    def read(self, features: np.ndarray) -> list[dict]:
+        """What features (images, tokens, width) show: per image the same seven values as `AttributeReader.read`."""
+        wanted = (self.config["tokens"], self.config["width"])
+        if features.ndim != 3 or features.shape[1:] != wanted or not len(features):
+            raise ValueError(f"Features are of shape (images, {wanted[0]}, {wanted[1]}), not {features.shape}.")
+        parts = torch.from_numpy(np.ascontiguousarray(features, np.float32)).split(BATCH)
+        return [reading for part in parts for reading in _readings(self(part))]
+
+
+def _readings(logits: dict[str, Tensor]) -> list[dict]:
+    """The most likely value of every attribute, per image."""
+    chosen = {name: values.argmax(1).tolist() for name, values in logits.items()}
+    return [{name: CLASSES[name][number] for name, number in zip(chosen, numbers, strict=True)}
+            for numbers in zip(*chosen.values(), strict=True)]
 
 
 def labels_of(watches: list[Watch]) -> Tensor:

@@ -24,7 +24,7 @@ PERIODS = (12, 60, 60)  # of the three hands; an answer at or above its hand's p
 CHANCE = {"time": 0.5, "weather": 1 / len(WEATHERS), "battery": 1 - (101**2 - 1) / (3 * 101) / 100,
           "weather_corner": 1 / len(CORNERS), "battery_corner": 1 / len(CORNERS), **dict.fromkeys(TIME_PARTS, 0.5)}
 
-_FORMS = {"time": "hh:mm:ss from 00:00:00 to 11:59:59", "battery": "0% to 100%", "weather": " or ".join(WEATHERS),
+_FORMS = {"time": "hh:mm:ss from 00:00:00 to 12:59:59", "battery": "0% to 100%", "weather": " or ".join(WEATHERS),
           "weather_corner": " or ".join(CORNERS), "battery_corner": " or ".join(CORNERS)}
 _TIME = re.compile(r"(?<![0-9:.-])([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})(?![0-9:]|\.[0-9])")
 _LEVEL = re.compile(r"(?<![0-9:.-])([0-9]{1,9})(?![0-9:]|\.[0-9])(\s*(?:%|per ?cent))?")
@@ -42,7 +42,8 @@ def score_answer(attribute: str, answer: str, truth: str, rule: str = "partial")
     exact       1 if the whole value is equal, else 0.
     normalised  (partial - chance) / (1 - chance), see `CHANCE`: 0 for guessing, 1 for being right, negative for worse.
     unchecked   partial without the range check, as the authors' code has it: 23:99:00 scores above 1 (pitfall 9).
-                Their hours 0..12 are accepted in the truth.
+
+    A truth may have their hour 12 (pitfall 10), which is as far from any answer as 0.
 
     ValueError for an unknown attribute or rule, for anything but strings, and for a truth without one value in range.
     """
@@ -174,7 +175,7 @@ def _given_and_true(attribute: str, answer: str, truth: str, rule: str) -> tuple
     _check_text("answer", answer)
     _check_text("truth", truth)
     given, true = _value(attribute, answer), _value(attribute, truth)
-    if true is None or not _in_range(attribute, true, hours=13 if rule == "unchecked" else 12):
+    if true is None or not _in_range(attribute, true, hours=13):
         raise ValueError(f"truth {truth!r} is not a {attribute}; it has the form {_FORMS[attribute]}.")
     if given is not None and rule != "unchecked" and not _in_range(attribute, given):
         given = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+HOURS = (12, 13)  # how many hours there are: 0..11, or the authors' 0..12, of which 0 and 12 look the same (pitfall 10)
 WORLD_VERSION = 1  # part of every record: pixels and splits of two versions are not comparable
 WEATHERS = ("sunny", "cloudy", "raining")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
@@ -28,7 +29,7 @@ SUPERSAMPLE = 4  # a watch is drawn this many times larger and averaged down
 class Watch:
     """What one watch shows. Colour is drawn but never asked about (paper section 3)."""
 
-    hour: int  # 0..11
+    hour: int  # 0..11, or 12 where the authors' hours are asked for
     minute: int  # 0..59
     second: int  # 0..59
     weather: str  # one of WEATHERS
@@ -38,7 +39,7 @@ class Watch:
     colour: tuple[int, int, int]  # RGB of the face, 0..255
 
     def __post_init__(self):
-        for name, high in (("hour", 11), ("minute", 59), ("second", 59), ("battery", 100)):
+        for name, high in (("hour", max(HOURS) - 1), ("minute", 59), ("second", 59), ("battery", 100)):
             value = getattr(self, name)
             if not (isinstance(value, int) and 0 <= value <= high):
                 raise ValueError(f"{name} {value!r} is not an integer from 0 to {high}.")
@@ -57,8 +58,8 @@ class Watch:
 
     @property
     def asked(self) -> tuple:
-        """The attribute tuple that is asked about: everything but the colour."""
-        return (self.hour, self.minute, self.second, self.weather, self.battery, self.weather_corner,
+        """The attribute tuple that is asked about: everything but the colour. What looks the same is the same."""
+        return (self.hour % 12, self.minute, self.second, self.weather, self.battery, self.weather_corner,
                 self.battery_corner)
 
 
@@ -79,10 +80,12 @@ def split_of(watch: Watch) -> str:
     return {0: "test", 1: "reader"}.get(digest[0] % 10, "train")
 
 
-def sample_watch(seed: int, index: int, split: str = "train") -> Watch:
+def sample_watch(seed: int, index: int, split: str = "train", hours: int = 12) -> Watch:
     """Watch number `index` of the stream `seed`, restricted to `split`; exact for its arguments."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}.")
+    if hours not in HOURS:
+        raise ValueError(f"hours {hours!r} is not one of {', '.join(map(str, HOURS))}.")
     rng = np.random.default_rng([seed, index, SPLITS.index(split)])
     while True:
         corners = rng.permutation(4)
@@ -90,16 +93,16 @@ def sample_watch(seed: int, index: int, split: str = "train") -> Watch:
         while contrast_with_white(colour) < MINIMUM_CONTRAST:
             colour = tuple(int(c) for c in rng.integers(0, 256, 3))
         watch = Watch(
-            hour=int(rng.integers(12)), minute=int(rng.integers(60)), second=int(rng.integers(60)),
+            hour=int(rng.integers(hours)), minute=int(rng.integers(60)), second=int(rng.integers(60)),
             weather=WEATHERS[rng.integers(3)], battery=int(rng.integers(101)),
             weather_corner=CORNERS[corners[0]], battery_corner=CORNERS[corners[1]], colour=colour)
         if split_of(watch) == split:
             return watch
 
 
-def sample_watches(seed: int, count: int, split: str = "train", start: int = 0) -> list[Watch]:
+def sample_watches(seed: int, count: int, split: str = "train", start: int = 0, hours: int = 12) -> list[Watch]:
     """Watches `start` .. `start + count - 1` of one stream."""
-    return [sample_watch(seed, index, split) for index in range(start, start + count)]
+    return [sample_watch(seed, index, split, hours) for index in range(start, start + count)]
 
 
 def render(watch: Watch, size: int = 64) -> Image.Image:

@@ -62,17 +62,28 @@ def training_rows(spec: RunSpec, processor: Processor, watches: list[Watch]) -> 
     return [understanding[i] for i in order], rows["generation"]
 
 
+def pool(spec: RunSpec, start: int, stop: int) -> list[Watch]:
+    """Watches `start` .. `stop` - 1 of the pool that all rows and all seeds draw from."""
+    return sample_watches(STREAM, stop - start, start=start, hours=spec.hours)
+
+
 def pool_features(encoder, spec: RunSpec, progress: bool = False) -> np.ndarray:
     """The encoder's outputs for the pool of training watches, from the cache or computed into it."""
-    return cached_features(
-        encoder, f"watches-{spec.world}-train-{STREAM}-{spec.image_size}px", spec.images,
-        lambda start, stop: render_batch(sample_watches(STREAM, stop - start, start=start), spec.image_size), progress)
+    world = f"{spec.world}-{spec.hours}h"
+    return cached_features(encoder, f"watches-{world}-train-{STREAM}-{spec.image_size}px", spec.images,
+                           lambda start, stop: render_batch(pool(spec, start, stop), spec.image_size), progress)
+
+
+def feature_length(encoder, spec: RunSpec, count: int = 64) -> float:
+    """How long the features of an encoder are, on average over the first watches of the pool."""
+    features = encoder.encode(render_batch(pool(spec, 0, min(count, spec.images)), spec.image_size))
+    return float(np.linalg.norm(features, axis=-1).mean())
 
 
 def prepare(spec: RunSpec):
     """What a run starts from: (model, processor, training steps, understanding encoder, generation encoder).
 
-    Initial weights follow from the seed and the architecture alone, so the regimes of one seed start from the same.
+    Initial weights follow from the seed and the spaces alone, so the regimes of one seed start from the same.
     """
     torch.set_num_threads(spec.threads)
     logging.disable_progress_bar()  # the grid has one bar; loading and saving a few MB needs none
@@ -80,13 +91,15 @@ def prepare(spec: RunSpec):
     encoders = {kind: load_encoder(kind, spec) for kind in set(kinds)}
     understanding, generation = (encoders[kind] for kind in kinds)
     processor = Processor.load(spec.tokenizer, understanding.tokens, generation.tokens)
-    torch.manual_seed(spec.seed)
-    model = build_model(resolve(spec.language_model), understanding, generation, image_in_id=processor.image_in,
-                        image_out_id=processor.image_out, shared_adapter=spec.shared_adapter,
-                        adapter_positions=spec.adapter_positions, image_loss_weight=spec.image_loss_weight)
-    rows = training_rows(spec, processor, sample_watches(STREAM, spec.images))
+    length = feature_length(generation, spec) if spec.feature_loss == "cosine" and not generation.codes else 0.0
+    model = build_model(resolve(spec.language_model), understanding, generation, seed=spec.seed,
+                        image_in_id=processor.image_in, image_out_id=processor.image_out,
+                        shared_adapter=spec.shared_adapter, adapter_positions=spec.adapter_positions,
+                        image_loss_weight=spec.image_loss_weight, feature_loss=spec.feature_loss,
+                        feature_length=length)
+    rows = training_rows(spec, processor, pool(spec, 0, spec.images))
     steps = Steps(spec, processor, *rows, pool_features(understanding, spec) if spec.understands else None,
-                  pool_features(generation, spec) if spec.generates else None)
+                  pool_features(generation, spec) if spec.generates or spec.padding_image else None)
     return tune(model, spec), processor, steps, understanding, generation
 
 
@@ -118,7 +131,7 @@ class Steps(Dataset):
 
     def __init__(self, spec: RunSpec, processor: Processor, understanding: list[Row], generation: list[Row],
                  images_in: np.ndarray | None, images_out: np.ndarray | None):
-        self.spec, self.pad = spec, processor.pad
+        self.spec, self.processor = spec, processor
         self.understanding, self.generation = understanding, generation
         self.images_in, self.images_out = images_in, images_out
 
@@ -131,7 +144,11 @@ class Steps(Dataset):
                 for row in rows[len(rows) * step // len(self) : len(rows) * (step + 1) // len(self)]]
 
     def __getitem__(self, step: int) -> dict:
-        return {"buckets": collate(self.rows(step), self.images_in, self.images_out, self.pad)}
+        inputs = {"buckets": collate(self.rows(step), self.images_in, self.images_out, self.processor.pad)}
+        if self.spec.padding_image:
+            blank = np.zeros_like(self.images_out[:1])  # (1, tokens) or (1, tokens, width)
+            (inputs["padding"],) = collate([self.processor.padding_row()], None, blank, self.processor.pad)
+        return inputs
 
 
 def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
@@ -160,7 +177,7 @@ def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimiz
 
 
 class LearningCurve(TrainerCallback):
-    """Scores the model at equal fractions of the data and has the Trainer save a checkpoint there.
+    """Scores the model at the spec's fractions of the data and has the Trainer save a checkpoint there.
 
     The scores so far live beside the checkpoints, keyed by step: a resumed run writes the same ones over them.
     """
@@ -169,8 +186,7 @@ class LearningCurve(TrainerCallback):
                  report: Callable[[float], None]):
         self.path, self.score, self.report = folder / "scores.json", score, report
         self.scores = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.marks = {math.ceil(spec.steps * k / spec.checkpoints): k / spec.checkpoints
-                      for k in range(1, spec.checkpoints + 1)}
+        self.marks = {max(1, round(spec.steps * fraction)): fraction for fraction in spec.fractions}
         self.spec, self.seconds = spec, 0.0
 
     def on_step_end(self, args, state, control, model=None, **kwargs):

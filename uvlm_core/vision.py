@@ -7,6 +7,7 @@ Images are uint8 arrays (images, height, width, 3). Frozen means frozen: outputs
 gradient, and memory-mapped (pitfalls 16 and 17).
 """
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from uvlm_core.weights import cache_folder, fingerprint, load_into, resolve
+from uvlm_core.weights import cache_folder, companion_config, fingerprint, load_into, resolve
 
 BATCH = 64  # images per encoder call; the outputs do not depend on it
 
@@ -118,6 +120,41 @@ class SiglipEncoder:
             pixels = to_pixels(images[start : start + BATCH], self.size)
             features.append(self.network(pixels, output_hidden_states=True).hidden_states[-2])
         return torch.cat(features).numpy()
+
+
+def directions(features: torch.Tensor) -> torch.Tensor:
+    """Features (..., width) at one length, the root of their width: what the cosine loss leaves of them."""
+    return F.normalize(features, dim=-1) * features.shape[-1] ** 0.5
+
+
+class FeatureDecoder(nn.Module):
+    """A SigLIP's features -> pixels, by their directions: for people to look at; scores do not go through it."""
+
+    def __init__(self, width: int, tokens: int, size: int, channels: int = 96):
+        super().__init__()
+        self.config = {"width": width, "tokens": tokens, "size": size, "channels": channels}
+        side = math.isqrt(tokens)
+        self.body = nn.Sequential(
+            nn.Unflatten(2, (side, side)),  # (images, width, side, side)
+            nn.Conv2d(width, channels, 3, 1, 1), nn.GELU(), nn.Conv2d(channels, channels, 3, 1, 1), nn.GELU(),
+            nn.Conv2d(channels, 3 * (size // side) ** 2, 1), nn.PixelShuffle(size // side))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (images, tokens, width) -> pixels (images, 3, size, size), about -1 to 1."""
+        return self.body(directions(features).transpose(1, 2))
+
+    @classmethod
+    def load(cls, name: str, encoder: str) -> "FeatureDecoder":
+        """Load by shipped name or local folder, frozen; one that was trained on another `encoder` is refused."""
+        folder = Path(resolve(name))
+        return load_into(cls(**companion_config(folder, encoder)), folder)
+
+    @torch.no_grad()
+    def decode(self, features: np.ndarray) -> np.ndarray:
+        """Images of features: uint8 (images, size, size, 3)."""
+        parts = torch.from_numpy(np.ascontiguousarray(features, np.float32)).split(BATCH)
+        pixels = torch.cat([self(part) for part in parts]).clamp(-1, 1)
+        return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def load_encoder(kind: str, spec) -> VQEncoder | SiglipEncoder:

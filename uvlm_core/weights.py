@@ -77,6 +77,16 @@ def load_into(module: torch.nn.Module, folder: str | Path) -> torch.nn.Module:
     return module.eval().requires_grad_(False)
 
 
+def companion_config(folder: str | Path, encoder: str) -> dict:
+    """The configuration of a network that takes one encoder's features; that of another encoder's is refused."""
+    path = Path(folder) / "config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    if config.pop("of", None) != fingerprint(encoder):
+        raise ValueError(f"{folder} was not trained on the features of {encoder!r}; "
+                         "train one for it, or name none (an empty text).")
+    return config
+
+
 def write_sha256(folder: str | Path) -> None:
     """Write `sha256.json` beside a network's files."""
     folder = Path(folder)
