@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from uvlm_core import figures, vq_pretraining
+from uvlm_core import experiments, figures_benefit, vq_pretraining
 from uvlm_core.conversations import make_conversations
 from uvlm_core.experiments import mutual_benefit
 from uvlm_core.generation import BATCH, generate_images
@@ -229,17 +229,14 @@ def committed_records() -> list[Line]:
     base = profile("laptop")
     store = RunStore(RECORDS)
     try:
-        specs = [spec for spec in mutual_benefit(base, base.seeds) if store.load(spec) is not None]
+        specs = [spec for spec in mutual_benefit(base, base.seeds) if store.load(spec.canonical()) is not None]
     except ValueError:  # a frozen network is not shipped yet
         specs = []
     if not specs:
         return [Line("records of the laptop profile read and drawn", "none yet", "", "")]
 
     def draw():
-        table = store.table(specs, factors=("shuffled_requests",))
-        table["regime"] = table["regime"].where(~table["shuffled_requests"], "shuffled")
-        with figures.theme():
-            figures.mutual_benefit(table)
+        figures_benefit.mutual_benefit(experiments.table(specs, store), "understanding")
     took = seconds(draw)
     return [Line(f"{len(specs)} records of the laptop profile read and drawn", f"{took:.1f} s", "", "", "<= 120 s",
                  took <= 120)]

@@ -122,7 +122,7 @@ def test_integers_are_numbers_and_become_floats():
 @pytest.mark.parametrize(("values", "message"), [
     (dict(vqa_examples=0, caption_examples=0, regime="understanding"), "'understanding' has no training rows"),
     (dict(generation_examples=0, regime="generation"), "'generation' has no training rows"),
-    (dict(images=9999), "10000 rows of one task")])
+    (dict(images=13999), "14000 rows of one task")])
 def test_values_that_do_not_go_together_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         RunSpec(**values)

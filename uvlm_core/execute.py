@@ -5,9 +5,8 @@ and moving what it made into place on success only. Not here: what a notebook sh
 saved (`figures.py`), which runs are trained (`runs.py`).
 
 A notebook has one cell tagged `parameters` that assigns literals and does nothing else. Of the standard names
-(profile, seeds, workers, records, figures) it declares those it uses, and gets their values from here; every further
-parameter is overridden with `-p name=value`. papermill only warns about a parameter that a notebook doesn't know; here
-it is refused.
+(`STANDARD`) it declares those it uses, and gets their values from here; every further parameter is overridden with
+`-p name=value`. papermill only warns about a parameter that a notebook doesn't know; here it is refused.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from traitlets.config import Config
 from uvlm_core.profiles import profile
 
 ROOT = Path(__file__).resolve().parents[1]
-STANDARD = ("profile", "seeds", "workers", "records", "figures")
+STANDARD = ("profile", "seeds", "scaling_seeds", "workers", "records", "figures")
 LEAST_SPACE = 200 * 2**20  # bytes; the records and figures of the laptop profile need less
 VOLATILE = ("date", "commit", "dirty")  # facts of a figure's provenance that change although the figure doesn't
 _A = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "an object"}
@@ -168,6 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
         notebooks = find_notebooks(options.notebooks, options.notebook)
         overrides = dict(_assignment(text) for text in options.parameters)
         standard = {"profile": chosen.name, "seeds": options.seeds or chosen.seeds,
+                    "scaling_seeds": options.seeds or chosen.scaling_seeds,
                     "workers": options.workers or joblib.cpu_count(), "records": _shown(records), "figures": ""}
         asked = {name for name in ("seeds", "workers") if getattr(options, name) is not None}
         plan = _plan(notebooks, standard, overrides, asked)
@@ -202,7 +202,7 @@ def _plan(notebooks: list[Path], standard: dict, overrides: dict, asked: set[str
     """Each notebook with the parameters it gets; everything is checked before the first one runs."""
     declared = {path: declared_parameters(path) for path in notebooks}
     for name in sorted(asked):
-        if not any(name in parameters for parameters in declared.values()):
+        if not any({name, f"scaling_{name}"} & parameters.keys() for parameters in declared.values()):
             raise ValueError(f"{name!r} is not a parameter of {', '.join(path.stem for path in notebooks)}.")
     plan = []
     for path in notebooks:

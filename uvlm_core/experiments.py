@@ -1,15 +1,20 @@
-"""Which runs each figure needs, named as the paper names them.
+"""Which runs each figure needs, named as the paper names them, and the tables that they make.
 
-Belongs here: experiments as lists of specs, and the tables that figures are drawn from. Not here: how a run is carried
-out (`runs.py`), how a figure looks (`figures.py`).
+Belongs here: experiments as lists of specs, and what is known of the authors' own runs. Not here: how a run is carried
+out (`runs.py`), what is claimed of the numbers (`claims.py`), how a figure looks (`figures.py`).
+
+Specs are those that were asked for; several may be carried out by one run (`RunSpec.canonical`).
 """
 
 from pathlib import Path
 
 import pandas as pd
 
-from uvlm_core.profiles import Profile, RunSpec
-from uvlm_core.runs import RunStore, run_grid
+from uvlm_core.conversations import make_conversations
+from uvlm_core.processing import Processor
+from uvlm_core.profiles import ARCHITECTURES, Profile, RunSpec
+from uvlm_core.runs import SCORE_COLUMNS, RunStore, run_grid
+from uvlm_core.smart_watch import sample_watches
 
 ARMS = {  # what an arm changes in the profile's spec, in the order of drawing
     "understanding": {"regime": "understanding"},
@@ -17,21 +22,96 @@ ARMS = {  # what an arm changes in the profile's spec, in the order of drawing
     "unified": {"regime": "unified"},
     "shuffled": {"regime": "unified", "shuffled_requests": True},  # control: each request with another row's image
 }
-# The authors' record (not ours): their unified VQ-VQ at 7B, partial credit, one run, 10 checkpoints of which the first
+CONTROL = ("VQ-VQ", 2)  # the architecture that has the control, and its seeds: what it shows is no close call
+GENERATION_TIMES = (0.5, 1, 2, 3)  # the paper's, of the base number of rows
+UNDERSTANDING_TIMES = (0.5, 1, 2, 3)
+ALONE_TIMES = (0.25, 0.5, 1, 2, 3)  # understanding rows without generation: the scale on which rows are exchanged
+SCALED = ("SigLIP-VQ", "VQ-VQ")  # the paper scales SigLIP-VQ
+MATCHINGS = ("steps", "examples", "tokens")
+SWITCHES = {  # pitfall -> what brings the original's behaviour back; 9 is a rule of scoring and needs no run
+    "3: padding image in every step": {"padding_image": True},
+    "10: hours 0..12": {"hours": 13},
+}
+
+# The authors' record (not ours): unified models at 7B, partial credit, one run each, 10 checkpoints of which the first
 # and the last are known; from the history of their public code.
-AUTHORS_VQ_VQ = pd.DataFrame(
-    [(0.1, "total", 0.891), (1.0, "total", 0.940), (0.1, "time", 0.557), (1.0, "time", 0.737)],
-    columns=["fraction", "attribute", "value"])
+AUTHORS = pd.DataFrame(
+    [("VQ-VQ", 0.1, "total", 0.891), ("VQ-VQ", 1.0, "total", 0.940), ("VQ-VQ", 0.1, "time", 0.557),
+     ("VQ-VQ", 1.0, "time", 0.737), ("SigLIP-SigLIP", 0.1, "total", 0.366), ("SigLIP-SigLIP", 1.0, "total", 0.963)],
+    columns=["architecture", "fraction", "attribute", "value"])
 
 
-def mutual_benefit(base: Profile, seeds: int, architectures: tuple[str, ...] = ("VQ-VQ",),
-                   arms: tuple[str, ...] = tuple(ARMS)) -> list[RunSpec]:
-    """Section 4, figure 3: both regimes against each task alone, and the control with shuffled requests."""
-    unknown = [arm for arm in arms if arm not in ARMS]
-    if unknown:
-        raise ValueError(f"arm {unknown[0]!r} is not one of {', '.join(ARMS)}.")
-    return [base.spec.vary(architecture=architecture, seed=seed, **ARMS[arm])
-            for seed in seeds_of(seeds) for architecture in architectures for arm in arms]
+def mutual_benefit(base: Profile, seeds: int, architectures: tuple[str, ...] = ARCHITECTURES) -> list[RunSpec]:
+    """Section 4, figure 3: both tasks against each alone; for one architecture the control with shuffled requests."""
+    return [base.spec.vary(architecture=architecture, seed=seed, **change)
+            for seed in seeds_of(seeds) for architecture in architectures for arm, change in ARMS.items()
+            if arm != "shuffled" or (architecture == CONTROL[0] and seed < CONTROL[1])]
+
+
+def sized(base: Profile, understanding: float, generation: float, **changes) -> RunSpec:
+    """A run of so many understanding and generation rows, scored at its end only; captions in the profile's share."""
+    share = base.spec.caption_examples / (base.spec.vqa_examples + base.spec.caption_examples)
+    captions = round(understanding * share)
+    return base.spec.vary(vqa_examples=round(understanding) - captions, caption_examples=captions,
+                          generation_examples=round(generation), fractions=(1.0,), **changes)
+
+
+def data_scaling(base: Profile, seeds: int, architectures: tuple[str, ...] = SCALED) -> list[RunSpec]:
+    """Section 4.2, figure 5: one task's rows stay, the other's grow; and understanding alone, which sets the scale.
+
+    What grows comes beside what stays, step by step, so the arms of one direction take the same number of steps. The
+    last point of the scale is the understanding arm of `mutual_benefit`.
+    """
+    rows, specs = base.scaling_rows, []
+    for seed in seeds_of(seeds):
+        for architecture in architectures:
+            arm = {"seed": seed, "architecture": architecture}
+            specs += [sized(base, times * rows, 0, regime="understanding", **arm) for times in ALONE_TIMES]
+            specs.append(base.spec.vary(regime="understanding", **arm))
+            specs += [sized(base, rows, times * rows, **arm) for times in GENERATION_TIMES]
+            specs.append(sized(base, rows, rows, regime="generation", batch_counts="generation", **arm))
+            specs += [sized(base, times * rows, rows, batch_counts="generation", **arm)
+                      for times in UNDERSTANDING_TIMES]
+    return specs
+
+
+def matching(base: Profile, seeds: int, architectures: tuple[str, ...] = ARCHITECTURES) -> dict[str, list[RunSpec]]:
+    """Understanding and unified arms of one comparison under each rule of matching (pitfall 1), by the rule's name.
+
+    steps     the same understanding rows in the same optimiser steps; generation rows come beside them
+    examples  the same understanding rows, steps of one size: the unified arm takes more of them (the paper's)
+    tokens    as many tokens in steps of one size: the understanding arm sees more rows
+    """
+    rows, found = base.scaling_rows, {name: [] for name in MATCHINGS}
+    more = rows * (1 + _tokens_ratio(base.spec))
+    for seed in seeds_of(seeds):
+        for architecture in architectures:
+            arm = {"seed": seed, "architecture": architecture}
+            alone = sized(base, rows, rows, regime="understanding", **arm)
+            mixed = sized(base, rows, rows, batch_counts="all", **arm)
+            found["steps"] += [alone, sized(base, rows, rows, **arm)]
+            found["examples"] += [alone, mixed]
+            found["tokens"] += [sized(base, more, rows, regime="understanding", **arm), mixed]
+    return found
+
+
+def switches(base: Profile, seeds: int) -> dict[str, list[RunSpec]]:
+    """VQ-VQ, unified and understanding-only, as it is and with each original behaviour brought back, by its name."""
+    rows = base.scaling_rows
+    return {name: [sized(base, rows, rows, architecture="VQ-VQ", seed=seed, regime=regime, **change)
+                   for seed in seeds_of(seeds) for regime in ("understanding", "unified")]
+            for name, change in {"as it is": {}, **SWITCHES}.items()}
+
+
+def _tokens_ratio(spec: RunSpec, count: int = 200) -> float:
+    """Tokens of a generation row over those of an understanding row, over the first watches of a stream."""
+    processor = Processor.load(spec.tokenizer, tokens := (spec.image_size // 8) ** 2, tokens)
+    watches, means = sample_watches(0, count), {}
+    for task in ("vqa", "caption", "generation"):
+        talks = make_conversations(watches, task, 0, spec.turns, (), spec.mention_rate)
+        means[task] = sum(len(processor.row(talk, 0).ids) for talk in talks) / count
+    captions = spec.caption_examples / (spec.vqa_examples + spec.caption_examples)
+    return means["generation"] / ((1 - captions) * means["vqa"] + captions * means["caption"])
 
 
 def seeds_of(count: int) -> range:
@@ -41,13 +121,27 @@ def seeds_of(count: int) -> range:
     return range(count)
 
 
-def run(specs: list[RunSpec], records: str | Path, workers: int = 2) -> pd.DataFrame:
-    """Load or train the runs: one tidy table, with the arm's name in the column `regime`.
+def run(specs: list[RunSpec], records: str | Path, workers: int = 2, factors: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Load or train what the specs need: one tidy table of their scores, with the arm's name in the column `regime`.
 
-    Columns: architecture, regime (one of `ARMS`), seed, fraction, metric, attribute, value, samples.
+    Columns: architecture, regime (one of `ARMS`), seed, then `factors` (fields and properties of the specs), then
+    fraction, metric, attribute, value, samples.
     """
     store = RunStore(Path(records))
-    run_grid(specs, store, workers)
-    table = store.table(specs, factors=("shuffled_requests",))
-    table["regime"] = table["regime"].where(~table["shuffled_requests"], "shuffled")
-    return table.drop(columns="shuffled_requests")
+    run_grid(list(dict.fromkeys(spec.canonical() for spec in specs)), store, workers)
+    return table(specs, store, factors)
+
+
+def table(specs: list[RunSpec], store: RunStore, factors: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The same of runs that have their records; ValueError names the first one that has none."""
+    rows = []
+    for spec in specs:
+        record = store.load(spec.canonical())
+        if record is None:
+            raise ValueError(f"There is no record {store.path(spec.canonical())}; run `make figures` first.")
+        regime = "shuffled" if spec.shuffled_requests else spec.regime
+        arm = {"architecture": spec.architecture, "regime": regime, "seed": spec.seed}
+        arm |= {name: getattr(spec, name) for name in factors}
+        rows += [arm | score for score in record["scores"]]
+    columns = ["architecture", "regime", "seed", *factors, *SCORE_COLUMNS]
+    return pd.DataFrame(rows, columns=columns).astype({"value": float})

@@ -24,11 +24,13 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from uvlm_core.conversations import truth
-from uvlm_core.scoring import score_answer, score_time_parts
+from uvlm_core.scoring import CHANCE, score_answer, score_time_parts
 from uvlm_core.smart_watch import ATTRIBUTES, WEATHERS, Watch, render_batch
 
 EXTRACTOR = "uvlm-attribute-reader"  # torch-fidelity's name of the reader's features
 BATTERY_TOLERANCE = 10  # points within which a battery counts as the requested one
+READ_BACK_CHANCE = CHANCE | {  # what watches that do not depend on their requests score
+    "battery": sum(abs(a - b) <= BATTERY_TOLERANCE for a in range(101) for b in range(101)) / 101**2}
 SUBSET = 1000  # images per subset of the kernel distance (torch-fidelity's default); fewer images are taken whole
 NEIGHBOURS = 3  # of precision and recall (torch-fidelity's default)
 _METRICS = {"reader_frechet": "frechet_inception_distance", "reader_kernel": "kernel_inception_distance_mean",

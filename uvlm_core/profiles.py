@@ -35,10 +35,10 @@ class RunSpec:
     # the data: all counts are of training rows; a vqa row is one conversation about one image
     world: int = WORLD_VERSION
     image_size: int = 64  # px
-    images: int = 10000  # the pool of training images that all rows and all seeds draw from
+    images: int = 14000  # the pool of training images that all rows and all seeds draw from
     vqa_examples: int = 6200
     caption_examples: int = 400
-    generation_examples: int = 10000
+    generation_examples: int = 14000
     turns: int = 5  # questions per vqa row
     mention_rate: float = 0.8  # of each attribute but the time in captions and requests; the paper has 0.5
     biases: tuple[AttributeBias, ...] = ()
@@ -127,10 +127,19 @@ class RunSpec:
         return self.regime in ("generation", "unified")
 
     @property
+    def understanding_rows(self) -> int:
+        """Questions' and captions' rows that this arm sees."""
+        return (self.vqa_examples + self.caption_examples) * self.understands
+
+    @property
+    def generation_rows(self) -> int:
+        """Requests that this arm sees."""
+        return self.generation_examples * self.generates
+
+    @property
     def rows(self) -> int:
         """Training rows that this arm sees."""
-        understanding = (self.vqa_examples + self.caption_examples) * self.understands
-        return understanding + self.generation_examples * self.generates
+        return self.understanding_rows + self.generation_rows
 
     @property
     def steps(self) -> int:
@@ -219,11 +228,13 @@ _A = {int: "an integer", float: "a number", str: "a text", bool: "True or False"
 
 @dataclass(frozen=True)
 class Profile:
-    """A named scale: the base spec of its runs and the number of seeds per arm."""
+    """A named scale: the base spec of its runs, and how many."""
 
     name: str
     spec: RunSpec
     seeds: int
+    scaling_rows: int  # the base number of rows of either task where their numbers are varied
+    scaling_seeds: int  # there
 
 
 _LAPTOP = RunSpec()
@@ -231,9 +242,10 @@ PROFILES = {
     # shows that everything works, in seconds; its numbers mean nothing
     "smoke": Profile("smoke", replace(_LAPTOP, images=160, vqa_examples=128, caption_examples=32,
                                       generation_examples=160, batch_size=16, fractions=(0.5, 1.0),
-                                      test_watches=24, generated_watches=16), seeds=2),
+                                      test_watches=24,
+                                      generated_watches=16), seeds=2, scaling_rows=48, scaling_seeds=1),
     # two CPU cores, minutes per run
-    "laptop": Profile("laptop", _LAPTOP, seeds=2),
+    "laptop": Profile("laptop", _LAPTOP, seeds=4, scaling_rows=1000, scaling_seeds=2),
 }
 
 

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pandas as pd
 from filelock import FileLock
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -137,30 +136,6 @@ class RunStore:
         except OSError:
             raise RecordError(f"The contact sheet {self.folder / name} is missing or no image; "
                               f"delete {record['key']}.json to run it again.") from None
-
-    def table(self, specs: Iterable | None = None, factors: tuple[str, ...] = ()) -> pd.DataFrame:
-        """Scores as a tidy table, one value a row, of the runs `specs` or of every record in the folder.
-
-        Columns: architecture, regime, seed, then `factors` (other fields of the spec, lists as tuples), then fraction,
-        metric, attribute, value, samples. ValueError for an unknown factor and for a run that has no record.
-        """
-        if specs is None:
-            records = self.all()
-        else:
-            records = []
-            for spec in specs:
-                records.append(self.load(spec))
-                if records[-1] is None:
-                    raise ValueError(f"{_describe(spec)} has no record in {self.folder}; run it first.")
-        columns = list(dict.fromkeys((*ARM_COLUMNS, *factors)))
-        rows = []
-        for record in records:
-            for name in columns:
-                if name not in record["spec"]:
-                    raise ValueError(f"{name!r} is not a field of a run; the fields are {', '.join(record['spec'])}.")
-            run = {name: _hashable(record["spec"][name]) for name in columns}
-            rows += [run | score for score in record["scores"]]
-        return pd.DataFrame(rows, columns=[*columns, *SCORE_COLUMNS]).astype({"value": float})
 
     def prepare(self) -> None:
         """Make the folder, prove that it can be written to, and remove what killed processes left in it."""
@@ -428,10 +403,3 @@ def _without_nan(value):
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _hashable(value):
-    """A field of a spec as seaborn and groupby can use it."""
-    if isinstance(value, list):
-        return tuple(_hashable(item) for item in value)
-    return tuple((name, _hashable(item)) for name, item in value.items()) if isinstance(value, dict) else value

@@ -1,11 +1,15 @@
-"""What may be said of a handful of seeds: means with t intervals, and differences paired by seed (paper: single runs).
+"""What may be said of a handful of seeds: intervals, paired tests, differences and a verdict (paper: single runs).
 
-Belongs here: intervals and tests over seeds. Not here: scores of single answers or images.
+Belongs here: intervals and tests over seeds, and the rule by which a claim replicates. Not here: which claims there are
+(`claims.py`), scores of single answers or images.
 """
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+VERDICTS = ("replicates", "contradicts", "undecided")
+LEAST_SEEDS = 3  # fewer say nothing either way
 
 
 def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -20,11 +24,43 @@ def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float
     return float(mean), float(mean - half), float(mean + half)
 
 
+def permutation_p(differences) -> float:
+    """Two-sided p of paired differences: the exact permutation test that swaps the two arms of each seed.
+
+    With n seeds it cannot fall below 2 / 2**n: .125 with four, .0078 with eight. NaN for one seed.
+    """
+    differences = np.asarray(differences, float)
+    if len(differences) < 2:
+        return float("nan")
+    test = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=2**14,
+                                  rng=np.random.default_rng(0))  # exact up to 14 seeds
+    return float(test.pvalue)
+
+
+def interquartile_mean(values) -> float:
+    """The mean of the middle half of all values (attributes, seeds): what a single outlier cannot move."""
+    values = np.asarray(values, float).ravel()
+    return float(stats.trim_mean(values, 0.25)) if len(values) else float("nan")
+
+
+def verdict(differences) -> str:
+    """What paired differences say of a claim that they are above zero; the rule was fixed before the runs.
+
+    replicates   the 95 % t interval of their mean lies above zero, over three seeds or more
+    contradicts  it lies below zero
+    undecided    it holds zero, or there are fewer seeds
+    """
+    _, low, high = mean_interval(differences)
+    if len(differences) < LEAST_SEEDS or not (low > 0 or high < 0):
+        return "undecided"
+    return "replicates" if low > 0 else "contradicts"
+
+
 def paired_differences(table: pd.DataFrame, arm: str, baseline: str, over: tuple[str, ...]) -> pd.DataFrame:
     """The difference `arm` - `baseline`, paired by seed, for each combination of the columns `over`.
 
-    Seeds that only one of the two arms has are left out. Columns: `over`, difference, low and high (95 % t interval),
-    seeds.
+    Seeds that only one of the two arms has are left out. Columns: `over`, difference, low and high (95 % t interval), p
+    (`permutation_p`), seeds.
     """
     wide = table.pivot_table(index=[*over, "seed"], columns="regime", values="value")
     for name in (arm, baseline):
@@ -35,5 +71,6 @@ def paired_differences(table: pd.DataFrame, arm: str, baseline: str, over: tuple
     for key, group in differences.groupby(level=list(over), sort=False):
         difference, low, high = mean_interval(group)
         rows.append({**dict(zip(over, key if isinstance(key, tuple) else (key,), strict=True)),
-                     "difference": difference, "low": low, "high": high, "seeds": len(group)})
-    return pd.DataFrame(rows, columns=[*over, "difference", "low", "high", "seeds"])
+                     "difference": difference, "low": low, "high": high, "p": permutation_p(group),
+                     "seeds": len(group)})
+    return pd.DataFrame(rows, columns=[*over, "difference", "low", "high", "p", "seeds"])

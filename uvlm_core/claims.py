@@ -1,0 +1,248 @@
+"""The paper's claims, what they compare here, and what the records say of them: the scoreboard of the README.
+
+Belongs here: claims in short words of our own with their section, the quantity by which each is judged (fixed before
+the runs), and the table of verdicts. Not here: the runs (`experiments.py`), the verdict's rule (`statistics.py`).
+
+    python -m uvlm_core.claims          writes the scoreboard into README.md, from the committed records
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.isotonic import IsotonicRegression
+
+from uvlm_core import experiments
+from uvlm_core.experiments import GENERATION_TIMES, SCALED, UNDERSTANDING_TIMES
+from uvlm_core.fidelity import READ_BACK_CHANCE
+from uvlm_core.profiles import ARCHITECTURES, Profile, profile
+from uvlm_core.runs import RunStore
+from uvlm_core.scoring import CHANCE
+from uvlm_core.smart_watch import ATTRIBUTES
+from uvlm_core.statistics import interquartile_mean, mean_interval, permutation_p, verdict
+from uvlm_core.weights import ROOT
+
+HEADROOM = (0.1, 0.9)  # of the way from chance to full marks: outside, no benefit could be seen
+FACTORS = ("understanding_rows", "generation_rows", "batch_counts")  # of the tables of scaling and matching
+MARKS = ("<!-- scoreboard -->", "<!-- end of scoreboard -->")  # in README.md
+COLUMNS = ("claim", "architecture", "quantity", "matching", "difference", "low", "high", "p", "interquartile", "seeds",
+           "verdict")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, where, and what it reports."""
+
+    section: str
+    words: str
+    paper: str
+
+
+CLAIMS = {
+    "understanding gains": Claim(
+        "4, figure 3", "trained on both tasks, a model understands better than trained on understanding alone",
+        "in all four architectures"),
+    "generation gains": Claim(
+        "4, figure 3", "trained on both tasks, a model generates better than trained on generation alone",
+        "in all four architectures (FID)"),
+    "generation data help": Claim(
+        "4.2, figure 5", "with the understanding data fixed, generation data improve understanding", "yes, SigLIP-VQ"),
+    "benefit grows": Claim(
+        "4.2, figure 5", "the benefit grows with the amount of generation data", "yes, SigLIP-VQ"),
+    "worth of a request": Claim(
+        "4.2", "a generation example is worth more to understanding than an understanding example",
+        "+120k generation about equals +180k understanding: 1.5"),
+    "understanding data help": Claim(
+        "4.2, figure 5", "with the generation data fixed, understanding data improve generation", "yes, SigLIP-VQ"),
+}
+
+
+def generation_metric(architecture: str) -> str:
+    """The metric of attributes that are read from what an architecture generates."""
+    return "read_back" if architecture.endswith("VQ") else "feature_read_back"
+
+
+def chance(metric: str, attribute: str) -> float:
+    """What guessing scores in a metric of this study; of "total" the mean over the attributes."""
+    table = CHANCE if metric == "partial" else READ_BACK_CHANCE
+    return float(np.mean([table[name] for name in (ATTRIBUTES if attribute == "total" else (attribute,))]))
+
+
+def headroom(table: pd.DataFrame, baseline: str, metric: str, attribute: str) -> list[float]:
+    """The fractions of the data at which the baseline arm, over its seeds, is neither at chance nor at full marks.
+
+    If there are none, the last fraction alone.
+    """
+    chosen = table[(table["regime"] == baseline) & (table["metric"] == metric) & (table["attribute"] == attribute)]
+    least = chance(metric, attribute)
+    scores = (chosen.groupby("fraction")["value"].mean() - least) / (1 - least)
+    return list(scores[scores.between(*HEADROOM)].index) or [max(chosen["fraction"])]
+
+
+def benefit(table: pd.DataFrame, baseline: str, metric: str, attribute: str) -> pd.Series:
+    """Unified minus a task alone, by seed: the mean over the fractions at which the latter has `headroom`."""
+    fractions = headroom(table, baseline, metric, attribute)
+    chosen = table[(table["metric"] == metric) & (table["attribute"] == attribute) & table["fraction"].isin(fractions)]
+    wide = chosen.pivot_table(index="seed", columns="regime", values="value")
+    return (wide["unified"] - wide[baseline]).dropna()
+
+
+def exchange_rates(table: pd.DataFrame, rows: int, attribute: str = "total") -> pd.DataFrame:
+    """How many understanding rows one generation row is worth, of one architecture's scaling table.
+
+    The understanding-only arm's score over its rows (rising, by isotonic regression over all seeds, linear in the
+    logarithm of the rows between them) is the scale; a unified run of `rows` understanding rows is read on it, and what
+    it is above `rows` is divided by its generation rows. A score beyond the scale is read at its end (`beyond`).
+
+    Columns: seed, generation_rows, worth (understanding rows), rate, beyond.
+    """
+    scores = table[(table["metric"] == "partial") & (table["attribute"] == attribute) & (table["fraction"] == 1)]
+    alone = scores[scores["regime"] == "understanding"]
+    counts = np.sort(alone["understanding_rows"].unique())
+    scale = IsotonicRegression().fit(np.log(alone["understanding_rows"]), alone["value"]).predict(np.log(counts))
+    unified = scores[(scores["regime"] == "unified") & (scores["understanding_rows"] == rows)
+                     & (scores["batch_counts"] == "understanding")]
+    found = []
+    for _, run in unified.sort_values(["generation_rows", "seed"]).iterrows():
+        worth = float(np.exp(np.interp(run["value"], scale, np.log(counts))))
+        found.append((run["seed"], run["generation_rows"], worth, (worth - rows) / run["generation_rows"],
+                      not scale[0] <= run["value"] <= scale[-1]))
+    return pd.DataFrame(found, columns=["seed", "generation_rows", "worth", "rate", "beyond"])
+
+
+def judge_benefit(table: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts on `experiments.mutual_benefit`."""
+    rows = []
+    for architecture in [name for name in ARCHITECTURES if (table["architecture"] == name).any()]:
+        own = table[(table["architecture"] == architecture) & (table["regime"] != "shuffled")]
+        for attribute in ("total", "time"):
+            spread = [benefit(own, "understanding", "partial", name) for name in
+                      (ATTRIBUTES if attribute == "total" else (attribute,))]
+            rows.append(_row("understanding gains", architecture, f"{attribute}, partial credit, while learning",
+                             "steps", benefit(own, "understanding", "partial", attribute), spread))
+        metric = generation_metric(architecture)
+        spread = [benefit(own, "generation", metric, name) for name in ATTRIBUTES]
+        rows.append(_row("generation gains", architecture, f"total, {metric.replace('_', ' ')}, while learning",
+                         "steps", benefit(own, "generation", metric, "total"), spread))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def judge_matching(tables: dict[str, pd.DataFrame], rows: int) -> pd.DataFrame:
+    """Verdicts on `experiments.matching`: the understanding total at the end of runs of `rows` rows."""
+    found = []
+    for rule, table in tables.items():
+        for architecture in dict.fromkeys(table["architecture"]):
+            own = table[table["architecture"] == architecture]
+            spread = [_difference(own, name) for name in ATTRIBUTES]
+            found.append(_row("understanding gains", architecture, f"total, partial credit, {rows:,} rows", rule,
+                              _difference(own, "total"), spread))
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def judge_scaling(table: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """Verdicts on `experiments.data_scaling` of a base of `rows` rows."""
+    found = []
+    for architecture in [name for name in SCALED if (table["architecture"] == name).any()]:
+        own = table[(table["architecture"] == architecture) & (table["fraction"] == 1)]
+        metric = generation_metric(architecture)
+
+        def score(arm, understanding, generation, counts, metric, attribute, own=own):
+            chosen = own[(own["regime"] == arm) & (own["understanding_rows"] == round(understanding))
+                         & (own["generation_rows"] == round(generation)) & (own["batch_counts"] == counts)
+                         & (own["metric"] == metric) & (own["attribute"] == attribute)]
+            return chosen.set_index("seed")["value"]
+
+        def answers(times, attribute, score=score):
+            return score("unified" if times else "understanding", rows, times * rows, "understanding", "partial",
+                         attribute)
+
+        def drawn(times, attribute, score=score, metric=metric):
+            return score("unified" if times else "generation", times * rows, rows, "generation", metric, attribute)
+
+        least, most = GENERATION_TIMES[0], GENERATION_TIMES[-1]
+        for claim, of, low, high, unit in (
+                ("generation data help", answers, 0, most, "generation"),
+                ("benefit grows", answers, least, most, "generation"),
+                ("understanding data help", drawn, 0, UNDERSTANDING_TIMES[-1], "understanding")):
+            found.append(_row(claim, architecture, f"total, {unit} x {high} minus x {low}", "steps",
+                              (of(high, "total") - of(low, "total")).dropna(),
+                              [(of(high, name) - of(low, name)).dropna() for name in ATTRIBUTES]))
+        rates = exchange_rates(own, rows)
+        rates = rates[rates["generation_rows"] == rows].set_index("seed")["rate"]
+        found.append(_row("worth of a request", architecture, f"rate at {rows:,} generation rows, minus 1", "steps",
+                          rates - 1, [rates - 1]))
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def _difference(table: pd.DataFrame, attribute: str) -> pd.Series:
+    """Unified minus understanding-only at the end, by seed."""
+    chosen = table[(table["metric"] == "partial") & (table["attribute"] == attribute) & (table["fraction"] == 1)]
+    wide = chosen.pivot_table(index="seed", columns="regime", values="value")
+    return (wide["unified"] - wide["understanding"]).dropna()
+
+
+def _row(claim: str, architecture: str, quantity: str, matching: str, differences: pd.Series,
+         spread: Iterable[pd.Series]) -> tuple:
+    """One line of the table; `spread` has the differences by attribute, for their interquartile mean."""
+    return (claim, architecture, quantity, matching, *mean_interval(differences), permutation_p(differences),
+            interquartile_mean(np.concatenate([np.asarray(part) for part in spread])), len(differences),
+            verdict(differences))
+
+
+def judge(base: Profile, records: Path, seeds: int, scaling_seeds: int) -> pd.DataFrame:
+    """The verdicts on all claims, from records that are there."""
+    store, rows = RunStore(records), base.scaling_rows
+    matched = {rule: experiments.table(specs, store, FACTORS)
+               for rule, specs in experiments.matching(base, scaling_seeds).items()}
+    return pd.concat([
+        judge_benefit(experiments.table(experiments.mutual_benefit(base, seeds), store)),
+        judge_matching(matched, rows),
+        judge_scaling(experiments.table(experiments.data_scaling(base, scaling_seeds), store, FACTORS), rows)],
+        ignore_index=True)
+
+
+def markdown(verdicts: pd.DataFrame) -> str:
+    """The scoreboard as a Markdown table."""
+    titles = ("claim (section)", "paper", "architecture", "compared", "matched by", "ours, 95 % interval", "seeds",
+              "verdict")
+    lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
+    for row in verdicts.to_dict("records"):
+        claim = CLAIMS[row["claim"]]
+        interval = f" ({row['low']:+.3f} to {row['high']:+.3f})" if row["seeds"] > 1 else ""
+        cells = (f"{claim.words} ({claim.section})", claim.paper, row["architecture"], row["quantity"], row["matching"],
+                 f"{row['difference']:+.3f}{interval}", str(row["seeds"]), f"**{row['verdict']}**")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_scoreboard(readme: Path, text: str) -> None:
+    """Put the table between the marks of a README; ValueError if it has not both of them."""
+    before, mark, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (mark and end):
+        raise ValueError(f"{readme.name} has no lines {MARKS[0]} and {MARKS[1]} for the scoreboard to stand between.")
+    readme.write_text(f"{before}{mark}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; missing records are named in one sentence with exit code 2."""
+    parser = argparse.ArgumentParser(description="Write the scoreboard into README.md.")
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--records", type=Path, default=ROOT / "figures" / "runs" / "laptop")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    options = parser.parse_args(arguments)
+    try:
+        base = profile(options.profile)
+        write_scoreboard(options.readme, markdown(judge(base, options.records, base.seeds, base.scaling_seeds)))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
