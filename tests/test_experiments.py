@@ -1,58 +1,110 @@
-"""Experiments as lists of runs."""
+"""Experiments as lists of runs, and the tables that they make."""
 
 import pytest
 from PIL import Image
 
 from uvlm_core import experiments, runs
-from uvlm_core.experiments import ARMS, mutual_benefit, seeds_of
-from uvlm_core.profiles import profile
-from uvlm_core.runs import RunStore, record_key
+from uvlm_core.experiments import ARMS, MATCHINGS, data_scaling, matching, mutual_benefit, seeds_of, sized, switches
+from uvlm_core.profiles import ARCHITECTURES, profile
+from uvlm_core.runs import RunStore
+
+BASE = profile("laptop")
+NETWORKS = ("language_model", "tokenizer", "semantic_encoder", "vq_tokenizer", "reader", "feature_reader",
+            "feature_decoder")
 
 
-def test_mutual_benefit_takes_every_arm_of_every_architecture_and_seed_once():
-    specs = mutual_benefit(profile("smoke"), 2, ("VQ-VQ", "SigLIP-VQ"))
-    arms = {(s.seed, s.architecture, s.regime, s.shuffled_requests) for s in specs}
-    assert len(arms) == len(specs) == 2 * 2 * 4
-    assert {seed for seed, *_, shuffled in arms if shuffled} == {0, 1}
-    assert {(regime, shuffled) for _, _, regime, shuffled in arms} == {
-        ("understanding", False), ("generation", False), ("unified", False), ("unified", True)}
+def test_mutual_benefit_takes_every_arm_of_every_architecture_and_seed_and_the_control_of_one():
+    specs = mutual_benefit(BASE, 3)
+    arms = {(s.seed, s.architecture, s.regime) for s in specs if not s.shuffled_requests}
+    assert len(arms) == 3 * 4 * 3
+    assert {(s.architecture, s.seed) for s in specs if s.shuffled_requests} == {("VQ-VQ", 0), ("VQ-VQ", 1)}
+    assert len(specs) == 3 * 4 * 3 + 2
+    assert len({s.canonical() for s in specs if s.seed == 2}) == 2 + 2 + 4  # arms of one task are shared
 
 
 def test_arms_differ_from_the_profile_in_what_their_name_says_only():
-    base = profile("laptop")
-    for arm, spec in zip(ARMS, mutual_benefit(base, 1), strict=True):
-        assert spec == base.spec.vary(**ARMS[arm])
-        assert spec.steps == base.spec.steps
+    for arm, spec in zip(ARMS, mutual_benefit(BASE, 1, ("VQ-VQ",)), strict=True):
+        assert spec == BASE.spec.vary(**ARMS[arm]) and spec.steps == BASE.spec.steps
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop"])
+def test_scaling_lets_one_task_grow_and_keeps_the_other_and_the_steps(name):
+    base = profile(name)
+    rows = base.scaling_rows
+    specs = [spec for spec in data_scaling(base, 1, ("SigLIP-VQ",)) if spec.fractions == (1.0,)]
+    first = [s for s in specs if s.regime == "unified" and s.batch_counts == "understanding"]
+    second = [s for s in specs if s.batch_counts == "generation"]
+    assert {s.understanding_rows for s in first} == {s.generation_rows for s in second} == {rows}
+    assert [s.generation_rows / rows for s in first] == [0.5, 1, 2, 3]
+    assert [s.understanding_rows / rows for s in second] == [0, 0.5, 1, 2, 3]
+    assert len({s.steps for s in first}) == len({s.steps for s in second}) == 1
+    alone = [s for s in specs if s.regime == "understanding"]
+    assert [s.understanding_rows / rows for s in alone] == [0.25, 0.5, 1, 2, 3]
+    assert all(s.generation_rows == 0 for s in alone)
+
+
+def test_sizes_are_split_between_questions_and_captions_as_in_the_profile():
+    spec = sized(BASE, 1000, 300)
+    assert (spec.understanding_rows, spec.generation_rows) == (1000, 300)
+    share = BASE.spec.caption_examples / BASE.spec.understanding_rows
+    assert spec.caption_examples == round(1000 * share) and spec.fractions == (1.0,)
+
+
+def test_the_rules_of_matching_hold_what_they_name_equal():
+    found, rows = matching(BASE, 1, ("VQ-VQ",)), BASE.scaling_rows
+    assert tuple(found) == MATCHINGS
+    (alone, unified), (same, mixed), (more, again) = found.values()
+    assert alone.steps == unified.steps and alone.understanding_rows == unified.understanding_rows == rows
+    assert same == alone and mixed.understanding_rows == rows and mixed.steps == 2 * alone.steps
+    assert again == mixed and more.steps == -(-more.understanding_rows // more.batch_size)
+    tokens = {task: experiments._tokens_ratio(BASE.spec) if task else 1.0 for task in (0, 1)}
+    assert more.understanding_rows == pytest.approx(rows * (1 + tokens[1]), abs=1) and 0.3 < tokens[1] < 1
+
+
+def test_a_switch_changes_one_thing():
+    plain, *switched = switches(BASE, 1).values()
+    assert len(switched) == len(experiments.SWITCHES)
+    for specs, change in zip(switched, experiments.SWITCHES.values(), strict=True):
+        assert specs == [spec.vary(**change) for spec in plain]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (dict(seeds=0), "seeds 0 is not an integer from 1"), (dict(seeds=2.0), "seeds 2.0 is not"),
-    (dict(seeds=True), "seeds True is not"), (dict(seeds=1, arms=("both",)), "arm 'both' is not one of understanding"),
+    (dict(seeds=True), "seeds True is not"),
     (dict(seeds=1, architectures=("VQ",)), "architecture 'VQ' is not one of SigLIP-VQ")])
-def test_a_bad_request_is_refused_by_name(arguments, message):
+@pytest.mark.parametrize("experiment", [mutual_benefit, data_scaling, matching])
+def test_a_bad_request_is_refused_by_name(experiment, arguments, message):
     with pytest.raises(ValueError, match=message):
-        mutual_benefit(profile("smoke"), **arguments)
+        experiment(profile("smoke"), **arguments)
 
 
 def test_seeds_count_from_zero():
     assert list(seeds_of(3)) == [0, 1, 2]
 
 
-def test_the_table_calls_the_control_shuffled_and_keeps_every_score(spec, tmp_path, monkeypatch):
-    base = profile("smoke")
-    specs = [some.vary(**{name: getattr(spec, name) for name in (
-        "language_model", "tokenizer", "semantic_encoder", "vq_tokenizer", "reader")})
-        for some in mutual_benefit(base, 2)]
+def test_the_table_has_every_asked_arm_under_its_own_name_though_runs_are_shared(spec, tmp_path, monkeypatch):
+    specs = [some.vary(**{name: getattr(spec, name) for name in NETWORKS})
+             for some in mutual_benefit(profile("smoke"), 2)]
     store, values = RunStore(tmp_path), {}
-    for number, some in enumerate(specs):
+    for number, some in enumerate(dict.fromkeys(some.canonical() for some in specs)):
         rows = [{"fraction": fraction, "metric": "partial", "attribute": "time", "value": number + fraction,
                  "samples": 3} for fraction in (0.5, 1.0)]
-        arm = "shuffled" if some.shuffled_requests else some.regime
-        values |= {(arm, some.seed, row["fraction"]): row["value"] for row in rows}
+        values[some] = [row["value"] for row in rows]
         store.save(some, {"scores": rows}, Image.new("RGB", (2, 2)))
     monkeypatch.setattr(runs, "_train", lambda *arguments: pytest.fail("a run that has a record was trained"))
-    table = experiments.run(specs, tmp_path)
-    assert list(table.columns) == ["architecture", "regime", "seed", "fraction", "metric", "attribute", "value",
-                                   "samples"]
-    assert table.set_index(["regime", "seed", "fraction"])["value"].to_dict() == values
-    assert len({record_key(some) for some in specs}) == len(specs)
+    table = experiments.run(specs, tmp_path, factors=("generation_rows",))
+    assert list(table.columns) == ["architecture", "regime", "seed", "generation_rows", "fraction", "metric",
+                                   "attribute", "value", "samples"]
+    assert len(table) == 2 * len(specs)
+    for some in specs:
+        arm = "shuffled" if some.shuffled_requests else some.regime
+        own = table[(table["architecture"] == some.architecture) & (table["regime"] == arm)
+                    & (table["seed"] == some.seed)]
+        assert own["value"].tolist() == values[some.canonical()]
+        assert set(own["generation_rows"]) == {some.generation_rows}
+    assert set(table["architecture"]) == set(ARCHITECTURES)
+
+
+def test_a_table_of_a_run_without_a_record_is_refused(spec, tmp_path):
+    with pytest.raises(ValueError, match="There is no record .*json; run `make figures` first"):
+        experiments.table([spec], RunStore(tmp_path))

@@ -1,5 +1,6 @@
 """The unified model: its two losses against loops, where gradients go, files that give the same model back."""
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -34,10 +35,12 @@ def batch(rows, tables, processor):
     return make
 
 
-def image_inputs(adapter, table, image, codebook):
-    """LM inputs (tokens, width) of one image, token by token."""
+def image_inputs(adapter, table, image, codebook, length=0.0):
+    """LM inputs (tokens, width) of one image, token by token, each token at a length if one is given."""
     tokens = [codebook[code] if codebook.numel() else torch.from_numpy(table[image])[i]
               for i, code in enumerate(table[image])]
+    if length:
+        tokens = [token * length / token.norm() for token in tokens]
     return torch.stack([adapter.project(token) + position for token, position in zip(
         tokens, slot_positions(adapter, len(tokens)), strict=True)])
 
@@ -61,7 +64,7 @@ def losses_by_loops(model, rows, tables, architecture, processor):
         slots = {processor.image_in: iter(image_inputs(into, tables[kind_in], row.image_in,
                                                        model.understanding_codebook)),
                  processor.image_out: iter(image_inputs(out, tables[kind_out], row.image_out,
-                                                        model.generation_codebook))}
+                                                        model.generation_codebook, model.config.feature_length))}
         inputs = torch.stack([next(slots[i]) if i in slots else table[i] for i in row.ids.tolist()])
         hidden = model.language_model.model(inputs_embeds=inputs[None]).last_hidden_state[0]
         seen = 0
@@ -75,7 +78,10 @@ def losses_by_loops(model, rows, tables, architecture, processor):
                     image.append(-predicted.log_softmax(-1)[int(target)])
                 else:
                     target = torch.from_numpy(target)
-                    image.append(1 - predicted @ target / (predicted.norm() * target.norm()))
+                    if model.config.feature_loss == "mse":
+                        image.append(((predicted - target) ** 2).mean())
+                    else:
+                        image.append(1 - predicted @ target / (predicted.norm() * target.norm()))
                 seen += 1
     return torch.stack(text).mean(), torch.stack(image).mean()
 
@@ -93,6 +99,58 @@ def test_the_losses_are_means_over_their_own_positions(architecture, shared, new
     torch.testing.assert_close(found.loss, text + 0.7 * image, rtol=1e-4, atol=1e-5)
     assert found.image_positions == 16 * len(rows["generation"])
     assert found.text_positions == sum((row.labels != IGNORED).sum() for part in rows.values() for row in part)
+
+
+@pytest.mark.parametrize("settings", [{"feature_loss": "mse"}, {"feature_length": 3.0}], ids=str)
+@pytest.mark.parametrize(("architecture", "shared"), [("VQ-SigLIP", False), ("SigLIP-SigLIP", True)])
+def test_the_options_of_feature_output_change_the_image_loss_as_they_say(architecture, shared, settings, new_model,
+                                                                         rows, batch, tables, processor):
+    model = new_model(architecture, shared, **settings).eval()
+    with torch.no_grad():
+        found = model(buckets=batch(architecture))
+        _, image = losses_by_loops(model, rows["understanding"] + rows["generation"], tables, architecture, processor)
+        plain = new_model(architecture, shared).eval()(buckets=batch(architecture))
+    torch.testing.assert_close(found.image_loss, image, rtol=1e-4, atol=1e-5)
+    assert not torch.isclose(found.image_loss, plain.image_loss)
+
+
+@pytest.mark.parametrize("architecture", ["VQ-VQ", "VQ-SigLIP"])
+def test_a_padding_image_counts_in_the_mean_and_its_four_text_tokens_are_trained(architecture, new_model, batch, tables,
+                                                                                 processor):
+    model, buckets = new_model(architecture, alpha=0.5).eval(), batch(architecture)
+    blank = np.zeros_like(tables[architecture.split("-")[1]][:1])
+    (padding,) = collate([processor.padding_row()], None, blank, processor.pad)
+    with torch.no_grad():
+        without, found = model(buckets=buckets), model(buckets=buckets, padding=padding)
+        four = model(buckets=[{name: padding[name] for name in ("input_ids", "labels", "images_out")}])
+    assert four.text_positions == 4 and found.text_positions == without.text_positions + 4
+    n = without.text_positions
+    torch.testing.assert_close(found.text_loss, (n * without.text_loss + 4 * four.text_loss) / (n + 4))
+    slots = without.image_positions
+    torch.testing.assert_close(found.image_loss, without.image_loss * slots / (slots + 16))
+    torch.testing.assert_close(found.loss, found.text_loss + 0.5 * found.image_loss)
+
+
+@pytest.mark.parametrize("kind", ["VQ", "SigLIP"])
+def test_what_a_side_starts_from_depends_on_its_own_space_alone(kind, new_model):
+    other = {"VQ": "SigLIP", "SigLIP": "VQ"}[kind]
+    own, mixed = new_model(f"{kind}-{kind}", shared=True), new_model(f"{kind}-{other}")
+    reverse, separate = new_model(f"{other}-{kind}"), new_model(f"{kind}-{kind}")
+
+    def same(one, two):
+        one, two = ([p for name, p in part.named_parameters() if "positions" not in name] for part in (one, two))
+        return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))  # the fixture sets the positions
+    assert same(own.understanding_adapter, mixed.understanding_adapter)
+    assert same(own.understanding_adapter, separate.understanding_adapter)
+    assert same(own.understanding_adapter, reverse.generation_adapter)
+    assert same(own.generation_head, reverse.generation_head)
+    assert not same(separate.understanding_adapter, separate.generation_adapter)
+    assert not same(own.understanding_adapter, new_model(f"{kind}-{kind}", shared=True, seed=4).understanding_adapter)
+
+
+def test_an_unknown_feature_loss_is_refused(new_model):
+    with pytest.raises(ValueError, match="feature_loss 'l1' is not one of cosine, mse"):
+        new_model("VQ-SigLIP", feature_loss="l1")
 
 
 def test_understanding_alone_has_no_image_loss_and_the_text_loss_as_its_loss(new_model, batch):

@@ -12,12 +12,12 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from uvlm_core import execute, experiments, figures
+from uvlm_core import claims, execute, experiments, figures, figures_benefit, figures_data
 from uvlm_core.fidelity import BATTERY_TOLERANCE
-from uvlm_core.profiles import REGIMES
+from uvlm_core.profiles import ARCHITECTURES, REGIMES
 from uvlm_core.scoring import CHANCE, TIME_PARTS
 from uvlm_core.smart_watch import ATTRIBUTES, sample_watches
-from uvlm_core.statistics import mean_interval, paired_differences
+from uvlm_core.statistics import mean_interval
 
 NOTEBOOKS = execute.find_notebooks(execute.ROOT / "notebooks")
 SCORES = ["architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "samples"]
@@ -28,11 +28,13 @@ COLUMNS = {  # of the CSV behind each figure
     "data_statistics": ["statistic", "task", "attribute", "level", "value", "samples"],
     "frozen_networks_vq": ["code", "uses"],
     **dict.fromkeys(("frozen_networks_reader", "frozen_networks_siglip", "frozen_networks_probe"), READINGS),
-    "mutual_benefit": SCORES,
-    "mutual_benefit_time": SCORES,
+    **dict.fromkeys(("mutual_benefit", "mutual_benefit_generation", "mutual_benefit_time"), SCORES),
     "mutual_benefit_watches": ["architecture", "regime", "seed", "position", "request"],
-    "mutual_benefit_differences": ["architecture", "metric", "attribute", "fraction", "difference", "low", "high",
-                                   "seeds", "regime", "baseline"],
+    "mutual_benefit_differences": ["architecture", "baseline", "metric", "attribute", "when", "difference", "low",
+                                   "high", "p", "seeds"],
+    "data_scaling": [*SCORES[:3], *claims.FACTORS, *SCORES[3:]],
+    "data_scaling_exchange": ["architecture", "seed", "generation_rows", "worth", "rate", "beyond"],
+    "data_scaling_matching": list(claims.COLUMNS),
 }
 named = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -107,15 +109,16 @@ def test_an_executed_notebook_shows_its_figures(ran, path):
 def test_every_run_behind_the_learning_curves_has_a_record(ran):
     table = pd.read_csv(ran / "figures" / "mutual_benefit.csv")
     keys = json.loads((ran / "figures" / "mutual_benefit.json").read_text())["records"]
-    assert set(table["regime"]) == set(experiments.ARMS)
-    assert {path.stem for path in (ran / "records").glob("*.json")} == set(keys) and len(keys) == len(experiments.ARMS)
+    assert set(table["regime"]) == set(experiments.ARMS) and set(table["architecture"]) == set(ARCHITECTURES)
+    assert {path.stem for path in (ran / "records").glob("*.json")} > set(keys)
+    assert len(keys) == 2 + 2 + 4 + 1  # of one task by its space, unified, the control
 
 
 def test_a_second_run_trains_nothing_and_draws_the_same(ran, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (ran / "records").iterdir()}
-    assert execute_into(ran, "--notebook=02", f"--figures={tmp_path}") == 0
+    assert all(execute_into(ran, f"--notebook={number}", f"--figures={tmp_path}") == 0 for number in ("02", "03"))
     assert {path: path.stat().st_mtime_ns for path in (ran / "records").iterdir()} == before
-    for name in ("mutual_benefit.csv", "mutual_benefit.png", "mutual_benefit_watches.png"):
+    for name in ("mutual_benefit.csv", "mutual_benefit.png", "mutual_benefit_watches.png", "data_scaling.png"):
         assert (tmp_path / name).read_bytes() == (ran / "figures" / name).read_bytes()
 
 
@@ -127,47 +130,79 @@ def scores(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     rows = []
     for architecture in architectures:
+        read = claims.generation_metric(architecture)
+        distance = {"read_back": "reader_frechet", "feature_read_back": "feature_frechet"}[read]
         for arm in experiments.ARMS:
             metrics = [("partial", name) for name in (*ATTRIBUTES, *TIME_PARTS, "total") if arm != "generation"]
             if arm != "understanding":
-                metrics += [("read_back", name) for name in (*ATTRIBUTES, *TIME_PARTS)]
-                metrics += [("reader_frechet", "9 against 9"), ("reader_frechet_floor", "9 against 9")]
+                metrics += [(read, name) for name in (*ATTRIBUTES, *TIME_PARTS, "total")]
+                metrics += [(distance, "9 against 9"), (f"{distance}_floor", "9 against 9")]
             rows += [(architecture, arm, seed, fraction, metric, name, rng.random(), 9) for seed in range(seeds)
-                     for fraction in (0.5, 1.0) for metric, name in metrics]
+                     for fraction in (0.05, 0.5, 1.0) for metric, name in metrics]
     return pd.DataFrame(rows, columns=SCORES)
 
 
 def differences(table) -> pd.DataFrame:
-    over = ("architecture", "metric", "attribute", "fraction")
-    return pd.concat([paired_differences(table[table["metric"] == metric], "unified", baseline, over).assign(
-        baseline=baseline) for baseline, metric in (("understanding", "partial"), ("generation", "read_back"))])
+    rows = []
+    for name in dict.fromkeys(table["architecture"]):
+        for baseline, metric in (("understanding", "partial"), ("generation", claims.generation_metric(name))):
+            for attribute in ("total", *ATTRIBUTES):
+                for when in ("while learning", "at the end"):
+                    by_seed = claims.benefit(table[table["architecture"] == name], baseline, metric, attribute)
+                    rows.append((name, baseline, metric, attribute, when, *mean_interval(by_seed), 0.5, len(by_seed)))
+    return pd.DataFrame(rows, columns=COLUMNS["mutual_benefit_differences"])
 
 
-def panel(figure, row: str, title: str):
-    """The axes of `mutual_benefit` with this title, in the row "understanding" or "generation"."""
-    axes = [axes for axes in figure.axes if axes.get_title() == title]
-    return axes[0 if row == "understanding" else -1]
+def scaling(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table as that of `experiments.data_scaling`, out of random numbers."""
+    rng, rows = np.random.default_rng(1), []
+    for name in architectures:
+        runs = [("understanding", 100 * times, 0, "understanding") for times in (0.25, 0.5, 1, 2, 3)]
+        runs += [("unified", 100, 100 * times, "understanding") for times in (0.5, 1, 2, 3)]
+        runs += [("generation", 0, 100, "generation")]
+        runs += [("unified", 100 * times, 100, "generation") for times in (0.5, 1, 2, 3)]
+        rows += [(name, regime, seed, *sizes, 1.0, metric, attribute, 0.5 + 0.3 * rng.random(), 9)
+                 for regime, *sizes in runs for seed in range(seeds) for attribute in ("total", "time")
+                 for metric in ("partial", claims.generation_metric(name))]
+    return pd.DataFrame(rows, columns=COLUMNS["data_scaling"])
+
+
+def judged(architectures=("VQ-VQ",)) -> pd.DataFrame:
+    table = scores(architectures)
+    table = table[table["regime"].isin(("understanding", "unified"))]
+    return claims.judge_matching(dict.fromkeys(experiments.MATCHINGS, table), 100)
+
+
+def panel(figure, title: str, row: int = 0):
+    """The axes of a column of `mutual_benefit`, which has five in each row."""
+    titles = [axes.get_title() for axes in figure.axes[:5]]
+    return figure.axes[5 * row + titles.index(title)]
 
 
 def curve(axes, arm: str):
-    """The thick line of an arm."""
-    look = figures.LINES[arm]
-    return next(line for line in axes.lines if line.get_marker() == look["marker"] and len(line.get_xdata()) > 1)
+    """The line of an arm."""
+    return next(line for line in axes.lines if line.get_marker() == figures.LINES[arm]["marker"])
 
 
-DRAWN = {  # figure -> its picture out of a table of scores
-    "mutual_benefit": lambda table: figures.mutual_benefit(table, experiments.AUTHORS_VQ_VQ),
-    "mutual_benefit_time": lambda table: figures.mutual_benefit_time(table, dict.fromkeys(TIME_PARTS, 0.7)),
-    "mutual_benefit_differences": lambda table: figures.mutual_benefit_differences(differences(table)),
+DRAWN = {  # figure -> its picture out of random numbers about some architectures
+    "mutual_benefit": lambda names: figures_benefit.mutual_benefit(scores(names), "understanding", experiments.AUTHORS),
+    "mutual_benefit_generation": lambda names: figures_benefit.mutual_benefit(scores(names), "generation"),
+    "mutual_benefit_time": lambda names: figures_benefit.mutual_benefit_time(
+        scores(names), {kind: dict.fromkeys(TIME_PARTS, 0.7) for kind in ("VQ", "SigLIP")}),
+    "mutual_benefit_differences": lambda names: figures_benefit.mutual_benefit_differences(differences(scores(names))),
+    "data_scaling": lambda names: figures_benefit.data_scaling(scaling(names), 100),
+    "data_scaling_exchange": lambda names: figures_benefit.data_scaling_exchange(scaling(names), 100, 1.5),
+    "data_scaling_matching": lambda names: figures_benefit.data_scaling_matching(judged(names)),
 }
 
 
 @pytest.mark.parametrize("draw", [
-    figures.data_gallery, figures.data_statistics, figures.frozen_networks_readings, figures.mutual_benefit,
-    figures.mutual_benefit_time, figures.mutual_benefit_differences,
-    lambda table: figures.frozen_networks_vq(table, np.zeros((1, 8, 8, 3)), np.zeros((1, 8, 8, 3))),
-    lambda table: figures.mutual_benefit_watches(table, {"unified": np.zeros((1, 8, 8, 3))})],
-    ids=lambda draw: draw.__name__)
+    figures_data.data_gallery, figures_data.data_statistics, figures_data.frozen_networks_readings,
+    lambda table: figures_data.frozen_networks_vq(table, {"watch": np.zeros((1, 8, 8, 3))}),
+    lambda table: figures_benefit.mutual_benefit(table, "understanding"), figures_benefit.mutual_benefit_time,
+    lambda table: figures_benefit.mutual_benefit_watches(table, {"unified": np.zeros((1, 8, 8, 3))}),
+    figures_benefit.mutual_benefit_differences, lambda table: figures_benefit.data_scaling(table, 100),
+    lambda table: figures_benefit.data_scaling_exchange(table, 100, 1.5), figures_benefit.data_scaling_matching])
 def test_an_empty_table_is_refused_in_one_sentence(draw):
     every = {name for columns in COLUMNS.values() for name in columns} | {"chance"}
     with pytest.raises(ValueError, match="^The table of figure '[a-z_]+' is empty; it needs at least one row.$"):
@@ -176,74 +211,82 @@ def test_an_empty_table_is_refused_in_one_sentence(draw):
 
 def test_a_table_without_a_column_that_is_drawn_is_refused_by_name():
     with pytest.raises(ValueError, match="'mutual_benefit' has no column 'fraction'"):
-        figures.mutual_benefit(scores().drop(columns="fraction"))
+        figures_benefit.mutual_benefit(scores().drop(columns="fraction"), "understanding")
 
 
-def test_a_table_without_any_score_of_the_figure_is_refused():
-    with pytest.raises(ValueError, match="has no metric partial or read_back"):
-        figures.mutual_benefit(scores().assign(metric="caption_partial"))
+def test_an_unknown_task_and_a_table_without_any_of_its_scores_are_refused():
+    with pytest.raises(ValueError, match="task 'both' is not one of understanding, generation"):
+        figures_benefit.mutual_benefit(scores(), "both")
+    with pytest.raises(ValueError, match="has no score of generation"):
+        figures_benefit.mutual_benefit(scores().assign(metric="partial"), "generation")
 
 
 def test_watches_that_are_fewer_than_their_requests_are_refused():
     with pytest.raises(ValueError, match="needs 2 images for each"):
-        figures.mutual_benefit_watches(pd.DataFrame({"request": ["a", "b"]}), {"unified": np.zeros((1, 8, 8, 3))})
+        figures_benefit.mutual_benefit_watches(pd.DataFrame({"request": ["a", "b"]}),
+                                               {"unified": np.zeros((1, 8, 8, 3))})
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architecture_has_it(name):
     def colours(architecture):
-        lines = [line for axes in DRAWN[name](scores((architecture,))).axes for line in axes.lines]
+        lines = [line for axes in DRAWN[name]((architecture,)).axes for line in axes.lines]
         return {to_hex(line.get_color()) for line in lines} & set(figures.COLOURS.values())
 
     assert [colours(architecture) for architecture in figures.COLOURS] == [{c} for c in figures.COLOURS.values()]
 
 
-def test_the_thick_line_is_the_mean_over_seeds_and_the_bar_its_interval():
+def test_the_line_is_the_mean_over_seeds_and_the_band_its_interval():
     table = scores()
-    axes = panel(figures.mutual_benefit(table), "understanding", "weather")
+    axes = panel(figures_benefit.mutual_benefit(table, "understanding"), "weather")
     chosen = table[(table["regime"] == "unified") & (table["metric"] == "partial") & (table["attribute"] == "weather")]
     assert curve(axes, "unified").get_ydata() == pytest.approx(chosen.groupby("fraction")["value"].mean().tolist())
-    _, low, high = mean_interval(chosen.loc[chosen["fraction"] == 1, "value"])
-    assert any(line.get_ydata() == pytest.approx([low, high]) for line in axes.lines if len(line.get_ydata()) == 2)
+    low, high = mean_interval(chosen.loc[chosen["fraction"] == 1, "value"])[1:]
+    edges = [band.get_paths()[0].vertices for band in axes.collections]
+    assert any({round(y, 6) for x, y in edge if x == 1} == {round(low, 6), round(high, 6)} for edge in edges)
 
 
 def test_corners_are_the_mean_of_the_two():
     table = scores()
-    axes = panel(figures.mutual_benefit(table), "generation", "corners")
+    axes = panel(figures_benefit.mutual_benefit(table, "generation"), "corners")
     chosen = table[(table["regime"] == "generation") & (table["metric"] == "read_back")
                    & table["attribute"].isin(("weather_corner", "battery_corner"))]
     assert curve(axes, "generation").get_ydata() == pytest.approx(chosen.groupby("fraction")["value"].mean().tolist())
 
 
-@pytest.mark.parametrize(("row", "title", "chance"), [
+def test_each_architecture_has_its_row_and_its_own_space():
+    figure = figures_benefit.mutual_benefit(scores(ARCHITECTURES), "generation")
+    assert [figure.axes[5 * row].get_ylabel() for row in range(4)] == [
+        "SigLIP-VQ\nfrom pixels", "VQ-VQ\nfrom pixels", "SigLIP-SigLIP\nfrom features", "VQ-SigLIP\nfrom features"]
+
+
+@pytest.mark.parametrize(("task", "title", "chance"), [
     ("understanding", "weather", CHANCE["weather"]), ("understanding", "corners", 0.25),
     ("understanding", "total", sum(CHANCE[name] for name in ATTRIBUTES) / 5), ("generation", "weather", 1 / 3),
     ("generation", "battery within 10",
      np.mean(np.abs(np.subtract.outer(np.arange(101), np.arange(101))) <= BATTERY_TOLERANCE))])
-def test_chance_is_drawn_where_guessing_ends_up(row, title, chance):
-    axes = panel(figures.mutual_benefit(scores()), row, title)
+def test_chance_is_drawn_where_guessing_ends_up(task, title, chance):
+    axes = panel(figures_benefit.mutual_benefit(scores(), task), title)
     assert any(line.get_ydata() == pytest.approx([chance, chance]) and to_hex(line.get_color()) == "#767676"
                for line in axes.lines)
 
 
 def test_the_authors_record_is_grey_and_only_where_it_compares():
-    figure = figures.mutual_benefit(scores(), experiments.AUTHORS_VQ_VQ)
-    marks = {axes.get_title(): line for axes in figure.axes for line in axes.lines if line.get_marker() == "D"}
-    assert set(marks) == {"time", "total"}
-    assert marks["total"].get_ydata() == pytest.approx([0.891, 0.940])
+    figure = figures_benefit.mutual_benefit(scores(("VQ-VQ", "SigLIP-SigLIP")), "understanding", experiments.AUTHORS)
+    marks = {(row, title): line for row in (0, 1) for title in ("time", "total", "weather")
+             for line in panel(figure, title, row).lines if line.get_marker() == "D" and len(line.get_xdata())}
+    assert set(marks) == {(0, "time"), (0, "total"), (1, "total")}
+    assert marks[0, "total"].get_ydata() == pytest.approx([0.891, 0.940])
     assert {to_hex(line.get_color()) for line in marks.values()} == {"#767676"}
 
 
-def test_one_seed_is_drawn_without_an_interval():
-    axes = panel(figures.mutual_benefit(scores(seeds=1)), "understanding", "battery")
-    bars = [line for line in axes.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2]
-    assert bars and all(np.isnan(bar.get_ydata()).all() for bar in bars)
-
-
-def test_an_experiment_of_one_task_is_drawn_in_one_row():
-    table = scores()
-    figure = figures.mutual_benefit(table[table["regime"] == "understanding"])
-    assert len(figure.axes) == 5 and figure.axes[0].get_ylabel().startswith("understanding")
+def test_dots_of_the_scaling_figure_are_means_at_their_number_of_rows():
+    table = scaling()
+    axes = figures_benefit.data_scaling(table, 100).axes[0]
+    chosen = table[(table["understanding_rows"] == 100) & (table["batch_counts"] == "understanding")
+                   & (table["metric"] == "partial") & (table["attribute"] == "total")]
+    line = next(line for line in axes.lines if len(line.get_xdata()) == 5)
+    assert line.get_ydata() == pytest.approx(chosen.groupby("generation_rows")["value"].mean().tolist())
 
 
 def gallery() -> pd.DataFrame:
@@ -256,23 +299,32 @@ def pictures(count) -> np.ndarray:
     return np.zeros((count, 64, 64, 3), np.uint8)
 
 
-@pytest.mark.parametrize("draw", [
-    *[lambda draw=draw: draw(scores()) for draw in DRAWN.values()],
-    *[lambda draw=draw: draw(scores(("VQ-VQ", "SigLIP-VQ"))) for draw in DRAWN.values()],
-    lambda: figures.data_gallery(gallery()),
-    lambda: figures.frozen_networks_vq(pd.DataFrame({"code": range(9), "uses": range(9)}), pictures(6), pictures(6)),
-    lambda: figures.mutual_benefit_watches(pd.DataFrame({"request": ["draw a watch where the time is 01:02:03."] * 6}),
-                                           {"watch": pictures(6), **{regime: pictures(6) for regime in REGIMES}})],
-    ids=[*DRAWN, *(f"{name}, two architectures" for name in DRAWN), "data_gallery", "frozen_networks_vq",
-         "mutual_benefit_watches"])
-def test_nothing_leaves_the_figure_and_no_panel_touches_another(draw):
-    check_layout(draw())
+LONG = "please draw a watch where the battery is in the bottom right corner, the time is 01:02:03, it is raining."
+OTHERS = {
+    "data_gallery": lambda: figures_data.data_gallery(gallery()),
+    "frozen_networks_vq": lambda: figures_data.frozen_networks_vq(
+        pd.DataFrame({"code": range(9), "uses": range(9)}), dict.fromkeys(("watch", "from features"), pictures(6))),
+    "mutual_benefit_watches": lambda: figures_benefit.mutual_benefit_watches(
+        pd.DataFrame({"request": [LONG] * 7}),
+        {"watch": pictures(7), **{f"SigLIP-SigLIP {regime}": pictures(7) for regime in REGIMES}}),
+}
+
+
+@pytest.mark.parametrize("names", [("VQ-VQ",), ARCHITECTURES], ids=["one", "all"])
+@pytest.mark.parametrize("name", DRAWN)
+def test_nothing_leaves_the_figure_and_no_panel_touches_another(name, names):
+    check_layout(DRAWN[name](names))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_nothing_leaves_the_other_figures_either(name):
+    check_layout(OTHERS[name]())
 
 
 @pytest.mark.parametrize("name", ["data_statistics", "frozen_networks_reader", "frozen_networks_siglip",
                                   "frozen_networks_probe"])
 def test_a_figure_drawn_again_from_its_csv_fits(ran, name):
-    draw = figures.data_statistics if name == "data_statistics" else figures.frozen_networks_readings
+    draw = figures_data.data_statistics if name == "data_statistics" else figures_data.frozen_networks_readings
     check_layout(draw(pd.read_csv(ran / "figures" / f"{name}.csv", keep_default_na=False)))
 
 

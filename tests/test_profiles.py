@@ -71,6 +71,27 @@ def test_the_steps_are_those_of_every_arm_and_take_all_its_rows(spec):
         regime="unified").rows
 
 
+@given(SPECS)
+@repeatably
+def test_the_run_that_carries_a_spec_out_takes_the_same_rows_in_the_same_steps(spec):
+    for regime in REGIMES:
+        for counts in ("understanding", "generation", "all"):
+            asked = spec.vary(regime=regime, batch_counts=counts)
+            done = asked.canonical()
+            assert done.canonical() == done
+            assert (done.regime, done.seed, done.steps, done.rows) == (regime, asked.seed, asked.steps, asked.rows)
+
+
+def test_arms_of_one_task_share_their_run_where_their_space_is_one():
+    def runs(**arm):
+        return {name: RunSpec(architecture=name, **arm).canonical() for name in ARCHITECTURES}
+    for regime, place in (("understanding", 0), ("generation", 1)):
+        done = runs(regime=regime)
+        assert all((done[a] == done[b]) == (a.split("-")[place] == b.split("-")[place])
+                   for a in ARCHITECTURES for b in ARCHITECTURES)
+    assert len(set(runs().values())) == 4 and len(set(runs(regime="understanding", padding_image=True).values())) == 4
+
+
 def test_every_field_is_in_the_dictionary_and_in_the_key(spec):
     names = [field.name for field in fields(RunSpec)]
     assert list(spec.to_dict()) == names

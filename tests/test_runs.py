@@ -181,7 +181,7 @@ def test_every_score_has_a_line_of_its_own(store):
 def test_a_value_that_is_no_number_is_read_back_as_missing(store):
     scores = [{**body(Stub())["scores"][0], "value": float("nan")}]
     assert store.save(Stub(), body(Stub()) | {"scores": scores})["scores"][0]["value"] is None
-    assert store.table([Stub()])["value"].isna().all()
+    assert [row["value"] for row in store.load(Stub())["scores"]] == [None]
 
 
 @pytest.mark.parametrize("content, fault", [
@@ -269,34 +269,6 @@ def test_what_a_killed_writer_left_is_swept_once_it_is_old(store):
     os.utime(old, (0, 0))
     store.prepare()
     assert not old.exists() and new.exists() and store.load(Stub())
-
-
-# Tables
-
-
-def test_the_table_has_one_score_a_row_with_the_factors_asked_for(store):
-    for seed in range(3):
-        store.save(Stub(seed=seed), body(Stub(seed=seed)))
-    table = store.table([Stub(seed=2), Stub(seed=0)], factors=("doses",))
-    assert " ".join(table.columns) == "architecture regime seed doses fraction metric attribute value samples"
-    assert list(table["seed"]) == [2, 2, 0, 0]
-    assert table["doses"].iloc[0] == (0.1, 0.2)
-    assert len(store.table()) == 6
-
-
-def test_an_unknown_factor_is_refused_with_the_known_ones(store):
-    store.save(Stub(), body(Stub()))
-    with pytest.raises(ValueError, match="'dose' is not a field of a run; the fields are architecture, regime"):
-        store.table(factors=("dose",))
-
-
-def test_a_table_of_a_run_without_a_record_is_refused(store):
-    with pytest.raises(ValueError, match="has no record"):
-        store.table([Stub()])
-
-
-def test_the_table_of_an_empty_store_has_its_columns(store):
-    assert list(store.table().columns)[:3] == ["architecture", "regime", "seed"]
 
 
 # Progress

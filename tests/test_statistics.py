@@ -1,5 +1,6 @@
 """Intervals and differences over seeds, against numbers known from elsewhere."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from uvlm_core.statistics import mean_interval, paired_differences
+from uvlm_core.statistics import interquartile_mean, mean_interval, paired_differences, permutation_p, verdict
 
 
 def test_the_interval_is_the_t_interval():
@@ -86,3 +87,32 @@ def test_an_unknown_arm_is_refused_by_name():
     with pytest.raises(ValueError, match="no arm 'both'; it has understanding, unified"):
         paired_differences(table({("unified", "partial", 0): 1.0, ("understanding", "partial", 0): 0.5}), "both",
                            "understanding", ("metric",))
+
+
+def test_the_permutation_test_swaps_the_arms_of_each_seed():
+    differences = np.array([0.3, -0.1, 0.2, 0.4])
+    swapped = [np.mean(differences * signs) for signs in itertools.product((1, -1), repeat=4)]
+    expected = np.mean([abs(mean) >= differences.mean() - 1e-12 for mean in swapped])
+    assert permutation_p(differences) == pytest.approx(expected)
+    assert permutation_p([0.1, 0.2, 0.3, 0.4]) == pytest.approx(2 / 2**4)
+    assert permutation_p([0.1, 0.2, 0.3, 0.4]) == permutation_p([-0.1, -0.2, -0.3, -0.4])
+    assert math.isnan(permutation_p([0.1])) and permutation_p(np.arange(1, 9)) == pytest.approx(2 / 2**8)
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half():
+    assert interquartile_mean([100, 1, 2, 3, 4, -100, 2, 3]) == 2.5
+    assert interquartile_mean([[1.0, 3.0], [2.0, 2.0]]) == 2.0 and math.isnan(interquartile_mean([]))
+
+
+@pytest.mark.parametrize(("differences", "expected"), [
+    ([0.02, 0.03, 0.04], "replicates"), ([-0.02, -0.03, -0.04], "contradicts"), ([0.1, -0.1, 0.1], "undecided"),
+    ([0.02, 0.02], "undecided"), ([0.5], "undecided"), ([0.0, 0.0, 0.0, 0.0], "undecided"),
+    ([0.01, 0.01, 0.01, 0.2], "undecided")])
+def test_the_verdict_is_where_the_interval_lies(differences, expected):
+    assert verdict(differences) == expected
+
+
+def test_the_verdict_of_no_effect_is_seldom_other_than_undecided():
+    rng = np.random.default_rng(2)
+    decided = [verdict(rng.normal(size=4)) != "undecided" for _ in range(2000)]
+    assert abs(np.mean(decided) - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 2000)

@@ -175,6 +175,34 @@ def test_a_run_of_very_few_steps_trains_and_is_scored_at_its_end(spec, count, op
         assert any(not torch.equal(start[name], weights[name]) for name in start) or warmup == 0.9
 
 
+@pytest.mark.parametrize("arm", [
+    dict(regime="understanding", architecture="VQ-SigLIP"), dict(regime="understanding", architecture="SigLIP-VQ"),
+    dict(regime="generation", architecture="SigLIP-VQ"), dict(regime="generation", architecture="VQ-SigLIP"),
+    dict(regime="understanding", generation_examples=16, shuffled_requests=True, batch_counts="all"),
+    dict(generation_examples=48, batch_counts="generation"),
+    dict(regime="generation", batch_counts="generation", vqa_examples=5)], ids=str)
+def test_an_arm_scores_as_the_run_that_carries_it_out(spec, arm, tmp_path):
+    asked = spec.vary(**arm)
+    assert asked.canonical() != asked
+    (one, _), (other, _) = (training.train_and_score(some, tmp_path / name)
+                            for name, some in (("asked", asked), ("done", asked.canonical())))
+    assert one["scores"] == other["scores"]
+    assert [log["loss"] for log in one["samples"]["losses"]] == [log["loss"] for log in other["samples"]["losses"]]
+
+
+@pytest.mark.parametrize("change", [dict(padding_image=True), dict(padding_image=True, regime="understanding"),
+                                    dict(hours=13), dict(batch_counts="all"), dict(feature_loss="mse"),
+                                    dict(feature_reader="", feature_decoder="")], ids=str)
+def test_a_switch_trains_and_is_scored(spec, change, tmp_path):
+    result, sheet = training.train_and_score(spec.vary(architecture="VQ-SigLIP", **change), tmp_path)
+    metrics = {row["metric"] for row in result["scores"]}
+    generates = change.get("regime") != "understanding"
+    assert ("feature_read_back" in metrics) == (generates and "feature_reader" not in change)
+    assert (sheet is not None) == (generates and "feature_decoder" not in change)
+    assert ("feature_cosine" in metrics) == generates and {"partial", "unchecked"} <= metrics
+    assert result["counts"]["steps"] == (12 if change.get("batch_counts") == "all" else 6)
+
+
 def test_arms_of_a_seed_start_from_the_same_weights(spec):
     arms = (dict(regime="understanding"), dict(regime="generation"), dict(), dict(shuffled_requests=True))
     states = [prepare(spec.vary(**arm))[0].state_dict() for arm in arms]

@@ -78,7 +78,7 @@ def mutual_benefit(table: pd.DataFrame, task: str, authors: pd.DataFrame | None 
                 if authors is not None and task == "understanding":
                     known = authors[(authors["architecture"] == name) & (authors["attribute"] == title)]
                     axes.plot(known["fraction"], known["value"], "D", **AUTHORS)
-            if line is grid[0]:
+            if name == shown[0]:
                 axes.set_title("battery within 10" if (task, title) == ("generation", "battery") else title)
         line[0].set_ylabel(name if task == "understanding" else f"{name}\n{_LABELS[metric].removeprefix('read back ')}")
     for axes in grid[-1]:
@@ -256,6 +256,10 @@ def data_scaling_exchange(table: pd.DataFrame, rows: int, paper: float) -> Figur
         _points(rate, found["generation_rows"], found["rate"], look_of(name, "unified"))
     scale.set(xscale="log", xlabel="understanding rows", ylabel="total, partial credit", title="the scale")
     scale.axhline(chance("partial", "total"), **REFERENCES["chance"])
+    counts = last.loc[last["understanding_rows"] > 0, "understanding_rows"]
+    scale.set_xticks(sorted({counts.min(), rows, counts.max()}))
+    scale.set_xticks([], minor=True)
+    scale.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
     rate.axhline(0, color="black", linewidth=0.6)
     rate.axhline(paper, color=AUTHORS["color"], linestyle=(0, (5, 2)), linewidth=1)
     low, high = rate.dataLim.y0, rate.dataLim.y1

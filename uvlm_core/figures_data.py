@@ -107,17 +107,18 @@ def data_statistics(table: pd.DataFrame) -> Figure:
 
 
 @theme()
-def frozen_networks_vq(table: pd.DataFrame, watches: np.ndarray, drawn: np.ndarray) -> Figure:
-    """Section 3: watches, what the VQ tokenizer makes of them, and how often it uses each of its codes.
+def frozen_networks_vq(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
+    """Section 3: watches, what is left of them in each space, and how often the VQ tokenizer uses each of its codes.
 
-    `table` has the columns code and uses, a row for each code of the codebook; `watches` and `drawn` are images and
-    their reconstructions, uint8 (images, height, width, 3).
+    `table` has the columns code and uses, a row for each code of the codebook; `images` gives by row name uint8 arrays
+    (images, height, width, 3), equally many in each.
     """
     need(table, "frozen_networks_vq", ("code", "uses"))
-    figure = Figure(figsize=(PAGE, 0.7 + 1.2 * PAGE / len(watches)))
+    count = len(next(iter(images.values())))
+    figure = Figure(figsize=(PAGE, 0.7 + 0.62 * len(images) * PAGE / count))
     left, right = figure.subfigures(1, 2, width_ratios=(2.4, 1))
-    grid, axes = left.subplots(2, len(watches), squeeze=False), right.subplots()
-    for line, name, pictures in zip(grid, ("watch", "reconstruction"), (watches, drawn), strict=True):
+    grid, axes = left.subplots(len(images), count, squeeze=False), right.subplots()
+    for line, (name, pictures) in zip(grid, images.items(), strict=True):
         for place, picture in zip(line, pictures, strict=True):
             draw_picture(place, picture)
         line[0].set_ylabel(name)

@@ -109,7 +109,7 @@ class Processor:
 
 
 def collate(rows: Sequence[Row], images_in: np.ndarray | None, images_out: np.ndarray | None, pad: int,
-            fill: float = 0.95, least: int = 8) -> list[dict[str, torch.Tensor]]:
+            fill: float = 0.95, least: int = 5) -> list[dict[str, torch.Tensor]]:
     """Lay rows side by side as buckets, each padded at the right to its own longest row.
 
     A row joins the bucket while it is at least `fill` as long as the bucket's longest (or the bucket has fewer than

@@ -1,0 +1,125 @@
+"""Claims: planted effects are found, read on the right scale, and written where they belong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from uvlm_core import claims
+from uvlm_core.claims import benefit, chance, exchange_rates, headroom, judge_benefit, judge_matching, judge_scaling
+from uvlm_core.profiles import ARCHITECTURES
+from uvlm_core.smart_watch import ATTRIBUTES
+
+NAMES = (*ATTRIBUTES, "total")
+
+
+def curves(gain: float, seeds=4, architectures=ARCHITECTURES) -> pd.DataFrame:
+    """Learning curves from chance to full marks; the unified arm's differ by `gain` in between and nowhere else."""
+    rows = []
+    for architecture in architectures:
+        for metric, alone in (("partial", "understanding"), (claims.generation_metric(architecture), "generation")):
+            for seed in range(seeds):
+                for fraction, way in ((0.1, 0.0), (0.2, 0.4), (0.5, 0.6), (1.0, 1.0)):
+                    for name in NAMES:
+                        least = chance(metric, name)
+                        score = least + way * (1 - least) + 0.001 * seed
+                        extra = (gain + 0.002 * (-1) ** seed) * (0 < way < 1)
+                        rows += [(architecture, alone, seed, fraction, metric, name, score),
+                                 (architecture, "unified", seed, fraction, metric, name, score + extra)]
+    return pd.DataFrame(rows, columns=["architecture", "regime", "seed", "fraction", "metric", "attribute", "value"])
+
+
+def test_headroom_is_where_the_single_task_is_neither_at_chance_nor_at_full_marks():
+    table = curves(0.05)
+    assert headroom(table, "understanding", "partial", "time") == [0.2, 0.5]
+    saturated = table[table["fraction"] == 1]
+    assert headroom(saturated, "understanding", "partial", "time") == [1.0]
+
+
+def test_the_benefit_is_the_mean_difference_while_there_is_headroom():
+    own = curves(0.05, architectures=("VQ-VQ",))
+    assert benefit(own, "understanding", "partial", "total").tolist() == pytest.approx([0.052, 0.048] * 2)
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.05, "replicates"), (-0.05, "contradicts"), (0.0, "undecided")])
+def test_a_planted_benefit_is_judged_as_it_is(gain, expected):
+    found = judge_benefit(curves(gain))
+    assert len(found) == 4 * 3 and set(found["verdict"]) == {expected}
+    assert found["difference"].to_numpy() == pytest.approx(gain, abs=1e-9) and set(found["seeds"]) == {4}
+    assert found["interquartile"].to_numpy() == pytest.approx(gain, abs=3e-3)
+
+
+def test_the_control_is_no_part_of_the_benefit():
+    table = curves(0.05, architectures=("VQ-VQ",))
+    control = table[table["regime"] == "unified"].assign(regime="shuffled", value=0.0)
+    pd.testing.assert_frame_equal(judge_benefit(pd.concat([table, control])), judge_benefit(table))
+
+
+def scaling(rate: float, seeds=3, rows=1000) -> pd.DataFrame:
+    """Scores that rise by the logarithm of the understanding rows, a generation row being worth `rate` of them."""
+    found = []
+
+    def add(regime, understanding, generation, counts, metric, value, seed):
+        found.extend(("SigLIP-VQ", regime, seed, understanding, generation, counts, 1.0, metric, name, value)
+                     for name in NAMES)
+    for seed in range(seeds):
+        for times in (0.25, 0.5, 1, 2, 3, 6.6):
+            add("understanding", times * rows, 0, "understanding", "partial", 0.1 * np.log(times * rows), seed)
+        for times in (0.5, 1, 2, 3):
+            value = 0.1 * np.log(rows + rate * times * rows)
+            add("unified", rows, times * rows, "understanding", "partial", value, seed)
+            add("unified", times * rows, rows, "generation", "read_back", 0.2 * times + 0.001 * seed, seed)
+        add("generation", 0, rows, "generation", "read_back", 0.1, seed)
+    return pd.DataFrame(found, columns=["architecture", "regime", "seed", *claims.FACTORS, "fraction", "metric",
+                                        "attribute", "value"])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.5])
+def test_the_rate_of_exchange_is_the_planted_one(rate):
+    found = exchange_rates(scaling(rate), 1000)
+    assert found["rate"].to_numpy() == pytest.approx(rate, abs=1e-6) and len(found) == 3 * 4
+    assert found["worth"].to_numpy() == pytest.approx(1000 + rate * found["generation_rows"], abs=1e-3)
+    assert not found["beyond"].any()
+
+
+def test_a_score_beyond_the_scale_is_read_at_its_end_and_marked():
+    found = exchange_rates(scaling(5.0), 1000)
+    assert found.loc[found["beyond"], "worth"].to_numpy() == pytest.approx(6600)
+    assert found["beyond"].tolist() == (1000 + 5 * found["generation_rows"] > 6600).tolist()
+
+
+def test_planted_scaling_is_judged_as_it_is():
+    found = judge_scaling(scaling(0.5), 1000).set_index("claim")
+    assert found["verdict"].to_dict() == {
+        "generation data help": "replicates", "benefit grows": "replicates", "understanding data help": "replicates",
+        "worth of a request": "contradicts"}
+    assert found.loc["worth of a request", "difference"] == pytest.approx(-0.5)
+    assert found.loc["generation data help", "difference"] == pytest.approx(0.1 * np.log(2.5))
+    assert found.loc["understanding data help", "difference"] == pytest.approx(0.501)
+
+
+def test_each_rule_of_matching_is_judged_apart():
+    table = curves(0.0)
+    worse = table.assign(value=table["value"] - 0.1 * (table["regime"] == "unified"))
+    found = judge_matching({"steps": table, "tokens": worse}, 1000)
+    assert found.groupby("matching")["verdict"].unique().map(list).to_dict() == {
+        "steps": ["undecided"], "tokens": ["contradicts"]}
+
+
+def test_the_scoreboard_stands_between_its_marks_and_nothing_else_changes(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{claims.MARKS[0]}\nold\n{claims.MARKS[1]}\nafter\n")
+    text = claims.markdown(judge_benefit(curves(0.05)))
+    for _ in range(2):
+        claims.write_scoreboard(readme, text)
+        assert readme.read_text() == f"before\n{claims.MARKS[0]}\n\n{text}\n\n{claims.MARKS[1]}\nafter\n"
+    assert text.count("**replicates**") == 12 and all(line.count("|") == 9 for line in text.splitlines())
+    (tmp_path / "other.md").write_text("no marks")
+    with pytest.raises(ValueError, match="other.md has no lines <!-- scoreboard -->"):
+        claims.write_scoreboard(tmp_path / "other.md", text)
+
+
+def test_missing_records_are_named_and_the_readme_stays(tmp_path, capsys):
+    (tmp_path / "README.md").write_text("as it was")
+    assert claims.main([f"--records={tmp_path}", f"--readme={tmp_path / 'README.md'}", "--profile=smoke"]) == 2
+    assert "There is no record" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == "as it was"
