@@ -17,7 +17,7 @@ import pandas as pd
 from sklearn.isotonic import IsotonicRegression
 
 from uvlm_core import experiments
-from uvlm_core.experiments import GENERATION_TIMES, SCALED, UNDERSTANDING_TIMES
+from uvlm_core.experiments import GENERATION_TIMES, UNDERSTANDING_TIMES
 from uvlm_core.fidelity import READ_BACK_CHANCE
 from uvlm_core.profiles import ARCHITECTURES, Profile, profile
 from uvlm_core.runs import RunStore
@@ -146,7 +146,7 @@ def judge_matching(tables: dict[str, pd.DataFrame], rows: int) -> pd.DataFrame:
 def judge_scaling(table: pd.DataFrame, rows: int) -> pd.DataFrame:
     """Verdicts on `experiments.data_scaling` of a base of `rows` rows."""
     found = []
-    for architecture in [name for name in SCALED if (table["architecture"] == name).any()]:
+    for architecture in [name for name in ARCHITECTURES if (table["architecture"] == name).any()]:
         own = table[(table["architecture"] == architecture) & (table["fraction"] == 1)]
         metric = generation_metric(architecture)
 

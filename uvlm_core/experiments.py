@@ -26,7 +26,6 @@ CONTROL = ("VQ-VQ", 2)  # the architecture that has the control, and its seeds: 
 GENERATION_TIMES = (0.5, 1, 2, 3)  # the paper's, of the base number of rows
 UNDERSTANDING_TIMES = (0.5, 1, 2, 3)
 ALONE_TIMES = (0.25, 0.5, 1, 2, 3)  # understanding rows without generation: the scale on which rows are exchanged
-SCALED = ("SigLIP-VQ", "VQ-VQ")  # the paper scales SigLIP-VQ
 MATCHINGS = ("steps", "examples", "tokens")
 SWITCHES = {  # pitfall -> what brings the original's behaviour back; 9 is a rule of scoring and needs no run
     "3: padding image in every step": {"padding_image": True},
@@ -57,7 +56,7 @@ def sized(base: Profile, understanding: float, generation: float, **changes) -> 
                           generation_examples=round(generation), fractions=(1.0,), **changes)
 
 
-def data_scaling(base: Profile, seeds: int, architectures: tuple[str, ...] = SCALED) -> list[RunSpec]:
+def data_scaling(base: Profile, seeds: int) -> list[RunSpec]:
     """Section 4.2, figure 5: one task's rows stay, the other's grow; and understanding alone, which sets the scale.
 
     What grows comes beside what stays, step by step, so the arms of one direction take the same number of steps. The
@@ -65,7 +64,7 @@ def data_scaling(base: Profile, seeds: int, architectures: tuple[str, ...] = SCA
     """
     rows, specs = base.scaling_rows, []
     for seed in seeds_of(seeds):
-        for architecture in architectures:
+        for architecture in base.scaled:
             arm = {"seed": seed, "architecture": architecture}
             specs += [sized(base, times * rows, 0, regime="understanding", **arm) for times in ALONE_TIMES]
             specs.append(base.spec.vary(regime="understanding", **arm))
@@ -76,7 +75,7 @@ def data_scaling(base: Profile, seeds: int, architectures: tuple[str, ...] = SCA
     return specs
 
 
-def matching(base: Profile, seeds: int, architectures: tuple[str, ...] = ARCHITECTURES) -> dict[str, list[RunSpec]]:
+def matching(base: Profile, seeds: int) -> dict[str, list[RunSpec]]:
     """Understanding and unified arms of one comparison under each rule of matching (pitfall 1), by the rule's name.
 
     steps     the same understanding rows in the same optimiser steps; generation rows come beside them
@@ -86,7 +85,7 @@ def matching(base: Profile, seeds: int, architectures: tuple[str, ...] = ARCHITE
     rows, found = base.scaling_rows, {name: [] for name in MATCHINGS}
     more = rows * (1 + _tokens_ratio(base.spec))
     for seed in seeds_of(seeds):
-        for architecture in architectures:
+        for architecture in base.matched:
             arm = {"seed": seed, "architecture": architecture}
             alone = sized(base, rows, rows, regime="understanding", **arm)
             mixed = sized(base, rows, rows, batch_counts="all", **arm)

@@ -235,6 +235,8 @@ class Profile:
     seeds: int
     scaling_rows: int  # the base number of rows of either task where their numbers are varied
     scaling_seeds: int  # there
+    scaled: tuple[str, ...]  # the architectures of data scaling; the paper has SigLIP-VQ
+    matched: tuple[str, ...]  # those whose arms are matched by every rule
 
 
 _LAPTOP = RunSpec()
@@ -243,9 +245,11 @@ PROFILES = {
     "smoke": Profile("smoke", replace(_LAPTOP, images=160, vqa_examples=128, caption_examples=32,
                                       generation_examples=160, batch_size=16, fractions=(0.5, 1.0),
                                       test_watches=24,
-                                      generated_watches=16), seeds=2, scaling_rows=48, scaling_seeds=1),
+                                      generated_watches=16), seeds=1, scaling_rows=48, scaling_seeds=1,
+                     scaled=("SigLIP-VQ",), matched=("SigLIP-VQ",)),
     # two CPU cores, minutes per run
-    "laptop": Profile("laptop", _LAPTOP, seeds=4, scaling_rows=1000, scaling_seeds=2),
+    "laptop": Profile("laptop", _LAPTOP, seeds=2, scaling_rows=1000, scaling_seeds=1,
+                      scaled=("SigLIP-VQ", "VQ-VQ"), matched=ARCHITECTURES),
 }
 
 

@@ -7,6 +7,7 @@ Images are uint8 arrays (images, height, width, 3). Frozen means frozen: outputs
 gradient, and memory-mapped (pitfalls 16 and 17).
 """
 
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from uvlm_core.weights import cache_folder, companion_config, fingerprint, load_into, resolve
 
+# transformers compares a SigLIP's configuration with its own default, and then warns of that default's token ids
+logging.getLogger("transformers.configuration_utils").addFilter(lambda said: "_token_id must be" not in said.msg)
 BATCH = 64  # images per encoder call; the outputs do not depend on it
 
 
