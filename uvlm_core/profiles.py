@@ -36,8 +36,8 @@ class RunSpec:
     world: int = WORLD_VERSION
     image_size: int = 64  # px
     images: int = 14000  # the pool of training images that all rows and all seeds draw from
-    vqa_examples: int = 6200
-    caption_examples: int = 400
+    vqa_examples: int = 9400
+    caption_examples: int = 600
     generation_examples: int = 14000
     turns: int = 5  # questions per vqa row
     mention_rate: float = 0.8  # of each attribute but the time in captions and requests; the paper has 0.5
@@ -67,7 +67,7 @@ class RunSpec:
     image_loss_weight: float = 1.0  # alpha; the paper has 0.2 for codes
     feature_loss: str = "cosine"  # of SigLIP output; "mse" is the other one
     padding_image: bool = False  # the authors' padding image in every step (pitfall 3)
-    batch_size: int = 5  # rows per step
+    batch_size: int = 8  # rows per step
     batch_counts: str = "understanding"  # rows that this counts; the other task's come beside them, in proportion
     threads: int = 1
     # the scores
