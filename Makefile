@@ -27,7 +27,7 @@ unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup figures replicate test lint bench lab encoders clean unusable
+.PHONY: help setup figures replicate scoreboard test lint bench lab encoders clean unusable
 
 help: ## list the targets (this list)
 	@echo 'usage: make TARGET [PROFILE=smoke|laptop] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n]'
@@ -40,6 +40,9 @@ figures: $(READY) ## run the notebooks, and the runs that have no record yet, in
 
 replicate: $(READY) ## the same from an empty record store, everything trained again, into build/replicate/PROFILE
 	@$(EXECUTE) --replicate
+
+scoreboard: $(READY) ## write the table of claims and verdicts into README.md, from the laptop records
+	@$(PY) -m uvlm_core.claims
 
 test: $(READY) ## run the tests
 	@$(PY) -m pytest -q

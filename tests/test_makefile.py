@@ -41,6 +41,7 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
     (["test"], "-m pytest -q"),
     (["bench"], "tests/benchmarks.py"),
     (["encoders"], "-m uvlm_core.pretraining all"),
+    (["scoreboard"], "-m uvlm_core.claims"),
     (["lint"], "-m ruff check ."),
     (["lab"], "-m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks"),
 ])
