@@ -220,7 +220,7 @@ def test_the_command_line_is_refused_in_one_sentence_before_anything_is_written(
     ("import os\nseeds = 2", "The parameters cell of 02_curve may hold lines `name = literal` only."),
     ("seeds, workers = 1, 2", "The parameters cell of 02_curve may hold lines `name = literal` only."),
     ("pair = (1, 2)", "Parameter pair of 02_curve is (1, 2), which JSON cannot express."),
-    ("seeds = '2'", "Parameter seeds of 02_curve is 2, but must be a text."),
+    ("seeds = '2'", "Parameter seeds of 02_curve is 1, but must be a text."),
 ])
 def test_a_parameters_cell_that_is_not_of_literals_is_refused(source, sentence, run, tmp_path):
     write_notebook(tmp_path / "notebooks", "02_curve", parameters=source)
