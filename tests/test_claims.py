@@ -6,8 +6,9 @@ import pytest
 
 from uvlm_core import claims
 from uvlm_core.claims import benefit, chance, exchange_rates, headroom, judge_benefit, judge_matching, judge_scaling
-from uvlm_core.profiles import ARCHITECTURES
+from uvlm_core.profiles import ARCHITECTURES, profile
 from uvlm_core.smart_watch import ATTRIBUTES
+from uvlm_core.weights import ROOT
 
 NAMES = (*ATTRIBUTES, "total")
 
@@ -123,3 +124,9 @@ def test_missing_records_are_named_and_the_readme_stays(tmp_path, capsys):
     assert claims.main([f"--records={tmp_path}", f"--readme={tmp_path / 'README.md'}", "--profile=smoke"]) == 2
     assert "There is no record" in capsys.readouterr().err
     assert (tmp_path / "README.md").read_text() == "as it was"
+
+
+def test_the_readmes_scoreboard_is_that_of_the_committed_records():
+    base = profile("laptop")
+    verdicts = claims.judge(base, ROOT / "figures" / "runs" / "laptop", base.seeds, base.scaling_seeds)
+    assert claims.markdown(verdicts) in (ROOT / "README.md").read_text(encoding="utf-8")

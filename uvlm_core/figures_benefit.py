@@ -84,7 +84,7 @@ def mutual_benefit(table: pd.DataFrame, task: str, authors: pd.DataFrame | None 
     for axes in grid[-1]:
         axes.set_xscale("log")
         axes.set_xlim(0.8 * table["fraction"].min(), 1.15)
-        axes.set_xticks([0.02, 0.1, 0.5, 1] if table["fraction"].min() < 0.1 else [0.5, 1])
+        axes.set_xticks([0.02, 0.1, 1] if table["fraction"].min() < 0.1 else [0.5, 1])
         axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     figure.supxlabel("share of the training data seen (%)", fontsize=8)
@@ -264,7 +264,7 @@ def data_scaling_exchange(table: pd.DataFrame, rows: int, paper: float) -> Figur
     rate.axhline(paper, color=AUTHORS["color"], linestyle=(0, (5, 2)), linewidth=1)
     low, high = rate.dataLim.y0, rate.dataLim.y1
     rate.set(xlabel="generation rows added", ylabel="understanding rows a row", title="rate of exchange",
-             ylim=(max(-3.0, min(-0.5, low)), min(4.0, max(paper, high) + 0.3)))
+             ylim=(max(-3.0, min(-0.4, low) - 0.1), min(4.0, max(paper, high) + 0.3)))
     names = [name for name in COLOURS if (last["architecture"] == name).any()]
     handles = [Line2D([], [], color=COLOURS[name], linewidth=3, label=name) for name in names]
     handles += [Line2D([], [], color="black", label=regime, **LINES[regime] | extra) for regime, extra in (
