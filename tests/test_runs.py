@@ -83,7 +83,8 @@ GRID = [Stub(seed=seed, seconds=0.3) for seed in range(6)]
 
 def grid_process(store, work, execute="execute_with_marker"):
     """The grid in a process of its own that can be killed."""
-    code = (f"from test_runs import *\n"
+    code = (f"from test_runs import *\n"  # a test run in the background has interrupts ignored, and hands that on
+            f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             f"run_grid(GRID, RunStore({str(store)!r}), workers=2, work_folder={str(work)!r}, execute={execute})")
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                             env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
