@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from uvlm_core import training
+from uvlm_core import experiments, launch, training
 from uvlm_core.conversations import AttributeBias
 from uvlm_core.evaluation import Evaluation
+from uvlm_core.runs import RunStore
 from uvlm_core.smart_watch import sample_watches
 from uvlm_core.training import DONE, STREAM, Steps, last_checkpoint, make_optimizer, prepare, train, training_rows
 
@@ -313,6 +314,12 @@ def test_an_older_checkpoint_is_removed_but_the_newest_whole_one_never(spec, tmp
     assert all((tmp_path / name / DONE).exists() for name in left)
     shutil.rmtree(tmp_path / "checkpoint-6")
     assert last_checkpoint(tmp_path).endswith("checkpoint-5")
+
+
+def test_a_launched_arm_is_found_by_the_experiments(spec, tmp_path):
+    asked = spec.vary(architecture="VQ-SigLIP", regime="understanding")
+    launch.run(asked, tmp_path)
+    assert set(experiments.table([asked], RunStore(tmp_path))["architecture"]) == {"VQ-SigLIP"}
 
 
 LAUNCHED = """

@@ -15,6 +15,7 @@ from uvlm_core.processing import Processor
 from uvlm_core.profiles import ARCHITECTURES, Profile, RunSpec
 from uvlm_core.runs import SCORE_COLUMNS, RunStore, run_grid
 from uvlm_core.smart_watch import sample_watches
+from uvlm_core.vision import load_encoder
 
 ARMS = {  # what an arm changes in the profile's spec, in the order of drawing
     "understanding": {"regime": "understanding"},
@@ -83,7 +84,7 @@ def matching(base: Profile, seeds: int) -> dict[str, list[RunSpec]]:
     tokens    as many tokens in steps of one size: the understanding arm sees more rows
     """
     rows, found = base.scaling_rows, {name: [] for name in MATCHINGS}
-    more = rows * (1 + _tokens_ratio(base.spec))
+    ratios = {architecture: _tokens_ratio(base.spec.vary(architecture=architecture)) for architecture in base.matched}
     for seed in seeds_of(seeds):
         for architecture in base.matched:
             arm = {"seed": seed, "architecture": architecture}
@@ -91,6 +92,7 @@ def matching(base: Profile, seeds: int) -> dict[str, list[RunSpec]]:
             mixed = sized(base, rows, rows, batch_counts="all", **arm)
             found["steps"] += [alone, sized(base, rows, rows, **arm)]
             found["examples"] += [alone, mixed]
+            more = rows * (1 + ratios[architecture])
             found["tokens"] += [sized(base, more, rows, regime="understanding", **arm), mixed]
     return found
 
@@ -105,7 +107,8 @@ def switches(base: Profile, seeds: int) -> dict[str, list[RunSpec]]:
 
 def _tokens_ratio(spec: RunSpec, count: int = 200) -> float:
     """Tokens of a generation row over those of an understanding row, over the first watches of a stream."""
-    processor = Processor.load(spec.tokenizer, tokens := (spec.image_size // 8) ** 2, tokens)
+    spaces = (load_encoder(kind, spec).tokens for kind in spec.architecture.split("-"))
+    processor = Processor.load(spec.tokenizer, *spaces)
     watches, means = sample_watches(0, count), {}
     for task in ("vqa", "caption", "generation"):
         talks = make_conversations(watches, task, 0, spec.turns, (), spec.mention_rate)

@@ -24,7 +24,7 @@ from uvlm_core.weights import cache_folder
 
 def run(spec: RunSpec, records: Path) -> None:
     """Carry out `spec` on this process and its peers; the first one writes the record."""
-    store = RunStore(records)
+    store, spec = RunStore(records), spec.canonical()
     if store.load(spec) is not None:
         print(f"{store.path(spec)} is there already.")
         return

@@ -244,9 +244,8 @@ PROFILES = {
     # shows that everything works, in seconds; its numbers mean nothing
     "smoke": Profile("smoke", replace(_LAPTOP, images=160, vqa_examples=128, caption_examples=32,
                                       generation_examples=160, batch_size=16, fractions=(0.5, 1.0),
-                                      test_watches=24,
-                                      generated_watches=16), seeds=1, scaling_rows=48, scaling_seeds=1,
-                     scaled=("SigLIP-VQ",), matched=("SigLIP-VQ",)),
+                                      test_watches=24, generated_watches=16),
+                     seeds=1, scaling_rows=48, scaling_seeds=1, scaled=("SigLIP-VQ",), matched=("SigLIP-VQ",)),
     # two CPU cores, minutes per run
     "laptop": Profile("laptop", _LAPTOP, seeds=2, scaling_rows=1000, scaling_seeds=1,
                       scaled=("SigLIP-VQ", "VQ-VQ"), matched=ARCHITECTURES),

@@ -1,7 +1,7 @@
 """Runs as values (no section of the paper): a spec leads to one JSON record, and a grid loads its runs or trains them.
 
-Belongs here: the key of a spec, reading and writing records, the table of their scores, parallel workers, provenance.
-Not here: what a run computes (`training.py`), which runs a figure needs (`experiments.py`).
+Belongs here: the key of a spec, reading and writing records, parallel workers, provenance. Not here:
+what a run computes (`training.py`), which runs a figure needs and the tables of their scores (`experiments.py`).
 
 The presence of a record is the cache. It is written whole or not at all, after everything else of its run, so a kill
 at any moment costs no more than the work since the last checkpoint.
@@ -35,7 +35,6 @@ from uvlm_core.provenance import code_state, versions
 
 SCHEMA = 1  # of the record; another one is refused
 SCORE_COLUMNS = ("fraction", "metric", "attribute", "value", "samples")
-ARM_COLUMNS = ("architecture", "regime", "seed")  # of every table
 _BODY = ("scores", "counts", "times", "provenance", "samples")  # what a run adds to its schema, key and spec
 _TEMPORARY = ".tmp"
 _STALE = 60  # s: writing a record takes milliseconds, so an older temporary file belongs to a process that was killed
@@ -284,7 +283,8 @@ def _run(spec, store: RunStore, folder: Path, execute: Callable) -> None:
 def _describe(spec) -> str:
     """A run in a sentence: its key and its arm."""
     values = spec.to_dict()
-    return f"Run {record_key(spec)} ({', '.join(f'{name} {values[name]}' for name in ARM_COLUMNS)})"
+    arm = ", ".join(f"{name} {values[name]}" for name in ("architecture", "regime", "seed"))
+    return f"Run {record_key(spec)} ({arm})"
 
 
 def _reason(error: BaseException) -> str:
