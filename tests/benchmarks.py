@@ -89,7 +89,7 @@ class Laptop:
         self.model = build_model(
             resolve(self.spec.language_model), self.encoder, self.encoder, seed=0, image_in_id=self.processor.image_in,
             image_out_id=self.processor.image_out, shared_adapter=self.spec.shared_adapter,
-            adapter_positions=self.spec.adapter_positions, image_loss_weight=self.spec.image_loss_weight)
+            adapter_positions=self.spec.adapter_positions, image_loss_weight=self.spec.alpha)
 
 
 def training_step(laptop: Laptop) -> list[Line]:

@@ -1,5 +1,6 @@
 """Scores in a feature space, and the networks that read and draw features."""
 
+import itertools
 import json
 
 import numpy as np
@@ -8,8 +9,16 @@ import torch
 
 from uvlm_core.conversations import make_conversations
 from uvlm_core.evaluation import Evaluation
-from uvlm_core.fidelity import bearing_patches, feature_distances, feature_floor, read_back
-from uvlm_core.generation import generate_images
+from uvlm_core.fidelity import (
+    _as_requested,
+    bearing_patches,
+    feature_ceiling,
+    feature_distances,
+    feature_floor,
+    read_back,
+)
+from uvlm_core.generation import generate_images, predict_features
+from uvlm_core.processing import collate
 from uvlm_core.profiles import RunSpec
 from uvlm_core.reader import CLASSES, FeatureReader
 from uvlm_core.smart_watch import ATTRIBUTES, Watch, render_batch, sample_watches
@@ -116,10 +125,49 @@ def test_generated_features_are_scored_where_they_are_and_drawn_to_be_looked_at(
     evaluation = Evaluation(spec, processor, understanding, generation)
     rows = evaluation(model)
     metrics = {row["metric"] for row in rows}
-    assert metrics == {"triggered", "feature_cosine", "feature_cosine_floor", "feature_frechet",
-                       "feature_frechet_floor", "feature_read_back", "feature_read_back_error"}
+    assert metrics == {"triggered", "feature_cosine", "feature_cosine_floor", "feature_cosine_forced",
+                       "feature_frechet", "feature_frechet_floor", "feature_read_back", "feature_read_back_error"}
     samples, sheet = evaluation.samples()
     assert sheet.size == (6 * 64, 64) and len(samples["requests"]) == 6
+
+
+def test_predicted_features_are_those_of_the_image_loss(new_model, processor, watches, tables):
+    model = new_model("VQ-SigLIP", feature_length=2.5).eval()
+    requests, real = make_conversations(watches[:5], "generation", 0), tables["SigLIP"][:5]
+    predicted = predict_features(model, processor, requests, real)
+    rows = [processor.row(request, number) for number, request in enumerate(requests)]
+    with torch.no_grad():
+        loss = model(buckets=collate(rows, None, real, processor.pad)).image_loss
+    cosines = torch.cosine_similarity(torch.from_numpy(predicted), torch.from_numpy(real), dim=-1)
+    assert float(1 - cosines.mean()) == pytest.approx(float(loss), abs=1e-5)
+    alone = [predict_features(model, processor, [request], real[number:]) for number, request in enumerate(requests)]
+    np.testing.assert_allclose(np.concatenate(alone), predicted, atol=2e-4)
+
+
+def test_a_watch_as_requested_has_what_is_named_and_of_the_rest_what_the_other_has():
+    parts = ("hour", "minute", "second", "weather", "battery", "weather_corner", "battery_corner")
+    for count in range(len(ATTRIBUTES) + 1):
+        for names in itertools.combinations(ATTRIBUTES, count):
+            for watch, other in itertools.product(WATCHES[:6], sample_watches(4, 6, "test")):
+                made = _as_requested(watch, names, other)
+                named = {part for part in parts if part in names or (part in parts[:3] and "time" in names)}
+                assert all(getattr(made, part) == getattr(watch, part) for part in named)
+                moved = {"weather_corner", "battery_corner"} if len({*names} & {*parts[5:]}) == 1 else set()
+                assert all(getattr(made, part) == getattr(other, part) for part in {*parts} - named - moved)
+                assert made.colour == other.colour
+
+
+def test_the_ceiling_is_full_for_what_a_request_says_in_full_and_above_what_any_one_watch_has(encoders, patches):
+    encoder, rng = encoders["SigLIP"], np.random.default_rng(0)
+    requested = [("time", "weather", "weather_corner")] * len(WATCHES)
+    found = values(feature_ceiling(encoder, WATCHES, requested, 64, samples=4))
+    assert {metric for metric, _ in found} == {"feature_cosine_ceiling"}
+    real = encoder.encode(render_batch(WATCHES))
+    one = encoder.encode(render_batch([_as_requested(watch, requested[0], other) for watch, other in zip(
+        WATCHES, sample_watches(int(rng.integers(99)), len(WATCHES), "reader"), strict=True)]))
+    single = values(feature_distances(one, real, patches, requested))
+    assert found["feature_cosine_ceiling", "all"] > single["feature_cosine", "all"]
+    assert found["feature_cosine_ceiling", "all"] <= 1
 
 
 @pytest.mark.parametrize("length", [0.0, 2.5])

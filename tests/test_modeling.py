@@ -114,6 +114,23 @@ def test_the_options_of_feature_output_change_the_image_loss_as_they_say(archite
     assert not torch.isclose(found.image_loss, plain.image_loss)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_of_an_image_that_is_not_read_back_only_the_places_are_seen(shared, new_model, tables, batch):
+    model = new_model("SigLIP-SigLIP", shared, feature_length=3.0).eval()
+    images = torch.from_numpy(tables["SigLIP"][:2])
+    with torch.no_grad():
+        seen = model.embed_generation(images, read_back=torch.tensor([True, False]))
+        torch.testing.assert_close(seen[0], model.embed_generation(images)[0])
+        torch.testing.assert_close(seen[1], model.embed_generation(torch.zeros_like(images))[1])
+        bucket = batch("SigLIP-SigLIP", "generation")[0]
+        none = bucket | {"read_back": torch.zeros(len(bucket["images_out"]), dtype=torch.bool)}
+        other = none | {"images_out": bucket["images_out"].flip(0)}
+        losses = [model(buckets=[some]).image_loss for some in (bucket, none, other)]
+        hidden = [model.embed(some["input_ids"], None, some["images_out"], some["read_back"]) for some in (none, other)]
+    torch.testing.assert_close(*hidden)  # what comes in is the same, what is wanted is not
+    assert len({round(float(loss), 5) for loss in losses}) == 3
+
+
 @pytest.mark.parametrize("architecture", ["VQ-VQ", "VQ-SigLIP"])
 def test_a_padding_image_counts_in_the_mean_and_its_four_text_tokens_are_trained(architecture, new_model, batch, tables,
                                                                                  processor):

@@ -32,6 +32,8 @@ VALUES = {
     "fractions": st.lists(st.floats(0.001, 0.999), unique=True).map(lambda values: (*sorted(values), 1.0)),
     "hours": st.sampled_from((12, 13)), "padding_image": st.booleans(),
     "feature_loss": st.sampled_from(("cosine", "mse")), "batch_counts": st.just("understanding"),
+    "feature_loss_weight": st.one_of(st.just(1.0), RATES),
+    "feature_dropout": st.one_of(st.just(0.0), st.floats(0, 1, exclude_max=True)),
     "feature_reader": st.text(), "feature_decoder": st.text(), "test_watches": st.integers(1, 5000),
     "generated_watches": st.integers(2, 5000)}
 SPECS = st.builds(RunSpec, **VALUES)
@@ -45,7 +47,8 @@ OTHER = {  # another valid value of every field but the world's version, of whic
     "mention_rate": 0.5,
     "weight_decay": 0.1, "warmup": 0.1, "image_loss_weight": 0.3, "batch_size": 64, "threads": 2,
     "fractions": (0.5, 1.0),
-    "hours": 13, "padding_image": True, "feature_loss": "mse", "batch_counts": "all", "feature_reader": "owner/fr",
+    "hours": 13, "padding_image": True, "feature_loss": "mse",
+    "feature_dropout": 0.25, "feature_loss_weight": 0.4, "batch_counts": "all", "feature_reader": "owner/fr",
     "feature_decoder": "owner/fd",
     "test_watches": 400, "generated_watches": 100}
 
@@ -100,6 +103,23 @@ def test_every_field_is_in_the_dictionary_and_in_the_key(spec):
                    semantic_encoder="owner/s", feature_reader="owner/fr0", feature_decoder="owner/fd0")
     keys = {record_key(base)} | {record_key(base.vary(**{name: value})) for name, value in OTHER.items()}
     assert len(keys) == len(names)  # each change of one field is another run
+
+
+def test_records_of_runs_from_before_a_field_keep_their_names():
+    spec = RunSpec(feature_dropout=0.0, feature_loss_weight=1.0)
+    assert not {"feature_dropout", "feature_loss_weight"} & spec.to_dict().keys()
+    assert RunSpec.from_dict(spec.to_dict()) == spec
+    assert RunSpec().to_dict()["feature_dropout"] == 0.5
+    assert RunSpec().canonical() == spec  # codes need neither, so runs with VQ output are the same as ever
+
+
+def test_the_image_loss_weighs_what_the_kind_of_output_says():
+    for name in ARCHITECTURES:
+        codes = name.endswith("VQ")
+        spec = RunSpec(architecture=name, image_loss_weight=0.3, feature_loss_weight=0.7)
+        assert spec.alpha == spec.canonical().alpha == (0.3 if codes else 0.7)
+        other = spec.vary(**{"feature_loss_weight" if codes else "image_loss_weight": 2.0})
+        assert other.canonical() == spec.canonical()
 
 
 def test_a_run_depends_on_the_networks_of_its_architecture_only():

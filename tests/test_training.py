@@ -240,6 +240,21 @@ def test_every_row_is_seen_once_whatever_the_counts(spec, processor):
         assert max(sum(row.image_in >= 0 for row in steps.rows(step)) for step in range(len(steps))) <= batch_size
 
 
+def test_dropout_hides_whole_images_from_the_language_model_and_never_a_target(spec):
+    asked = spec.vary(architecture="VQ-SigLIP", feature_dropout=0.5)
+    steps, without = (prepare(some)[2] for some in (asked, asked.vary(feature_dropout=0.0)))
+    kept = [steps[step]["buckets"] for step in range(6)]
+    marks = torch.cat([bucket["read_back"] for buckets in kept for bucket in buckets if "images_out" in bucket])
+    assert marks.dtype == torch.bool and len(marks) == 48 and 12 < int(marks.sum()) < 36
+    for step, buckets in enumerate(kept):
+        for bucket, again, plain in zip(buckets, steps[step]["buckets"], without[step]["buckets"], strict=True):
+            assert bucket.keys() - {"read_back"} == plain.keys()
+            assert all(torch.equal(tensor, plain[name]) for name, tensor in bucket.items() if name in plain)
+            assert "read_back" not in bucket or torch.equal(bucket["read_back"], again["read_back"])
+    codes = prepare(spec)[2]
+    assert not any("read_back" in bucket for step in range(6) for bucket in codes[step]["buckets"])
+
+
 def test_rows_speak_about_the_watch_whose_image_they_show(spec, processor):
     watches = sample_watches(STREAM, spec.images)
     understanding, generation = training_rows(spec, processor, watches)

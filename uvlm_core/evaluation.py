@@ -12,7 +12,7 @@ from PIL import Image
 
 from uvlm_core import fidelity, scoring
 from uvlm_core.conversations import make_conversations, truth
-from uvlm_core.generation import answer, generate_images
+from uvlm_core.generation import answer, generate_images, predict_features
 from uvlm_core.processing import Processor
 from uvlm_core.profiles import RunSpec
 from uvlm_core.reader import AttributeReader, FeatureReader
@@ -60,6 +60,9 @@ class Evaluation:
             self.generated = generated.tokens
             rows += [{"metric": "triggered", "attribute": "", "value": float(generated.triggered.mean()),
                       "samples": len(self.requests)}, *self.drawn.scores(generated.tokens)]
+            if last and isinstance(self.drawn, DrawnFeatures):
+                rows += self.drawn.forced_scores(predict_features(model, self.processor, self.requests,
+                                                                  self.drawn.real))
         return rows
 
     def _questions(self, model, questions) -> list[dict]:
@@ -115,6 +118,12 @@ class DrawnFeatures:
         if self.reader is not None:
             rows += fidelity.read_back(features, self.watches, self.requested, self.reader, "feature_read_back")
         return rows
+
+    def forced_scores(self, features: np.ndarray) -> list[dict]:
+        """The cosines of features that were predicted from the true ones before them: what is lost in decoding is not
+        lost here."""
+        rows = fidelity.feature_distances(features, self.real, self.patches, self.requested)
+        return [row | {"metric": "feature_cosine_forced"} for row in rows if row["metric"] == "feature_cosine"]
 
     def images(self, features: np.ndarray) -> np.ndarray | None:
         """What a person may look at: uint8 (images, size, size, 3)."""

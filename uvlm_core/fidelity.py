@@ -25,13 +25,14 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from uvlm_core.conversations import truth
 from uvlm_core.scoring import CHANCE, score_answer, score_time_parts
-from uvlm_core.smart_watch import ATTRIBUTES, WEATHERS, Watch, render_batch
+from uvlm_core.smart_watch import ATTRIBUTES, WEATHERS, Watch, render_batch, sample_watches
 
 EXTRACTOR = "uvlm-attribute-reader"  # torch-fidelity's name of the reader's features
 BATTERY_TOLERANCE = 10  # points within which a battery counts as the requested one
 READ_BACK_CHANCE = CHANCE | {  # what watches that do not depend on their requests score
     "battery": sum(abs(a - b) <= BATTERY_TOLERANCE for a in range(101) for b in range(101)) / 101**2}
 SUBSET = 1000  # images per subset of the kernel distance (torch-fidelity's default); fewer images are taken whole
+CEILING_STREAM = 900_000  # of the watches that a request leaves open
 NEIGHBOURS = 3  # of precision and recall (torch-fidelity's default)
 _METRICS = {"reader_frechet": "frechet_inception_distance", "reader_kernel": "kernel_inception_distance_mean",
             "reader_precision": "precision", "reader_recall": "recall"}  # our names, and torch-fidelity's
@@ -145,6 +146,34 @@ def feature_floor(others: np.ndarray, real: np.ndarray, patches: dict[str, np.nd
     No model is expected below it in the Frechet distance, and none that follows its requests below it in the cosine.
     """
     return [row | {"metric": f"{row['metric']}_floor"} for row in feature_distances(others, real, patches, requested)]
+
+
+def feature_ceiling(encoder, watches: Sequence[Watch], requested: Sequence[Sequence[str]], size: int,
+                    samples: int = 32) -> list[dict]:
+    """The best mean cosine that features can have which follow from the request alone: rows feature_cosine_ceiling.
+
+    A regression with 1 - cosine can do no better than the mean direction over the watches that a request leaves open;
+    it is taken over `samples` of them (of the split "reader") per request. Rows as those of `feature_distances`.
+    """
+    means = []
+    for number, (watch, names) in enumerate(zip(watches, requested, strict=True)):
+        features = encoder.encode(render_batch([_as_requested(watch, names, other) for other in sample_watches(
+            CEILING_STREAM, samples, "reader", start=number * samples)], size))  # (samples, tokens, width)
+        means.append((features / np.linalg.norm(features, axis=-1, keepdims=True)).mean(0))
+    real = encoder.encode(render_batch(list(watches), size))
+    patches = bearing_patches(watches, size, round(encoder.tokens**0.5))
+    rows = feature_distances(np.stack(means), real, patches, requested)
+    return [row | {"metric": "feature_cosine_ceiling"} for row in rows if row["metric"] == "feature_cosine"]
+
+
+def _as_requested(watch: Watch, names: Sequence[str], other: Watch) -> Watch:
+    """`other`, but as `watch` in what a request names."""
+    named = {part: getattr(watch, part) for name in names
+             for part in (("hour", "minute", "second") if name == "time" else (name,))}
+    for one, two in (("weather_corner", "battery_corner"), ("battery_corner", "weather_corner")):
+        if one in named and two not in named and named[one] == getattr(other, two):
+            named[two] = getattr(other, one)  # the corner that is named is taken: the two change places
+    return replace(other, **named)
 
 
 def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[Sequence[str]], reader,

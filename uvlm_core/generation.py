@@ -55,11 +55,11 @@ class Continuation:
         self.valid = None  # (rows, positions so far) bool
         self.embeds = None  # (rows, positions so far, LM width), kept only without a cache
 
-    def read(self, embeds: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def read(self, embeds: torch.Tensor, valid: torch.Tensor, whole: bool = False) -> torch.Tensor:
         """Append a segment (rows, tokens, LM width) of which `valid` (rows, tokens) says what is real.
 
         Returns: the hidden state (rows, LM width) at each row's last real token of the segment; a row without any keeps
-        a meaningless one, and its caller ignores it.
+        a meaningless one, and its caller ignores it. With `whole` those of all tokens, (rows, tokens, LM width).
         """
         self.valid = valid if self.valid is None else torch.cat([self.valid, valid], 1)
         positions = (self.valid.cumsum(1) - 1).clamp(min=0)  # (rows, positions so far)
@@ -70,6 +70,8 @@ class Continuation:
         else:
             hidden = self.model.hidden_states(embeds, attention_mask=self.valid, use_cache=True,
                                               position_ids=positions[:, -embeds.shape[1] :], past_key_values=self.cache)
+        if whole:
+            return hidden
         order = torch.arange(1, valid.shape[1] + 1, device=valid.device)
         last = (valid * order).argmax(1)  # (rows,) the last real token
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
@@ -195,6 +197,29 @@ def generate_images(model: UnifiedVLM, processor: Processor, requests: Sequence[
                 hidden = continuation.read(model.embed_generation(token[:, None], start=step), one)
         images.append(torch.stack(tokens, 1))  # (rows, tokens) or (rows, tokens, width)
     return GeneratedImages(torch.cat(images).cpu().numpy(), torch.cat(triggered).cpu().numpy())
+
+
+@torch.inference_mode()
+def predict_features(model: UnifiedVLM, processor: Processor, requests: Sequence[Conversation], images_out: np.ndarray,
+                     batch_size: int = BATCH) -> np.ndarray:
+    """What a model with SigLIP output predicts for every token of the true images that it reads the true ones before.
+
+    `images_out` holds the features (images, tokens, width) of the requests' images, in their order; so does what comes
+    back. Training asks for this; `generate_images` reads the model's own features instead.
+    """
+    model.eval()
+    predicted = []
+    for start in range(0, len(requests), batch_size):
+        rows = requests[start : start + batch_size]
+        images = torch.from_numpy(np.asarray(images_out[start : start + len(rows)], np.float32)).to(model.device)
+        prompts = [[processor.bos] + processor.human_ids(row.turns[0].human) + [processor.generate] for row in rows]
+        continuation = Continuation(model)
+        ids, valid = _segment(prompts, processor.pad, model.device)
+        first = continuation.read(model.embed(ids), valid)  # (rows, LM width)
+        embeds = model.embed_generation(images[:, :-1])  # (rows, tokens - 1, LM width)
+        hidden = continuation.read(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=model.device), True)
+        predicted.append(model.generation_head(torch.cat([first[:, None], hidden], 1)))  # (rows, tokens, width)
+    return torch.cat(predicted).cpu().numpy()
 
 
 def _images(table: np.ndarray, positions: list[int]) -> torch.Tensor:

@@ -12,6 +12,7 @@ configuration; nothing here knows the four architectures by name.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ class UnifiedVLMConfig(PreTrainedConfig):
         understanding_space, generation_space: dictionaries as `vision.describe` gives them.
         shared_adapter: one adapter for both spaces (pitfall 2); needs equal kind and width.
         adapter_positions: learned embeddings of row and column on image slots (the paper has none).
-        image_loss_weight: alpha of the loss.
+        image_loss_weight: alpha of the loss, whatever the kind of output.
         feature_loss: of SigLIP output, "cosine" (1 - cosine, the paper's) or "mse".
         feature_length: with "cosine" the length that generated features are given before the LM reads them, in training
             as in decoding, because that loss leaves their length open; 0 leaves it as it is.
@@ -170,20 +171,25 @@ class UnifiedVLM(PreTrainedModel):
         """Codes (images, tokens) or features (images, tokens, width) of input images -> (images, tokens, LM width)."""
         return self.understanding_adapter(_look_up(images, self.understanding_codebook))
 
-    def embed_generation(self, images: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """The same for tokens `start`, ... of images that the model generates."""
+    def embed_generation(self, images: torch.Tensor, start: int = 0,
+                         read_back: torch.Tensor | None = None) -> torch.Tensor:
+        """The same for tokens `start`, ... of images that the model generates; where `read_back` (images,) is False it
+        gets zeros in place of them."""
         adapter = self.understanding_adapter if self.config.shared_adapter else self.generation_adapter
         tokens = _look_up(images, self.generation_codebook)  # (images, tokens, space width)
         if self.config.feature_length:
             tokens = F.normalize(tokens, dim=-1) * self.config.feature_length
+        if read_back is not None:
+            tokens = tokens * read_back[:, None, None]
         return adapter(tokens, start)
 
     def embed(self, input_ids: torch.Tensor, images_in: torch.Tensor | None = None,
-              images_out: torch.Tensor | None = None) -> torch.Tensor:
+              images_out: torch.Tensor | None = None, read_back: torch.Tensor | None = None) -> torch.Tensor:
         """Token ids and the images of their slots -> LM inputs (rows, tokens, LM width)."""
         embeds = self.get_input_embeddings()(input_ids)
-        for images, slot, embed in ((images_in, self.config.image_in_id, self.embed_understanding),
-                                    (images_out, self.config.image_out_id, self.embed_generation)):
+        for images, slot, embed in (
+                (images_in, self.config.image_in_id, self.embed_understanding),
+                (images_out, self.config.image_out_id, partial(self.embed_generation, read_back=read_back))):
             if images is not None:
                 slots = (input_ids == slot).unsqueeze(-1)  # (rows, tokens, 1)
                 embeds = embeds.masked_scatter(slots, embed(images).to(embeds.dtype))
@@ -198,7 +204,8 @@ class UnifiedVLM(PreTrainedModel):
 
         Args:
             buckets: what `processing.collate` gives; one bucket may also be given by its own names: input_ids, labels
-                (rows, tokens), images_in, images_out (images, tokens) or (images, tokens, width).
+                (rows, tokens), images_in, images_out (images, tokens) or (images, tokens, width); read_back (images,)
+                says which images to draw the LM reads back (`RunSpec.feature_dropout`), all where it is absent.
             padding: a bucket of padding images as in the authors' code: their image loss counts as zero in the mean,
                 their text labels are trained (pitfall 3; only to measure what it does).
 
@@ -209,7 +216,8 @@ class UnifiedVLM(PreTrainedModel):
         padded = 0  # image slots that count and have no loss
         for bucket in ([names] if buckets is None else buckets) + ([] if padding is None else [padding]):
             ids, images_out = bucket["input_ids"], bucket.get("images_out")
-            hidden = self.hidden_states(self.embed(ids, bucket.get("images_in"), images_out), use_cache=False)
+            embeds = self.embed(ids, bucket.get("images_in"), images_out, bucket.get("read_back"))
+            hidden = self.hidden_states(embeds, use_cache=False)
             hidden = hidden[:, :-1]  # the hidden state at a position predicts the next one
             labels = bucket["labels"][:, 1:]
             text_hidden.append(hidden[labels != IGNORED])  # (labelled positions, LM width)

@@ -64,8 +64,10 @@ class RunSpec:
     adapter_learning_rate: float = 2e-3  # of adapters and head; with Muon also of embeddings and norms
     weight_decay: float = 0.0
     warmup: float = 0.03  # fraction of the steps
-    image_loss_weight: float = 1.0  # alpha; the paper has 0.2 for codes
+    image_loss_weight: float = 1.0  # alpha of VQ output; the paper has 0.2
+    feature_loss_weight: float = 5.0  # alpha of SigLIP output; the paper has 1
     feature_loss: str = "cosine"  # of SigLIP output; "mse" is the other one
+    feature_dropout: float = 0.5  # of SigLIP output: share of images to draw of which no feature is read back
     padding_image: bool = False  # the authors' padding image in every step (pitfall 3)
     batch_size: int = 8  # rows per step
     batch_counts: str = "understanding"  # rows that this counts; the other task's come beside them, in proportion
@@ -100,10 +102,10 @@ class RunSpec:
         for name, most in _MOST.items():
             if getattr(self, name) > most:
                 raise ValueError(f"{name} {getattr(self, name)!r} is above {most}.")
-        for name in ("learning_rate", "adapter_learning_rate", "image_loss_weight"):
+        for name in ("learning_rate", "adapter_learning_rate", "image_loss_weight", "feature_loss_weight"):
             if not 0 < getattr(self, name) <= 10:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not above 0 and at most 10.")
-        for name in ("momentum", "weight_decay", "warmup"):
+        for name in ("momentum", "weight_decay", "warmup", "feature_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not from 0 to below 1.")
         if not 0 <= self.mention_rate <= 1:
@@ -142,6 +144,11 @@ class RunSpec:
         return self.understanding_rows + self.generation_rows
 
     @property
+    def alpha(self) -> float:
+        """What the image loss weighs beside the text loss, in the kind of output that the architecture has."""
+        return self.image_loss_weight if self.architecture.endswith("VQ") else self.feature_loss_weight
+
+    @property
     def steps(self) -> int:
         """Optimiser steps. Set by the rows of one task that the spec has, whether or not the arm sees them, so that the
         arms of one comparison take the same number; with batch_counts "all" by all rows that the arm sees."""
@@ -156,16 +163,20 @@ class RunSpec:
         Architectures that have a task's space in common share its run, and so do arms that differ in the other task's
         rows, because they would train the same weights on the same steps (shown by a test).
         """
-        if self.padding_image:  # every arm sees both sides
-            return self
         kinds, changes = self.architecture.split("-"), {}
+        if self.generates and kinds[1] == "SigLIP":
+            changes["image_loss_weight"] = _DEFAULTS["image_loss_weight"]
+        else:
+            changes |= {name: _BEFORE[name] for name in ("feature_dropout", "feature_loss_weight")}
+            changes["feature_loss"] = _DEFAULTS["feature_loss"]
+        if self.padding_image:  # every arm sees both sides
+            return self.vary(**changes)
         if self.batch_counts == "all" and self.regime != "unified":
             changes["batch_counts"] = self.regime
         counts = changes.get("batch_counts", self.batch_counts)
         if self.regime == "understanding":
             changes |= {"architecture": f"{kinds[0]}-{kinds[0]}", "shared_adapter": True, "shuffled_requests": False,
-                        "image_loss_weight": _DEFAULTS["image_loss_weight"],
-                        "feature_loss": _DEFAULTS["feature_loss"]}
+                        "image_loss_weight": _DEFAULTS["image_loss_weight"]}
             if counts == "understanding":
                 changes["generation_examples"] = 0
         elif self.regime == "generation":
@@ -192,13 +203,18 @@ class RunSpec:
         return (self.language_model, self.tokenizer, *sorted(names - {""}))
 
     def to_dict(self) -> dict:
-        """The spec as plain JSON values; `RunSpec.from_dict` reads it back."""
+        """The spec as plain JSON values; `RunSpec.from_dict` reads it back.
+
+        What came after the first records is left out where it says what runs did before it came (`_BEFORE`), so that
+        they keep their names.
+        """
         biases = [asdict(bias) | {"tasks": list(bias.tasks)} for bias in self.biases]
-        return asdict(self) | {"fractions": list(self.fractions), "biases": biases}
+        values = asdict(self) | {"fractions": list(self.fractions), "biases": biases}
+        return {name: value for name, value in values.items() if name not in _BEFORE or value != _BEFORE[name]}
 
     @classmethod
     def from_dict(cls, values: dict) -> "RunSpec":
-        """Read a spec; an unknown name is refused by name."""
+        """Read a spec as `to_dict` writes it; an unknown name is refused by name."""
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
@@ -206,7 +222,7 @@ class RunSpec:
         biases = values.get("biases", ())
         if isinstance(biases, tuple | list):
             biases = tuple(map(_read_bias, biases))
-        return cls(**values | {"biases": biases})
+        return cls(**_BEFORE | values | {"biases": biases})
 
     def vary(self, **changes) -> "RunSpec":
         """This spec with some values changed; unknown names are refused by name."""
@@ -222,6 +238,7 @@ def _read_bias(value) -> AttributeBias:
     return AttributeBias(**value)
 
 
+_BEFORE = {"feature_dropout": 0.0, "feature_loss_weight": 1.0}  # what specs without the field say
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 _A = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
 

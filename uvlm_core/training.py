@@ -95,7 +95,7 @@ def prepare(spec: RunSpec):
     model = build_model(resolve(spec.language_model), understanding, generation, seed=spec.seed,
                         image_in_id=processor.image_in, image_out_id=processor.image_out,
                         shared_adapter=spec.shared_adapter, adapter_positions=spec.adapter_positions,
-                        image_loss_weight=spec.image_loss_weight, feature_loss=spec.feature_loss,
+                        image_loss_weight=spec.alpha, feature_loss=spec.feature_loss,
                         feature_length=length)
     rows = training_rows(spec, processor, pool(spec, 0, spec.images))
     steps = Steps(spec, processor, *rows, pool_features(understanding, spec) if spec.understands else None,
@@ -145,6 +145,12 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> dict:
         inputs = {"buckets": collate(self.rows(step), self.images_in, self.images_out, self.processor.pad)}
+        if self.spec.feature_dropout:
+            rng = np.random.default_rng([self.spec.seed, 4, step])
+            for bucket in inputs["buckets"]:
+                if "images_out" in bucket and bucket["images_out"].is_floating_point():
+                    kept = rng.random(len(bucket["images_out"])) >= self.spec.feature_dropout
+                    bucket["read_back"] = torch.from_numpy(kept)  # (images,)
         if self.spec.padding_image:
             blank = np.zeros_like(self.images_out[:1])  # (1, tokens) or (1, tokens, width)
             (inputs["padding"],) = collate([self.processor.padding_row()], None, blank, self.processor.pad)
