@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uvlm_core.conversations import TASKS, AttributeBias
+from uvlm_core.distortion import PLACES, SIDES, Distortion
 from uvlm_core.profiles import ARCHITECTURES, OPTIMIZERS, PROFILES, REGIMES, TUNINGS, RunSpec, profile
 from uvlm_core.runs import record_key
 from uvlm_core.smart_watch import ATTRIBUTES
@@ -18,11 +19,16 @@ RATES = st.floats(0, 10, exclude_min=True)
 BIASES = st.lists(st.builds(
     AttributeBias, attribute=st.sampled_from(ATTRIBUTES), rate=st.floats(0, 1),
     tasks=st.lists(st.sampled_from(TASKS), min_size=1, unique=True).map(tuple)), max_size=3).map(tuple)
+DISTORTIONS = st.tuples(*(st.builds(
+    Distortion, family=st.sampled_from(("rotation", "affine", "warp")), dose=st.floats(0, 1), side=st.just(side),
+    place=st.sampled_from(PLACES)) for side in SIDES)).flatmap(lambda both: st.sampled_from(
+        ((), both[:1], both[1:], both)))
 VALUES = {
     "architecture": st.sampled_from(ARCHITECTURES), "regime": st.sampled_from(REGIMES), "seed": st.integers(0, 2**31),
     "image_size": st.integers(32, 1024), "images": st.integers(1000, 10**6), "vqa_examples": st.integers(1, 1000),
     "caption_examples": st.integers(0, 1000), "generation_examples": st.integers(1, 1000), "turns": st.integers(1, 5),
-    "biases": BIASES, "shuffled_requests": st.booleans(), "language_model": st.text(), "tokenizer": st.text(),
+    "biases": BIASES, "distortions": DISTORTIONS, "shuffled_requests": st.booleans(),
+    "language_model": st.text(), "tokenizer": st.text(),
     "semantic_encoder": st.text(), "vq_tokenizer": st.text(), "reader": st.text(), "shared_adapter": st.booleans(),
     "adapter_positions": st.booleans(), "tuning": st.sampled_from(TUNINGS), "lora_rank": st.integers(1, 512),
     "lora_alpha": st.integers(1, 512), "optimizer": st.sampled_from(OPTIMIZERS), "learning_rate": RATES,
@@ -37,10 +43,12 @@ VALUES = {
     "feature_reader": st.text(), "feature_decoder": st.text(), "test_watches": st.integers(1, 5000),
     "generated_watches": st.integers(2, 5000)}
 SPECS = st.builds(RunSpec, **VALUES)
+DISTORTED = (Distortion("affine", 0.5), Distortion("permutation", 1, "generation"))
 OTHER = {  # another valid value of every field but the world's version, of which there is one
     "architecture": "SigLIP-VQ", "regime": "generation", "seed": 1, "image_size": 128, "images": 30000,
     "vqa_examples": 9000, "caption_examples": 599, "generation_examples": 9999, "turns": 4,
-    "biases": (AttributeBias("weather", 0.01),), "shuffled_requests": True, "language_model": "owner/lm",
+    "biases": (AttributeBias("weather", 0.01),), "distortions": DISTORTED, "shuffled_requests": True,
+    "language_model": "owner/lm",
     "tokenizer": "owner/tokenizer", "semantic_encoder": "owner/siglip", "vq_tokenizer": "owner/vq",
     "reader": "owner/reader", "shared_adapter": False, "adapter_positions": False, "tuning": "lora", "lora_rank": 64,
     "lora_alpha": 128, "optimizer": "adamw", "learning_rate": 0.02, "adapter_learning_rate": 1e-3, "momentum": 0.8,
@@ -97,7 +105,7 @@ def test_arms_of_one_task_share_their_run_where_their_space_is_one():
 
 def test_every_field_is_in_the_dictionary_and_in_the_key(spec):
     names = [field.name for field in fields(RunSpec)]
-    assert list(spec.to_dict()) == names
+    assert list(spec.vary(distortions=DISTORTED).to_dict()) == names
     assert set(OTHER) == set(names) - {"world"} == set(VALUES)
     base = replace(RunSpec(), reader="owner/r", tokenizer="owner/t", language_model="owner/l", vq_tokenizer="owner/v",
                    semantic_encoder="owner/s", feature_reader="owner/fr0", feature_decoder="owner/fd0")
@@ -107,7 +115,7 @@ def test_every_field_is_in_the_dictionary_and_in_the_key(spec):
 
 def test_records_of_runs_from_before_a_field_keep_their_names():
     spec = RunSpec(feature_dropout=0.0, feature_loss_weight=1.0)
-    assert not {"feature_dropout", "feature_loss_weight"} & spec.to_dict().keys()
+    assert not {"feature_dropout", "feature_loss_weight", "distortions"} & spec.to_dict().keys()
     assert RunSpec.from_dict(spec.to_dict()) == spec
     assert RunSpec().to_dict()["feature_dropout"] == 0.5
     assert RunSpec().canonical() == spec  # codes need neither, so runs with VQ output are the same as ever
@@ -144,7 +152,9 @@ BAD = [
     ("fractions", ("half", 1.0)), ("fractions", 1.0), ("image_size", 31),
     ("image_size", 1025), ("turns", 6), ("world", 2), ("generated_watches", 1),
     ("learning_rate", 10.5), ("mention_rate", 1.1), ("warmup", 1.0), ("weight_decay", 1.0), ("seed", 2**32),
-    ("biases", "weather"), ("biases", (("weather", 0.1),)), ("biases", 5), ("biases", None)]
+    ("biases", "weather"), ("biases", (("weather", 0.1),)), ("biases", 5), ("biases", None),
+    ("distortions", "affine"), ("distortions", ({"family": "affine", "dose": 1},)), ("distortions", None),
+    ("distortions", (Distortion("shift", 1.0), Distortion("scaling", 0.5)))]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: repr(value))
@@ -178,8 +188,29 @@ def test_an_unknown_field_is_refused_by_name(make):
 @pytest.mark.parametrize("bias", [{"attribute": "weather"}, {"attribute": "weather", "rate": 0.1, "task": "vqa"},
                                   {"attribute": "colour", "rate": 0.1}, "weather", 3])
 def test_a_bias_that_is_none_is_refused_when_read(bias):
-    with pytest.raises(ValueError, match="bias"):
+    with pytest.raises(ValueError, match="[Bb]ias"):
         RunSpec.from_dict({"biases": [bias]})
+
+
+@pytest.mark.parametrize("distortion", [{"family": "affine"}, {"family": "affine", "dose": 1, "angle": 3},
+                                        {"family": "skew", "dose": 1}, {"family": "affine", "dose": 2}, "affine", 3])
+def test_a_distortion_that_is_none_is_refused_when_read(distortion):
+    with pytest.raises(ValueError, match="[Dd]istortion"):
+        RunSpec.from_dict({"distortions": [distortion]})
+
+
+def test_codes_alone_can_be_permuted():
+    permuted = (Distortion("permutation", 0.5),)
+    assert RunSpec(architecture="VQ-SigLIP", distortions=permuted).distortions == permuted
+    with pytest.raises(ValueError, match="'permutation' of the understanding side needs a space of codes, and SigLIP"):
+        RunSpec(architecture="SigLIP-VQ", distortions=permuted)
+
+
+def test_an_arm_is_not_another_run_for_a_distortion_that_it_never_meets():
+    both = (Distortion("affine", 0.5), Distortion("warp", 2.0, "generation"))
+    done = {regime: RunSpec(regime=regime, distortions=both).canonical().distortions for regime in REGIMES}
+    assert done == {"understanding": both[:1], "generation": both[1:], "unified": both}
+    assert RunSpec(distortions=(Distortion("affine", 0.0),)).canonical() == RunSpec().canonical()
 
 
 def test_a_bias_may_be_read_without_its_tasks():

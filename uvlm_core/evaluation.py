@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from uvlm_core import fidelity, scoring
+from uvlm_core.alignment import measure_alignment, representations
 from uvlm_core.conversations import make_conversations, truth
 from uvlm_core.generation import answer, generate_images, predict_features
 from uvlm_core.processing import Processor
@@ -20,6 +21,7 @@ from uvlm_core.smart_watch import render_batch, sample_watches
 from uvlm_core.vision import FeatureDecoder
 
 STREAM = 800_000  # of test watches and questions; `split_of` keeps them out of training whatever the stream
+ALIGNED = 100  # test watches whose two sides are compared
 SHEET = 16  # generated watches on a contact sheet
 RULES = ("partial", "exact", "normalised", "unchecked")
 
@@ -63,6 +65,8 @@ class Evaluation:
             if last and isinstance(self.drawn, DrawnFeatures):
                 rows += self.drawn.forced_scores(predict_features(model, self.processor, self.requests,
                                                                   self.drawn.real))
+        if last and self.spec.regime == "unified":
+            rows += self.alignment(model)
         return rows
 
     def _questions(self, model, questions) -> list[dict]:
@@ -75,6 +79,13 @@ class Evaluation:
     def _captions(self, model) -> list[dict]:
         said = answer(model, self.processor, self.captions, self.images_in, limit=64)
         return scoring.score_captions([text for (text,) in said], self.watches[: len(said)])
+
+    def alignment(self, model) -> list[dict]:
+        """Score rows of how well a unified model's two sides agree on the first test watches (`alignment.py`)."""
+        count = min(ALIGNED, self.spec.test_watches, self.spec.generated_watches)
+        sides = ((self.questions, self.images_in), (self.requests, self.drawn.real))
+        return measure_alignment(*(representations(model, self.processor, talks[:count], images)
+                                   for talks, images in sides))
 
     def samples(self) -> tuple[dict, Image.Image | None]:
         """What a record keeps to look at: the first requests, and a contact sheet of what was generated for them."""
@@ -90,7 +101,8 @@ class DrawnCodes:
     """Scores of generated codes: decoded to pixels, and those read and compared."""
 
     def __init__(self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray, requested):
-        self.images, self.watches, self.real, self.requested = encoder.decode, watches, images, requested
+        self.images, self.watches, self.pixels, self.requested = encoder.decode, watches, images, requested
+        self.real = encoder.encode(images)
         self.reader = AttributeReader.load(spec.reader)
         self.floor = fidelity.floor(images, others, self.reader)
 
@@ -98,7 +110,7 @@ class DrawnCodes:
         """Score rows of codes (images, tokens)."""
         images = self.images(codes)
         return [*fidelity.read_back(images, self.watches, self.requested, self.reader),
-                *fidelity.distances(images, self.real, self.reader), *self.floor]
+                *fidelity.distances(images, self.pixels, self.reader), *self.floor]
 
 
 class DrawnFeatures:

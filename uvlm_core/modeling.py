@@ -6,6 +6,8 @@ features (`vision.py`), training (`training.py`), decoding loops (`generation.py
     understanding: image -> encoder -> understanding adapter -> LM -> text
     generation:    text -> LM -> generation head -> image token -> generation adapter -> LM -> ... -> decoder
 
+A distortion (`distortion.py`) of one side stands before or after that side's adapter.
+
 A space is what an encoder gives: {"kind": "vq"|"siglip", "tokens", "width", "codes"}. Any pair of spaces is a
 configuration; nothing here knows the four architectures by name.
 """
@@ -14,6 +16,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -28,6 +31,7 @@ from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
+from uvlm_core.distortion import SIDES, Distort, Distortion
 from uvlm_core.processing import IGNORED
 from uvlm_core.profiles import FEATURE_LOSSES
 from uvlm_core.vision import describe
@@ -48,6 +52,7 @@ class UnifiedVLMConfig(PreTrainedConfig):
         feature_loss: of SigLIP output, "cosine" (1 - cosine, the paper's) or "mse".
         feature_length: with "cosine" the length that generated features are given before the LM reads them, in training
             as in decoding, because that loss leaves their length open; 0 leaves it as it is.
+        understanding_distortion, generation_distortion: dictionaries of family, dose and place (`Distortion`), or None.
         image_in_id, image_out_id: the slot tokens.
     """
 
@@ -62,6 +67,8 @@ class UnifiedVLMConfig(PreTrainedConfig):
     image_loss_weight: float = 0.2
     feature_loss: str = "cosine"
     feature_length: float = 0.0
+    understanding_distortion: dict | None = None
+    generation_distortion: dict | None = None
     image_in_id: int = 3
     image_out_id: int = 5
     tie_word_embeddings: bool = False  # of this composite; the language model's own setting is in text_config
@@ -78,9 +85,21 @@ class UnifiedVLMConfig(PreTrainedConfig):
                                  "leave adapter_positions off for it.")
         if self.feature_loss not in FEATURE_LOSSES:
             raise ValueError(f"feature_loss {self.feature_loss!r} is not one of {', '.join(FEATURE_LOSSES)}.")
-        if self.shared_adapter and not can_share(self.understanding_space, self.generation_space):
+        if self.shared_adapter and not can_share(*map(self.adapter_space, SIDES)):
             raise ValueError("An adapter can be shared only by spaces of one kind, width and number of tokens, not by "
-                             f"{self.understanding_space!r} and {self.generation_space!r}.")
+                             f"{self.adapter_space(SIDES[0])!r} and {self.adapter_space(SIDES[1])!r}.")
+
+    def distortion(self, side: str) -> Distortion | None:
+        """The distortion of a side, "understanding" or "generation", if it has one."""
+        values = getattr(self, f"{side}_distortion")
+        return None if values is None else Distortion(**values, side=side)
+
+    def adapter_space(self, side: str) -> dict:
+        """The space of a side as its adapter reads it: a distortion may have changed its width."""
+        space, distortion = getattr(self, f"{side}_space"), self.distortion(side)
+        if distortion is None or distortion.place == "after":
+            return space
+        return space | {"width": Distort(distortion, space["width"], space["codes"]).width}
 
 
 def can_share(understanding_space: dict, generation_space: dict) -> bool:
@@ -138,8 +157,15 @@ class UnifiedVLM(PreTrainedModel):
         width = config.text_config.hidden_size
         space_in, space_out = config.understanding_space, config.generation_space
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self.understanding_adapter = Adapter(space_in, width, config.adapter_positions)
-        self.generation_adapter = None if config.shared_adapter else Adapter(space_out, width, config.adapter_positions)
+        self.understanding_adapter, self.generation_adapter = (
+            Adapter(config.adapter_space(side), width, config.adapter_positions) for side in SIDES)
+        if config.shared_adapter:
+            self.generation_adapter = None
+        for side, space in zip(SIDES, (space_in, space_out), strict=True):
+            distortion = config.distortion(side)
+            if distortion is not None:
+                tokens = space["width"] if distortion.place == "before" else width
+                self.add_module(f"{side}_distortion", Distort(distortion, tokens, space["codes"]))
         self.generation_head = nn.Linear(width, space_out["codes"] or space_out["width"])
         for side, space in (("understanding_codebook", space_in), ("generation_codebook", space_out)):
             self.register_buffer(side, torch.zeros(space["codes"], space["width"]))  # persistent; (0, width) for SigLIP
@@ -169,19 +195,31 @@ class UnifiedVLM(PreTrainedModel):
 
     def embed_understanding(self, images: torch.Tensor) -> torch.Tensor:
         """Codes (images, tokens) or features (images, tokens, width) of input images -> (images, tokens, LM width)."""
-        return self.understanding_adapter(_look_up(images, self.understanding_codebook))
+        return self._embed("understanding", images, self.understanding_adapter)
 
     def embed_generation(self, images: torch.Tensor, start: int = 0,
                          read_back: torch.Tensor | None = None) -> torch.Tensor:
         """The same for tokens `start`, ... of images that the model generates; where `read_back` (images,) is False it
         gets zeros in place of them."""
         adapter = self.understanding_adapter if self.config.shared_adapter else self.generation_adapter
-        tokens = _look_up(images, self.generation_codebook)  # (images, tokens, space width)
         if self.config.feature_length:
-            tokens = F.normalize(tokens, dim=-1) * self.config.feature_length
+            images = F.normalize(images, dim=-1) * self.config.feature_length
+        return self._embed("generation", images, adapter, start, read_back)
+
+    def _embed(self, side: str, images: torch.Tensor, adapter: Adapter, start: int = 0,
+               read_back: torch.Tensor | None = None) -> torch.Tensor:
+        """What both sides have in common, in training and in decoding: look up, distort, adapt."""
+        distort, codebook = getattr(self, f"{side}_distortion", None), getattr(self, f"{side}_codebook")
+        if distort is None:
+            tokens = _look_up(images, codebook)  # (images, tokens, space width)
+        else:
+            tokens = _look_up(distort.lookup(images), codebook)
+            if distort.distortion.place == "before":
+                tokens = distort(tokens)
         if read_back is not None:
             tokens = tokens * read_back[:, None, None]
-        return adapter(tokens, start)
+        embeds = adapter(tokens, start)
+        return distort(embeds) if distort is not None and distort.distortion.place == "after" else embeds
 
     def embed(self, input_ids: torch.Tensor, images_in: torch.Tensor | None = None,
               images_out: torch.Tensor | None = None, read_back: torch.Tensor | None = None) -> torch.Tensor:
@@ -256,26 +294,32 @@ def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def build_model(language_model: str | PreTrainedModel, understanding, generation, *, seed: int, image_in_id: int,
-                image_out_id: int, shared_adapter: bool, **settings) -> UnifiedVLM:
+                image_out_id: int, shared_adapter: bool, distortions: tuple[Distortion, ...] = (),
+                images: np.ndarray | None = None, **settings) -> UnifiedVLM:
     """Put a pre-trained language model (a folder, hub id or module) and two encoders' spaces together.
 
     The language model keeps its weights; adapters and head start from the seed (see `_start`). An adapter is shared
-    where that is asked for and the two spaces allow it, as in the paper's preset. `settings` are further ones of
-    `UnifiedVLMConfig`.
+    where that is asked for and the two spaces allow it, as in the paper's preset. `distortions`, at most one a side,
+    are drawn from the seed too; the mean length of the tokens of `images` (uint8) is the unit of their shifts.
+    `settings` are further ones of `UnifiedVLMConfig`.
     """
     if not isinstance(language_model, PreTrainedModel):
         language_model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32,
                                                               use_safetensors=True)
-    spaces = describe(understanding), describe(generation)
-    model = UnifiedVLM(UnifiedVLMConfig(
-        text_config=language_model.config, understanding_space=spaces[0], generation_space=spaces[1],
-        shared_adapter=shared_adapter and can_share(*spaces), image_in_id=image_in_id, image_out_id=image_out_id,
-        **settings))
+    settings |= {f"{each.side}_distortion": {"family": each.family, "dose": each.dose, "place": each.place}
+                 for each in distortions}
+    config = UnifiedVLMConfig(
+        text_config=language_model.config, understanding_space=describe(understanding),
+        generation_space=describe(generation), image_in_id=image_in_id, image_out_id=image_out_id, **settings)
+    config.shared_adapter = shared_adapter and can_share(*map(config.adapter_space, SIDES))
+    model = UnifiedVLM(config)
     model.language_model.load_state_dict(language_model.state_dict())
     _start(model, seed)
     for buffer, encoder in (("understanding_codebook", understanding), ("generation_codebook", generation)):
         if encoder.codes:
             getattr(model, buffer).copy_(encoder.codebook)
+    for each in distortions:
+        _draw_distortion(model, each, understanding if each.side == "understanding" else generation, images, seed)
     if generation.codes:
         _start_head(model)
     return model
@@ -301,14 +345,26 @@ def _start(model: UnifiedVLM, seed: int) -> None:
 
 
 @torch.no_grad()
+def _draw_distortion(model: UnifiedVLM, distortion: Distortion, encoder, images: np.ndarray, seed: int) -> None:
+    """Draw a side's distortion; the unit of its shifts is the mean length, where it stands, of the images' tokens."""
+    distort = getattr(model, f"{distortion.side}_distortion")
+    tokens = torch.from_numpy(encoder.encode(images))
+    tokens = _look_up(tokens if tokens.is_floating_point() else tokens.long(),
+                      getattr(model, f"{distortion.side}_codebook"))
+    if distortion.place == "after":
+        shared = distortion.side == "understanding" or model.config.shared_adapter
+        tokens = (model.understanding_adapter if shared else model.generation_adapter)(tokens)
+    distort.draw(seed, float(tokens.norm(dim=-1).mean()))
+
+
+@torch.no_grad()
 def _start_head(model: UnifiedVLM) -> None:
     """Let the head's row of a code start as the LM input of that code, at the scale of its usual start.
 
     Codes that look alike then share what is learned from either: the image loss falls faster, and requests are
     followed earlier (DECISIONS.md).
     """
-    adapter = model.understanding_adapter if model.generation_adapter is None else model.generation_adapter
-    rows = adapter(model.generation_codebook[:, None], 0)[:, 0]  # (codes, LM width)
+    rows = model.embed_generation(torch.arange(len(model.generation_codebook))[:, None])[:, 0]  # (codes, LM width)
     rows = rows - rows.mean(0)
     model.generation_head.weight.copy_(rows * (rows.shape[1] ** -0.5 / rows.std()))
 

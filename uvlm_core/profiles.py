@@ -4,10 +4,12 @@ Belongs here: values and their validation. Not here: code paths per profile; the
 appendix (set-up); the laptop values come from measurements logged in DECISIONS.md.
 """
 
+import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 from uvlm_core.conversations import AttributeBias
+from uvlm_core.distortion import SIDES, Distortion
 from uvlm_core.smart_watch import ATTRIBUTES, HOURS, WORLD_VERSION
 
 ARCHITECTURES = ("SigLIP-VQ", "VQ-VQ", "SigLIP-SigLIP", "VQ-SigLIP")  # understanding input - generation output
@@ -42,6 +44,7 @@ class RunSpec:
     turns: int = 5  # questions per vqa row
     mention_rate: float = 0.8  # of each attribute but the time in captions and requests; the paper has 0.5
     biases: tuple[AttributeBias, ...] = ()
+    distortions: tuple[Distortion, ...] = ()  # of what the LM reads, at most one a side
     shuffled_requests: bool = False  # control: every generation request is paired with another row's image
     hours: int = 12  # 13: the authors' hours 0..12, of which 0 and 12 look the same (pitfall 10)
     # the networks: a shipped name, a local folder or a hub id
@@ -82,10 +85,11 @@ class RunSpec:
             value, kind = getattr(self, field.name), field.type
             if kind is float and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
-            elif field.name == "biases":
-                if not (isinstance(value, tuple | list) and all(isinstance(bias, AttributeBias) for bias in value)):
-                    raise ValueError(f"biases {value!r} is not a tuple of AttributeBias.")
-                object.__setattr__(self, "biases", tuple(value))
+            elif field.name in _PARTS:
+                kind = _PARTS[field.name]
+                if not (isinstance(value, tuple | list) and all(isinstance(part, kind) for part in value)):
+                    raise ValueError(f"{field.name} {value!r} is not a tuple of {kind.__name__}.")
+                object.__setattr__(self, field.name, tuple(value))
             elif field.name == "fractions":
                 if not (isinstance(value, tuple | list) and value and all(type(part) in (int, float) for part in value)
                         and value[0] > 0 and list(value) == sorted(set(value)) and value[-1] == 1):
@@ -112,6 +116,14 @@ class RunSpec:
             raise ValueError(f"mention_rate {self.mention_rate!r} is not from 0 to 1.")
         if self.world != WORLD_VERSION:
             raise ValueError(f"world {self.world!r} is not {WORLD_VERSION}, the version this code draws.")
+        sides = [distortion.side for distortion in self.distortions]
+        if len(set(sides)) < len(sides):
+            raise ValueError(f"distortions {self.distortions!r} are not at most one a side.")
+        for distortion in self.distortions:
+            space = self.architecture.split("-")[SIDES.index(distortion.side)]
+            if distortion.family == "permutation" and space != "VQ":
+                raise ValueError(f"distortion 'permutation' of the {distortion.side} side needs a space of codes, and "
+                                 f"{space} of {self.architecture} has none.")
         if self.rows == 0:
             raise ValueError(f"A run of regime {self.regime!r} has no training rows; give it at least one.")
         most = max(self.vqa_examples, self.caption_examples, self.generation_examples)
@@ -163,7 +175,9 @@ class RunSpec:
         Architectures that have a task's space in common share its run, and so do arms that differ in the other task's
         rows, because they would train the same weights on the same steps (shown by a test).
         """
-        kinds, changes = self.architecture.split("-"), {}
+        kinds = self.architecture.split("-")
+        changes = {"distortions": [each for each in self.distortions if each.changes and (
+            self.understands if each.side == "understanding" else self.generates or self.padding_image)]}
         if self.generates and kinds[1] == "SigLIP":
             changes["image_loss_weight"] = _DEFAULTS["image_loss_weight"]
         else:
@@ -208,8 +222,7 @@ class RunSpec:
         What came after the first records is left out where it says what runs did before it came (`_BEFORE`), so that
         they keep their names.
         """
-        biases = [asdict(bias) | {"tasks": list(bias.tasks)} for bias in self.biases]
-        values = asdict(self) | {"fractions": list(self.fractions), "biases": biases}
+        values = json.loads(json.dumps(asdict(self)))  # with lists for tuples
         return {name: value for name, value in values.items() if name not in _BEFORE or value != _BEFORE[name]}
 
     @classmethod
@@ -219,26 +232,31 @@ class RunSpec:
         for name in values:
             if name not in known:
                 raise ValueError(f"{name!r} is not a field of a run; the fields are {', '.join(known)}.")
-        biases = values.get("biases", ())
-        if isinstance(biases, tuple | list):
-            biases = tuple(map(_read_bias, biases))
-        return cls(**_BEFORE | values | {"biases": biases})
+        values = _BEFORE | values
+        for name, kind in _PARTS.items():
+            if isinstance(values.get(name), tuple | list):
+                values[name] = tuple(_read_part(kind, part) for part in values[name])
+        return cls(**values)
 
     def vary(self, **changes) -> "RunSpec":
         """This spec with some values changed; unknown names are refused by name."""
         return self.from_dict({field.name: getattr(self, field.name) for field in fields(self)} | changes)
 
 
-def _read_bias(value) -> AttributeBias:
-    """A bias as it is or as `to_dict` writes it."""
-    if isinstance(value, AttributeBias):
+def _read_part(kind: type, value):
+    """A bias or a distortion as it is or as `to_dict` writes it."""
+    if isinstance(value, kind):
         return value
-    if not (isinstance(value, dict) and {"attribute", "rate"} <= value.keys() <= {"attribute", "rate", "tasks"}):
-        raise ValueError(f"bias {value!r} is not a dictionary of attribute, rate and perhaps tasks.")
-    return AttributeBias(**value)
+    names = {field.name: field.default is MISSING for field in fields(kind)}
+    needed = {name for name, must in names.items() if must}
+    if not (isinstance(value, dict) and needed <= value.keys() <= names.keys()):
+        raise ValueError(f"{value!r} is not {kind.__name__} as a dictionary of {', '.join(names)}; "
+                         f"{' and '.join(sorted(needed))} must be there.")
+    return kind(**value)
 
 
-_BEFORE = {"feature_dropout": 0.0, "feature_loss_weight": 1.0}  # what specs without the field say
+_PARTS = {"biases": AttributeBias, "distortions": Distortion}
+_BEFORE = {"distortions": [], "feature_dropout": 0.0, "feature_loss_weight": 1.0}  # what specs without the field say
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 _A = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
 

@@ -36,6 +36,7 @@ from uvlm_core.vision import cached_features, load_encoder
 from uvlm_core.weights import resolve
 
 STREAM = 0  # of the pool of training watches
+SAMPLE = 64  # watches of it that tell how long a space's tokens are
 LM_MATRICES = r".*language_model\.model\.layers\..*(proj|lora_[AB]\.\w+)\.weight"
 LORA_TARGETS = r"language_model\.model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 DONE = "complete"  # written into a checkpoint last: one without it was cut off and is not resumed from
@@ -74,9 +75,9 @@ def pool_features(encoder, spec: RunSpec, progress: bool = False) -> np.ndarray:
                            lambda start, stop: render_batch(pool(spec, start, stop), spec.image_size), progress)
 
 
-def feature_length(encoder, spec: RunSpec, count: int = 64) -> float:
+def feature_length(encoder, spec: RunSpec) -> float:
     """How long the features of an encoder are, on average over the first watches of the pool."""
-    features = encoder.encode(render_batch(pool(spec, 0, min(count, spec.images)), spec.image_size))
+    features = encoder.encode(render_batch(pool(spec, 0, min(SAMPLE, spec.images)), spec.image_size))
     return float(np.linalg.norm(features, axis=-1).mean())
 
 
@@ -96,7 +97,8 @@ def prepare(spec: RunSpec):
                         image_in_id=processor.image_in, image_out_id=processor.image_out,
                         shared_adapter=spec.shared_adapter, adapter_positions=spec.adapter_positions,
                         image_loss_weight=spec.alpha, feature_loss=spec.feature_loss,
-                        feature_length=length)
+                        feature_length=length, distortions=spec.distortions,
+                        images=render_batch(pool(spec, 0, min(SAMPLE, spec.images)), spec.image_size))
     rows = training_rows(spec, processor, pool(spec, 0, spec.images))
     steps = Steps(spec, processor, *rows, pool_features(understanding, spec) if spec.understands else None,
                   pool_features(generation, spec) if spec.generates or spec.padding_image else None)
@@ -112,6 +114,7 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, Image.Imag
     began = time.perf_counter()
     model, processor, steps, understanding, generation = prepare(spec)
     evaluation = Evaluation(spec, processor, understanding, generation)
+    before = [{"fraction": 0.0} | row for row in evaluation.alignment(model)] if spec.regime == "unified" else []
     prepared = time.perf_counter() - began
     result = train(model, steps, spec, folder, evaluation, lambda fraction: report_progress(folder, fraction))
     samples, sheet = evaluation.samples()
@@ -122,7 +125,7 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, Image.Imag
               "padding": round(padding_share(buckets, processor.pad), 4),
               "parameters": sum(parameter.numel() for parameter in model.parameters()),
               "trained parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
-    return {"scores": result["scores"], "counts": counts, "times": {"preparing": prepared} | result["times"],
+    return {"scores": before + result["scores"], "counts": counts, "times": {"preparing": prepared} | result["times"],
             "samples": samples | {"losses": result["losses"]}}, sheet
 
 
@@ -161,7 +164,7 @@ def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
     """Make trainable what the spec's tuning says: all of the LM, LoRA on it, or none; adapters and head always."""
     if spec.tuning == "lora":
         # adapters and head are new: peft trains them in full and saves them beside the LoRA weights
-        new = [name for name, child in model.named_children() if name != "language_model" and child is not None]
+        new = [name for name, child in model.named_children() if name != "language_model" and any(child.parameters())]
         return get_peft_model(model, LoraConfig(r=spec.lora_rank, lora_alpha=spec.lora_alpha,
                                                 target_modules=LORA_TARGETS, modules_to_save=new))
     model.language_model.requires_grad_(spec.tuning == "full")

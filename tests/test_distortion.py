@@ -1,0 +1,271 @@
+"""Distortions: the identity at dose 0, their inverses, doses that mean what they say, and the side they touch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uvlm_core.conversations import make_conversations
+from uvlm_core.distortion import (
+    FAMILIES,
+    SIDES,
+    Distort,
+    Distortion,
+    angle,
+    condition_number,
+    displacement,
+    partial_rotation,
+    random_rotation,
+)
+from uvlm_core.generation import answer, generate_images
+from uvlm_core.modeling import UnifiedVLM
+from uvlm_core.processing import collate
+from uvlm_core.training import Steps, prepare, train_and_score
+
+WIDTH, LENGTH = 8, 3.0
+DOSES = {"rotation": 0.4, "scaling": 1.2, "shift": 2.0, "affine": 0.7, "authors": 0.3, "residual": 0.8, "warp": 4.0,
+         "permutation": 0.5, "width": 5}  # of every family one that does something
+
+
+def drawn(family: str, dose: float, width: int = WIDTH, seed: int = 1, codes: int = 24) -> Distort:
+    return Distort(Distortion(family, dose), width, codes).double().draw(seed, LENGTH)
+
+
+@pytest.fixture
+def tokens():
+    """Float64 (50, width) of mean length `LENGTH`."""
+    found = torch.randn(50, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return found * LENGTH / found.norm(dim=-1).mean()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dose_0_is_the_identity_to_the_bit_and_holds_nothing(family, tokens):
+    none = drawn(family, 0)
+    codes = torch.arange(24)[None]
+    assert none(tokens) is tokens and none.lookup(codes) is codes and none.inverse(tokens) is tokens
+    assert none.width == WIDTH and not none.state_dict()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_changes_what_comes_in_by_its_seed_alone(family, tokens):
+    one, same, other = (drawn(family, DOSES[family], seed=seed) for seed in (1, 1, 2))
+    if family == "permutation":
+        codes = torch.arange(24)[None]
+        outputs = [some.lookup(codes) for some in (one, same, other)]
+        assert not torch.equal(outputs[0], codes) and one(tokens) is tokens
+    else:
+        outputs = [some(tokens) for some in (one, same, other)]
+        assert outputs[0].shape == (50, one.width)
+        assert one.width != WIDTH or displacement(one, tokens) > 0.02
+    assert torch.equal(outputs[0], outputs[1])
+    assert family == "warp" or not torch.equal(outputs[0], outputs[2])  # the warp draws nothing
+
+
+@pytest.mark.parametrize(("family", "dose"), [(family, dose) for family, dose in DOSES.items()
+                                              if family not in ("permutation", "width")] + [("width", 13)])
+def test_the_inverse_undoes_it(family, dose, tokens):
+    distort = drawn(family, dose)
+    torch.testing.assert_close(distort.inverse(distort(tokens)), tokens, rtol=1e-9, atol=1e-9)
+
+
+def test_a_projection_to_fewer_coordinates_has_no_inverse(tokens):
+    distort = drawn("width", 5)
+    with pytest.raises(ValueError, match="A projection from 8 to 5 coordinates has no inverse"):
+        distort.inverse(distort(tokens))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 1.0])
+def test_a_permutation_moves_its_share_of_the_codes_and_loses_none(share):
+    places = drawn("permutation", share).places
+    assert sorted(places.tolist()) == list(range(24))
+    assert int((places != torch.arange(24)).sum()) == max(2, round(24 * share))
+    codes = torch.randint(24, (3, 16))
+    assert torch.equal(places.argsort()[drawn("permutation", share).lookup(codes)], codes)
+
+
+@given(st.floats(0, 1), st.integers(2, 9), st.integers(0, 99))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_a_part_of_a_rotation_turns_by_that_part_of_its_angle(part, width, seed):
+    full = random_rotation(np.random.default_rng(seed), width)
+    some = partial_rotation(full, part)
+    np.testing.assert_allclose(some @ some.T, np.eye(width), atol=1e-9)
+    assert np.linalg.det(some) == pytest.approx(1) and np.linalg.det(full) == pytest.approx(1)
+    assert angle(some) == pytest.approx(part * angle(full), abs=1e-5)
+    np.testing.assert_allclose(partial_rotation(full, 1.0), full, atol=1e-9)
+
+
+@pytest.mark.parametrize("dose", [0.1, 0.5, 1.0])
+def test_angle_condition_number_and_shift_are_those_asked_for(dose):
+    full = angle(drawn("rotation", 1.0).matrix.numpy())
+    assert 60 < full < 150
+    for family, turned, stretched, moved in (("rotation", True, False, False), ("scaling", False, True, False),
+                                             ("shift", False, False, True), ("affine", True, True, True)):
+        distort = drawn(family, dose)
+        matrix, offset = distort.matrix.numpy(), distort.offset
+        if family != "affine":  # there the rotation is drawn first, so that it is the same one
+            assert angle(matrix) == pytest.approx(dose * full if turned else 0, abs=1e-5)
+        assert condition_number(matrix) == pytest.approx(10**dose if stretched else 1)
+        assert float(offset.norm()) == pytest.approx(dose * LENGTH if moved else 0)
+    rotation, affine = (drawn(family, dose, seed=5).matrix.numpy() for family in ("rotation", "affine"))
+    assert angle(affine) == pytest.approx(dose * angle(drawn("affine", 1.0, seed=5).matrix.numpy()), abs=1e-5)
+    assert rotation.shape == affine.shape
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.2, 0.3])
+def test_the_authors_recipe_is_a_full_rotation_with_scales_and_shift_of_its_strength(strength):
+    for seed in range(5):
+        distort = drawn("authors", strength, seed=seed)
+        matrix, offset = distort.matrix.numpy(), distort.offset.numpy()
+        scales = np.linalg.norm(matrix, axis=0)  # x A: every column a direction of the rotation, times its scale
+        rotation = matrix / scales
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(WIDTH), atol=1e-12)
+        assert np.linalg.det(rotation) == pytest.approx(1)
+        np.testing.assert_allclose(np.sort(np.linalg.svd(matrix)[1]), np.sort(scales))
+        assert (abs(scales - 1) <= strength).all() and (abs(offset) <= strength).all()
+        assert abs(scales - 1).max() > 0.3 * strength < abs(offset).max() + 0.2 * strength
+        weak = drawn("authors", 0.01, seed=seed).matrix.numpy()
+        assert angle(matrix) == pytest.approx(angle(weak), abs=1)  # the rotation does not depend on the strength
+        assert angle(rotation) > 50
+
+
+def test_the_nonlinear_families_are_not_linear_and_the_warp_is_monotone(tokens):
+    for family in ("residual", "warp"):
+        distort = drawn(family, DOSES[family])
+        assert float((distort(2 * tokens) - 2 * distort(tokens)).abs().max()) > 0.05
+    line = torch.linspace(-5, 5, 101, dtype=torch.float64)[:, None].expand(-1, WIDTH)
+    assert (drawn("warp", 4.0)(line).diff(dim=0) > 0).all()
+
+
+@pytest.mark.parametrize(("family", "doses"), [("rotation", (0.1, 0.4, 1.0)), ("scaling", (0.3, 1.0, 2.0)),
+                                               ("shift", (0.3, 1.0, 2.0)), ("residual", (0.2, 0.5, 0.9)),
+                                               ("warp", (0.5, 2.0, 8.0))])
+def test_more_of_a_dose_moves_tokens_further(family, doses, tokens):
+    moved = [displacement(drawn(family, dose), tokens) for dose in doses]
+    assert moved == sorted(moved) and moved[0] > 0
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    (dict(family="skew", dose=1), "distortion family 'skew' is not one of rotation, scaling"),
+    (dict(family="affine", dose=1.5), "distortion dose 1.5 of 'affine' is not a number from 0 to 1"),
+    (dict(family="affine", dose=-0.1), "distortion dose -0.1 of 'affine'"),
+    (dict(family="affine", dose=float("nan")), "distortion dose nan of 'affine'"),
+    (dict(family="affine", dose="1"), "distortion dose '1' of 'affine'"),
+    (dict(family="affine", dose=True), "distortion dose True of 'affine'"),
+    (dict(family="residual", dose=1), "distortion dose 1 of 'residual' is not a number from 0 to 0.95"),
+    (dict(family="width", dose=2.5), "distortion dose 2.5 of 'width' is no whole number"),
+    (dict(family="width", dose=4, place="after"), "distortion 'width' has no meaning after the adapter"),
+    (dict(family="permutation", dose=1, place="after"), "distortion 'permutation' has no meaning after"),
+    (dict(family="affine", dose=1, side="both"), "distortion side 'both' is not one of understanding, generation"),
+    (dict(family="affine", dose=1, place="within"), "distortion place 'within' is not one of before, after")])
+def test_bad_distortions_are_refused_by_name(values, message):
+    with pytest.raises(ValueError, match=message):
+        Distortion(**values)
+
+
+def test_a_space_without_codes_has_nothing_to_permute():
+    with pytest.raises(ValueError, match="'permutation' needs a space of codes"):
+        Distort(Distortion("permutation", 1.0), 24, 0)
+
+
+# In a model
+
+
+def model_of(new_model, images, architecture, *distortions, shared=False, **settings):
+    return new_model(architecture, shared, distortions=distortions, images=images[:8], **settings).eval()
+
+
+@pytest.fixture
+def batch(processor, watches, tables):
+    def make(architecture, *tasks):
+        kinds = architecture.split("-")
+        rows = [processor.row(talk) for task in tasks for talk in make_conversations(watches[:4], task, 0, turns=2)]
+        return collate(rows, tables[kinds[0]], tables[kinds[1]], processor.pad)
+    return make
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("architecture", ["VQ-VQ", "SigLIP-SigLIP", "VQ-SigLIP"])
+@pytest.mark.parametrize("side", SIDES)
+def test_a_distortion_touches_its_own_side_alone(side, architecture, place, new_model, images, tables):
+    plain = model_of(new_model, images, architecture)
+    model = model_of(new_model, images, architecture, Distortion("affine", 0.6, side, place))
+    for each, kind in zip(SIDES, architecture.split("-"), strict=True):
+        table = torch.from_numpy(tables[kind][:3])
+        table = table if table.is_floating_point() else table.long()
+        found, wanted = (getattr(some, f"embed_{each}")(table) for some in (model, plain))
+        assert torch.equal(found, wanted) == (each != side)
+
+
+@pytest.mark.parametrize(("family", "place"), [(family, place) for family in FAMILIES for place in ("before", "after")
+                                               if place == "before" or family not in ("width", "permutation")])
+def test_a_distorted_model_saved_and_loaded_answers_and_draws_alike(family, place, new_model, images, processor,
+                                                                    watches, tables, tmp_path):
+    distortions = [Distortion(family, DOSES[family], side, place) for side in SIDES]
+    model = model_of(new_model, images, "VQ-VQ", *distortions)
+    model.save_pretrained(tmp_path)
+    back = UnifiedVLM.from_pretrained(tmp_path).eval()
+    assert model.state_dict().keys() == back.state_dict().keys()
+    assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in model.state_dict().items())
+    questions, requests = (make_conversations(watches[:4], task, 0) for task in ("vqa", "generation"))
+    assert answer(model, processor, questions, tables["VQ"]) == answer(back, processor, questions, tables["VQ"])
+    drawn_by = [generate_images(some, processor, requests).tokens for some in (model, back)]
+    np.testing.assert_array_equal(*drawn_by)
+    uncached = generate_images(model, processor, requests, cached=False).tokens
+    np.testing.assert_array_equal(uncached, drawn_by[0])
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_decoding_reads_what_training_reads(side, new_model, images, tables, processor, watches):
+    """Pitfall 5: the authors train with a distortion of the generation side and decode without it."""
+    model = model_of(new_model, images, "SigLIP-SigLIP", Distortion("rotation", 1.0, side)).double()
+    plain = model_of(new_model, images, "SigLIP-SigLIP").double()
+    requests = make_conversations(watches[:3], "generation", 0)
+    same = np.allclose(generate_images(model, processor, requests).tokens,
+                       generate_images(plain, processor, requests).tokens, atol=1e-6)
+    assert same == (side == "understanding")
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_understanding_alone_never_meets_the_generation_sides_distortion(place, new_model, images, batch):
+    for architecture in ("VQ-VQ", "SigLIP-SigLIP"):
+        for tasks, side in ((("vqa", "caption"), "generation"), (("generation",), "understanding")):
+            gradients = []
+            for distortions in ((), (Distortion("affine", 0.8, side, place),)):
+                model = model_of(new_model, images, architecture, *distortions)
+                model(buckets=batch(architecture, *tasks)).loss.backward()
+                gradients.append({name: p.grad for name, p in model.named_parameters()})
+            if architecture == "VQ-VQ" and side == "generation":  # the head starts from distorted inputs; unused here
+                gradients = [{n: g for n, g in some.items() if "generation_head" not in n} for some in gradients]
+            assert gradients[0].keys() == gradients[1].keys()
+            for name, gradient in gradients[0].items():
+                other = gradients[1][name]
+                assert (gradient is None) == (other is None) and (gradient is None or torch.equal(gradient, other))
+
+
+def test_a_width_takes_its_own_adapter_and_the_shared_one_only_where_both_sides_have_it(new_model, images):
+    one = Distortion("width", 5), Distortion("width", 5, "generation")
+    assert model_of(new_model, images, "VQ-VQ", one[0]).understanding_adapter.project.in_features == 5
+    assert model_of(new_model, images, "VQ-VQ", one[0], shared=True).generation_adapter is not None
+    assert model_of(new_model, images, "VQ-VQ", *one, shared=True).generation_adapter is None
+    assert model_of(new_model, images, "VQ-VQ", Distortion("affine", 0.5), shared=True).generation_adapter is None
+
+
+def test_the_identity_control_reproduces_the_undistorted_run(spec, tmp_path):
+    runs = []
+    for name, distortions in (("plain", ()), ("control", tuple(Distortion("affine", 0, side) for side in SIDES))):
+        result, _ = train_and_score(spec.vary(distortions=distortions), tmp_path / name)
+        runs.append((result["scores"], result["samples"]["losses"]))
+    assert runs[0][0] == runs[1][0]
+    assert [log["loss"] for log in runs[0][1]] == [log["loss"] for log in runs[1][1]]
+
+
+def test_a_distorted_run_resumes_and_its_data_and_targets_are_those_of_the_plain_one(spec):
+    distorted = spec.vary(distortions=(Distortion("affine", 1.0), Distortion("permutation", 1.0, "generation")))
+    for some in (spec, distorted):
+        steps: Steps = prepare(some)[2]
+        if some is spec:
+            plain = steps
+    for step in range(6):
+        for one, other in zip(plain[step]["buckets"], steps[step]["buckets"], strict=True):
+            assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,240 @@
+"""Distortions of an image space, graded by a dose (paper section 4.1, figure 4; pitfalls 4 and 5).
+
+Belongs here: the maps that make the understanding and the generation space disagree, and the measures of what they do.
+Not here: how well two spaces agree (`alignment.py`), which doses are run (`experiments.py`).
+
+    rotation     part `dose` of the geodesic to a full random rotation (1: the full one)
+    scaling      stretched along random orthogonal axes, with condition number 10^dose
+    shift        a random direction, `dose` times the mean length of a token
+    affine       the three together, each at that dose
+    authors      x A + b as the authors have it: A a full random rotation times scales in [1 - dose, 1 + dose], b in
+                 [-dose, dose]; the rotation is a full one at every dose
+    residual     twelve random residual blocks x + dose g(x), each g with a Lipschitz constant of at most 1: bent, and
+                 invertible
+    warp         asinh(dose z) / dose of every coordinate, z in units of its size: monotone
+    permutation  part `dose` of the codes change their places in the codebook: the same information, no shared geometry
+    width        `dose` coordinates instead of the space's own, by a random orthonormal projection, up or down
+
+Dose 0 of every family is the identity, bit for bit. What a distortion touches is what the LM reads: images to
+understand, or its own generated tokens when they are read back, in training and in decoding through one code path
+(`UnifiedVLM.embed_understanding`, `embed_generation`). Targets of generation stay as they are.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import polar, schur
+from torch import nn
+
+SIDES = ("understanding", "generation")
+PLACES = ("before", "after")  # the adapter
+FAMILIES = {  # family -> the largest dose
+    "rotation": 1.0, "scaling": 3.0, "shift": 10.0, "affine": 1.0, "authors": 1.0, "residual": 0.95, "warp": 20.0,
+    "permutation": 1.0, "width": 4096.0}
+BLOCKS = 12  # of the residual family
+BEND = 2.0  # how far into tanh's curve a residual block's units reach, as root mean square
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """One distortion as a value: family, dose, the side it touches, and whether it stands before or after the adapter.
+    """
+
+    family: str  # one of FAMILIES
+    dose: float  # 0 (the identity) up to the family's largest
+    side: str = "understanding"
+    place: str = "before"
+
+    def __post_init__(self):
+        for name, allowed in (("family", FAMILIES), ("side", SIDES), ("place", PLACES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"distortion {name} {getattr(self, name)!r} is not one of {', '.join(allowed)}.")
+        most = FAMILIES[self.family]
+        if isinstance(self.dose, bool) or not isinstance(self.dose, int | float) or not 0 <= self.dose <= most:
+            raise ValueError(f"distortion dose {self.dose!r} of {self.family!r} is not a number from 0 to {most:g}.")
+        if self.family == "width" and self.dose != int(self.dose):
+            raise ValueError(f"distortion dose {self.dose!r} of 'width' is no whole number of coordinates.")
+        if self.family in ("width", "permutation") and self.place == "after":
+            raise ValueError(f"distortion {self.family!r} has no meaning after the adapter; its place is 'before'.")
+        object.__setattr__(self, "dose", float(self.dose))  # 1 and 1.0 are one distortion, also as JSON
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is anything but the identity."""
+        return self.dose > 0
+
+
+class Distort(nn.Module):
+    """A distortion of tokens (..., width) as a network without parameters; what it draws are persistent buffers.
+
+    Made empty, so that saved buffers can be loaded into it; `draw` fills it from a seed.
+
+    Args:
+        width: of the tokens that come in; `self.width` of those that go out.
+        codes: of the space's codebook, for the family "permutation" (0: it has none, which that family refuses).
+    """
+
+    def __init__(self, distortion: Distortion, width: int, codes: int = 0):
+        super().__init__()
+        self.distortion, self.codes = distortion, codes
+        family, self.width = distortion.family, width
+        if not distortion.changes:
+            return
+        if family == "permutation":
+            if not codes:
+                raise ValueError("distortion 'permutation' needs a space of codes; SigLIP features have none.")
+            self.register_buffer("places", torch.zeros(codes, dtype=torch.long))
+        elif family == "residual":
+            self.register_buffer("inner", torch.zeros(BLOCKS, width, 4 * width))
+            self.register_buffer("outer", torch.zeros(BLOCKS, 4 * width, width))
+            self.register_buffer("scale", torch.ones(()))
+        elif family == "warp":
+            self.register_buffer("scale", torch.ones(()))
+        else:
+            if family == "width":
+                self.width = int(distortion.dose)
+            self.register_buffer("matrix", torch.zeros(width, self.width))
+            self.register_buffer("offset", torch.zeros(self.width))
+
+    @torch.no_grad()
+    def draw(self, seed: int, length: float) -> "Distort":
+        """Fill the buffers; `length` is the mean length of a token, the unit of shifts and bends. Returns itself."""
+        family, dose = self.distortion.family, self.distortion.dose
+        if not self.distortion.changes:
+            return self
+        rng = np.random.default_rng([seed, list(FAMILIES).index(family)])
+        if family == "permutation":
+            self.places.copy_(torch.from_numpy(_permutation(rng, self.codes, dose)))
+        elif family == "residual":
+            width = self.inner.shape[1]
+            for inner, outer in zip(self.inner, self.outer, strict=True):
+                inner.copy_(torch.from_numpy(_orthonormal(rng, *inner.shape)))
+                outer.copy_(torch.from_numpy(_orthonormal(rng, *outer.shape)))
+            # units of x inner have a root mean square of length / (2 sqrt(width))
+            self.scale.fill_(BEND * 2 * width**0.5 / length)
+        elif family == "warp":
+            self.scale.fill_(self.width**0.5 / length)
+        else:
+            matrix, offset = _affine(rng, family, dose, *self.matrix.shape, length)
+            self.matrix.copy_(torch.from_numpy(matrix))
+            self.offset.copy_(torch.from_numpy(offset))
+        return self
+
+    def lookup(self, images: torch.Tensor) -> torch.Tensor:
+        """Codes (images, tokens) as they are looked up; anything else comes back as it is."""
+        if self.distortion.family == "permutation" and self.distortion.changes and not images.is_floating_point():
+            return self.places[images]
+        return images
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (..., width in) -> (..., width out)."""
+        family, dose = self.distortion.family, self.distortion.dose
+        if not self.distortion.changes or family == "permutation":
+            return tokens
+        if family == "residual":
+            for inner, outer in zip(self.inner, self.outer, strict=True):
+                tokens = tokens + dose * self._bend(tokens, inner, outer)
+            return tokens
+        if family == "warp":
+            return torch.asinh(dose * self.scale * tokens) / (dose * self.scale)
+        return tokens @ self.matrix + self.offset
+
+    def inverse(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What came in for tokens (..., width out) that went out; ValueError for a projection to fewer coordinates.
+
+        Of codes use `lookup` and the inverse permutation `places.argsort()`.
+        """
+        family, dose = self.distortion.family, self.distortion.dose
+        if not self.distortion.changes or family == "permutation":
+            return tokens
+        if family == "residual":
+            for inner, outer in zip(self.inner.flip(0), self.outer.flip(0), strict=True):
+                found = tokens
+                for _ in range(400):  # a contraction: each round leaves at most `dose` of the error
+                    found = tokens - dose * self._bend(found, inner, outer)
+                tokens = found
+            return tokens
+        if family == "warp":
+            return torch.sinh(dose * self.scale * tokens) / (dose * self.scale)
+        if self.matrix.shape[1] < self.matrix.shape[0]:
+            raise ValueError(f"A projection from {self.matrix.shape[0]} to {self.matrix.shape[1]} coordinates has no "
+                             "inverse.")
+        return (tokens - self.offset) @ torch.linalg.pinv(self.matrix)
+
+    def _bend(self, tokens: torch.Tensor, inner: torch.Tensor, outer: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.scale * (tokens @ inner)) @ outer / self.scale
+
+
+def angle(matrix: np.ndarray) -> float:
+    """How far a square matrix turns: root mean square of the angles of its rotation part, in degrees."""
+    turns = np.angle(np.linalg.eigvals(polar(matrix)[0]))
+    return float(np.degrees(np.sqrt((turns**2).mean())))
+
+
+def condition_number(matrix: np.ndarray) -> float:
+    """The largest singular value of a matrix over its smallest."""
+    return float(np.linalg.cond(matrix))
+
+
+def displacement(distort: Distort, tokens: torch.Tensor) -> float:
+    """How far tokens (count, width) move, as a share of their length: the strength on which all families are one scale.
+
+    NaN for another width.
+    """
+    if distort.width != tokens.shape[-1]:
+        return float("nan")
+    moved = (distort(tokens) - tokens).norm(dim=-1)
+    return float((moved / tokens.norm(dim=-1)).mean())
+
+
+def random_rotation(rng: np.random.Generator, width: int) -> np.ndarray:
+    """A rotation matrix (width, width), uniform among all of them."""
+    q, r = np.linalg.qr(rng.standard_normal((width, width)))
+    q = q * np.sign(np.diag(r))
+    q[:, 0] *= np.sign(np.linalg.det(q))
+    return q
+
+
+def partial_rotation(rotation: np.ndarray, part: float) -> np.ndarray:
+    """A point of the geodesic from the identity (`part` 0) to a rotation (1): every angle times `part`."""
+    triangle, vectors = schur(rotation, output="complex")  # diagonal, as a rotation is a normal matrix
+    turns = np.exp(1j * part * np.angle(np.diag(triangle)))
+    return ((vectors * turns) @ vectors.conj().T).real
+
+
+def _affine(rng: np.random.Generator, family: str, dose: float, width: int, out: int,
+            length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix (width, out) and offset (out,) of a linear family. What is drawn does not depend on the dose."""
+    matrix, offset = np.eye(width, out), np.zeros(out)
+    if family == "width":
+        return _orthonormal(rng, width, out), offset
+    if family == "authors":
+        q, r = np.linalg.qr(rng.random((width, width)))
+        q = q * np.sign(np.diag(r))
+        q[:, 0] *= np.sign(np.linalg.det(q))
+        return q * rng.uniform(1 - dose, 1 + dose, width), rng.uniform(-dose, dose, width)
+    if family in ("rotation", "affine"):
+        matrix = partial_rotation(random_rotation(rng, width), dose)
+    if family in ("scaling", "affine"):
+        axes = random_rotation(rng, width)
+        scales = 10 ** (dose * np.linspace(-0.5, 0.5, width))
+        matrix = matrix @ (axes * scales) @ axes.T
+    if family in ("shift", "affine"):
+        direction = rng.standard_normal(width)
+        offset = dose * length * direction / np.linalg.norm(direction)
+    return matrix, offset
+
+
+def _orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """A random matrix (rows, columns) whose rows or columns, whichever are fewer, are orthonormal."""
+    tall = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))[0]
+    return tall if rows > columns else tall.T
+
+
+def _permutation(rng: np.random.Generator, codes: int, share: float) -> np.ndarray:
+    """Places of codes (codes,): a random part of at least two of them goes round in a circle, the rest stays."""
+    moved = rng.permutation(codes)[: max(2, round(share * codes))]
+    places = np.arange(codes)
+    places[moved] = np.roll(moved, 1)
+    return places
