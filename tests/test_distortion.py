@@ -25,7 +25,7 @@ from uvlm_core.training import Steps, prepare, train_and_score
 
 WIDTH, LENGTH = 8, 3.0
 DOSES = {"rotation": 0.4, "scaling": 1.2, "shift": 2.0, "affine": 0.7, "authors": 0.3, "residual": 0.8, "warp": 4.0,
-         "permutation": 0.5, "width": 5}  # of every family one that does something
+         "permutation": 0.5, "width": 0.625}  # of every family one that does something
 
 
 def drawn(family: str, dose: float, width: int = WIDTH, seed: int = 1, codes: int = 24) -> Distort:
@@ -63,14 +63,14 @@ def test_every_family_changes_what_comes_in_by_its_seed_alone(family, tokens):
 
 
 @pytest.mark.parametrize(("family", "dose"), [(family, dose) for family, dose in DOSES.items()
-                                              if family not in ("permutation", "width")] + [("width", 13)])
+                                              if family not in ("permutation", "width")] + [("width", 1.625)])
 def test_the_inverse_undoes_it(family, dose, tokens):
     distort = drawn(family, dose)
     torch.testing.assert_close(distort.inverse(distort(tokens)), tokens, rtol=1e-9, atol=1e-9)
 
 
 def test_a_projection_to_fewer_coordinates_has_no_inverse(tokens):
-    distort = drawn("width", 5)
+    distort = drawn("width", 0.625)
     with pytest.raises(ValueError, match="A projection from 8 to 5 coordinates has no inverse"):
         distort.inverse(distort(tokens))
 
@@ -153,7 +153,7 @@ def test_more_of_a_dose_moves_tokens_further(family, doses, tokens):
     (dict(family="affine", dose="1"), "distortion dose '1' of 'affine'"),
     (dict(family="affine", dose=True), "distortion dose True of 'affine'"),
     (dict(family="residual", dose=1), "distortion dose 1 of 'residual' is not a number from 0 to 0.95"),
-    (dict(family="width", dose=2.5), "distortion dose 2.5 of 'width' is no whole number"),
+    (dict(family="width", dose=20), "distortion dose 20 of 'width' is not a number from 0 to 16"),
     (dict(family="width", dose=4, place="after"), "distortion 'width' has no meaning after the adapter"),
     (dict(family="permutation", dose=1, place="after"), "distortion 'permutation' has no meaning after"),
     (dict(family="affine", dose=1, side="both"), "distortion side 'both' is not one of understanding, generation"),
@@ -161,6 +161,12 @@ def test_more_of_a_dose_moves_tokens_further(family, doses, tokens):
 def test_bad_distortions_are_refused_by_name(values, message):
     with pytest.raises(ValueError, match=message):
         Distortion(**values)
+
+
+@pytest.mark.parametrize("dose", [0.3, 0.01, 1.1])
+def test_a_width_that_is_no_whole_number_is_refused(dose):
+    with pytest.raises(ValueError, match=f"distortion dose {dose} of 'width' makes 8 coordinates .* no whole number"):
+        Distort(Distortion("width", dose), 8)
 
 
 def test_a_space_without_codes_has_nothing_to_permute():
@@ -244,7 +250,7 @@ def test_understanding_alone_never_meets_the_generation_sides_distortion(place, 
 
 
 def test_a_width_takes_its_own_adapter_and_the_shared_one_only_where_both_sides_have_it(new_model, images):
-    one = Distortion("width", 5), Distortion("width", 5, "generation")
+    one = Distortion("width", 0.625), Distortion("width", 0.625, "generation")
     assert model_of(new_model, images, "VQ-VQ", one[0]).understanding_adapter.project.in_features == 5
     assert model_of(new_model, images, "VQ-VQ", one[0], shared=True).generation_adapter is not None
     assert model_of(new_model, images, "VQ-VQ", *one, shared=True).generation_adapter is None

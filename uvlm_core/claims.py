@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 
 from uvlm_core import experiments
@@ -28,6 +29,7 @@ from uvlm_core.weights import ROOT
 
 HEADROOM = (0.1, 0.9)  # of the way from chance to full marks: outside, no benefit could be seen
 FACTORS = ("understanding_rows", "generation_rows", "batch_counts")  # of the tables of scaling and matching
+DISTORTED = ("distortions", "shared_adapter")  # of the table of alignment
 MARKS = ("<!-- scoreboard -->", "<!-- end of scoreboard -->")  # in README.md
 COLUMNS = ("claim", "architecture", "quantity", "matching", "difference", "low", "high", "p", "interquartile", "seeds",
            "verdict")
@@ -56,6 +58,14 @@ CLAIMS = {
     "worth of a request": Claim(
         "4.2", "a generation example is worth more to understanding than an understanding example",
         "+120k generation about equals +180k understanding: 1.5"),
+    "distortion hurts": Claim(
+        "4.1, figure 4", "an affine distortion of the understanding space hurts the unified model", "yes"),
+    "distortion hurts more": Claim(
+        "4.1, figure 4", "and more than it hurts the model of understanding alone", "which it leaves alone"),
+    "alignment helps": Claim(
+        "4.1", "the better the two spaces agree, the larger the benefit of training on both tasks", "yes"),
+    "not by sharing": Claim(
+        "4.1", "the distortion hurts the unified model with separate adapters too", "not told apart"),
     "understanding data help": Claim(
         "4.2, figure 5", "with the generation data fixed, understanding data improve generation", "yes, SigLIP-VQ"),
 }
@@ -178,6 +188,82 @@ def judge_scaling(table: pd.DataFrame, rows: int) -> pd.DataFrame:
     return pd.DataFrame(found, columns=COLUMNS)
 
 
+def distortion_costs(table: pd.DataFrame, regime: str, attribute: str = "total",
+                     sharing: str = "shared") -> pd.DataFrame:
+    """What each distortion costs an arm of `experiments.alignment_table`, by seed: the plain arm minus the distorted.
+
+    A distortion of the width has adapters of its own on both sides, so a unified arm with it is held against the plain
+    one with separate adapters. Columns: architecture, family, dose, side, place, seed, cost.
+    """
+    scores = table[(table["metric"] == "partial") & (table["attribute"] == attribute) & (table["fraction"] == 1)
+                   & (table["regime"] == regime)]
+    plain = scores[scores["family"] == "none"].set_index(["architecture", "sharing", "seed"])["value"]
+    rows = []
+    for _, run in scores[(scores["family"] != "none") & (scores["sharing"] == sharing)].iterrows():
+        held = "separate" if run["family"] == "width" and regime == "unified" else sharing
+        rows.append((*run[["architecture", "family", "dose", "side", "place", "seed"]],
+                     plain[run["architecture"], held, run["seed"]] - run["value"]))
+    return pd.DataFrame(rows, columns=["architecture", "family", "dose", "side", "place", "seed", "cost"])
+
+
+def alignment_benefit(table: pd.DataFrame) -> pd.DataFrame:
+    """The measured alignment of unified models beside their benefit over understanding alone with the same distortion.
+
+    Of `experiments.alignment_table`, distortions of the understanding side: one row a model, measure, place in the
+    model and time. Columns: architecture, family, dose, place, sharing, seed, fraction (0: before training), metric,
+    attribute (where in the model), alignment, benefit.
+    """
+    table = table[(table["side"] == "understanding")]
+    keys = ["architecture", "family", "dose", "place", "seed"]
+    total = table[(table["metric"] == "partial") & (table["attribute"] == "total") & (table["fraction"] == 1)]
+    alone = total[total["regime"] == "understanding"].set_index(keys)["value"]
+    unified = total[total["regime"] == "unified"].set_index([*keys, "sharing"])["value"]
+    measured = table[table["metric"].str.startswith("alignment_")].copy()
+    runs = [tuple(run) for run in measured[[*keys, "sharing"]].itertuples(index=False)]
+    measured["benefit"] = [unified[run] - alone[run[:-1]] for run in runs]
+    columns = [*keys, "sharing", "fraction", "metric", "attribute"]
+    return measured.rename(columns={"value": "alignment"})[[*columns, "alignment", "benefit"]].reset_index(drop=True)
+
+
+def alignment_slopes(benefits: pd.DataFrame, metric: str = "alignment_cka", where: str = "adapter") -> pd.Series:
+    """Spearman's rank correlation of alignment after training and benefit over one architecture's distortions, by seed.
+
+    `benefits` as `alignment_benefit` has it; models with separate adapters by choice are left out.
+    """
+    chosen = benefits[(benefits["fraction"] == 1) & (benefits["metric"] == metric) & (benefits["attribute"] == where)
+                      & (benefits["sharing"] == "shared")]
+    return pd.Series({seed: spearmanr(group["alignment"], group["benefit"]).statistic
+                      for seed, group in chosen.groupby("seed")}, dtype=float).dropna()
+
+
+def judge_alignment(table: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts on `experiments.alignment_table`, on the largest dose of the affine family."""
+    found, benefits = [], alignment_benefit(table)
+    largest = table.loc[table["family"] == "affine", "dose"].max()
+    for architecture in [name for name in ARCHITECTURES if (table["architecture"] == name).any()]:
+        own = table[table["architecture"] == architecture]
+
+        def cost(regime, attribute="total", sharing="shared", own=own):
+            costs = distortion_costs(own, regime, attribute, sharing)
+            chosen = costs[(costs["family"] == "affine") & (costs["dose"] == largest) & (costs["place"] == "before")
+                           & (costs["side"] == "understanding")]
+            return chosen.set_index("seed")["cost"]
+
+        what = f"total, affine dose 0 minus {largest:g}"
+        for claim, value, quantity in (
+                ("distortion hurts", lambda name: cost("unified", name), f"{what}, unified"),
+                ("distortion hurts more", lambda name: cost("unified", name) - cost("understanding", name),
+                 f"{what}, unified minus understanding"),
+                ("not by sharing", lambda name: cost("unified", name, "separate"),
+                 f"{what}, unified, separate adapters")):
+            found.append(_row(claim, architecture, quantity, "steps", value("total"), map(value, ATTRIBUTES)))
+        slopes = alignment_slopes(benefits[benefits["architecture"] == architecture])
+        if len(slopes):
+            found.append(_row("alignment helps", architecture,
+                              "rank correlation of CKA at the adapters with the benefit", "steps", slopes, [slopes]))
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
 def _difference(table: pd.DataFrame, attribute: str) -> pd.Series:
     """Unified minus understanding-only at the end, by seed."""
     chosen = table[(table["metric"] == "partial") & (table["attribute"] == attribute) & (table["fraction"] == 1)]
@@ -193,7 +279,7 @@ def _row(claim: str, architecture: str, quantity: str, matching: str, difference
             verdict(differences))
 
 
-def judge(base: Profile, records: Path, seeds: int, scaling_seeds: int) -> pd.DataFrame:
+def judge(base: Profile, records: Path, seeds: int, scaling_seeds: int, alignment_seeds: int) -> pd.DataFrame:
     """The verdicts on all claims, from records that are there."""
     store, rows = RunStore(records), base.scaling_rows
     matched = {rule: experiments.table(specs, store, FACTORS)
@@ -201,8 +287,9 @@ def judge(base: Profile, records: Path, seeds: int, scaling_seeds: int) -> pd.Da
     return pd.concat([
         judge_benefit(experiments.table(experiments.mutual_benefit(base, seeds), store)),
         judge_matching(matched, rows),
-        judge_scaling(experiments.table(experiments.data_scaling(base, scaling_seeds), store, FACTORS), rows)],
-        ignore_index=True)
+        judge_scaling(experiments.table(experiments.data_scaling(base, scaling_seeds), store, FACTORS), rows),
+        judge_alignment(experiments.alignment_table(experiments.table(
+            experiments.alignment(base, alignment_seeds), store, DISTORTED)))], ignore_index=True)
 
 
 def markdown(verdicts: pd.DataFrame) -> str:
@@ -237,7 +324,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         base = profile(options.profile)
-        write_scoreboard(options.readme, markdown(judge(base, options.records, base.seeds, base.scaling_seeds)))
+        write_scoreboard(options.readme, markdown(judge(base, options.records, base.seeds, base.scaling_seeds,
+                                                          base.alignment_seeds)))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

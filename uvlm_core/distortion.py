@@ -13,7 +13,7 @@ Not here: how well two spaces agree (`alignment.py`), which doses are run (`expe
                  invertible
     warp         asinh(dose z) / dose of every coordinate, z in units of its size: monotone
     permutation  part `dose` of the codes change their places in the codebook: the same information, no shared geometry
-    width        `dose` coordinates instead of the space's own, by a random orthonormal projection, up or down
+    width        `dose` times as many coordinates, by a random orthonormal projection, up or down
 
 Dose 0 of every family is the identity, bit for bit. What a distortion touches is what the LM reads: images to
 understand, or its own generated tokens when they are read back, in training and in decoding through one code path
@@ -31,7 +31,7 @@ SIDES = ("understanding", "generation")
 PLACES = ("before", "after")  # the adapter
 FAMILIES = {  # family -> the largest dose
     "rotation": 1.0, "scaling": 3.0, "shift": 10.0, "affine": 1.0, "authors": 1.0, "residual": 0.95, "warp": 20.0,
-    "permutation": 1.0, "width": 4096.0}
+    "permutation": 1.0, "width": 16.0}
 BLOCKS = 12  # of the residual family
 BEND = 2.0  # how far into tanh's curve a residual block's units reach, as root mean square
 
@@ -53,8 +53,6 @@ class Distortion:
         most = FAMILIES[self.family]
         if isinstance(self.dose, bool) or not isinstance(self.dose, int | float) or not 0 <= self.dose <= most:
             raise ValueError(f"distortion dose {self.dose!r} of {self.family!r} is not a number from 0 to {most:g}.")
-        if self.family == "width" and self.dose != int(self.dose):
-            raise ValueError(f"distortion dose {self.dose!r} of 'width' is no whole number of coordinates.")
         if self.family in ("width", "permutation") and self.place == "after":
             raise ValueError(f"distortion {self.family!r} has no meaning after the adapter; its place is 'before'.")
         object.__setattr__(self, "dose", float(self.dose))  # 1 and 1.0 are one distortion, also as JSON
@@ -93,7 +91,10 @@ class Distort(nn.Module):
             self.register_buffer("scale", torch.ones(()))
         else:
             if family == "width":
-                self.width = int(distortion.dose)
+                self.width = round(width * distortion.dose)
+                if self.width != width * distortion.dose:
+                    raise ValueError(f"distortion dose {distortion.dose!r} of 'width' makes {width} coordinates "
+                                     f"{width * distortion.dose:g}, which is no whole number from 1 up.")
             self.register_buffer("matrix", torch.zeros(width, self.width))
             self.register_buffer("offset", torch.zeros(self.width))
 

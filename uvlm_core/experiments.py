@@ -8,9 +8,11 @@ Specs are those that were asked for; several may be carried out by one run (`Run
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from uvlm_core.conversations import make_conversations
+from uvlm_core.distortion import Distortion
 from uvlm_core.processing import Processor
 from uvlm_core.profiles import ARCHITECTURES, Profile, RunSpec
 from uvlm_core.runs import SCORE_COLUMNS, RunStore, run_grid
@@ -27,6 +29,9 @@ CONTROL = ("VQ-VQ", 2)  # the architecture that has the control, and its seeds: 
 GENERATION_TIMES = (0.5, 1, 2, 3)  # the paper's, of the base number of rows
 UNDERSTANDING_TIMES = (0.5, 1, 2, 3)
 ALONE_TIMES = (0.25, 0.5, 1, 2, 3)  # understanding rows without generation: the scale on which rows are exchanged
+AFFINE = ("affine", "authors")  # distortions of the paper's figure, in every seed; the others in two
+FEWER = 2
+PLACEMENTS = (("understanding", "after"), ("generation", "before"), ("generation", "after"))  # beside the paper's
 MATCHINGS = ("steps", "examples", "tokens")
 SWITCHES = {  # pitfall -> what brings the original's behaviour or setting back; 9 is a rule of scoring and needs no run
     "3: padding image in every step": {"padding_image": True},
@@ -40,6 +45,10 @@ AUTHORS = pd.DataFrame(
     [("VQ-VQ", 0.1, "total", 0.891), ("VQ-VQ", 1.0, "total", 0.940), ("VQ-VQ", 0.1, "time", 0.557),
      ("VQ-VQ", 1.0, "time", 0.737), ("SigLIP-SigLIP", 0.1, "total", 0.366), ("SigLIP-SigLIP", 1.0, "total", 0.963)],
     columns=["architecture", "fraction", "attribute", "value"])
+# The same, of their affine recipe at strength 0.3, VQ-VQ, understanding-only (total; their own test set and questions)
+AUTHORS_DISTORTED = pd.DataFrame([("VQ-VQ", "understanding", "authors", 0.3, "total", 0.656),
+                                  ("VQ-VQ", "understanding", "authors", 0.3, "time", 0.511)],
+                                 columns=["architecture", "regime", "family", "dose", "attribute", "value"])
 AUTHORS_RATE = 1.5  # the same: +120k generation rows about equal +180k understanding rows (section 4.2, SigLIP-VQ)
 
 
@@ -104,6 +113,44 @@ def switches(base: Profile, seeds: int) -> dict[str, list[RunSpec]]:
     return {name: [sized(base, rows, rows, architecture="VQ-VQ", seed=seed, regime=regime, **change)
                    for seed in seeds_of(seeds) for regime in ("understanding", "unified")]
             for name, change in {"as it is": {}, **SWITCHES}.items()}
+
+
+def alignment(base: Profile, seeds: int) -> list[RunSpec]:
+    """Section 4.1, figure 4: models of both regimes whose understanding space is distorted, by family and dose; unified
+    ones with a distortion elsewhere, and with adapters that are kept apart (pitfalls 2 and 4).
+
+    The largest affine dose stands for all where a distortion is crossed with something else.
+    """
+    specs, largest = [], max(base.doses["affine"])
+    for seed in seeds_of(seeds):
+        for architecture in base.distorted:
+            def arm(*distortions, regime="unified", shared=True, architecture=architecture, seed=seed):
+                return sized(base, base.alignment_rows, base.alignment_rows, architecture=architecture, seed=seed,
+                             regime=regime, shared_adapter=shared, distortions=distortions)
+            chosen = [Distortion(family, dose) for family, doses in base.doses.items() for dose in doses
+                      if (family in AFFINE or seed < FEWER)
+                      and (family != "permutation" or architecture.startswith("VQ"))]
+            for regime in ("understanding", "unified"):
+                specs += [arm(regime=regime), *(arm(one, regime=regime) for one in chosen)]
+            specs += [arm(shared=False), arm(Distortion("affine", largest), shared=False)]
+            if seed < FEWER:
+                specs += [arm(Distortion("affine", largest, *where)) for where in PLACEMENTS]
+                specs.append(arm(Distortion("affine", largest, *PLACEMENTS[0]), regime="understanding"))
+    return specs
+
+
+def alignment_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `alignment`, as `run` gives it with the factors distortions and shared_adapter, in plain columns.
+
+    family ("none" without one), dose, side, place, sharing ("shared", "separate": adapters of one width that are kept
+    apart, or of two; understanding-only models have one adapter and count as shared).
+    """
+    found = [each[0] if each else Distortion("affine", 0.0) for each in table["distortions"]]
+    none = [not each.changes for each in found]
+    return table.drop(columns=["distortions", "shared_adapter"]).assign(
+        family=["none" if plain else each.family for each, plain in zip(found, none, strict=True)],
+        dose=[each.dose for each in found], side=[each.side for each in found], place=[each.place for each in found],
+        sharing=np.where(table["shared_adapter"], "shared", "separate"))
 
 
 def _tokens_ratio(spec: RunSpec, count: int = 200) -> float:

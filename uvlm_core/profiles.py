@@ -272,6 +272,10 @@ class Profile:
     scaling_seeds: int  # there
     scaled: tuple[str, ...]  # the architectures of data scaling; the paper has SigLIP-VQ
     matched: tuple[str, ...]  # those whose arms are matched by every rule
+    alignment_rows: int  # rows of either task where spaces are distorted
+    alignment_seeds: int  # there
+    distorted: tuple[str, ...]  # the architectures there
+    doses: dict[str, tuple[float, ...]]  # family of distortion -> doses
 
 
 _LAPTOP = RunSpec()
@@ -280,10 +284,16 @@ PROFILES = {
     "smoke": Profile("smoke", replace(_LAPTOP, images=160, vqa_examples=128, caption_examples=32,
                                       generation_examples=160, batch_size=16, fractions=(0.5, 1.0),
                                       test_watches=24, generated_watches=16),
-                     seeds=1, scaling_rows=48, scaling_seeds=1, scaled=("SigLIP-VQ",), matched=("SigLIP-VQ",)),
+                     seeds=1, scaling_rows=48, scaling_seeds=1, scaled=("SigLIP-VQ",), matched=("SigLIP-VQ",),
+                     alignment_rows=48, alignment_seeds=1, distorted=("VQ-VQ",),
+                     doses={"affine": (1.0,)}),
     # two CPU cores, minutes per run
     "laptop": Profile("laptop", _LAPTOP, seeds=2, scaling_rows=1000, scaling_seeds=1,
-                      scaled=("SigLIP-VQ", "VQ-VQ"), matched=ARCHITECTURES),
+                      scaled=("SigLIP-VQ", "VQ-VQ"), matched=ARCHITECTURES, alignment_rows=1600, alignment_seeds=3,
+                      distorted=("VQ-VQ", "SigLIP-SigLIP"), doses={
+                          "affine": (0.25, 0.5, 0.75, 1.0), "authors": (0.1, 0.2, 0.3), "rotation": (0.5, 1.0),
+                          "scaling": (1.0, 2.0), "shift": (1.0, 3.0), "residual": (0.5, 0.95), "warp": (5.0, 20.0),
+                          "permutation": (0.5, 1.0), "width": (0.5, 2.0)}),
 }
 
 
