@@ -5,7 +5,19 @@ import pandas as pd
 import pytest
 
 from uvlm_core import claims
-from uvlm_core.claims import benefit, chance, exchange_rates, headroom, judge_benefit, judge_matching, judge_scaling
+from uvlm_core.claims import (
+    alignment_benefit,
+    alignment_slopes,
+    benefit,
+    chance,
+    distortion_costs,
+    exchange_rates,
+    headroom,
+    judge_alignment,
+    judge_benefit,
+    judge_matching,
+    judge_scaling,
+)
 from uvlm_core.profiles import ARCHITECTURES, profile
 from uvlm_core.smart_watch import ATTRIBUTES
 from uvlm_core.weights import ROOT
@@ -53,6 +65,56 @@ def test_the_control_is_no_part_of_the_benefit():
     table = curves(0.05, architectures=("VQ-VQ",))
     control = table[table["regime"] == "unified"].assign(regime="shuffled", value=0.0)
     pd.testing.assert_frame_equal(judge_benefit(pd.concat([table, control])), judge_benefit(table))
+
+
+def distorted(loss: float, spared: float, slope: float, seeds=3) -> pd.DataFrame:
+    """As `experiments.alignment_table`: the largest affine dose costs unified `loss` and understanding `spared`; the
+    benefit of the other distortions grows with their alignment if `slope` is 1, and falls with it if it is -1."""
+    rows = []
+    kinds = [("none", 0.0, 1.0, 0.05, 0.0), ("affine", 1.0, 0.4, 0.0, 1.0)] + [
+        ("rotation", dose, 1 - dose / 2, 0.02 - slope * dose / 50, dose) for dose in (0.25, 0.5, 0.75)]
+    for seed in range(seeds):
+        for family, dose, agreement, gain, part in kinds:
+            for attribute in NAMES:
+                alone = 0.7 + 0.001 * seed - spared * part
+                unified = 0.7 + 0.002 * seed - loss * part if family in ("none", "affine") else alone + gain
+                rows += [("VQ-VQ", regime, seed, 1.0, "partial", attribute, value, family, dose, "understanding",
+                          "before", sharing)
+                         for regime, value, sharing in (("understanding", alone, "shared"),
+                                                        ("unified", unified, "shared"),
+                                                        ("unified", unified + 0.1 * (family == "none"), "separate"))]
+            rows += [("VQ-VQ", "unified", seed, fraction, "alignment_cka", "adapter", value, family, dose,
+                      "understanding", "before", "shared") for fraction, value in ((0.0, 0.5), (1.0, agreement))]
+    return pd.DataFrame(rows, columns=["architecture", "regime", "seed", "fraction", "metric", "attribute", "value",
+                                       "family", "dose", "side", "place", "sharing"])
+
+
+def test_a_planted_cost_of_a_distortion_is_judged_as_it_is():
+    table = distorted(0.2, 0.05, 1)
+    found = judge_alignment(table).set_index("claim")
+    assert found.loc["distortion hurts", "difference"] == pytest.approx(0.2)
+    assert found.loc["distortion hurts more", "difference"] == pytest.approx(0.15)
+    assert found.loc["not by sharing", "difference"] == pytest.approx(0.3)
+    assert judge_alignment(distorted(0.05, 0.2, 1)).set_index("claim").loc["distortion hurts more", "verdict"] == (
+        "contradicts")
+    costs = distortion_costs(table, "understanding")
+    assert costs.loc[costs["family"] == "rotation", "cost"].tolist() == pytest.approx(
+        [0.05 * dose for dose in (0.25, 0.5, 0.75)] * 3)
+
+
+@pytest.mark.parametrize(("slope", "expected"), [(1, 1), (-1, -1)])
+def test_the_rank_correlation_is_that_of_the_distortions_within_a_seed(slope, expected):
+    table = distorted(0.3, 0.3, slope)
+    table = table[~table["family"].isin(("none", "affine")) | (table["metric"] == "partial")]
+    slopes = alignment_slopes(alignment_benefit(table))
+    assert slopes.tolist() == pytest.approx([expected] * 3)
+
+
+def test_a_distortion_of_the_width_is_held_against_separate_adapters():
+    table = distorted(0.2, 0.05, 1)
+    wide = table[(table["family"] == "affine") & (table["sharing"] == "shared")].assign(family="width", dose=2.0)
+    costs = distortion_costs(pd.concat([table, wide]), "unified").set_index(["family", "seed"])["cost"]
+    assert costs["width", 0] == pytest.approx(0.3) and costs["affine", 0] == pytest.approx(0.2)
 
 
 def scaling(rate: float, seeds=3, rows=1000) -> pd.DataFrame:
@@ -128,5 +190,6 @@ def test_missing_records_are_named_and_the_readme_stays(tmp_path, capsys):
 
 def test_the_readmes_scoreboard_is_that_of_the_committed_records():
     base = profile("laptop")
-    verdicts = claims.judge(base, ROOT / "figures" / "runs" / "laptop", base.seeds, base.scaling_seeds)
+    verdicts = claims.judge(base, ROOT / "figures" / "runs" / "laptop", base.seeds, base.scaling_seeds,
+                            base.alignment_seeds)
     assert claims.markdown(verdicts) in (ROOT / "README.md").read_text(encoding="utf-8")

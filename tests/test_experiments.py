@@ -2,11 +2,26 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from uvlm_core import experiments, runs
-from uvlm_core.experiments import ARMS, MATCHINGS, data_scaling, matching, mutual_benefit, seeds_of, sized, switches
+from uvlm_core.distortion import Distortion
+from uvlm_core.experiments import (
+    AFFINE,
+    ARMS,
+    FEWER,
+    MATCHINGS,
+    alignment,
+    alignment_table,
+    data_scaling,
+    matching,
+    mutual_benefit,
+    seeds_of,
+    sized,
+    switches,
+)
 from uvlm_core.profiles import ARCHITECTURES, profile
 from uvlm_core.runs import RunStore
 
@@ -63,6 +78,33 @@ def test_the_rules_of_matching_hold_what_they_name_equal():
     assert more.understanding_rows == pytest.approx(rows * (1 + ratio), abs=1) and 0.3 < ratio < 1
 
 
+def test_alignment_crosses_dose_regime_sharing_and_place():
+    specs = alignment(BASE, 3)
+    assert len(set(specs)) == len(specs) == len({spec.canonical() for spec in specs})  # nothing is run for nothing
+    affine = [s for s in specs if s.shared_adapter and len(s.distortions) == 1 and s.distortions[0].family == "affine"
+              and (s.distortions[0].side, s.distortions[0].place) == ("understanding", "before")]
+    doses = {(s.architecture, s.regime, s.seed): set() for s in affine}
+    for s in affine:
+        doses[s.architecture, s.regime, s.seed].add(s.distortions[0].dose)
+    assert len(doses) == 2 * 2 * 3 and set(map(frozenset, doses.values())) == {frozenset(BASE.doses["affine"])}
+    plain = [s for s in specs if not s.distortions]
+    assert len(plain) == 3 * 2 * 3 and sum(not s.shared_adapter for s in plain) == 3 * 2
+    others = {(s.distortions[0].family, s.seed) for s in specs if s.distortions} - {
+        (family, seed) for family in AFFINE for seed in range(3)}
+    assert others == {(family, seed) for family in BASE.doses.keys() - set(AFFINE) for seed in range(FEWER)}
+    assert {s.steps for s in specs} == {BASE.alignment_rows // BASE.spec.batch_size}
+    assert not any(d.family == "permutation" for s in specs for d in s.distortions if s.architecture != "VQ-VQ")
+
+
+def test_the_table_of_alignment_has_distortions_in_plain_columns():
+    table = pd.DataFrame({"distortions": [(), (Distortion("warp", 2, "generation", "after"),)],
+                          "shared_adapter": [True, False], "value": [1.0, 2.0]})
+    found = alignment_table(table)
+    assert found.to_dict("records") == [
+        {"value": 1.0, "family": "none", "dose": 0.0, "side": "understanding", "place": "before", "sharing": "shared"},
+        {"value": 2.0, "family": "warp", "dose": 2.0, "side": "generation", "place": "after", "sharing": "separate"}]
+
+
 def test_a_switch_changes_one_thing():
     plain, *switched = switches(BASE, 1).values()
     assert len(switched) == len(experiments.SWITCHES)
@@ -73,7 +115,7 @@ def test_a_switch_changes_one_thing():
 @pytest.mark.parametrize(("arguments", "message"), [
     (dict(seeds=0), "seeds 0 is not an integer from 1"), (dict(seeds=2.0), "seeds 2.0 is not"),
     (dict(seeds=True), "seeds True is not")])
-@pytest.mark.parametrize("experiment", [mutual_benefit, data_scaling, matching])
+@pytest.mark.parametrize("experiment", [mutual_benefit, data_scaling, matching, alignment])
 def test_a_bad_request_is_refused_by_name(experiment, arguments, message):
     with pytest.raises(ValueError, match=message):
         experiment(profile("smoke"), **arguments)

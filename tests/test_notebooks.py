@@ -1,5 +1,6 @@
 """The notebooks: how they are written, that they run in the smoke profile, and what their figures draw."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from uvlm_core import claims, execute, experiments, figures, figures_benefit, figures_data
+from uvlm_core import claims, execute, experiments, figures, figures_alignment, figures_benefit, figures_data
+from uvlm_core.alignment import MEASURES
 from uvlm_core.fidelity import BATTERY_TOLERANCE
 from uvlm_core.profiles import ARCHITECTURES, REGIMES
 from uvlm_core.scoring import CHANCE, TIME_PARTS
@@ -21,6 +23,7 @@ from uvlm_core.statistics import mean_interval
 
 NOTEBOOKS = execute.find_notebooks(execute.ROOT / "notebooks")
 SCORES = ["architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "samples"]
+DISTORTED = ["family", "dose", "side", "place", "sharing"]
 READINGS = ["network", "inputs", "metric", "attribute", "value", "chance", "samples"]
 COLUMNS = {  # of the CSV behind each figure
     "data_gallery": ["panel", "size", "row", "column", "hour", "minute", "second", "weather", "battery",
@@ -29,12 +32,18 @@ COLUMNS = {  # of the CSV behind each figure
     "frozen_networks_vq": ["code", "uses"],
     **dict.fromkeys(("frozen_networks_reader", "frozen_networks_siglip", "frozen_networks_probe"), READINGS),
     **dict.fromkeys(("mutual_benefit", "mutual_benefit_generation", "mutual_benefit_time"), SCORES),
+    "mutual_benefit_features": SCORES,
     "mutual_benefit_watches": ["architecture", "regime", "seed", "position", "request"],
     "mutual_benefit_differences": ["architecture", "baseline", "metric", "attribute", "when", "difference", "low",
                                    "high", "p", "seeds"],
     "data_scaling": [*SCORES[:3], *claims.FACTORS, *SCORES[3:]],
     "data_scaling_exchange": ["architecture", "seed", "generation_rows", "worth", "rate", "beyond"],
     "data_scaling_matching": list(claims.COLUMNS),
+    **dict.fromkeys(("affine_alignment", "affine_alignment_sharing"), [*SCORES, *DISTORTED]),
+    "affine_alignment_families": ["architecture", "family", "dose", "side", "place", "seed", "cost", "regime"],
+    **dict.fromkeys(("affine_alignment_measured", "affine_alignment_layers"), [
+        "architecture", "family", "dose", "place", "seed", "sharing", "fraction", "metric", "attribute", "alignment",
+        "benefit"]),
 }
 named = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -173,6 +182,35 @@ def judged(architectures=("VQ-VQ",)) -> pd.DataFrame:
     return claims.judge_matching(dict.fromkeys(experiments.MATCHINGS, table), 100)
 
 
+def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table as that of `experiments.alignment_table`, out of random numbers."""
+    rng, rows = np.random.default_rng(2), []
+    plain = ("none", 0.0, "understanding", "before")
+    for name in architectures:
+        arms = [(regime, *how, "shared") for regime in ("understanding", "unified")
+                for how in (plain, ("affine", 1.0, *plain[2:]), ("authors", 0.3, *plain[2:]),
+                            ("affine", 1.0, "understanding", "after"))]
+        arms += [("unified", *plain, "separate"), ("unified", "affine", 1.0, *plain[2:], "separate"),
+                 ("unified", "affine", 1.0, "generation", "before", "shared")]
+        for (regime, *how), seed in itertools.product(arms, range(seeds)):
+            rows += [(name, regime, seed, 1.0, "partial", attribute, 0.6 + 0.3 * rng.random(), 9, *how)
+                     for attribute in ("total", *ATTRIBUTES)]
+            rows += [(name, regime, seed, fraction, f"alignment_{measure}", where, rng.random(), 9, *how)
+                     for fraction in (0.0, 1.0) for measure in MEASURES for where in ("adapter", "layer 1")
+                     if regime == "unified"]
+    return pd.DataFrame(rows, columns=[*SCORES, *DISTORTED])
+
+
+def cosines(architectures=("VQ-SigLIP",), seeds=3) -> pd.DataFrame:
+    """A table as that of `figures_benefit.mutual_benefit_features`, out of random numbers."""
+    rng = np.random.default_rng(3)
+    rows = [(name, regime, seed, 1.0, f"feature_cosine{end}", attribute, rng.random(), 9) for name in architectures
+            for regime in ("generation", "unified") for seed in range(seeds) for end in ("", "_forced", "_floor")
+            for attribute in ("all", "weather", "battery", "time")]
+    rows += [(None, None, None, 1.0, "feature_cosine_ceiling", attribute, 0.9, 9) for attribute in ("all", "time")]
+    return pd.DataFrame(rows, columns=SCORES)
+
+
 def panel(figure, title: str, row: int = 0):
     """The axes of a column of `mutual_benefit`, which has five in each row."""
     titles = [axes.get_title() for axes in figure.axes[:5]]
@@ -193,6 +231,15 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     "data_scaling": lambda names: figures_benefit.data_scaling(scaling(names), 100),
     "data_scaling_exchange": lambda names: figures_benefit.data_scaling_exchange(scaling(names), 100, 1.5),
     "data_scaling_matching": lambda names: figures_benefit.data_scaling_matching(judged(names)),
+    "mutual_benefit_features": lambda names: figures_benefit.mutual_benefit_features(cosines(names)),
+    "affine_alignment": lambda names: figures_alignment.affine_alignment(distorted(names),
+                                                                         experiments.AUTHORS_DISTORTED),
+    "affine_alignment_families": lambda names: figures_alignment.affine_alignment_families(distorted(names)),
+    "affine_alignment_sharing": lambda names: figures_alignment.affine_alignment_sharing(distorted(names)),
+    "affine_alignment_measured": lambda names: figures_alignment.affine_alignment_measured(
+        claims.alignment_benefit(distorted(names))),
+    "affine_alignment_layers": lambda names: figures_alignment.affine_alignment_layers(
+        claims.alignment_benefit(distorted(names))),
 }
 
 
@@ -202,7 +249,10 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     lambda table: figures_benefit.mutual_benefit(table, "understanding"), figures_benefit.mutual_benefit_time,
     lambda table: figures_benefit.mutual_benefit_watches(table, {"unified": np.zeros((1, 8, 8, 3))}),
     figures_benefit.mutual_benefit_differences, lambda table: figures_benefit.data_scaling(table, 100),
-    lambda table: figures_benefit.data_scaling_exchange(table, 100, 1.5), figures_benefit.data_scaling_matching])
+    lambda table: figures_benefit.data_scaling_exchange(table, 100, 1.5), figures_benefit.data_scaling_matching,
+    figures_benefit.mutual_benefit_features, figures_alignment.affine_alignment,
+    figures_alignment.affine_alignment_families, figures_alignment.affine_alignment_sharing,
+    figures_alignment.affine_alignment_measured, figures_alignment.affine_alignment_layers])
 def test_an_empty_table_is_refused_in_one_sentence(draw):
     every = {name for columns in COLUMNS.values() for name in columns} | {"chance"}
     with pytest.raises(ValueError, match="^The table of figure '[a-z_]+' is empty; it needs at least one row.$"):
@@ -338,3 +388,16 @@ def check_layout(figure):
     boxes = [box.padded(-1) for box in panels + others]
     assert all(figure.bbox.contains(*box.min) and figure.bbox.contains(*box.max) for box in boxes)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_the_affine_figure_shows_the_mean_over_seeds_at_each_dose():
+    table = distorted()
+    axes = figures_alignment.affine_alignment(table).axes[0]
+    assert axes.get_title() == "total, affine"
+    total = table[(table["metric"] == "partial") & (table["attribute"] == "total") & (table["sharing"] == "shared")
+                  & (table["side"] == "understanding") & (table["place"] == "before")]
+    for regime in ("understanding", "unified"):
+        own = total[total["regime"] == regime]
+        wanted = [own.loc[own["family"] == family, "value"].mean() for family in ("none", "affine")]
+        assert curve(axes, regime).get_ydata() == pytest.approx(wanted)
+        assert list(curve(axes, regime).get_xdata()) == [0.0, 1.0]

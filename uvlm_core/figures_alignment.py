@@ -67,7 +67,8 @@ def affine_alignment(table: pd.DataFrame, authors: pd.DataFrame | None = None) -
 
 @theme()
 def affine_alignment_families(table: pd.DataFrame) -> Figure:
-    """What each distortion costs each regime, paired by seed: mean and 95 % t interval, an architecture a panel."""
+    """What each distortion costs each regime, paired by seed, an architecture a panel: mean and 95 % t interval, cut
+    off at the panel's edges."""
     need(table, "affine_alignment_families", _COLUMNS)
     costs = pd.concat([distortion_costs(table, regime).assign(regime=regime)
                        for regime in ("understanding", "unified")])
@@ -76,7 +77,7 @@ def affine_alignment_families(table: pd.DataFrame) -> Figure:
     order = list(dict.fromkeys(costs["family"]))
     kinds.sort(key=lambda kind: (kind[2:] != ("understanding", "before"), order.index(kind[0]), kind[2], kind[1]))
     names = [name for name in COLOURS if (costs["architecture"] == name).any()]
-    figure = Figure(figsize=(PAGE, 0.9 + 0.17 * len(kinds)))
+    figure = Figure(figsize=(PAGE, 1.1 + 0.19 * len(kinds)))
     grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     for axes, name in zip(grid, names, strict=True):
         axes.axvline(0, color="black", linewidth=0.6)
@@ -87,14 +88,15 @@ def affine_alignment_families(table: pd.DataFrame) -> Figure:
                 at = kinds.index(kind) + shift
                 axes.plot([low, high], [at, at], color=COLOURS[name], linewidth=0.8)
                 axes.plot(mean, at, **look_of(name, regime) | {"linestyle": ""})
-        axes.set(title=name, xlabel=f"total, plain {MINUS} distorted", ylim=(len(kinds) - 0.5, -0.5))
+        axes.set(title=name, ylim=(len(kinds) - 0.5, -0.5))
         reach = 1.15 * max(0.05, costs["cost"].abs().max())
         axes.set_xlim(-reach, reach)
         axes.grid(False, axis="y")
     grid[0].set_yticks(range(len(kinds)), [_label(*kind) for kind in kinds])
+    figure.supxlabel(f"total, plain {MINUS} distorted", fontsize=8)
     handles = [Line2D([], [], color="black", label=regime, **LINES[regime] | {"linestyle": ""} | extra)
                for regime, extra in (("understanding", {"markerfacecolor": "white"}), ("unified", {}))]
-    handles.append(Line2D([], [], color="black", linewidth=0.8, label="95 % t interval (cut off at the edges)"))
+    handles.append(Line2D([], [], color="black", linewidth=0.8, label="95 % t interval"))
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
 
@@ -123,14 +125,14 @@ def affine_alignment_measured(benefits: pd.DataFrame) -> Figure:
                       markerfacecolor="white")
             rank = spearmanr(own["alignment"], own["benefit"]).statistic if len(own) > 2 else np.nan
             if np.isfinite(rank):
-                axes.annotate(f"$\\rho$ = {rank:+.2f}".replace("-", MINUS), (0.5 * number, 1.02),
-                              xycoords="axes fraction", fontsize=7, color=COLOURS[name])
+                axes.annotate(f"$\\rho$ = {rank:+.2f}".replace("-", MINUS), xycoords="axes fraction", fontsize=7,
+                              xy=(0.5 * (number % 2), 1.02 + 0.09 * (number // 2)), color=COLOURS[name])
         axes.set_xlabel(label)
     grid[0].set_ylabel(f"total, unified {MINUS} understanding")
     handles = [Line2D([], [], color=COLOURS[name], linewidth=3, label=name) for name in names]
     handles += [Line2D([], [], color="black", linestyle="", marker="o", markersize=size, markerfacecolor=face,
                        label=label) for size, face, label in ((2.5, "black", "distorted"), (4, "white", "undistorted"))]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=6)
     return figure
 
 
@@ -186,7 +188,7 @@ def affine_alignment_layers(benefits: pd.DataFrame) -> Figure:
                           (benefits["family"] == "affine") & (benefits["dose"] == largest)))]
     names = [name for name in COLOURS if (chosen["architecture"] == name).any()]
     places = list(dict.fromkeys(chosen["attribute"]))
-    figure = Figure(figsize=(COLUMN, 2.5))
+    figure = Figure(figsize=(COLUMN if len(names) < 3 else PAGE, 2.5))
     grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     for axes, name in zip(grid, names, strict=True):
         for family, face in (("none", COLOURS[name]), ("affine", "white")):
@@ -200,8 +202,8 @@ def affine_alignment_layers(benefits: pd.DataFrame) -> Figure:
                     axes.plot([x, x], [low, high], color=COLOURS[name], linewidth=0.8)
                 axes.plot(at, [mean for mean, *_ in groups], line, marker="o", color=COLOURS[name], linewidth=1,
                           markerfacecolor=face, markersize=3)
-        axes.set_xticks(range(len(places)), [place.removeprefix("layer ") for place in places])
-        axes.set(title=name, xlabel="adapter, LM layer", ylim=(0, 1.04))
+        axes.set_xticks(range(len(places)), [place.removeprefix("layer ").replace("adapter", "in") for place in places])
+        axes.set(title=name, xlabel="LM layer", ylim=(0, 1.04))
     grid[0].set_ylabel("linear CKA of the two sides")
     handles = [Line2D([], [], color="black", linestyle=line, label=label)
                for line, label in ((":", "before training"), ("-", "after"))]
@@ -212,7 +214,7 @@ def affine_alignment_layers(benefits: pd.DataFrame) -> Figure:
 
 
 def _label(family: str, dose: float, side: str, place: str) -> str:
-    where = "" if (side, place) == ("understanding", "before") else f", {place} the {side} adapter"
+    where = "" if (side, place) == ("understanding", "before") else f"\n{place} {side} adapter"
     return f"{family} {dose:g}{where}"
 
 

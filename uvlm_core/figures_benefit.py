@@ -141,6 +141,48 @@ def mutual_benefit_time(table: pd.DataFrame, ceiling: dict[str, dict[str, float]
 
 
 @theme()
+def mutual_benefit_features(table: pd.DataFrame) -> Figure:
+    """Models with SigLIP output at the last fraction: cosine of their features to the target's, on the patches that
+    bear an attribute.
+
+    Full-size marks: drawn, each feature from the model's own before it. Small: predicted from the true ones before it
+    (feature_cosine_forced). Grey: another watch (feature_cosine_floor), and the best that follows from the request
+    alone (feature_cosine_ceiling, in any row).
+    """
+    need(table, "mutual_benefit_features", _SCORES)
+    last = table[(table["fraction"] == table["fraction"].max()) & table["metric"].str.startswith("feature_cosine")]
+    names = [name for name in ("all", "weather", "battery", "time") if (last["attribute"] == name).any()]
+    if not names:
+        raise ValueError("The table of figure 'mutual_benefit_features' has no cosine of features.")
+    arms = [arm for arm in arms_of(last) if (of_arm(last, *arm)["metric"] == "feature_cosine").any()]
+    figure = Figure(figsize=(COLUMN, 2.8))
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        own = last[last["attribute"] == name]
+        for kind in ("floor", "ceiling"):
+            values = own.loc[own["metric"] == f"feature_cosine_{kind}", "value"]
+            if len(values):
+                axes.plot([place - 0.42, place + 0.42], [values.mean()] * 2, **REFERENCES[kind])
+        for number, (architecture, regime) in enumerate(arms):
+            chosen, look = of_arm(own, architecture, regime), look_of(architecture, regime) | {"linestyle": ""}
+            at = place + 0.72 * ((number + 0.5) / len(arms) - 0.5)
+            for metric, shift, size in (("feature_cosine", -0.04, 4), ("feature_cosine_forced", 0.04, 2.5)):
+                values = chosen.loc[chosen["metric"] == metric, "value"]
+                if len(values):
+                    mean, low, high = mean_interval(values)
+                    axes.plot([at + shift] * 2, [low, high], color=look["color"], linewidth=0.8)
+                    axes.plot(at + shift, mean, **look | {"markersize": size})
+    axes.set_xticks(range(len(names)), ["all patches" if name == "all" else name for name in names])
+    axes.grid(False, axis="x")
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(None, 1.03), ylabel="cosine to the target's features")
+    others = [Line2D([], [], label="another watch", **REFERENCES["floor"]),
+              Line2D([], [], label="best from the request", **REFERENCES["ceiling"]),
+              Line2D([], [], color="black", linestyle="", marker="o", markersize=2.5, label="given the true ones")]
+    _legend(figure, last[last["metric"] == "feature_cosine"], *others, lines=False, ncols=2)
+    return figure
+
+
+@theme()
 def mutual_benefit_watches(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
     """Generated watches beside their requests, an arm a row.
 
