@@ -148,6 +148,9 @@ def scores(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
                 metrics += [(distance, "9 against 9"), (f"{distance}_floor", "9 against 9")]
             rows += [(architecture, arm, seed, fraction, metric, name, rng.random(), 9) for seed in range(seeds)
                      for fraction in (0.05, 0.5, 1.0) for metric, name in metrics]
+            if arm == "unified":  # measured before training too
+                rows += [(architecture, arm, seed, 0.0, "alignment_cka", "adapter", rng.random(), 9)
+                         for seed in range(seeds)]
     return pd.DataFrame(rows, columns=SCORES)
 
 
@@ -289,6 +292,7 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
 def test_the_line_is_the_mean_over_seeds_and_the_band_its_interval():
     table = scores()
     axes = panel(figures_benefit.mutual_benefit(table, "understanding"), "weather")
+    assert axes.get_xlim()[0] == pytest.approx(0.8 * 0.05)  # not where alignment is measured before training
     chosen = table[(table["regime"] == "unified") & (table["metric"] == "partial") & (table["attribute"] == "weather")]
     assert curve(axes, "unified").get_ydata() == pytest.approx(chosen.groupby("fraction")["value"].mean().tolist())
     low, high = mean_interval(chosen.loc[chosen["fraction"] == 1, "value"])[1:]

@@ -58,6 +58,8 @@ def mutual_benefit(table: pd.DataFrame, task: str, authors: pd.DataFrame | None 
              if ((table["architecture"] == name) & (table["metric"] == metric)).any()]
     if not shown:
         raise ValueError(f"The table of figure 'mutual_benefit' has no score of {task}.")
+    drawn = table[table["architecture"].isin(shown) & table["metric"].isin(metrics.values())]
+    first = drawn["fraction"].min()
     last = "total" if task == "understanding" else "distance"
     figure = Figure(figsize=(PAGE, 0.95 + 1.35 * len(shown)))
     grid = figure.subplots(len(shown), 5, squeeze=False, sharex=True)
@@ -83,8 +85,8 @@ def mutual_benefit(table: pd.DataFrame, task: str, authors: pd.DataFrame | None 
         line[0].set_ylabel(name if task == "understanding" else f"{name}\n{_LABELS[metric].removeprefix('read back ')}")
     for axes in grid[-1]:
         axes.set_xscale("log")
-        axes.set_xlim(0.8 * table["fraction"].min(), 1.15)
-        axes.set_xticks([0.02, 0.1, 1] if table["fraction"].min() < 0.1 else [0.5, 1])
+        axes.set_xlim(0.8 * first, 1.15)
+        axes.set_xticks([0.02, 0.1, 1] if first < 0.1 else [0.5, 1])
         axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     figure.supxlabel("share of the training data seen (%)", fontsize=8)
@@ -94,7 +96,6 @@ def mutual_benefit(table: pd.DataFrame, task: str, authors: pd.DataFrame | None 
         others.append(Line2D([], [], label="real against real", **REFERENCES["floor"]))
     elif authors is not None and len(authors):
         others.append(Line2D([], [], linestyle="", marker="D", label="authors' record", **AUTHORS))
-    drawn = table[table["architecture"].isin(shown) & table["metric"].isin(metrics.values())]
     _legend(figure, drawn, *others, names=False, ncols=6)
     return figure
 
