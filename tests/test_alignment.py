@@ -79,6 +79,23 @@ def test_a_shared_adapter_on_one_space_is_aligned_in_full_at_its_output(new_mode
     assert rows["alignment_cka", "layer 2"] < 1
 
 
+@pytest.mark.parametrize("spoilt", ["nan", "constant", "one watch"])
+def test_what_cannot_be_measured_is_nan_and_costs_no_run(spoilt):
+    x, y = RNG.standard_normal((2, 8, 4, 3))
+    x = {"nan": np.where(x > 2, np.nan, x * 3), "constant": np.ones_like(x), "one watch": x[:1]}[spoilt]
+    rows = measure_alignment({"adapter": x}, {"adapter": y[: len(x)]})
+    assert len(rows) == 4 and all(np.isnan(row["value"]) for row in rows)
+
+
+def test_larger_grids_are_averaged_down(new_model, processor, watches, tables, monkeypatch):
+    model = new_model("VQ-VQ").eval()
+    talks = make_conversations(watches[:3], "vqa", 0)
+    full = representations(model, processor, talks, tables["VQ"][:3])["layer 1"]
+    monkeypatch.setattr(alignment, "GRID", 2)
+    small = representations(model, processor, talks, tables["VQ"][:3])["layer 1"]
+    np.testing.assert_allclose(small, full.reshape(3, 2, 2, 2, 2, -1).mean((2, 4)).reshape(3, 4, -1), atol=1e-5)
+
+
 def test_grids_of_two_sizes_are_averaged_to_the_smaller_one():
     large = RNG.standard_normal((10, 16, 3))
     small = large.reshape(10, 2, 2, 2, 2, 3).mean((2, 4)).reshape(10, 4, 3)

@@ -1,5 +1,7 @@
 """Distortions: the identity at dose 0, their inverses, doses that mean what they say, and the side they touch."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -17,11 +19,12 @@ from uvlm_core.distortion import (
     displacement,
     partial_rotation,
     random_rotation,
+    strength,
 )
 from uvlm_core.generation import answer, generate_images
 from uvlm_core.modeling import UnifiedVLM
 from uvlm_core.processing import collate
-from uvlm_core.training import Steps, prepare, train_and_score
+from uvlm_core.training import prepare, train, train_and_score, tune
 
 WIDTH, LENGTH = 8, 3.0
 DOSES = {"rotation": 0.4, "scaling": 1.2, "shift": 2.0, "affine": 0.7, "authors": 0.3, "residual": 0.8, "warp": 4.0,
@@ -29,14 +32,19 @@ DOSES = {"rotation": 0.4, "scaling": 1.2, "shift": 2.0, "affine": 0.7, "authors"
 
 
 def drawn(family: str, dose: float, width: int = WIDTH, seed: int = 1, codes: int = 24) -> Distort:
-    return Distort(Distortion(family, dose), width, codes).double().draw(seed, LENGTH)
+    return Distort(Distortion(family, dose), width, codes).double().draw(seed, some_tokens(width))
+
+
+def some_tokens(width: int = WIDTH) -> torch.Tensor:
+    """Float64 (200, width) of mean length `LENGTH`."""
+    found = torch.randn(200, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return found * LENGTH / found.norm(dim=-1).mean()
 
 
 @pytest.fixture
 def tokens():
-    """Float64 (50, width) of mean length `LENGTH`."""
-    found = torch.randn(50, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return found * LENGTH / found.norm(dim=-1).mean()
+    """Float64 (50, width) of a mean length of about `LENGTH`."""
+    return some_tokens()[:50]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -106,6 +114,7 @@ def test_angle_condition_number_and_shift_are_those_asked_for(dose):
         if family != "affine":  # there the rotation is drawn first, so that it is the same one
             assert angle(matrix) == pytest.approx(dose * full if turned else 0, abs=1e-5)
         assert condition_number(matrix) == pytest.approx(10**dose if stretched else 1)
+        assert (matrix**2).sum() == pytest.approx(WIDTH)
         assert float(offset.norm()) == pytest.approx(dose * LENGTH if moved else 0)
     rotation, affine = (drawn(family, dose, seed=5).matrix.numpy() for family in ("rotation", "affine"))
     assert angle(affine) == pytest.approx(dose * angle(drawn("affine", 1.0, seed=5).matrix.numpy()), abs=1e-5)
@@ -145,7 +154,30 @@ def test_more_of_a_dose_moves_tokens_further(family, doses, tokens):
     assert moved == sorted(moved) and moved[0] > 0
 
 
+@pytest.mark.parametrize(("family", "dose"), [("residual", 0.3), ("residual", 0.95), ("warp", 0.5), ("warp", 20)])
+def test_bent_tokens_are_as_long_as_they_were(family, dose):
+    assert strength(drawn(family, dose), some_tokens())["length"] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_stretched_space_is_as_large_as_it_was_in_the_mean_square_and_a_wider_one_per_coordinate():
+    for seed in range(3):
+        scales = np.linalg.svd(drawn("scaling", 2.0, seed=seed).matrix.numpy())[1]
+        assert np.mean(scales**2) == pytest.approx(1)
+    wide, narrow = (drawn("width", dose)(some_tokens()).square().mean() for dose in (2, 0.5))
+    assert wide == pytest.approx(float(some_tokens().square().mean()))
+    assert narrow == pytest.approx(float(some_tokens().square().mean()), rel=0.3)  # what is left out is random
+
+
+def test_the_strength_of_a_distortion_is_what_it_does():
+    found = strength(drawn("affine", 0.5), some_tokens())
+    assert found["shift"] == pytest.approx(0.5) and found["condition"] == pytest.approx(10**0.5)
+    assert found["angle"] == pytest.approx(angle(drawn("affine", 0.5).matrix.numpy()))
+    assert found["displacement"] == pytest.approx(displacement(drawn("affine", 0.5), some_tokens()))
+    assert set(strength(drawn("width", 2), some_tokens())) == {"displacement", "length"}
+
+
 @pytest.mark.parametrize(("values", "message"), [
+    (dict(family=["affine"], dose=1), r"distortion family \['affine'\] is not one of rotation"),
     (dict(family="skew", dose=1), "distortion family 'skew' is not one of rotation, scaling"),
     (dict(family="affine", dose=1.5), "distortion dose 1.5 of 'affine' is not a number from 0 to 1"),
     (dict(family="affine", dose=-0.1), "distortion dose -0.1 of 'affine'"),
@@ -221,15 +253,48 @@ def test_a_distorted_model_saved_and_loaded_answers_and_draws_alike(family, plac
     np.testing.assert_array_equal(uncached, drawn_by[0])
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_decoding_reads_what_training_reads(side, new_model, images, tables, processor, watches):
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("architecture", ["VQ-VQ", "SigLIP-SigLIP"])
+def test_decoding_reads_what_training_reads(architecture, place, new_model, images, processor, watches):
     """Pitfall 5: the authors train with a distortion of the generation side and decode without it."""
-    model = model_of(new_model, images, "SigLIP-SigLIP", Distortion("rotation", 1.0, side)).double()
-    plain = model_of(new_model, images, "SigLIP-SigLIP").double()
+    model = model_of(new_model, images, architecture, Distortion("affine", 1.0, "generation", place)).double()
     requests = make_conversations(watches[:3], "generation", 0)
-    same = np.allclose(generate_images(model, processor, requests).tokens,
-                       generate_images(plain, processor, requests).tokens, atol=1e-6)
-    assert same == (side == "understanding")
+    decoded = generate_images(model, processor, requests).tokens
+    for number, request in enumerate(requests):  # the decoded images as if they were to be trained on
+        (bucket,) = collate([processor.row(request, number)], None, decoded, processor.pad)
+        with torch.no_grad():
+            images_out = bucket["images_out"]
+            images_out = images_out.double() if images_out.is_floating_point() else images_out
+            hidden = model.hidden_states(model.embed(bucket["input_ids"], None, images_out))[0, :-1]
+            found = model.generation_head(hidden[bucket["input_ids"][0, 1:] == processor.image_out]).numpy()
+        if architecture == "VQ-VQ":
+            np.testing.assert_array_equal(found.argmax(-1), decoded[number])
+        else:
+            np.testing.assert_allclose(found, decoded[number], atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["affine", "permutation", "width"])
+@pytest.mark.parametrize("side", SIDES)
+def test_the_head_starts_as_without_a_distortion(side, family, new_model, images):
+    plain, model = (model_of(new_model, images, "VQ-VQ", *some) for some in ((), (
+        Distortion(family, 1.0 if family != "width" else 2.0, side),)))
+    same = torch.equal(plain.generation_head.weight, model.generation_head.weight)
+    assert same == (family != "width" or side == "understanding")  # there the adapter reads nothing else
+
+
+def test_the_two_sides_are_distorted_apart(new_model, images):
+    model = model_of(new_model, images, "VQ-VQ", *(Distortion("affine", 1.0, side) for side in SIDES))
+    assert not torch.allclose(model.understanding_distortion.matrix, model.generation_distortion.matrix)
+
+
+def test_lora_trains_a_distorted_model_and_leaves_the_distortion_alone(new_model, images, batch, spec):
+    model = model_of(new_model, images, "VQ-VQ", Distortion("affine", 0.5))
+    kept = model.understanding_distortion.matrix.clone()
+    tuned = tune(model, spec.vary(tuning="lora"))
+    tuned(buckets=batch("VQ-VQ", "vqa", "generation")).loss.backward()
+    trained = {name for name, p in tuned.named_parameters() if p.grad is not None}
+    assert any("lora_A" in name for name in trained) and any("understanding_adapter" in name for name in trained)
+    assert torch.equal(model.understanding_distortion.matrix, kept)
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -241,8 +306,6 @@ def test_understanding_alone_never_meets_the_generation_sides_distortion(place, 
                 model = model_of(new_model, images, architecture, *distortions)
                 model(buckets=batch(architecture, *tasks)).loss.backward()
                 gradients.append({name: p.grad for name, p in model.named_parameters()})
-            if architecture == "VQ-VQ" and side == "generation":  # the head starts from distorted inputs; unused here
-                gradients = [{n: g for n, g in some.items() if "generation_head" not in n} for some in gradients]
             assert gradients[0].keys() == gradients[1].keys()
             for name, gradient in gradients[0].items():
                 other = gradients[1][name]
@@ -266,12 +329,31 @@ def test_the_identity_control_reproduces_the_undistorted_run(spec, tmp_path):
     assert [log["loss"] for log in runs[0][1]] == [log["loss"] for log in runs[1][1]]
 
 
-def test_a_distorted_run_resumes_and_its_data_and_targets_are_those_of_the_plain_one(spec):
-    distorted = spec.vary(distortions=(Distortion("affine", 1.0), Distortion("permutation", 1.0, "generation")))
-    for some in (spec, distorted):
-        steps: Steps = prepare(some)[2]
-        if some is spec:
-            plain = steps
-    for step in range(6):
-        for one, other in zip(plain[step]["buckets"], steps[step]["buckets"], strict=True):
-            assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def test_a_distorted_run_resumes_exactly(spec, tmp_path):
+    distorted = spec.vary(distortions=(Distortion("affine", 1.0), Distortion("residual", 0.5, "generation", "after")))
+    weights = []
+    for name, cuts in (("whole", ()), ("cut", (4,))):
+        for cut in (*cuts, None):
+            model, _, steps, _, _ = prepare(distorted)
+
+            def report(fraction, cut=cut):
+                if cut is not None and round(fraction * 6) >= cut:
+                    raise KeyboardInterrupt
+            with contextlib.suppress(KeyboardInterrupt):
+                train(model, steps, distorted, tmp_path / name, lambda model, last: [], report)
+        weights.append(model.state_dict())
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_a_width_of_ones_own_keeps_the_architecture(spec, tmp_path):
+    wide = spec.vary(architecture="SigLIP-VQ", regime="generation", distortions=(Distortion("width", 2, "generation"),))
+    assert wide.canonical().architecture == "SigLIP-VQ"
+    warped = wide.vary(distortions=(Distortion("warp", 2, "generation"),))
+    assert warped.canonical().architecture == "VQ-VQ"
+    for asked in (wide, warped):
+        states = [prepare(some)[0].state_dict() for some in (asked, asked.canonical())]
+        adapters = [{name.split(".", 1)[1]: tensor for name, tensor in state.items()
+                     if name.startswith("generation_adapter." if "generation_adapter.project.weight" in state
+                                        else "understanding_adapter.")} for state in states]
+        assert adapters[0] and all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())

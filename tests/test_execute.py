@@ -201,6 +201,8 @@ REFUSED = {
     "no number": (["-p", "rate=NaN"], "Parameter rate is 'NaN', which is not a JSON value; "
                   "write a text in double quotes, within single ones for the shell."),
     "a standard parameter with -p": (["-p", "seeds=1"], "'seeds' is not set with -p; use the option --seeds."),
+    "seeds of one notebook with -p": (["-p", "alignment_seeds=1"],
+                                      "'alignment_seeds' is not set with -p; use the option --seeds."),
     "records for a replication": (["--replicate"], "--replicate has figures and records of its own; "
                                   "leave out --figures and --records."),
 }

@@ -105,6 +105,15 @@ def test_the_table_of_alignment_has_distortions_in_plain_columns():
         {"value": 2.0, "family": "warp", "dose": 2.0, "side": "generation", "place": "after", "sharing": "separate"}]
 
 
+def test_strengths_are_told_of_every_dose_of_a_space(spec):
+    base = replace(BASE, spec=spec, doses={"affine": (0.5,), "permutation": (1.0,), "width": (2.0,)})
+    table = experiments.distortion_strengths(base, watches=4).set_index(["architecture", "family"])
+    assert set(table.index) == {("VQ-VQ", "affine"), ("VQ-VQ", "permutation"), ("VQ-VQ", "width"),
+                                ("SigLIP-SigLIP", "affine"), ("SigLIP-SigLIP", "width")}
+    assert table.loc[("VQ-VQ", "affine"), "condition"] == pytest.approx(10**0.5, rel=1e-4)
+    assert table.loc[("SigLIP-SigLIP", "affine"), "shift"] == pytest.approx(0.5, rel=1e-4)
+
+
 def test_a_switch_changes_one_thing():
     plain, *switched = switches(BASE, 1).values()
     assert len(switched) == len(experiments.SWITCHES)

@@ -121,6 +121,10 @@ def test_records_of_runs_from_before_a_field_keep_their_names():
     assert RunSpec().canonical() == spec  # codes need neither, so runs with VQ output are the same as ever
 
 
+def test_a_part_of_a_spec_is_completed_by_the_defaults_of_today():
+    assert RunSpec.from_dict({"architecture": "VQ-SigLIP"}) == RunSpec(architecture="VQ-SigLIP")
+
+
 def test_the_image_loss_weighs_what_the_kind_of_output_says():
     for name in ARCHITECTURES:
         codes = name.endswith("VQ")

@@ -22,6 +22,7 @@ from uvlm_core.modeling import UnifiedVLM
 from uvlm_core.processing import Processor, collate
 
 NEIGHBOURS = 10
+GRID = 8  # places of an image along each side that are told apart
 SAMPLE = 2000  # pairs whose neighbours are looked for
 MEASURES = ("cka", "procrustes", "neighbours", "r2")
 
@@ -59,13 +60,13 @@ def linear_r2(x: np.ndarray, y: np.ndarray, fitted: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def representations(model: UnifiedVLM, processor: Processor, talks: list[Conversation], images: np.ndarray,
-                    batch_size: int = 32) -> dict[str, np.ndarray]:
+def representations(model: UnifiedVLM, processor: Processor, talks: list[Conversation],
+                    images: np.ndarray) -> dict[str, np.ndarray]:
     """What a model makes of each image token: per place in the model an array (images, tokens, LM width).
 
     Places: "adapter" (its output) and "layer 1", "layer 2", ... of the LM. `talks` are conversations of one task, one
     per image of `images` (codes or features, in their order): in generation the images are those to draw, read as in
-    training.
+    training. Of larger grids than `GRID` x `GRID` tokens are averaged down to that.
     """
     model.eval()
     generation = talks[0].task == "generation"
@@ -74,11 +75,13 @@ def representations(model: UnifiedVLM, processor: Processor, talks: list[Convers
     for number, talk in enumerate(talks):  # alone: rows that are batched change places
         row = processor.row(talk, number)
         (bucket,) = collate([row], None if generation else images, images if generation else None, processor.pad)
+        bucket = {name: tensor.to(model.device) for name, tensor in bucket.items()}
         embeds = model.embed(bucket["input_ids"], bucket.get("images_in"), bucket.get("images_out"))
         states = model.language_model.model(inputs_embeds=embeds, use_cache=False, output_hidden_states=True)
         chosen = bucket["input_ids"][0] == slot
         for layer, hidden in enumerate((embeds, *states.hidden_states[1:])):
-            found.setdefault(f"layer {layer}" if layer else "adapter", []).append(hidden[0, chosen])
+            tokens = _averaged(hidden[0, chosen].float(), GRID).cpu()  # (tokens, LM width)
+            found.setdefault(f"layer {layer}" if layer else "adapter", []).append(tokens)
     return {name: torch.stack(tokens).numpy() for name, tokens in found.items()}
 
 
@@ -91,30 +94,31 @@ def measure_alignment(understanding: dict[str, np.ndarray], generation: dict[str
     alignment_r2          of a linear map from the understanding side to the generation side, fitted on half of the
                           watches and tested on the others
 
-    Images of different numbers of tokens are averaged down to the smaller grid. `samples` counts watches.
+    Images of different numbers of tokens are averaged down to the smaller grid. `samples` counts watches. What cannot
+    be measured (one watch, no variation, numbers that are not finite) is NaN.
     """
     rows = []
     for place in understanding:
-        pair = _on_one_grid(understanding[place], generation[place])
+        sides = understanding[place], generation[place]
+        side = min(math.isqrt(some.shape[1]) for some in sides)
+        pair = [torch.stack([_averaged(image, side) for image in torch.from_numpy(some)]).numpy() for some in sides]
         count, tokens = pair[0].shape[:2]
         x, y = ((some - some.mean(0)).reshape(count * tokens, -1).astype(np.float64) for some in pair)
         fitted = np.repeat(np.arange(count) < count / 2, tokens)
         chosen = np.random.default_rng(0).permutation(len(x))[:SAMPLE]
-        near = min(NEIGHBOURS, len(chosen) - 1)
-        values = {"cka": linear_cka(x, y), "procrustes": procrustes_distance(x, y),
-                  "neighbours": mutual_neighbours(x[chosen], y[chosen], near), "r2": linear_r2(x, y, fitted)}
+        values = dict.fromkeys(MEASURES, float("nan"))
+        if count > 1 and all(np.isfinite(some).all() and some[fitted].any() and some[~fitted].any() for some in (x, y)):
+            near = min(NEIGHBOURS, len(chosen) - 1)
+            values = {"cka": linear_cka(x, y), "procrustes": procrustes_distance(x, y),
+                      "neighbours": mutual_neighbours(x[chosen], y[chosen], near), "r2": linear_r2(x, y, fitted)}
         rows += [{"metric": f"alignment_{name}", "attribute": place, "value": values[name], "samples": count}
                  for name in MEASURES]
     return rows
 
 
-def _on_one_grid(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Arrays (images, tokens, width), each averaged to the smallest square grid of tokens among them."""
-    side = min(math.isqrt(array.shape[1]) for array in arrays)
-    if all(array.shape[1] == side**2 for array in arrays):
-        return list(arrays)
-    pooled = []
-    for array in arrays:
-        grid = torch.from_numpy(array).transpose(1, 2).unflatten(2, (math.isqrt(array.shape[1]), -1))
-        pooled.append(F.adaptive_avg_pool2d(grid, side).flatten(2).transpose(1, 2).numpy())
-    return pooled
+def _averaged(tokens: torch.Tensor, side: int) -> torch.Tensor:
+    """Tokens of one image (tokens, width), averaged down to a square grid of `side` if there are more."""
+    if len(tokens) <= side**2:
+        return tokens
+    grid = tokens.T.unflatten(1, (math.isqrt(len(tokens)), -1))  # (width, rows, columns)
+    return F.adaptive_avg_pool2d(grid, side).flatten(1).T

@@ -226,12 +226,14 @@ def alignment_benefit(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def alignment_slopes(benefits: pd.DataFrame, metric: str = "alignment_cka", where: str = "adapter") -> pd.Series:
-    """Spearman's rank correlation of alignment after training and benefit over one architecture's distortions, by seed.
+    """Spearman's rank correlation of alignment after training and benefit over one architecture's models, by seed.
 
-    `benefits` as `alignment_benefit` has it; models with separate adapters by choice are left out.
+    `benefits` as `alignment_benefit` has it. The undistorted models and those of the affine families: every seed has
+    them all, and they share their adapters.
     """
     chosen = benefits[(benefits["fraction"] == 1) & (benefits["metric"] == metric) & (benefits["attribute"] == where)
-                      & (benefits["sharing"] == "shared")]
+                      & (benefits["sharing"] == "shared") & (benefits["place"] == "before")
+                      & benefits["family"].isin(("none", *experiments.AFFINE))]
     return pd.Series({seed: spearmanr(group["alignment"], group["benefit"]).statistic
                       for seed, group in chosen.groupby("seed")}, dtype=float).dropna()
 
@@ -260,7 +262,8 @@ def judge_alignment(table: pd.DataFrame) -> pd.DataFrame:
         slopes = alignment_slopes(benefits[benefits["architecture"] == architecture])
         if len(slopes):
             found.append(_row("alignment helps", architecture,
-                              "rank correlation of CKA at the adapters with the benefit", "steps", slopes, [slopes]))
+                              "rank correlation of CKA at the adapters with the benefit, affine families", "steps",
+                              slopes, [slopes]))
     return pd.DataFrame(found, columns=COLUMNS)
 
 

@@ -4,20 +4,23 @@ Belongs here: the maps that make the understanding and the generation space disa
 Not here: how well two spaces agree (`alignment.py`), which doses are run (`experiments.py`).
 
     rotation     part `dose` of the geodesic to a full random rotation (1: the full one)
-    scaling      stretched along random orthogonal axes, with condition number 10^dose
+    scaling      stretched along random orthogonal axes, with condition number 10^dose and mean square 1
     shift        a random direction, `dose` times the mean length of a token
     affine       the three together, each at that dose
     authors      x A + b as the authors have it: A a full random rotation times scales in [1 - dose, 1 + dose], b in
                  [-dose, dose]; the rotation is a full one at every dose
     residual     twelve random residual blocks x + dose g(x), each g with a Lipschitz constant of at most 1: bent, and
                  invertible
-    warp         asinh(dose z) / dose of every coordinate, z in units of its size: monotone
+    warp         asinh(dose z) of every coordinate, z in units of its size: monotone
     permutation  part `dose` of the codes change their places in the codebook: the same information, no shared geometry
     width        `dose` times as many coordinates, by a random orthonormal projection, up or down
 
-Dose 0 of every family is the identity, bit for bit. What a distortion touches is what the LM reads: images to
-understand, or its own generated tokens when they are read back, in training and in decoding through one code path
-(`UnifiedVLM.embed_understanding`, `embed_generation`). Targets of generation stay as they are.
+Dose 0 of every family is the identity, bit for bit. The bent ones (residual, warp) and a wider space are scaled so that
+an adapter gets input of the size it would get without them: a quiet image is another matter than a distorted one.
+
+What a distortion touches is what the LM reads: images to understand, or its own generated tokens when they are read
+back, in training and in decoding through one code path (`UnifiedVLM.embed_understanding`, `embed_generation`). Targets
+of generation, and the start of the head that is trained to write them, stay as they are.
 """
 
 from dataclasses import dataclass
@@ -29,7 +32,7 @@ from torch import nn
 
 SIDES = ("understanding", "generation")
 PLACES = ("before", "after")  # the adapter
-FAMILIES = {  # family -> the largest dose
+FAMILIES = {  # family -> the largest dose; its position is part of its random stream, so new ones go to the end
     "rotation": 1.0, "scaling": 3.0, "shift": 10.0, "affine": 1.0, "authors": 1.0, "residual": 0.95, "warp": 20.0,
     "permutation": 1.0, "width": 16.0}
 BLOCKS = 12  # of the residual family
@@ -48,7 +51,7 @@ class Distortion:
 
     def __post_init__(self):
         for name, allowed in (("family", FAMILIES), ("side", SIDES), ("place", PLACES)):
-            if getattr(self, name) not in allowed:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
                 raise ValueError(f"distortion {name} {getattr(self, name)!r} is not one of {', '.join(allowed)}.")
         most = FAMILIES[self.family]
         if isinstance(self.dose, bool) or not isinstance(self.dose, int | float) or not 0 <= self.dose <= most:
@@ -86,10 +89,10 @@ class Distort(nn.Module):
         elif family == "residual":
             self.register_buffer("inner", torch.zeros(BLOCKS, width, 4 * width))
             self.register_buffer("outer", torch.zeros(BLOCKS, 4 * width, width))
-            self.register_buffer("scale", torch.ones(()))
-        elif family == "warp":
-            self.register_buffer("scale", torch.ones(()))
-        else:
+        if family in ("residual", "warp"):
+            self.register_buffer("scale", torch.ones(()))  # from tokens to the units in which they are bent
+            self.register_buffer("gain", torch.ones(()))  # back to their mean length
+        elif family != "permutation":
             if family == "width":
                 self.width = round(width * distortion.dose)
                 if self.width != width * distortion.dose:
@@ -99,12 +102,14 @@ class Distort(nn.Module):
             self.register_buffer("offset", torch.zeros(self.width))
 
     @torch.no_grad()
-    def draw(self, seed: int, length: float) -> "Distort":
-        """Fill the buffers; `length` is the mean length of a token, the unit of shifts and bends. Returns itself."""
+    def draw(self, seed: int, tokens: torch.Tensor) -> "Distort":
+        """Fill the buffers; the mean length of `tokens` (..., width) is the unit of shifts and bends. Returns itself.
+        """
         family, dose = self.distortion.family, self.distortion.dose
         if not self.distortion.changes:
             return self
-        rng = np.random.default_rng([seed, list(FAMILIES).index(family)])
+        length = float(tokens.norm(dim=-1).mean())
+        rng = np.random.default_rng([seed, list(FAMILIES).index(family), SIDES.index(self.distortion.side)])
         if family == "permutation":
             self.places.copy_(torch.from_numpy(_permutation(rng, self.codes, dose)))
         elif family == "residual":
@@ -116,7 +121,9 @@ class Distort(nn.Module):
             self.scale.fill_(BEND * 2 * width**0.5 / length)
         elif family == "warp":
             self.scale.fill_(self.width**0.5 / length)
-        else:
+        if family in ("residual", "warp"):
+            self.gain.fill_(length / float(self(tokens).norm(dim=-1).mean()))
+        elif family != "permutation":
             matrix, offset = _affine(rng, family, dose, *self.matrix.shape, length)
             self.matrix.copy_(torch.from_numpy(matrix))
             self.offset.copy_(torch.from_numpy(offset))
@@ -136,9 +143,9 @@ class Distort(nn.Module):
         if family == "residual":
             for inner, outer in zip(self.inner, self.outer, strict=True):
                 tokens = tokens + dose * self._bend(tokens, inner, outer)
-            return tokens
+            return self.gain * tokens
         if family == "warp":
-            return torch.asinh(dose * self.scale * tokens) / (dose * self.scale)
+            return self.gain * torch.asinh(dose * self.scale * tokens) / (dose * self.scale)
         return tokens @ self.matrix + self.offset
 
     def inverse(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -150,6 +157,7 @@ class Distort(nn.Module):
         if not self.distortion.changes or family == "permutation":
             return tokens
         if family == "residual":
+            tokens = tokens / self.gain
             for inner, outer in zip(self.inner.flip(0), self.outer.flip(0), strict=True):
                 found = tokens
                 for _ in range(400):  # a contraction: each round leaves at most `dose` of the error
@@ -157,7 +165,7 @@ class Distort(nn.Module):
                 tokens = found
             return tokens
         if family == "warp":
-            return torch.sinh(dose * self.scale * tokens) / (dose * self.scale)
+            return torch.sinh(dose * self.scale * tokens / self.gain) / (dose * self.scale)
         if self.matrix.shape[1] < self.matrix.shape[0]:
             raise ValueError(f"A projection from {self.matrix.shape[0]} to {self.matrix.shape[1]} coordinates has no "
                              "inverse.")
@@ -179,14 +187,24 @@ def condition_number(matrix: np.ndarray) -> float:
 
 
 def displacement(distort: Distort, tokens: torch.Tensor) -> float:
-    """How far tokens (count, width) move, as a share of their length: the strength on which all families are one scale.
-
-    NaN for another width.
-    """
+    """How far tokens (count, width) move, as a share of their length; NaN for another width."""
     if distort.width != tokens.shape[-1]:
         return float("nan")
     moved = (distort(tokens) - tokens).norm(dim=-1)
     return float((moved / tokens.norm(dim=-1)).mean())
+
+
+def strength(distort: Distort, tokens: torch.Tensor) -> dict[str, float]:
+    """What a distortion does to tokens (count, width), in numbers that compare families: displacement, length (after,
+    as a share of that before), and of linear ones angle, condition number and shift (in lengths)."""
+    length = tokens.norm(dim=-1).mean()
+    found = {"displacement": displacement(distort, tokens),
+             "length": float(distort(tokens).norm(dim=-1).mean() / length)}
+    if hasattr(distort, "matrix") and distort.width == tokens.shape[-1]:
+        matrix = distort.matrix.double().numpy()
+        found |= {"angle": angle(matrix), "condition": condition_number(matrix),
+                  "shift": float(distort.offset.norm() / length)}
+    return found
 
 
 def random_rotation(rng: np.random.Generator, width: int) -> np.ndarray:
@@ -209,7 +227,7 @@ def _affine(rng: np.random.Generator, family: str, dose: float, width: int, out:
     """Matrix (width, out) and offset (out,) of a linear family. What is drawn does not depend on the dose."""
     matrix, offset = np.eye(width, out), np.zeros(out)
     if family == "width":
-        return _orthonormal(rng, width, out), offset
+        return _orthonormal(rng, width, out) * max(1.0, out / width) ** 0.5, offset
     if family == "authors":
         q, r = np.linalg.qr(rng.random((width, width)))
         q = q * np.sign(np.diag(r))
@@ -220,6 +238,7 @@ def _affine(rng: np.random.Generator, family: str, dose: float, width: int, out:
     if family in ("scaling", "affine"):
         axes = random_rotation(rng, width)
         scales = 10 ** (dose * np.linspace(-0.5, 0.5, width))
+        scales /= np.sqrt((scales**2).mean())
         matrix = matrix @ (axes * scales) @ axes.T
     if family in ("shift", "affine"):
         direction = rng.standard_normal(width)

@@ -203,7 +203,7 @@ def _plan(notebooks: list[Path], standard: dict, overrides: dict, asked: set[str
     """Each notebook with the parameters it gets; everything is checked before the first one runs."""
     declared = {path: declared_parameters(path) for path in notebooks}
     for name in sorted(asked):
-        if not any({name, f"scaling_{name}"} & parameters.keys() for parameters in declared.values()):
+        if not any(f"_{known}".endswith(f"_{name}") for parameters in declared.values() for known in parameters):
             raise ValueError(f"{name!r} is not a parameter of {', '.join(path.stem for path in notebooks)}.")
     plan = []
     for path in notebooks:
@@ -261,7 +261,7 @@ def _assignment(text: str) -> tuple[str, object]:
     if not (equals and name.isidentifier()):
         raise ValueError(f"-p {text!r} is not of the form name=value.")
     if name in STANDARD:
-        raise ValueError(f"{name!r} is not set with -p; use the option --{name}.")
+        raise ValueError(f"{name!r} is not set with -p; use the option --{name.rpartition('_')[2]}.")
     try:
         return name, json.loads(value, parse_constant=lambda constant: json.loads(""))
     except json.JSONDecodeError:

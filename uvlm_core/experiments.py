@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from uvlm_core.conversations import make_conversations
-from uvlm_core.distortion import Distortion
+from uvlm_core.distortion import Distort, Distortion, strength
 from uvlm_core.processing import Processor
 from uvlm_core.profiles import ARCHITECTURES, Profile, RunSpec
 from uvlm_core.runs import SCORE_COLUMNS, RunStore, run_grid
-from uvlm_core.smart_watch import sample_watches
+from uvlm_core.smart_watch import render_batch, sample_watches
 from uvlm_core.vision import load_encoder
 
 ARMS = {  # what an arm changes in the profile's spec, in the order of drawing
@@ -142,8 +143,8 @@ def alignment(base: Profile, seeds: int) -> list[RunSpec]:
 def alignment_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `alignment`, as `run` gives it with the factors distortions and shared_adapter, in plain columns.
 
-    family ("none" without one), dose, side, place, sharing ("shared", "separate": adapters of one width that are kept
-    apart, or of two; understanding-only models have one adapter and count as shared).
+    family ("none" without one), dose, side, place, sharing ("shared", or "separate" where adapters that could be shared
+    are kept apart; with a distortion of the width none can, and it counts as asked for).
     """
     found = [each[0] if each else Distortion("affine", 0.0) for each in table["distortions"]]
     none = [not each.changes for each in found]
@@ -151,6 +152,24 @@ def alignment_table(table: pd.DataFrame) -> pd.DataFrame:
         family=["none" if plain else each.family for each, plain in zip(found, none, strict=True)],
         dose=[each.dose for each in found], side=[each.side for each in found], place=[each.place for each in found],
         sharing=np.where(table["shared_adapter"], "shared", "separate"))
+
+
+def distortion_strengths(base: Profile, seed: int = 0, watches: int = 64) -> pd.DataFrame:
+    """What each dose of a profile does to the tokens of its understanding spaces, as `distortion.strength` measures it.
+
+    Columns: architecture, family, dose, displacement, length, angle, condition, shift.
+    """
+    images, rows = render_batch(sample_watches(0, watches), base.spec.image_size), []
+    for architecture in base.distorted:
+        encoder = load_encoder(architecture.split("-")[0], base.spec)
+        tokens = torch.from_numpy(encoder.encode(images)).flatten(0, 1)  # (tokens,) or (tokens, width)
+        tokens = encoder.codebook[tokens.long()] if encoder.codes else tokens
+        for family, doses in base.doses.items():
+            for dose in doses if encoder.codes or family != "permutation" else ():
+                distort = Distort(Distortion(family, dose), encoder.width, encoder.codes).draw(seed, tokens)
+                rows.append({"architecture": architecture, "family": family, "dose": dose} | strength(distort, tokens))
+    return pd.DataFrame(rows).reindex(columns=["architecture", "family", "dose", "displacement", "length", "angle",
+                                               "condition", "shift"])
 
 
 def _tokens_ratio(spec: RunSpec, count: int = 200) -> float:

@@ -346,7 +346,7 @@ def _start(model: UnifiedVLM, seed: int) -> None:
 
 @torch.no_grad()
 def _draw_distortion(model: UnifiedVLM, distortion: Distortion, encoder, images: np.ndarray, seed: int) -> None:
-    """Draw a side's distortion; the unit of its shifts is the mean length, where it stands, of the images' tokens."""
+    """Draw a side's distortion; its units are those of the images' tokens where it stands."""
     distort = getattr(model, f"{distortion.side}_distortion")
     tokens = torch.from_numpy(encoder.encode(images))
     tokens = _look_up(tokens if tokens.is_floating_point() else tokens.long(),
@@ -354,7 +354,7 @@ def _draw_distortion(model: UnifiedVLM, distortion: Distortion, encoder, images:
     if distortion.place == "after":
         shared = distortion.side == "understanding" or model.config.shared_adapter
         tokens = (model.understanding_adapter if shared else model.generation_adapter)(tokens)
-    distort.draw(seed, float(tokens.norm(dim=-1).mean()))
+    distort.draw(seed, tokens)
 
 
 @torch.no_grad()
@@ -362,9 +362,13 @@ def _start_head(model: UnifiedVLM) -> None:
     """Let the head's row of a code start as the LM input of that code, at the scale of its usual start.
 
     Codes that look alike then share what is learned from either: the image loss falls faster, and requests are
-    followed earlier (DECISIONS.md).
+    followed earlier (DECISIONS.md). A distortion is left out: it touches what is read, not what is written.
     """
-    rows = model.embed_generation(torch.arange(len(model.generation_codebook))[:, None])[:, 0]  # (codes, LM width)
+    adapter = model.understanding_adapter if model.generation_adapter is None else model.generation_adapter
+    tokens = model.generation_codebook  # (codes, space width)
+    if adapter.project.in_features != tokens.shape[1]:  # a distortion of the width: the adapter reads nothing else
+        tokens = model.generation_distortion(tokens)
+    rows = adapter(tokens[:, None], 0)[:, 0]  # (codes, LM width)
     rows = rows - rows.mean(0)
     model.generation_head.weight.copy_(rows * (rows.shape[1] ** -0.5 / rows.std()))
 

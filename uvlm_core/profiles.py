@@ -194,7 +194,8 @@ class RunSpec:
             if counts == "understanding":
                 changes["generation_examples"] = 0
         elif self.regime == "generation":
-            if kinds[0] != kinds[1]:  # else separate adapters start apart, and a shared one does not
+            # two adapters of one kind start apart, and with a distortion of the width none is shared
+            if kinds[0] != kinds[1] and not any(each.family == "width" for each in changes["distortions"]):
                 changes |= {"architecture": f"{kinds[1]}-{kinds[1]}", "shared_adapter": True}
             if counts == "generation":
                 changes |= {"vqa_examples": 0, "caption_examples": 0}
@@ -227,12 +228,14 @@ class RunSpec:
 
     @classmethod
     def from_dict(cls, values: dict) -> "RunSpec":
-        """Read a spec as `to_dict` writes it; an unknown name is refused by name."""
+        """Read a spec as `to_dict` writes it, or a part of one; an unknown name is refused by name."""
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
                 raise ValueError(f"{name!r} is not a field of a run; the fields are {', '.join(known)}.")
-        values = _BEFORE | values
+        values = dict(values)
+        if set(known) - values.keys() <= _BEFORE.keys():  # a whole dictionary, perhaps of an earlier record
+            values = _BEFORE | values
         for name, kind in _PARTS.items():
             if isinstance(values.get(name), tuple | list):
                 values[name] = tuple(_read_part(kind, part) for part in values[name])

@@ -164,7 +164,8 @@ def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
     """Make trainable what the spec's tuning says: all of the LM, LoRA on it, or none; adapters and head always."""
     if spec.tuning == "lora":
         # adapters and head are new: peft trains them in full and saves them beside the LoRA weights
-        new = [name for name, child in model.named_children() if name != "language_model" and any(child.parameters())]
+        new = [name for name, child in model.named_children()
+               if name != "language_model" and next(child.parameters(), None) is not None]
         return get_peft_model(model, LoraConfig(r=spec.lora_rank, lora_alpha=spec.lora_alpha,
                                                 target_modules=LORA_TARGETS, modules_to_save=new))
     model.language_model.requires_grad_(spec.tuning == "full")
