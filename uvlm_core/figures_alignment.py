@@ -127,7 +127,7 @@ def affine_alignment_measured(benefits: pd.DataFrame) -> Figure:
             if np.isfinite(rank):
                 axes.annotate(f"$\\rho$ = {rank:+.2f}".replace("-", MINUS), xycoords="axes fraction", fontsize=7,
                               xy=(0.5 * (number % 2), 1.02 + 0.09 * (number // 2)), color=COLOURS[name])
-        axes.set_xlabel(label)
+        axes.set(xlabel=label, xlim=(min(0.0, last.loc[last["metric"] == metric, "alignment"].min()) - 0.04, 1.04))
     grid[0].set_ylabel(f"total, unified {MINUS} understanding")
     handles = [Line2D([], [], color=COLOURS[name], linewidth=3, label=name) for name in names]
     handles += [Line2D([], [], color="black", linestyle="", marker="o", markersize=size, markerfacecolor=face,
@@ -214,7 +214,7 @@ def affine_alignment_layers(benefits: pd.DataFrame) -> Figure:
 
 
 def _label(family: str, dose: float, side: str, place: str) -> str:
-    where = "" if (side, place) == ("understanding", "before") else f"\n{place} {side} adapter"
+    where = "" if (side, place) == ("understanding", "before") else f" ({side}, {place})"
     return f"{family} {dose:g}{where}"
 
 
