@@ -1,0 +1,53 @@
+"""Activation patching: the same watch changes nothing, all of another one gives its answer, pairs differ in one."""
+
+import numpy as np
+import pytest
+
+from uvlm_core.conversations import truth
+from uvlm_core.patching import GROUPS, pairs_of, patch_effects
+from uvlm_core.smart_watch import ATTRIBUTES, render_batch, sample_watches
+
+WATCHES = sample_watches(12, 6)
+
+
+def encoded(encoder, pairs):
+    return [encoder.encode(render_batch([pair[side] for pair in pairs])) for side in (0, 1)]
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_a_pair_differs_in_its_attribute_alone(attribute):
+    for recipient, donor in pairs_of(sample_watches(13, 40), attribute):
+        others = [name for name in ATTRIBUTES if name != attribute]
+        assert truth(recipient, attribute) != truth(donor, attribute)
+        assert all(truth(recipient, name) == truth(donor, name) for name in others)
+        assert recipient.colour == donor.colour
+        if attribute == "battery":
+            assert abs(recipient.battery - donor.battery) >= 30
+    assert pairs_of(WATCHES, attribute) == pairs_of(WATCHES, attribute)
+
+
+@pytest.mark.parametrize("architecture", ["VQ-VQ", "SigLIP-VQ"])
+def test_patching_everything_gives_the_donors_answer_and_later_layers_lose_what_was_read(architecture, new_model,
+                                                                                         processor, encoders):
+    model = new_model(architecture).eval()
+    pairs = pairs_of(WATCHES, "weather")
+    table = patch_effects(model, processor, pairs, "weather", encoded(encoders[architecture.split("-")[0]], pairs))
+    effects = table.set_index(["layer", "group"])["effect"]
+    assert len(table) == 3 * len(GROUPS) and set(table["samples"]) == {6}
+    for layer in range(3):
+        assert effects[layer, "all"] == pytest.approx(1, abs=1e-4)
+    assert effects[0, "image"] == pytest.approx(1, abs=1e-4)  # the question is the same: all that differs comes in here
+    assert effects[0, "question"] == pytest.approx(0, abs=1e-4)
+    assert effects[2, "last"] == pytest.approx(1, abs=1e-4)  # after the last block nothing else is looked at
+    assert effects[2, "image"] == pytest.approx(0, abs=1e-4)
+
+
+def test_patching_a_watch_with_itself_changes_nothing(new_model, processor, encoders):
+    model, pairs = new_model("VQ-VQ").eval(), pairs_of(WATCHES, "battery")
+    recipients, donors = encoded(encoders["VQ"], pairs)
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    table = patch_effects(model, processor, pairs, "battery", [recipients, recipients], GROUPS[:2])
+    assert table["effect"].isna().all() or np.allclose(table["effect"], 0)
+    assert (table["flipped"] == 0).all()
+    assert all(np.array_equal(tensor, model.state_dict()[name]) for name, tensor in kept.items())
+    assert not any(block._forward_hooks for block in model.language_model.model.layers)

@@ -1,0 +1,116 @@
+"""Which layers carry an answer (paper section 4.3, asked for directly): activation patching between two watches.
+
+Belongs here: replacing what a model holds of one watch by what it holds of another while it answers. Not here: what
+can be read there (`probing.py`).
+
+Two watches differ in one attribute and are asked the same question about it. What a layer gives at one group of tokens
+is taken from the donor and put in place of the recipient's. At the token where the two true answers part, the logit of
+the donor's answer minus that of the recipient's says which of the two the model is about to give.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from uvlm_core.conversations import IMAGE, QUESTIONS, truth
+from uvlm_core.modeling import UnifiedVLM
+from uvlm_core.processing import Processor
+from uvlm_core.smart_watch import CORNERS, WEATHERS, Watch
+
+GROUPS = ("image", "question", "last", "all")  # tokens: the image's, the text behind it, the last, every one
+
+
+def pairs_of(watches: Sequence[Watch], attribute: str, seed: int = 0) -> list[tuple[Watch, Watch]]:
+    """Recipients and donors: each watch, and the same watch with another value of the attribute.
+
+    Donors of the battery are at least 30 points away, those of the time have another hour; a corner is never the one
+    that is taken.
+    """
+    rng, pairs = np.random.default_rng(seed), []
+    for watch in watches:
+        if attribute == "time":
+            values = [{"hour": hour} for hour in range(12) if hour != watch.hour % 12]
+        elif attribute == "battery":
+            values = [{"battery": level} for level in range(101) if abs(level - watch.battery) >= 30]
+        elif attribute == "weather":
+            values = [{"weather": name} for name in WEATHERS if name != watch.weather]
+        else:
+            taken = {watch.weather_corner, watch.battery_corner}
+            values = [{attribute: corner} for corner in CORNERS if corner not in taken]
+        pairs.append((watch, replace(watch, **values[rng.integers(len(values))])))
+    return pairs
+
+
+@torch.inference_mode()
+def patch_effects(model: UnifiedVLM, processor: Processor, pairs: Sequence[tuple[Watch, Watch]], attribute: str,
+                  images: Sequence[np.ndarray], groups: Sequence[str] = GROUPS) -> pd.DataFrame:
+    """What each layer and group of tokens carries of the answer, over pairs of watches.
+
+    `images` are the encoder's outputs for all recipients and for all donors, each (pairs, tokens) or (pairs, tokens,
+    width). Layer 0 is what the LM reads, layer k what its k-th block gives. `effect` is how far patching takes the
+    logit difference from the recipient's (0) to the donor's (1), as a ratio of means over the pairs; `flipped` is the
+    share of pairs whose sign it turns to the donor's. Columns: attribute, layer, group, effect, flipped, samples.
+    """
+    model.eval()
+    blocks = model.language_model.model.layers
+    rows, question = [], f"{IMAGE}\n{QUESTIONS[attribute][0]}"
+    totals: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
+    for number, (recipient, donor) in enumerate(pairs):
+        answers = [processor.ids_of(" " + truth(watch, attribute)) + [processor.eos] for watch in (recipient, donor)]
+        parting = next(place for place, (a, b) in enumerate(zip(*answers, strict=False)) if a != b)
+        ids = torch.tensor([[processor.bos] + processor.human_ids(question) + answers[0][:parting]],
+                           device=model.device)  # (1, tokens), the same for both
+        masks = _groups(ids[0], processor.image_in)
+        chosen = [answer[parting] for answer in answers]
+        embeds = [model.embed(ids, _tensor(some[number : number + 1]).to(model.device)) for some in images]
+        held = {}
+
+        def run(embeds, layer=None, mask=None, held=held, chosen=chosen):
+            """The logit difference; with a layer, the donor's states are put there, else all are kept."""
+            states, handles = [], []
+            for place, block in enumerate(blocks, start=1):
+                def hook(module, inputs, output, place=place):
+                    hidden = output[0] if isinstance(output, tuple) else output
+                    if layer == place:
+                        hidden = torch.where(mask[None, :, None], held["donor"][place], hidden)
+                    states.append(hidden)
+                    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+                handles.append(block.register_forward_hook(hook))
+            try:
+                if layer == 0:
+                    embeds = torch.where(mask[None, :, None], held["donor"][0], embeds)
+                hidden = model.hidden_states(embeds, use_cache=False)[:, -1]
+            finally:
+                for handle in handles:
+                    handle.remove()
+            logits = model.language_model.lm_head(hidden)[0]
+            return [embeds, *states], float(logits[chosen[1]] - logits[chosen[0]])
+
+        held["donor"], at_donor = run(embeds[1])
+        _, at_recipient = run(embeds[0])
+        for layer in range(len(blocks) + 1):
+            for group in groups:
+                _, patched = run(embeds[0], layer, masks[group])
+                totals.setdefault((layer, group), []).append((at_recipient, at_donor, patched))
+    for (layer, group), values in totals.items():
+        recipient, donor, patched = np.array(values).T
+        effect = (patched - recipient).mean() / (donor - recipient).mean()
+        flipped = ((patched > 0) & (recipient < 0)).mean()
+        rows.append((attribute, layer, group, float(effect), float(flipped), len(values)))
+    return pd.DataFrame(rows, columns=["attribute", "layer", "group", "effect", "flipped", "samples"])
+
+
+def _groups(ids: torch.Tensor, slot: int) -> dict[str, torch.Tensor]:
+    """Masks (tokens,) of the groups of a row's tokens."""
+    image = ids == slot
+    behind = torch.arange(len(ids), device=ids.device) > image.nonzero().max()
+    last = torch.zeros_like(image)
+    last[-1] = True
+    return {"image": image, "question": behind, "last": last, "all": torch.ones_like(image)}
+
+
+def _tensor(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(images).astype(np.int64 if images.ndim == 2 else np.float32))

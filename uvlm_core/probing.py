@@ -1,0 +1,114 @@
+"""What can be read where in a model (paper section 4.3, figures 7 and 8; pitfall 18): linear probes, and maps.
+
+Belongs here: linear probes with their controls, t-SNE and UMAP of a model's image tokens. Not here: how those are taken
+from a model (`alignment.representations`), what a model does with them (`patching.py`).
+
+A probe is a linear map from one vector per image to an attribute, scored by accuracy on combinations of attributes
+that it was not fitted on, so that no near-duplicate crosses. Its control has labels drawn at random per combination
+(Hewitt and Liang 2019); accuracy minus the control's is the selectivity. What a random map of the pixels gives is the
+baseline.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import Ridge
+from sklearn.manifold import TSNE
+from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import StandardScaler
+
+from uvlm_core.smart_watch import CORNERS, WEATHERS, Watch
+
+FOLDS = 5
+PENALTY = 10.0  # of the probes' weights, on standardised inputs
+CLASSES = {"weather": 3, "battery": 5, "hour": 12, "weather_corner": 4, "battery_corner": 4}  # battery: fifths
+
+
+def labels_of(watches: Sequence[Watch]) -> dict[str, np.ndarray]:
+    """Class numbers (watches,) of every probed attribute."""
+    return {"weather": np.array([WEATHERS.index(watch.weather) for watch in watches]),
+            "battery": np.array([min(4, watch.battery // 20) for watch in watches]),
+            "hour": np.array([watch.hour % 12 for watch in watches]),
+            "weather_corner": np.array([CORNERS.index(watch.weather_corner) for watch in watches]),
+            "battery_corner": np.array([CORNERS.index(watch.battery_corner) for watch in watches])}
+
+
+def combinations_of(watches: Sequence[Watch]) -> np.ndarray:
+    """One number per watch (watches,): equal for watches that agree in every probed attribute."""
+    labels = np.stack(list(labels_of(watches).values()), 1)
+    return np.unique(labels, axis=0, return_inverse=True)[1].ravel()
+
+
+def random_labels(labels: dict[str, np.ndarray], combinations: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """The control's labels: each combination gets one class of each attribute at random."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.integers(CLASSES[name], size=combinations.max() + 1)[combinations] for name in labels}
+
+
+def random_features(images: np.ndarray, width: int, seed: int) -> np.ndarray:
+    """The baseline: `width` random units of the pixels, uint8 (images, height, width, 3) -> (images, width)."""
+    pixels = images.reshape(len(images), -1) / 127.5 - 1
+    weights = np.random.default_rng(seed).standard_normal((pixels.shape[1], width)) / pixels.shape[1] ** 0.5
+    return np.maximum(pixels @ weights, 0)
+
+
+def probe(vectors: np.ndarray, watches: Sequence[Watch], seed: int = 0) -> pd.DataFrame:
+    """Linear probes of all attributes on one vector per image, (images, width).
+
+    All attributes and their controls are targets of one ridge regression of one-hot labels; the largest output of an
+    attribute's own is its answer. Columns: attribute, accuracy, control, selectivity, chance, samples. ValueError for
+    fewer than ten watches, or vectors that are not one for each.
+    """
+    if vectors.ndim != 2 or len(vectors) != len(watches) or len(watches) < 2 * FOLDS:
+        raise ValueError(f"A probe needs one vector for each of at least {2 * FOLDS} watches, not an array "
+                         f"{vectors.shape} for {len(watches)} watches.")
+    labels, combinations = labels_of(watches), combinations_of(watches)
+    targets = {(name, kind): values for kind, some in (
+        ("accuracy", labels), ("control", random_labels(labels, combinations, seed))) for name, values in some.items()}
+    onehot = np.hstack([np.eye(CLASSES[name])[values] for (name, _), values in targets.items()])
+    right = dict.fromkeys(targets, 0)
+    for fitted, rest in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(vectors, groups=combinations):
+        scaler = StandardScaler().fit(vectors[fitted])
+        outputs = Ridge(PENALTY).fit(scaler.transform(vectors[fitted]), onehot[fitted]).predict(
+            scaler.transform(vectors[rest]))
+        start = 0
+        for (name, kind), values in targets.items():
+            answers = outputs[:, start : start + CLASSES[name]].argmax(1)
+            right[name, kind] += int((answers == values[rest]).sum())
+            start += CLASSES[name]
+    rows = [(name, right[name, "accuracy"] / len(watches), right[name, "control"] / len(watches),
+             (right[name, "accuracy"] - right[name, "control"]) / len(watches), 1 / CLASSES[name], len(watches))
+            for name in labels]
+    return pd.DataFrame(rows, columns=["attribute", "accuracy", "control", "selectivity", "chance", "samples"])
+
+
+def probe_places(states: dict[str, np.ndarray], watches: Sequence[Watch], by_token: bool = False,
+                 seed: int = 0) -> pd.DataFrame:
+    """Probes at every place of a model: of the mean over an image's tokens ("pooled"), with `by_token` of each token.
+
+    `states` gives by place (images, tokens, width). Columns: place, token, then those of `probe`.
+    """
+    found = []
+    for place, vectors in states.items():
+        found.append(probe(vectors.mean(1), watches, seed).assign(place=place, token="pooled"))
+        for token in range(vectors.shape[1] if by_token else 0):
+            found.append(probe(vectors[:, token], watches, seed).assign(place=place, token=str(token)))
+    table = pd.concat(found, ignore_index=True)
+    return table[["place", "token", *[name for name in table if name not in ("place", "token")]]]
+
+
+def maps(vectors: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """t-SNE and UMAP of one vector per image, (images, width), in their order.
+
+    Columns: method ("t-SNE", "UMAP"), image, x, y. Equal for equal input and seed on one machine only.
+    """
+    from umap import UMAP  # late: it compiles on import
+
+    standard = StandardScaler().fit_transform(vectors)
+    near = min(30, (len(vectors) - 1) // 3)
+    found = {"t-SNE": TSNE(perplexity=near, random_state=seed, init="pca").fit_transform(standard),
+             "UMAP": UMAP(n_neighbors=max(2, min(15, len(vectors) - 1)), random_state=seed, n_jobs=1).fit_transform(
+                 standard)}
+    return pd.concat([pd.DataFrame({"method": method, "image": range(len(vectors)), "x": points[:, 0],
+                                    "y": points[:, 1]}) for method, points in found.items()], ignore_index=True)
