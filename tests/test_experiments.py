@@ -79,20 +79,21 @@ def test_the_rules_of_matching_hold_what_they_name_equal():
 
 
 def test_alignment_crosses_dose_regime_sharing_and_place():
-    specs = alignment(BASE, 3)
+    base = replace(BASE, doses={"affine": (0.5, 1.0), "authors": (0.3,), "warp": (5.0,), "permutation": (1.0,)})
+    specs = alignment(base, 3)
     assert len(set(specs)) == len(specs) == len({spec.canonical() for spec in specs})  # nothing is run for nothing
     affine = [s for s in specs if s.shared_adapter and len(s.distortions) == 1 and s.distortions[0].family == "affine"
               and (s.distortions[0].side, s.distortions[0].place) == ("understanding", "before")]
     doses = {(s.architecture, s.regime, s.seed): set() for s in affine}
     for s in affine:
         doses[s.architecture, s.regime, s.seed].add(s.distortions[0].dose)
-    assert len(doses) == 2 * 2 * 3 and set(map(frozenset, doses.values())) == {frozenset(BASE.doses["affine"])}
+    assert len(doses) == 2 * 2 * 3 and set(map(frozenset, doses.values())) == {frozenset((0.5, 1.0))}
     plain = [s for s in specs if not s.distortions]
     assert len(plain) == 3 * 2 * 3 and sum(not s.shared_adapter for s in plain) == 3 * 2
     others = {(s.distortions[0].family, s.seed) for s in specs if s.distortions} - {
         (family, seed) for family in AFFINE for seed in range(3)}
-    assert others == {(family, seed) for family in BASE.doses.keys() - set(AFFINE) for seed in range(FEWER)}
-    assert {s.steps for s in specs} == {BASE.alignment_rows // BASE.spec.batch_size}
+    assert others == {(family, seed) for family in ("warp", "permutation") for seed in range(FEWER)}
+    assert {s.steps for s in specs} == {base.alignment_rows // base.spec.batch_size}
     assert not any(d.family == "permutation" for s in specs for d in s.distortions if s.architecture != "VQ-VQ")
 
 
