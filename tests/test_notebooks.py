@@ -292,12 +292,17 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
 def test_the_line_is_the_mean_over_seeds_and_the_band_its_interval():
     table = scores()
     axes = panel(figures_benefit.mutual_benefit(table, "understanding"), "weather")
-    assert axes.get_xlim()[0] == pytest.approx(0.8 * 0.05)  # not where alignment is measured before training
     chosen = table[(table["regime"] == "unified") & (table["metric"] == "partial") & (table["attribute"] == "weather")]
     assert curve(axes, "unified").get_ydata() == pytest.approx(chosen.groupby("fraction")["value"].mean().tolist())
     low, high = mean_interval(chosen.loc[chosen["fraction"] == 1, "value"])[1:]
     edges = [band.get_paths()[0].vertices for band in axes.collections]
     assert any({round(y, 6) for x, y in edge if x == 1} == {round(low, 6), round(high, 6)} for edge in edges)
+
+
+def test_the_axis_starts_at_the_first_score_and_not_where_alignment_is_measured_before_training():
+    table = scores()
+    axes = panel(figures_benefit.mutual_benefit(table[table["fraction"] != 0.05], "understanding"), "weather")
+    assert axes.get_xlim()[0] == pytest.approx(0.8 * 0.5) and list(axes.get_xticks()) == [0.5, 1]
 
 
 def test_corners_are_the_mean_of_the_two():

@@ -75,7 +75,8 @@ def test_a_whole_run_twice_gives_the_same_record(spec, tmp_path):
     assert json.dumps(first["scores"]) == json.dumps(second["scores"])  # as text: NaN equals NaN
     assert first["counts"] == second["counts"] and first["samples"] == second["samples"]
     assert sheet.tobytes() == again.tobytes() and sheet.size == (6 * 64, 64)
-    assert {row["fraction"] for row in first["scores"]} == {0.5, 1.0}
+    assert {row["fraction"] for row in first["scores"]} == {0.0, 0.5, 1.0}
+    assert {row["metric"][:10] for row in first["scores"] if row["fraction"] == 0} == {"alignment_"}  # before training
     assert first["counts"]["steps"] == 6
     assert (first["counts"]["understanding rows"], first["counts"]["generation rows"]) == (48, 48)
     metrics = {row["metric"] for row in first["scores"]}

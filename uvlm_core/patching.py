@@ -97,7 +97,8 @@ def patch_effects(model: UnifiedVLM, processor: Processor, pairs: Sequence[tuple
                 totals.setdefault((layer, group), []).append((at_recipient, at_donor, patched))
     for (layer, group), values in totals.items():
         recipient, donor, patched = np.array(values).T
-        effect = (patched - recipient).mean() / (donor - recipient).mean()
+        whole = (donor - recipient).mean()
+        effect = (patched - recipient).mean() / whole if whole else np.nan
         flipped = ((patched > 0) & (recipient < 0)).mean()
         rows.append((attribute, layer, group, float(effect), float(flipped), len(values)))
     return pd.DataFrame(rows, columns=["attribute", "layer", "group", "effect", "flipped", "samples"])
