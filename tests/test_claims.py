@@ -190,6 +190,5 @@ def test_missing_records_are_named_and_the_readme_stays(tmp_path, capsys):
 
 def test_the_readmes_scoreboard_is_that_of_the_committed_records():
     base = profile("laptop")
-    verdicts = claims.judge(base, ROOT / "figures" / "runs" / "laptop", base.seeds, base.scaling_seeds,
-                            base.alignment_seeds)
+    verdicts = claims.judge(base, ROOT / "figures" / "runs" / "laptop")
     assert claims.markdown(verdicts) in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -282,17 +282,17 @@ def _row(claim: str, architecture: str, quantity: str, matching: str, difference
             verdict(differences))
 
 
-def judge(base: Profile, records: Path, seeds: int, scaling_seeds: int, alignment_seeds: int) -> pd.DataFrame:
-    """The verdicts on all claims, from records that are there."""
+def judge(base: Profile, records: Path) -> pd.DataFrame:
+    """The verdicts on all claims at a profile's numbers of seeds, from records that are there."""
     store, rows = RunStore(records), base.scaling_rows
     matched = {rule: experiments.table(specs, store, FACTORS)
-               for rule, specs in experiments.matching(base, scaling_seeds).items()}
+               for rule, specs in experiments.matching(base, base.scaling_seeds).items()}
     return pd.concat([
-        judge_benefit(experiments.table(experiments.mutual_benefit(base, seeds), store)),
+        judge_benefit(experiments.table(experiments.mutual_benefit(base, base.seeds), store)),
         judge_matching(matched, rows),
-        judge_scaling(experiments.table(experiments.data_scaling(base, scaling_seeds), store, FACTORS), rows),
+        judge_scaling(experiments.table(experiments.data_scaling(base, base.scaling_seeds), store, FACTORS), rows),
         judge_alignment(experiments.alignment_table(experiments.table(
-            experiments.alignment(base, alignment_seeds), store, DISTORTED)))], ignore_index=True)
+            experiments.alignment(base, base.alignment_seeds), store, DISTORTED)))], ignore_index=True)
 
 
 def markdown(verdicts: pd.DataFrame) -> str:
@@ -327,8 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         base = profile(options.profile)
-        write_scoreboard(options.readme, markdown(judge(base, options.records, base.seeds, base.scaling_seeds,
-                                                          base.alignment_seeds)))
+        write_scoreboard(options.readme, markdown(judge(base, options.records)))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -209,7 +209,12 @@ def strength(distort: Distort, tokens: torch.Tensor) -> dict[str, float]:
 
 def random_rotation(rng: np.random.Generator, width: int) -> np.ndarray:
     """A rotation matrix (width, width), uniform among all of them."""
-    q, r = np.linalg.qr(rng.standard_normal((width, width)))
+    return _rotation_of(rng.standard_normal((width, width)))
+
+
+def _rotation_of(matrix: np.ndarray) -> np.ndarray:
+    """The rotation in a matrix's QR decomposition, made unique by signs and free of reflection."""
+    q, r = np.linalg.qr(matrix)
     q = q * np.sign(np.diag(r))
     q[:, 0] *= np.sign(np.linalg.det(q))
     return q
@@ -229,10 +234,8 @@ def _affine(rng: np.random.Generator, family: str, dose: float, width: int, out:
     if family == "width":
         return _orthonormal(rng, width, out) * max(1.0, out / width) ** 0.5, offset
     if family == "authors":
-        q, r = np.linalg.qr(rng.random((width, width)))
-        q = q * np.sign(np.diag(r))
-        q[:, 0] *= np.sign(np.linalg.det(q))
-        return q * rng.uniform(1 - dose, 1 + dose, width), rng.uniform(-dose, dose, width)
+        scaled = _rotation_of(rng.random((width, width))) * rng.uniform(1 - dose, 1 + dose, width)
+        return scaled, rng.uniform(-dose, dose, width)
     if family in ("rotation", "affine"):
         matrix = partial_rotation(random_rotation(rng, width), dose)
     if family in ("scaling", "affine"):

@@ -31,7 +31,8 @@ from traitlets.config import Config
 from uvlm_core.profiles import profile
 
 ROOT = Path(__file__).resolve().parents[1]
-STANDARD = ("profile", "seeds", "scaling_seeds", "alignment_seeds", "workers", "records", "figures")
+SEEDS = ("seeds", "scaling_seeds", "alignment_seeds")  # of the profile; the option --seeds sets all of them
+STANDARD = ("profile", *SEEDS, "workers", "records", "figures")
 LEAST_SPACE = 200 * 2**20  # bytes; the records and figures of the laptop profile need less
 VOLATILE = ("date", "commit", "dirty")  # facts of a figure's provenance that change although the figure doesn't
 _A = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "an object"}
@@ -166,9 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
         build, figures, records = _folders(options)
         notebooks = find_notebooks(options.notebooks, options.notebook)
         overrides = dict(_assignment(text) for text in options.parameters)
-        standard = {"profile": chosen.name, "seeds": options.seeds or chosen.seeds,
-                    "scaling_seeds": options.seeds or chosen.scaling_seeds,
-                    "alignment_seeds": options.seeds or chosen.alignment_seeds,
+        standard = {"profile": chosen.name, **{name: options.seeds or getattr(chosen, name) for name in SEEDS},
                     "workers": options.workers or joblib.cpu_count(), "records": _shown(records), "figures": ""}
         asked = {name for name in ("seeds", "workers") if getattr(options, name) is not None}
         plan = _plan(notebooks, standard, overrides, asked)

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from uvlm_core.profiles import REGIMES
 from uvlm_core.provenance import code_state, versions
 from uvlm_core.smart_watch import WORLD_VERSION
+from uvlm_core.statistics import mean_interval
 
 COLUMN, PAGE = 3.3, 6.9  # inches: the width of a figure in one column, and across both
 # Colour says which architecture, line and marker say which regime, in every figure; grey is what no model did. The
@@ -54,6 +55,7 @@ _RC = {
 }
 _SUFFIXES = (".png", ".pdf", ".csv", ".json")
 
+MINUS = "\N{MINUS SIGN}"
 GREYS = ("#222222", "#808080", "#bcbcbc")  # of tasks and hands: colours are kept for architectures
 NAMES = {"weather_corner": "weather corner", "battery_corner": "battery corner"}
 AUTHORS = {"color": "#767676", "markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.4, "zorder": 4}
@@ -173,6 +175,15 @@ def draw_picture(axes: Axes, image: np.ndarray) -> Axes:
         spine.set_visible(True)
         spine.set(linewidth=0.4, color="#bcbcbc")
     return axes
+
+
+def draw_points(axes: Axes, at: pd.Series, values: pd.Series, look: dict) -> None:
+    """Means of values at equal places, with their intervals as bars, joined by a line."""
+    groups = values.groupby(np.asarray(at))
+    places, intervals = list(groups.groups), [mean_interval(group) for _, group in groups]
+    for place, (_, low, high) in zip(places, intervals, strict=True):
+        axes.plot([place, place], [low, high], color=look["color"], linewidth=0.8)
+    axes.plot(places, [mean for mean, _, _ in intervals], **look | {"linewidth": 1.0})
 
 
 def _count(number: int, noun: str) -> str:

@@ -11,10 +11,21 @@ from matplotlib.lines import Line2D
 from scipy.stats import spearmanr
 
 from uvlm_core.claims import chance, distortion_costs
-from uvlm_core.figures import AUTHORS, COLOURS, COLUMN, LINES, PAGE, REFERENCES, look_of, need, theme
+from uvlm_core.figures import (
+    AUTHORS,
+    COLOURS,
+    COLUMN,
+    LINES,
+    MINUS,
+    PAGE,
+    REFERENCES,
+    draw_points,
+    look_of,
+    need,
+    theme,
+)
 from uvlm_core.statistics import mean_interval
 
-MINUS = "\N{MINUS SIGN}"
 _COLUMNS = ("architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "family", "dose", "side",
             "place", "sharing")
 _UNITS = {"affine": "affine", "authors": "authors' recipe"}
@@ -42,7 +53,8 @@ def affine_alignment(table: pd.DataFrame, authors: pd.DataFrame | None = None) -
             own = chosen[(chosen["architecture"] == name) & (chosen["attribute"] == attribute)
                          & chosen["family"].isin(("none", family))]
             for regime in ("understanding", "unified"):
-                _against(axes, own[own["regime"] == regime], look_of(name, regime))
+                arm = own[own["regime"] == regime]
+                draw_points(axes, arm["dose"], arm["value"], look_of(name, regime))
             axes.axhline(chance("partial", attribute), **REFERENCES["chance"])
             if authors is not None:
                 known = authors[(authors["architecture"] == name) & (authors["family"] == family)
@@ -216,11 +228,3 @@ def affine_alignment_layers(benefits: pd.DataFrame) -> Figure:
 def _label(family: str, dose: float, side: str, place: str) -> str:
     where = "" if (side, place) == ("understanding", "before") else f" ({side}, {place})"
     return f"{family} {dose:g}{where}"
-
-
-def _against(axes, table: pd.DataFrame, look: dict) -> None:
-    """Means over seeds against the dose, with their intervals, joined by a line."""
-    groups = [(dose, *mean_interval(group["value"])) for dose, group in table.groupby("dose")]
-    for dose, _, low, high in groups:
-        axes.plot([dose, dose], [low, high], color=look["color"], linewidth=0.8)
-    axes.plot([dose for dose, *_ in groups], [mean for _, mean, *_ in groups], **look | {"linewidth": 1.0})

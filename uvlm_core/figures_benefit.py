@@ -18,11 +18,13 @@ from uvlm_core.figures import (
     COLOURS,
     COLUMN,
     LINES,
+    MINUS,
     NAMES,
     PAGE,
     REFERENCES,
     arms_of,
     draw_picture,
+    draw_points,
     look_of,
     need,
     of_arm,
@@ -32,7 +34,7 @@ from uvlm_core.scoring import TIME_PARTS
 from uvlm_core.smart_watch import ATTRIBUTES
 from uvlm_core.statistics import mean_interval
 
-MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 _SCORES = ("architecture", "regime", "seed", "fraction", "metric", "attribute", "value")
 _PANELS = {"weather": ("weather",), "corners": ("weather_corner", "battery_corner"), "battery": ("battery",),
            "time": ("time",)}  # title -> attributes whose mean is drawn
@@ -264,7 +266,7 @@ def data_scaling(table: pd.DataFrame, rows: int) -> Figure:
         for number, name in enumerate(names):
             own = chosen[chosen["architecture"] == name]
             shift = 0.05 * (number - (len(names) - 1) / 2)
-            _points(axes, own["times"] + shift, own["value"], {"color": COLOURS[name], "marker": "o"})
+            draw_points(axes, own["times"] + shift, own["value"], {"color": COLOURS[name], "marker": "o"})
         if len(chosen):
             axes.axhline(chance(chosen["metric"].iloc[0], attribute), **REFERENCES["chance"])
         kind = "read back" if grown == "understanding" else "partial credit"
@@ -290,13 +292,13 @@ def data_scaling_exchange(table: pd.DataFrame, rows: int, paper: float) -> Figur
     for name in [name for name in COLOURS if (last["architecture"] == name).any()]:
         own = last[last["architecture"] == name]
         alone = of_arm(own, name, "understanding")
-        _points(scale, alone["understanding_rows"], alone["value"], look_of(name, "understanding"))
+        draw_points(scale, alone["understanding_rows"], alone["value"], look_of(name, "understanding"))
         unified = own[(own["regime"] == "unified") & (own["understanding_rows"] == rows)
                       & (own["batch_counts"] == "understanding")]
         means = unified.groupby("generation_rows")["value"].mean()
         scale.plot([rows] * len(means), means, **look_of(name, "unified") | {"linestyle": ""})
         found = exchange_rates(own, rows)
-        _points(rate, found["generation_rows"], found["rate"], look_of(name, "unified"))
+        draw_points(rate, found["generation_rows"], found["rate"], look_of(name, "unified"))
     scale.set(xscale="log", xlabel="understanding rows", ylabel="total, partial credit", title="the scale")
     scale.axhline(chance("partial", "total"), **REFERENCES["chance"])
     counts = last.loc[last["understanding_rows"] > 0, "understanding_rows"]
@@ -363,12 +365,3 @@ def _curves(axes: Axes, table: pd.DataFrame) -> None:
         means, lows, highs = zip(*[mean_interval(line.dropna()) for _, line in curves.iterrows()], strict=True)
         axes.fill_between(curves.index, lows, highs, color=look["color"], alpha=0.15, linewidth=0)
         axes.plot(curves.index, means, **look | {"linewidth": 1.0, "markersize": 2.5})
-
-
-def _points(axes: Axes, at: pd.Series, values: pd.Series, look: dict) -> None:
-    """Means of values at equal places, with their intervals as bars, joined by a line."""
-    groups = values.groupby(np.asarray(at))
-    places, intervals = list(groups.groups), [mean_interval(group) for _, group in groups]
-    for place, (_, low, high) in zip(places, intervals, strict=True):
-        axes.plot([place, place], [low, high], color=look["color"], linewidth=0.8)
-    axes.plot(places, [mean for mean, _, _ in intervals], **look | {"linewidth": 1.0})

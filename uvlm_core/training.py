@@ -75,9 +75,14 @@ def pool_features(encoder, spec: RunSpec, progress: bool = False) -> np.ndarray:
                            lambda start, stop: render_batch(pool(spec, start, stop), spec.image_size), progress)
 
 
+def sample_images(spec: RunSpec) -> np.ndarray:
+    """The first images of the pool, by which lengths are measured: uint8 (images, height, width, 3)."""
+    return render_batch(pool(spec, 0, min(SAMPLE, spec.images)), spec.image_size)
+
+
 def feature_length(encoder, spec: RunSpec) -> float:
     """How long the features of an encoder are, on average over the first watches of the pool."""
-    features = encoder.encode(render_batch(pool(spec, 0, min(SAMPLE, spec.images)), spec.image_size))
+    features = encoder.encode(sample_images(spec))
     return float(np.linalg.norm(features, axis=-1).mean())
 
 
@@ -98,7 +103,7 @@ def prepare(spec: RunSpec):
                         shared_adapter=spec.shared_adapter, adapter_positions=spec.adapter_positions,
                         image_loss_weight=spec.alpha, feature_loss=spec.feature_loss,
                         feature_length=length, distortions=spec.distortions,
-                        images=render_batch(pool(spec, 0, min(SAMPLE, spec.images)), spec.image_size))
+                        images=sample_images(spec) if spec.distortions else None)
     rows = training_rows(spec, processor, pool(spec, 0, spec.images))
     steps = Steps(spec, processor, *rows, pool_features(understanding, spec) if spec.understands else None,
                   pool_features(generation, spec) if spec.generates or spec.padding_image else None)
