@@ -30,6 +30,7 @@ from uvlm_core.weights import ROOT
 HEADROOM = (0.1, 0.9)  # of the way from chance to full marks: outside, no benefit could be seen
 FACTORS = ("understanding_rows", "generation_rows", "batch_counts")  # of the tables of scaling and matching
 DISTORTED = ("distortions", "shared_adapter")  # of the table of alignment
+BIASED = ("biases", "shuffled_attributes")  # of the table of transfer
 MARKS = ("<!-- scoreboard -->", "<!-- end of scoreboard -->")  # in README.md
 COLUMNS = ("claim", "architecture", "quantity", "matching", "difference", "low", "high", "p", "interquartile", "seeds",
            "verdict")
@@ -66,6 +67,15 @@ CLAIMS = {
         "4.1", "the better the two spaces agree, the larger the benefit of training on both tasks", "yes"),
     "not by sharing": Claim(
         "4.1", "the distortion hurts the unified model with separate adapters too", "not told apart"),
+    "transfer": Claim(
+        "4.3, figure 6", "of an attribute that is rare in the understanding data the unified model knows more, from "
+        "its generation data", "yes, nearly all"),
+    "by its requests": Claim(
+        "4.3", "and more than with requests that do not mention the attribute", "not told apart"),
+    "by their values": Claim(
+        "4.3", "and more than with requests that mention it with another watch's values", "not told apart"),
+    "tokens carry it": Claim(
+        "4.3, figures 7 and 8", "the image tokens of the understanding-only model carry the rare attribute too", "yes"),
     "understanding data help": Claim(
         "4.2, figure 5", "with the generation data fixed, understanding data improve generation", "yes, SigLIP-VQ"),
 }
@@ -267,6 +277,55 @@ def judge_alignment(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=COLUMNS)
 
 
+def rare_scores(table: pd.DataFrame, metric: str = "partial", others: bool = False) -> pd.DataFrame:
+    """The score of the rare attribute (of the corners the mean of both) in `experiments.transfer_table`; with `others`
+    the mean over those that are not rare.
+
+    For models of complete data a row for each rare attribute, with rate 1. Columns: architecture, arm, rare, rate,
+    rare_in, seed, value.
+    """
+    keys = ["architecture", "arm", "rare", "rate", "rare_in", "seed"]
+    scores = table[(table["metric"] == metric) & (table["fraction"] == 1)]
+    found = []
+    for name, parts in experiments.RARE.items():
+        if (table["rare"] == name).any():
+            meant = [part for part in ATTRIBUTES if (part in parts) != others]
+            own = scores[scores["rare"].isin((name, "none")) & scores["attribute"].isin(meant)]
+            found.append(own.groupby(keys, sort=False)["value"].mean().reset_index().assign(rare=name))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*keys, "value"])
+
+
+def judge_transfer(table: pd.DataFrame, rates: tuple[float, ...]) -> pd.DataFrame:
+    """Verdicts on `experiments.transfer_table`, on the mean over the firm `rates` of each rare attribute of
+    `experiments.FIRM`."""
+    found = []
+    scores = rare_scores(table)
+    scores = scores[(scores["rare_in"] == "understanding") & scores["rate"].isin(rates)]
+    rated = ", ".join(f"{rate:.1%}".replace(".0%", "%") for rate in rates)
+    for architecture in [name for name in ARCHITECTURES if (table["architecture"] == name).any()]:
+        for rare in [name for name in experiments.FIRM if (scores["rare"] == name).any()]:
+            own = scores[(scores["architecture"] == architecture) & (scores["rare"] == rare)]
+            mean = own.groupby(["seed", "arm"])["value"].mean().unstack()
+            for claim, baseline in (("transfer", "understanding"), ("by its requests", "absent"),
+                                    ("by their values", "shuffled")):
+                differences = (mean["unified"] - mean[baseline]).dropna()
+                found.append(_row(claim, architecture, f"{rare} at {rated}, unified minus {baseline}", "steps",
+                                  differences, [differences]))
+            differences = _selectivity(table, architecture, rare, rates)
+            found.append(_row("tokens carry it", architecture, f"{rare} at {rated}, probe of the last layer minus its "
+                              f"control, understanding", "steps", differences, [differences]))
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def _selectivity(table: pd.DataFrame, architecture: str, rare: str, rates: tuple[float, ...]) -> pd.Series:
+    """Selectivity of the probe of a rare attribute in the understanding-only model's last layer, by seed."""
+    own = table[(table["architecture"] == architecture) & (table["arm"] == "understanding") & (table["rare"] == rare)
+                & table["rate"].isin(rates) & table["metric"].isin(("probe", "probe_control"))]
+    last = own[own["attribute"] == own.loc[own["attribute"].str.startswith(f"{rare}, layer"), "attribute"].iloc[-1]]
+    mean = last.groupby(["seed", "metric"])["value"].mean().unstack()
+    return (mean["probe"] - mean["probe_control"]).dropna()
+
+
 def _difference(table: pd.DataFrame, attribute: str) -> pd.Series:
     """Unified minus understanding-only at the end, by seed."""
     chosen = table[(table["metric"] == "partial") & (table["attribute"] == attribute) & (table["fraction"] == 1)]
@@ -292,7 +351,9 @@ def judge(base: Profile, records: Path) -> pd.DataFrame:
         judge_matching(matched, rows),
         judge_scaling(experiments.table(experiments.data_scaling(base, base.scaling_seeds), store, FACTORS), rows),
         judge_alignment(experiments.alignment_table(experiments.table(
-            experiments.alignment(base, base.alignment_seeds), store, DISTORTED)))], ignore_index=True)
+            experiments.alignment(base, base.alignment_seeds), store, DISTORTED))),
+        judge_transfer(experiments.transfer_table(experiments.table(
+            experiments.transfer(base, base.transfer_seeds), store, BIASED)), base.firm_rates)], ignore_index=True)
 
 
 def markdown(verdicts: pd.DataFrame) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from uvlm_core.smart_watch import ATTRIBUTES, Watch, render
+from uvlm_core.smart_watch import ATTRIBUTES, CORNERS, WEATHERS, Watch, render
 
 TASKS = ("vqa", "caption", "generation")  # the position of a task is part of its random stream
 IMAGE = "<image>"  # stands where the image is: in the human turn to understand it, in the gpt turn to generate it
@@ -164,6 +164,18 @@ def truth(watch: Watch, attribute: str) -> str:
     if attribute not in ATTRIBUTES:
         raise ValueError(f"attribute {attribute!r} is not one of {', '.join(ATTRIBUTES)}.")
     return f"{watch.battery}%" if attribute == "battery" else getattr(watch, attribute)
+
+
+def values_of(attribute: str) -> tuple[str, ...]:
+    """Every answer that `truth` can give for an attribute."""
+    if attribute == "time":
+        return tuple(f"{hour:02d}:{minute:02d}:{second:02d}" for hour in range(12) for minute in range(60)
+                     for second in range(60))
+    if attribute == "battery":
+        return tuple(f"{level}%" for level in range(101))
+    if attribute not in ATTRIBUTES:
+        raise ValueError(f"attribute {attribute!r} is not one of {', '.join(ATTRIBUTES)}.")
+    return WEATHERS if attribute == "weather" else CORNERS
 
 
 def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: int | tuple[int, int] = 5,

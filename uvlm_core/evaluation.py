@@ -7,18 +7,20 @@ The test set depends on the world and on nothing else: every arm, seed and check
 watches are in no training set, by attribute tuple.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
 
-from uvlm_core import fidelity, scoring
+from uvlm_core import fidelity, probing, scoring
 from uvlm_core.alignment import measure_alignment, representations
-from uvlm_core.conversations import make_conversations, truth
+from uvlm_core.conversations import IMAGE, Conversation, make_conversations, truth, values_of
 from uvlm_core.generation import answer, generate_images, predict_features
 from uvlm_core.processing import Processor
 from uvlm_core.profiles import RunSpec
 from uvlm_core.reader import AttributeReader, FeatureReader
 from uvlm_core.smart_watch import render_batch, sample_watches
-from uvlm_core.vision import FeatureDecoder
+from uvlm_core.vision import FeatureDecoder, vectors
 
 STREAM = 800_000  # of test watches and questions; `split_of` keeps them out of training whatever the stream
 ALIGNED = 100  # test watches whose two sides are compared
@@ -38,6 +40,8 @@ class Evaluation:
             self.questions = make_conversations(asked, "vqa", STREAM)
             self.captions = make_conversations(asked[: spec.generated_watches], "caption", STREAM)
             self.images_in = understanding.encode(images[: spec.test_watches])
+            self.encoded = vectors(understanding, self.images_in[: spec.probe_watches])
+            self.rare = [bias.attribute for bias in spec.biases if bias.tasks != ("generation",)]
         if spec.generates:
             drawn = spec.generated_watches
             self.requests = make_conversations(self.watches[:drawn], "generation", STREAM)
@@ -56,7 +60,7 @@ class Evaluation:
         rows = []
         if self.spec.understands:
             questions = self.questions if last else self.questions[: self.spec.generated_watches]
-            rows += self._questions(model, questions) + (self._captions(model) if last else [])
+            rows += self._questions(model, questions, last) + (self._captions(model) if last else [])
         if self.spec.generates:
             generated = generate_images(model, self.processor, self.requests)
             self.generated = generated.tokens
@@ -67,14 +71,42 @@ class Evaluation:
                                                                   self.drawn.real))
         if last and self.spec.regime == "unified":
             rows += self.alignment(model)
+        if last and self.spec.understands and self.spec.probe_watches:
+            rows += self._probes(model)
         return rows
 
-    def _questions(self, model, questions) -> list[dict]:
+    def _questions(self, model, questions, last: bool) -> list[dict]:
         answers = answer(model, self.processor, questions, self.images_in)
-        return scoring.score_conversations(
-            ((turn.attributes[0], said, turn.gpt)
-             for talk, given in zip(questions, answers, strict=True)
-             for turn, said in zip(talk.turns, given, strict=True)), RULES)
+        triples = [(turn.attributes[0], said, turn.gpt) for talk, given in zip(questions, answers, strict=True)
+                   for turn, said in zip(talk.turns, given, strict=True)]
+        rows = scoring.score_conversations(triples, RULES)
+        for attribute in self.rare if last else ():
+            rows += scoring.score_confusion(attribute, [(said, true) for name, said, true in triples
+                                                        if name == attribute])
+            rows += self._constrained(model, attribute)
+        return rows
+
+    def _constrained(self, model, attribute: str) -> list[dict]:
+        """Score rows of answers that must be a value of the attribute, each question asked alone: what a model knows
+        and does not say."""
+        tag = f"{IMAGE}\n"
+        asked = [(talk.image, turn) for talk in self.questions for turn in talk.turns if attribute in turn.attributes]
+        talks = [Conversation("vqa", image, (replace(turn, human=tag + turn.human.removeprefix(tag)),))
+                 for image, turn in asked]
+        answers = answer(model, self.processor, talks, self.images_in, only=values_of(attribute))
+        rows = scoring.score_conversations(((attribute, said, turn.gpt) for (said,), (_, turn) in zip(
+            answers, asked, strict=True)), ("partial",))
+        return [row | {"metric": "constrained"} for row in rows]
+
+    def _probes(self, model) -> list[dict]:
+        """Score rows of linear probes of the image tokens: metrics `probe` and `probe_control`, attribute
+        "weather, layer 2" (`probing.py`)."""
+        count = self.spec.probe_watches
+        places = representations(model, self.processor, self.questions[:count], self.images_in)
+        table = probing.probe_places({"encoder": self.encoded} | places, self.watches[:count])
+        return [{"metric": metric, "attribute": f"{row['attribute']}, {row['place']}", "value": row[column],
+                 "samples": count} for row in table.to_dict("records")
+                for metric, column in (("probe", "accuracy"), ("probe_control", "control"))]
 
     def _captions(self, model) -> list[dict]:
         said = answer(model, self.processor, self.captions, self.images_in, limit=64)

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from uvlm_core.conversations import make_conversations
+from uvlm_core.conversations import AttributeBias, make_conversations
 from uvlm_core.distortion import Distort, Distortion, strength
 from uvlm_core.processing import Processor
-from uvlm_core.profiles import ARCHITECTURES, Profile, RunSpec
+from uvlm_core.profiles import ARCHITECTURES, REGIMES, Profile, RunSpec
 from uvlm_core.runs import SCORE_COLUMNS, RunStore, run_grid
 from uvlm_core.smart_watch import render_batch, sample_watches
-from uvlm_core.vision import load_encoder
+from uvlm_core.vision import load_encoder, vectors
 
 ARMS = {  # what an arm changes in the profile's spec, in the order of drawing
     "understanding": {"regime": "understanding"},
@@ -33,6 +33,9 @@ ALONE_TIMES = (0.25, 0.5, 1, 2, 3)  # understanding rows without generation: the
 AFFINE = ("affine", "authors")  # distortions of the paper's figure, in every seed; the others in two
 FEWER = 2
 PLACEMENTS = (("understanding", "after"), ("generation", "before"), ("generation", "after"))  # beside the paper's
+RARE = {"weather": ("weather",), "battery": ("battery",), "corners": ("weather_corner", "battery_corner"),
+        "time": ("time",)}  # what is made rare together: the two corners tell of each other
+FIRM = ("weather", "battery")  # rare attributes that have every arm at `firm_rates` in every seed
 MATCHINGS = ("steps", "examples", "tokens")
 SWITCHES = {  # pitfall -> what brings the original's behaviour or setting back; 9 is a rule of scoring and needs no run
     "3: padding image in every step": {"padding_image": True},
@@ -154,6 +157,68 @@ def alignment_table(table: pd.DataFrame) -> pd.DataFrame:
         sharing=np.where(table["shared_adapter"], "shared", "separate"))
 
 
+def transfer(base: Profile, seeds: int) -> list[RunSpec]:
+    """Section 4.3, figure 6: an attribute is rare in the understanding data, and the generation data have it.
+
+    Arms by rare attribute and rate, named in `transfer_table`; models of complete data; and, with the first seed, the
+    reverse direction: rare in the requests, complete in the understanding data. Beyond the first seed, and for the
+    controls, `FIRM` attributes at the profile's firm rates alone.
+    """
+    specs = []
+    for seed in seeds_of(seeds):
+        for architecture in base.transferred:
+            def arm(*biases, regime="unified", shuffled=(), architecture=architecture, seed=seed):
+                return sized(base, *base.transfer_rows, architecture=architecture, seed=seed, regime=regime,
+                             biases=biases, shuffled_attributes=shuffled, probe_watches=base.spec.test_watches)
+            specs += [arm(regime=regime) for regime in REGIMES if seed == 0 or regime != "generation"]
+            for name, rates in base.rates.items():
+                for rate in rates:
+                    firm = name in FIRM and rate in base.firm_rates
+                    rare = [AttributeBias(part, rate) for part in RARE[name]]
+                    if firm or seed == 0:
+                        specs += [arm(*rare, regime="understanding"), arm(*rare)]
+                    if firm or (seed == 0 and rate == base.firm_rates[0]):
+                        absent = [AttributeBias(part, 0.0, ("generation",)) for part in RARE[name]]
+                        specs += [arm(*rare, *absent), arm(*rare, shuffled=RARE[name])]
+                    if firm and seed == 0:
+                        drawn = [AttributeBias(part, rate, ("generation",)) for part in RARE[name]]
+                        specs += [arm(*drawn, regime="generation"), arm(*drawn)]
+    return specs
+
+
+def transfer_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `transfer`, as `run` gives it with the factors biases and shuffled_attributes, in plain columns.
+
+    rare is a name of `RARE`, or "none" of complete data; rate its share of the rows (1 of complete data), in the task
+    `rare_in`, "understanding" or "generation". The arm is the regime, but "absent" where unified training has requests
+    without the attribute, and "shuffled" where requests give it with another watch's values.
+    """
+    names = {parts[0]: name for name, parts in RARE.items()}
+    found = []
+    for regime, biases, shuffled in zip(table["regime"], table["biases"], table["shuffled_attributes"], strict=True):
+        if not biases:
+            found.append(("none", 1.0, "none", regime))
+            continue
+        first = biases[0]
+        tasks = {task for bias in biases for task in bias.tasks}
+        within = "generation" if tasks == {"generation"} else "understanding"
+        arm = "shuffled" if shuffled else "absent" if "generation" in tasks and len(tasks) > 1 else regime
+        found.append((names[first.attribute], first.rate, within, arm))
+    columns = pd.DataFrame(found, columns=["rare", "rate", "rare_in", "arm"], index=table.index)
+    return pd.concat([table.drop(columns=["biases", "shuffled_attributes"]), columns], axis=1)
+
+
+def probe_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The probes of `transfer_table`: its columns without metric and value, with attribute (what is probed), place,
+    accuracy, control (random labels) and selectivity."""
+    own = table[table["metric"].isin(("probe", "probe_control"))]
+    keys = ["architecture", "regime", "arm", "rare", "rate", "rare_in", "seed", "attribute", "samples"]
+    wide = own.set_index([*keys, "metric"])["value"].unstack("metric", sort=False).reset_index()
+    parts = wide["attribute"].str.split(", ", n=1, expand=True)
+    wide = wide.assign(attribute=parts[0], place=parts[1], selectivity=wide["probe"] - wide["probe_control"])
+    return wide.rename(columns={"probe": "accuracy", "probe_control": "control"}).rename_axis(columns=None)
+
+
 def distortion_strengths(base: Profile, seed: int = 0, watches: int = 64) -> pd.DataFrame:
     """What each dose of a profile does to the tokens of its understanding spaces, as `distortion.strength` measures it.
 
@@ -162,8 +227,7 @@ def distortion_strengths(base: Profile, seed: int = 0, watches: int = 64) -> pd.
     images, rows = render_batch(sample_watches(0, watches), base.spec.image_size), []
     for architecture in base.distorted:
         encoder = load_encoder(architecture.split("-")[0], base.spec)
-        tokens = torch.from_numpy(encoder.encode(images)).flatten(0, 1)  # (tokens,) or (tokens, width)
-        tokens = encoder.codebook[tokens.long()] if encoder.codes else tokens
+        tokens = torch.from_numpy(vectors(encoder, encoder.encode(images))).flatten(0, 1)  # (tokens, width)
         for family, doses in base.doses.items():
             for dose in doses if encoder.codes or family != "permutation" else ():
                 distort = Distort(Distortion(family, dose), encoder.width, encoder.codes).draw(seed, tokens)

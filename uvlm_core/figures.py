@@ -37,6 +37,7 @@ LINES = {
     "understanding": {"linestyle": "--", "marker": "s"},
     "generation": {"linestyle": "-.", "marker": "^"},
     "shuffled": {"linestyle": ":", "marker": "x"},  # the control: requests paired with other rows' images
+    "absent": {"linestyle": (0, (3, 1, 1, 1)), "marker": "v"},  # the control: requests without the attribute
 }
 REFERENCES = {
     "chance": {"color": "#767676", "linestyle": (0, (1, 1.5)), "linewidth": 1.0},

@@ -105,17 +105,19 @@ def _check(temperature: float, batch_size: int) -> None:
 @torch.inference_mode()
 def answer(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conversation], images_in: np.ndarray, *,
            limit: int = 16, temperature: float = 0.0, seed: int = 0, batch_size: int = BATCH,
-           cached: bool = True) -> list[list[str]]:
+           cached: bool = True, only: Sequence[str] | None = None) -> list[list[str]]:
     """Answer every human turn of understanding conversations, each in the context of the model's own earlier answers.
 
     Args:
         images_in: encoder output by image position, as for `processing.collate`.
         limit: new tokens per answer at most.
+        only: the texts that may be answered; the model then takes the likeliest token that leads on to one of them.
 
     Returns: the answers per conversation, in order.
     """
     _check(temperature, batch_size)
     model.eval()
+    paths = None if only is None else _paths([processor.answer_ids(text) for text in only], processor.eos)
     turns = max(len(conversation.turns) for conversation in conversations)
     draws = torch.rand(len(conversations), turns, limit, generator=torch.Generator().manual_seed(seed)).to(model.device)
     answers: list[list[str]] = [[] for _ in conversations]
@@ -133,19 +135,39 @@ def answer(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conv
             ids, valid = _segment(pieces, processor.pad, model.device)
             hidden = continuation.read(model.embed(ids, images if turn == 0 else None), valid)
             new, pending = _answer_turn(model, processor, continuation, hidden, asked, limit, temperature,
-                                        draws[batch, turn])
+                                        draws[batch, turn], paths)
             for i, said, live in zip(batch, new, asked.tolist(), strict=True):
                 if live:
                     answers[i].append(processor.text(said))
     return answers
 
 
-def _answer_turn(model, processor, continuation, hidden, live, limit, temperature, draws):
+def _paths(texts: Sequence[Sequence[int]], eos: int) -> dict:
+    """Texts as a tree: token id -> what may follow it. After a text's end nothing but its end may."""
+    root: dict = {}
+    for ids in texts:
+        node = root
+        for token in ids:
+            node = node.setdefault(token, {})
+        node[eos] = node
+    return root
+
+
+def _answer_turn(model, processor, continuation, hidden, live, limit, temperature, draws, paths):
     """Decode one answer per live row; returns the new ids, and per row the ids the model has not read yet."""
     said: list[list[int]] = [[] for _ in hidden]
+    nodes = [paths] * len(hidden)
     live = live.clone()
     for step in range(limit):
-        chosen = _choose(model.language_model.lm_head(hidden), temperature, draws[:, step])  # (rows,)
+        logits = model.language_model.lm_head(hidden)  # (rows, vocabulary)
+        if paths is not None:
+            allowed = torch.full_like(logits, -torch.inf)
+            for row, node in enumerate(nodes):
+                allowed[row, list(node)] = 0
+            logits = logits + allowed
+        chosen = _choose(logits, temperature, draws[:, step])  # (rows,)
+        if paths is not None:
+            nodes = [node[token] for node, token in zip(nodes, chosen.tolist(), strict=True)]
         live &= chosen != processor.eos
         for row in live.nonzero().flatten().tolist():
             said[row].append(int(chosen[row]))

@@ -39,6 +39,7 @@ class Row:
     labels: np.ndarray  # (tokens,) int64, IGNORED where the assistant does not speak
     image_in: int
     image_out: int
+    about: tuple[str, ...] = ()  # the attributes that its turns ask for or tell
 
 
 class Processor:
@@ -91,7 +92,8 @@ class Processor:
             labels += [IGNORED] * len(human) + [IGNORED if token == self.image_out else token for token in answer]
         image = conversation.image if image is None else image
         generates = conversation.task == "generation"
-        return Row(np.array(ids), np.array(labels), -1 if generates else image, image if generates else -1)
+        about = tuple(name for turn in conversation.turns for name in turn.attributes)
+        return Row(np.array(ids), np.array(labels), -1 if generates else image, image if generates else -1, about)
 
     def padding_row(self) -> Row:
         """A generated image that nobody asked for, with its last four text tokens labelled (pitfall 3).

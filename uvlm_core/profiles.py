@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 
-from uvlm_core.conversations import AttributeBias
+from uvlm_core.conversations import TASKS, AttributeBias
 from uvlm_core.distortion import SIDES, Distortion
 from uvlm_core.smart_watch import ATTRIBUTES, HOURS, WORLD_VERSION
 
@@ -21,8 +21,8 @@ COUNTED = ("understanding", "generation", "all")  # rows that fill a step
 _CHOICES = {"architecture": ARCHITECTURES, "regime": REGIMES, "tuning": TUNINGS, "optimizer": OPTIMIZERS,
             "batch_counts": COUNTED, "feature_loss": FEATURE_LOSSES, "hours": HOURS}
 _LEAST = {"seed": 0, "image_size": 32, "images": 1, "vqa_examples": 0, "caption_examples": 0, "generation_examples": 0,
-          "turns": 1, "test_watches": 1, "generated_watches": 2, "lora_rank": 1, "lora_alpha": 1, "batch_size": 1,
-          "threads": 1}
+          "turns": 1, "test_watches": 1, "generated_watches": 2, "probe_watches": 0, "lora_rank": 1,
+          "lora_alpha": 1, "batch_size": 1, "threads": 1}
 _MOST = {"seed": 2**32 - 1, "image_size": 1024, "turns": len(ATTRIBUTES)}  # numpy's seeds, `render`, a question each
 
 
@@ -46,6 +46,7 @@ class RunSpec:
     biases: tuple[AttributeBias, ...] = ()
     distortions: tuple[Distortion, ...] = ()  # of what the LM reads, at most one a side
     shuffled_requests: bool = False  # control: every generation request is paired with another row's image
+    shuffled_attributes: tuple[str, ...] = ()  # control: what requests say of these is another row's watch's
     hours: int = 12  # 13: the authors' hours 0..12, of which 0 and 12 look the same (pitfall 10)
     # the networks: a shipped name, a local folder or a hub id
     language_model: str = "pretrained/language_model"
@@ -79,6 +80,7 @@ class RunSpec:
     fractions: tuple[float, ...] = (0.02, 0.035, 0.06, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0)  # at which it is scored
     test_watches: int = 500
     generated_watches: int = 200
+    probe_watches: int = 0  # of the test watches, whose image tokens are probed at the end (`probing.py`)
 
     def __post_init__(self):
         for field in fields(self):
@@ -124,6 +126,16 @@ class RunSpec:
             if distortion.family == "permutation" and space != "VQ":
                 raise ValueError(f"distortion 'permutation' of the {distortion.side} side needs a space of codes, and "
                                  f"{space} of {self.architecture} has none.")
+        for name in self.shuffled_attributes:
+            if name not in ATTRIBUTES or self.shuffled_attributes.count(name) > 1:
+                raise ValueError(f"shuffled_attributes {self.shuffled_attributes!r} are not different names out of "
+                                 f"{', '.join(ATTRIBUTES)}.")
+        if ("weather_corner" in self.shuffled_attributes) != ("battery_corner" in self.shuffled_attributes):
+            raise ValueError(f"shuffled_attributes {self.shuffled_attributes!r} have one corner without the other; "
+                             f"both things of a watch would stand in one.")
+        if self.probe_watches and not 10 <= self.probe_watches <= self.test_watches:
+            raise ValueError(f"probe_watches {self.probe_watches!r} is neither 0 nor from 10 to test_watches, "
+                             f"{self.test_watches}.")
         if self.rows == 0:
             raise ValueError(f"A run of regime {self.regime!r} has no training rows; give it at least one.")
         most = max(self.vqa_examples, self.caption_examples, self.generation_examples)
@@ -177,7 +189,11 @@ class RunSpec:
         """
         kinds = self.architecture.split("-")
         changes = {"distortions": [each for each in self.distortions if each.changes and (
-            self.understands if each.side == "understanding" else self.generates or self.padding_image)]}
+            self.understands if each.side == "understanding" else self.generates or self.padding_image)],
+            "biases": [replace(bias, tasks=seen) for bias in self.biases
+                       if bias.rate < 1 and (seen := self._seen(bias))],
+            "shuffled_attributes": self.shuffled_attributes if self.generates else (),
+            "probe_watches": self.probe_watches if self.understands else 0}
         if self.generates and kinds[1] == "SigLIP":
             changes["image_loss_weight"] = _DEFAULTS["image_loss_weight"]
         else:
@@ -202,6 +218,11 @@ class RunSpec:
         elif counts == "generation" and self.generation_examples == self.vqa_examples + self.caption_examples:
             changes["batch_counts"] = "understanding"  # as many steps
         return self.vary(**changes)
+
+    def _seen(self, bias: AttributeBias) -> tuple[str, ...]:
+        """The tasks of a bias that this arm is trained on, in one order."""
+        return tuple(task for task in TASKS if task in bias.tasks and (
+            self.generates if task == "generation" else self.understands))
 
     def cost(self) -> float:
         """What the run costs relative to others, for the order of a grid and its ETA: rows, to which scoring adds."""
@@ -248,7 +269,7 @@ class RunSpec:
 
 def _read_part(kind: type, value):
     """A bias or a distortion as it is or as `to_dict` writes it."""
-    if isinstance(value, kind):
+    if isinstance(value, kind) or kind is str:
         return value
     names = {field.name: field.default is MISSING for field in fields(kind)}
     needed = {name for name, must in names.items() if must}
@@ -258,8 +279,9 @@ def _read_part(kind: type, value):
     return kind(**value)
 
 
-_PARTS = {"biases": AttributeBias, "distortions": Distortion}
-_BEFORE = {"distortions": [], "feature_dropout": 0.0, "feature_loss_weight": 1.0}  # what specs without the field say
+_PARTS = {"biases": AttributeBias, "distortions": Distortion, "shuffled_attributes": str}
+_BEFORE = {"distortions": [], "feature_dropout": 0.0, "feature_loss_weight": 1.0, "shuffled_attributes": [],
+           "probe_watches": 0}  # what specs without the field say
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 _A = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
 
@@ -279,6 +301,11 @@ class Profile:
     alignment_seeds: int  # there
     distorted: tuple[str, ...]  # the architectures there
     doses: dict[str, tuple[float, ...]]  # family of distortion -> doses
+    transfer_rows: tuple[int, int]  # of understanding and of generation, where an attribute is rare in one of them
+    transfer_seeds: int  # there
+    transferred: tuple[str, ...]  # the architectures there
+    rates: dict[str, tuple[float, ...]]  # rare attribute (`experiments.RARE`) -> its shares of the rows
+    firm_rates: tuple[float, ...]  # those at which there are controls, and more seeds than one
 
 
 _LAPTOP = RunSpec()
@@ -289,12 +316,15 @@ PROFILES = {
                                       test_watches=24, generated_watches=16),
                      seeds=1, scaling_rows=48, scaling_seeds=1, scaled=("SigLIP-VQ",), matched=("SigLIP-VQ",),
                      alignment_rows=48, alignment_seeds=1, distorted=("VQ-VQ",),
-                     doses={"affine": (1.0,)}),
+                     doses={"affine": (1.0,)}, transfer_rows=(48, 48), transfer_seeds=1, transferred=("VQ-VQ",),
+                     rates={"weather": (0.0,)}, firm_rates=(0.0,)),
     # two CPU cores, minutes per run
     "laptop": Profile("laptop", _LAPTOP, seeds=4, scaling_rows=1000, scaling_seeds=2,
                       scaled=("SigLIP-VQ", "VQ-VQ"), matched=ARCHITECTURES, alignment_rows=1600, alignment_seeds=1,
                       distorted=("VQ-VQ", "SigLIP-SigLIP"),
-                      doses={"affine": (0.25, 0.5, 0.75, 1.0), "authors": (0.1, 0.2, 0.3)}),
+                      doses={"affine": (0.25, 0.5, 0.75, 1.0), "authors": (0.1, 0.2, 0.3)},
+                      transfer_rows=(5000, 7000), transfer_seeds=1, transferred=("VQ-VQ",),
+                      rates={"weather": (0.03, 0.1)}, firm_rates=(0.03, 0.1)),
 }
 
 

@@ -9,10 +9,11 @@ is taken into account.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from uvlm_core.conversations import truth as truth_of
+from uvlm_core.conversations import values_of
 from uvlm_core.smart_watch import ATTRIBUTES, CORNERS, WEATHERS, Watch
 
 RULES = ("partial", "exact", "normalised", "unchecked")
@@ -101,6 +102,36 @@ def score_conversations(answers: Iterable[tuple[str, str, str]],
             total = sum(means[attribute] for attribute in ATTRIBUTES) / len(ATTRIBUTES)
             rows.append(_row(rule, "total", total, len(answers)))
     return rows
+
+
+def answer_class(attribute: str, text: str) -> str:
+    """What an answer says in coarse words, "none" where it names no value, two, or one that no watch shows.
+
+    Weather and corners are themselves; levels are fifths ("40-59%"), times quarters of the dial ("9-11 h").
+    """
+    value = _value(attribute, text)
+    if value is None or not _in_range(attribute, value, hours=13):
+        return "none"
+    if attribute == "battery":
+        low = min(80, value // 20 * 20)
+        return f"{low}-{low + 19 if low < 80 else 100}%"
+    if attribute == "time":
+        low = value[0] % 12 // 3 * 3
+        return f"{low}-{low + 2} h"
+    return value
+
+
+def score_confusion(attribute: str, answers: Iterable[tuple[str, str]]) -> list[dict]:
+    """Score rows of what is answered for what, from (answer, truth) pairs: metric "confusion".
+
+    A row has attribute "weather: sunny > none" (truth > answer), the share of that truth's answers, and as samples how
+    often that truth was asked for. All classes that any watch can show are there.
+    """
+    classes = list(dict.fromkeys(answer_class(attribute, value) for value in values_of(attribute)))
+    counts = Counter((answer_class(attribute, truth), answer_class(attribute, answer)) for answer, truth in answers)
+    asked = {true: sum(counts[true, said] for said in (*classes, "none")) for true in classes}
+    return [_row("confusion", f"{attribute}: {true} > {said}", counts[true, said] / asked[true], asked[true])
+            for true in classes if asked[true] for said in (*classes, "none")]
 
 
 def read_caption(text: str) -> dict[str, str]:

@@ -13,13 +13,15 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors.torch import save_file
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
@@ -30,10 +32,11 @@ from uvlm_core.modeling import UnifiedVLM, build_model
 from uvlm_core.muon import Muon
 from uvlm_core.processing import Processor, Row, collate, padding_share
 from uvlm_core.profiles import RunSpec
-from uvlm_core.runs import report_progress
-from uvlm_core.smart_watch import Watch, render_batch, sample_watches
+from uvlm_core.runs import RunStore, record_key, report_progress, run_grid
+from uvlm_core.scoring import TIME_PARTS
+from uvlm_core.smart_watch import ATTRIBUTES, Watch, render_batch, sample_watches
 from uvlm_core.vision import cached_features, load_encoder
-from uvlm_core.weights import resolve
+from uvlm_core.weights import cache_folder, load_into, resolve
 
 STREAM = 0  # of the pool of training watches
 SAMPLE = 64  # watches of it that tell how long a space's tokens are
@@ -53,14 +56,23 @@ def training_rows(spec: RunSpec, processor: Processor, watches: list[Watch]) -> 
                                             ("caption", spec.caption_examples * spec.understands),
                                             ("generation", spec.generation_examples * spec.generates))):
         images = np.random.default_rng([spec.seed, number]).permutation(spec.images)[:count].tolist()
-        talks = make_conversations([watches[image] for image in images], task, spec.seed, spec.turns, spec.biases,
-                                   spec.mention_rate)
+        told = [watches[image] for image in images]
+        if task == "generation":
+            told = [_partly(watch, other, spec.shuffled_attributes)
+                    for watch, other in zip(told, told[1:] + told[:1], strict=True)]
+        talks = make_conversations(told, task, spec.seed, spec.turns, spec.biases, spec.mention_rate)
         if task == "generation" and spec.shuffled_requests:
             images = images[1:] + images[:1]  # the control: a request and another row's image
         rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]
     understanding = rows["vqa"] + rows["caption"]
     order = np.random.default_rng([spec.seed, 3]).permutation(len(understanding))
     return [understanding[i] for i in order], rows["generation"]
+
+
+def _partly(watch: Watch, other: Watch, attributes: tuple[str, ...]) -> Watch:
+    """A watch with the values of another one in some attributes."""
+    names = [part for name in attributes for part in (TIME_PARTS if name == "time" else (name,))]
+    return replace(watch, **{name: getattr(other, name) for name in names})
 
 
 def pool(spec: RunSpec, start: int, stop: int) -> list[Watch]:
@@ -86,8 +98,8 @@ def feature_length(encoder, spec: RunSpec) -> float:
     return float(np.linalg.norm(features, axis=-1).mean())
 
 
-def prepare(spec: RunSpec):
-    """What a run starts from: (model, processor, training steps, understanding encoder, generation encoder).
+def networks(spec: RunSpec):
+    """What there is before any training: (model, processor, understanding encoder, generation encoder).
 
     Initial weights follow from the seed and the spaces alone, so the regimes of one seed start from the same.
     """
@@ -104,6 +116,12 @@ def prepare(spec: RunSpec):
                         image_loss_weight=spec.alpha, feature_loss=spec.feature_loss,
                         feature_length=length, distortions=spec.distortions,
                         images=sample_images(spec) if spec.distortions else None)
+    return model, processor, understanding, generation
+
+
+def prepare(spec: RunSpec):
+    """What a run starts from: (model, processor, training steps, understanding encoder, generation encoder)."""
+    model, processor, understanding, generation = networks(spec)
     rows = training_rows(spec, processor, pool(spec, 0, spec.images))
     steps = Steps(spec, processor, *rows, pool_features(understanding, spec) if spec.understands else None,
                   pool_features(generation, spec) if spec.generates or spec.padding_image else None)
@@ -128,10 +146,47 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, Image.Imag
               "generation rows": len(steps.generation),
               "tokens": int(sum(len(row.ids) for row in steps.understanding + steps.generation)),
               "padding": round(padding_share(buckets, processor.pad), 4),
+              **{f"{task} rows about {name}": sum(name in row.about for row in some) for task, some in (
+                  ("understanding", steps.understanding), ("generation", steps.generation)) for name in ATTRIBUTES},
               "parameters": sum(parameter.numel() for parameter in model.parameters()),
               "trained parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
     return {"scores": before + result["scores"], "counts": counts, "times": {"preparing": prepared} | result["times"],
             "samples": samples | {"losses": result["losses"]}}, sheet
+
+
+def trained_models(specs: Sequence[RunSpec], workers: int = 2) -> list[tuple]:
+    """Trained models to look into, from the cache or trained into it: per spec what `networks` gives, trained.
+
+    The weights are those of the recorded run of the same spec. ValueError for a file that cannot be read.
+    """
+    specs = [spec.canonical().vary(fractions=(1.0,), probe_watches=0) for spec in specs]  # scores change no weight
+    store, folders = RunStore(cache_folder() / "models"), [_kept(spec) for spec in specs]
+    for spec, folder in zip(specs, folders, strict=True):
+        if not (folder / "model.safetensors").exists():
+            store.path(spec).unlink(missing_ok=True)
+    run_grid(dict.fromkeys(specs), store, workers, store.folder / "work", _keep_model)
+    found = []
+    for spec, folder in zip(specs, folders, strict=True):
+        model, *others = networks(spec)
+        found.append((load_into(tune(model, spec), folder), *others))
+    return found
+
+
+def _keep_model(spec: RunSpec, folder: Path) -> tuple[dict, None]:
+    """Train one run without scoring it and leave its weights in the cache: what `run_grid` carries out."""
+    model, _, steps, *_ = prepare(spec)
+    train(model, steps, spec, folder, lambda *_: [], lambda fraction: report_progress(folder, fraction))
+    path = _kept(spec) / "model.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}  # tied ones apart
+    save_file(state, path.with_suffix(".partial"))
+    os.replace(path.with_suffix(".partial"), path)
+    return {}, None
+
+
+def _kept(spec: RunSpec) -> Path:
+    """Where the weights of a run are kept to look into."""
+    return cache_folder() / "models" / record_key(spec)
 
 
 class Steps(Dataset):

@@ -165,6 +165,11 @@ def load_encoder(kind: str, spec) -> VQEncoder | SiglipEncoder:
     return VQEncoder.load(spec.vq_tokenizer) if kind == "VQ" else SiglipEncoder.load(spec.semantic_encoder)
 
 
+def vectors(encoder: VQEncoder | SiglipEncoder, outputs: np.ndarray) -> np.ndarray:
+    """An encoder's outputs as vectors, float32 (images, tokens, width): a code is its row of the codebook."""
+    return encoder.codebook.numpy()[outputs.astype(np.int64)] if encoder.codes else outputs
+
+
 def cached_features(encoder: VQEncoder | SiglipEncoder, images_name: str, count: int,
                     images: Callable[[int, int], np.ndarray], progress: bool = False) -> np.ndarray:
     """The encoder's outputs for `count` images as a read-only memory map, computed at the first call.
