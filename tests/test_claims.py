@@ -17,6 +17,8 @@ from uvlm_core.claims import (
     judge_benefit,
     judge_matching,
     judge_scaling,
+    judge_transfer,
+    rare_scores,
 )
 from uvlm_core.profiles import ARCHITECTURES, profile
 from uvlm_core.smart_watch import ATTRIBUTES
@@ -115,6 +117,50 @@ def test_a_distortion_of_the_width_is_held_against_separate_adapters():
     wide = table[(table["family"] == "affine") & (table["sharing"] == "shared")].assign(family="width", dose=2.0)
     costs = distortion_costs(pd.concat([table, wide]), "unified").set_index(["family", "seed"])["cost"]
     assert costs["width", 0] == pytest.approx(0.3) and costs["affine", 0] == pytest.approx(0.2)
+
+
+def transferred(gain: float, by_requests: float, selectivity: float, seeds=3) -> pd.DataFrame:
+    """As `experiments.transfer_table`: unified is `gain` above understanding on the rare attribute, of which
+    `by_requests` is lost without it in the requests; probes of the last of 11 layers read it by `selectivity`."""
+    rows = []
+    for seed in range(seeds):
+        for rate in (0.03, 0.1):
+            start = 0.3 + rate + 0.001 * seed
+            noise = 0.002 * (-1) ** seed
+            for arm, value in (("understanding", start), ("unified", start + gain + noise),
+                               ("absent", start + gain - by_requests), ("shuffled", start + gain)):
+                rows += [("VQ-VQ", arm, seed, "partial", name, value if name == "weather" else 0.9, "weather", rate)
+                         for name in ATTRIBUTES]
+            for layer in range(1, 12):
+                rows += [("VQ-VQ", "understanding", seed, metric, f"weather, layer {layer}", value, "weather", rate)
+                         for metric, value in (("probe", 0.3 + selectivity * (layer == 11)), ("probe_control", 0.3))]
+        rows += [("VQ-VQ", "understanding", seed, "partial", name, 0.99, "none", 1.0) for name in ATTRIBUTES]
+    table = pd.DataFrame(rows, columns=["architecture", "arm", "seed", "metric", "attribute", "value", "rare", "rate"])
+    within = np.where(table["rare"] == "none", "none", "understanding")
+    return table.assign(fraction=1.0, rare_in=within)
+
+
+def test_a_planted_transfer_is_judged_as_it_is():
+    found = judge_transfer(transferred(0.3, 0.25, 0.4), (0.03, 0.1)).set_index("claim")
+    assert found["verdict"].to_dict() == {"transfer": "replicates", "by its requests": "replicates",
+                                          "by their values": "undecided", "tokens carry it": "replicates"}
+    assert found.loc["transfer", "difference"] == pytest.approx(0.3, abs=2e-3)
+    assert found.loc["by its requests", "difference"] == pytest.approx(0.25, abs=2e-3)
+    assert found.loc["tokens carry it", "difference"] == pytest.approx(0.4)
+    assert judge_transfer(transferred(-0.3, 0.0, 0.0), (0.03, 0.1)).set_index("claim").loc["transfer", "verdict"] == (
+        "contradicts")
+    assert "weather at 3%, 10%" in found.loc["transfer", "quantity"]
+
+
+def test_scores_of_the_rare_attribute_and_of_the_others_are_told_apart():
+    table = transferred(0.3, 0.0, 0.0)
+    rare, others = rare_scores(table), rare_scores(table, others=True)
+    chosen = rare[(rare["arm"] == "understanding") & (rare["seed"] == 0)].set_index("rate")["value"]
+    assert chosen.to_dict() == pytest.approx({0.03: 0.33, 0.1: 0.4, 1.0: 0.99})
+    assert others.loc[others["rate"] < 1, "value"].to_numpy() == pytest.approx(0.9)
+    corners = table.assign(rare=table["rare"].replace("weather", "corners"))
+    corners.loc[corners["attribute"] == "weather_corner", "value"] = 0.5
+    assert rare_scores(corners).query("rate < 1")["value"].to_numpy() == pytest.approx(0.7)
 
 
 def scaling(rate: float, seeds=3, rows=1000) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from uvlm_core.conversations import (
     make_conversations,
     read_llava,
     truth,
+    values_of,
     write_llava,
 )
 from uvlm_core.scoring import read_caption
@@ -512,3 +513,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"a\.json and its images cannot be written: Not a directory\."):
         write_llava(all_tasks(1), WATCHES[:1], tmp_path / "a.json", tmp_path / "file" / "images")
     assert set(everything_in(tmp_path)) == {"file"}
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_the_values_of_an_attribute_are_all_that_a_watch_can_show(attribute):
+    values = values_of(attribute)
+    assert len(values) == len(set(values)) == {"time": 43200, "battery": 101, "weather": 3}.get(attribute, 4)
+    assert {truth(watch, attribute) for watch in WATCHES} <= set(values)
+    with pytest.raises(ValueError, match="'colour' is not one of time"):
+        values_of("colour")

@@ -7,20 +7,25 @@ import pytest
 from PIL import Image
 
 from uvlm_core import experiments, runs
+from uvlm_core.conversations import AttributeBias
 from uvlm_core.distortion import Distortion
 from uvlm_core.experiments import (
     AFFINE,
     ARMS,
     FEWER,
     MATCHINGS,
+    RARE,
     alignment,
     alignment_table,
     data_scaling,
     matching,
     mutual_benefit,
+    probe_table,
     seeds_of,
     sized,
     switches,
+    transfer,
+    transfer_table,
 )
 from uvlm_core.profiles import ARCHITECTURES, profile
 from uvlm_core.runs import RunStore
@@ -125,7 +130,7 @@ def test_a_switch_changes_one_thing():
 @pytest.mark.parametrize(("arguments", "message"), [
     (dict(seeds=0), "seeds 0 is not an integer from 1"), (dict(seeds=2.0), "seeds 2.0 is not"),
     (dict(seeds=True), "seeds True is not")])
-@pytest.mark.parametrize("experiment", [mutual_benefit, data_scaling, matching, alignment])
+@pytest.mark.parametrize("experiment", [mutual_benefit, data_scaling, matching, alignment, transfer])
 def test_a_bad_request_is_refused_by_name(experiment, arguments, message):
     with pytest.raises(ValueError, match=message):
         experiment(profile("smoke"), **arguments)
@@ -166,3 +171,52 @@ def test_the_table_has_every_asked_arm_under_its_own_name_though_runs_are_shared
 def test_a_table_of_a_run_without_a_record_is_refused(spec, tmp_path):
     with pytest.raises(ValueError, match="There is no record .*json; run `make figures` first"):
         experiments.table([spec], RunStore(tmp_path))
+
+
+FULL = replace(BASE, transferred=("VQ-VQ", "SigLIP-VQ", "SigLIP-SigLIP"), firm_rates=(0.03, 0.1),
+               rates=dict.fromkeys(RARE, (0.0, 0.003, 0.01, 0.03, 0.1)))
+
+
+def test_transfer_has_every_arm_at_the_firm_rates_and_more_rates_with_the_first_seed():
+    specs = transfer(FULL, 2)
+    assert len(set(specs)) == len(specs)
+    own = {seed: [s for s in specs if s.seed == seed and s.architecture == "SigLIP-VQ"] for seed in (0, 1)}
+    rare = {seed: {(s.biases[0].attribute, s.biases[0].rate) for s in found if s.biases} for seed, found in own.items()}
+    assert rare[1] == {(name, rate) for name in ("weather", "battery") for rate in (0.03, 0.1)}
+    assert len(rare[0]) == 4 * 5
+    weather = [s for s in own[1] if s.biases and s.biases[0] == AttributeBias("weather", 0.03)]
+    absent = AttributeBias("weather", 0.0, ("generation",))
+    assert {(s.regime, s.biases[1:], s.shuffled_attributes) for s in weather} == {
+        ("understanding", (), ()), ("unified", (), ()), ("unified", (absent,), ()), ("unified", (), ("weather",))}
+    whole = [s.regime for s in own[1] if not s.biases]
+    assert sorted(whole) == ["understanding", "unified"]
+    reverse = [s for s in own[0] if s.biases and s.biases[0].tasks == ("generation",)]
+    assert {s.regime for s in reverse} == {"generation", "unified"} and len(reverse) == 2 * 2 * 2
+    corners = [s for s in own[0] if s.biases and s.biases[0].attribute == "weather_corner"]
+    assert all({bias.attribute for bias in s.biases} == {"weather_corner", "battery_corner"} for s in corners)
+    assert {s.steps for s in specs} == {FULL.transfer_rows[0] // BASE.spec.batch_size}
+
+
+def test_the_table_of_transfer_names_arms_rates_and_what_is_rare_where():
+    specs = [s for s in transfer(FULL, 1) if s.architecture == "VQ-VQ"]
+    table = pd.DataFrame({"regime": s.regime, "biases": s.biases, "shuffled_attributes": s.shuffled_attributes,
+                          "value": float(number)} for number, s in enumerate(specs))
+    found = transfer_table(table)
+    assert found["value"].tolist() == table["value"].tolist()
+    assert set(found["rare"]) == {"none", *RARE} and set(found["rare_in"]) == {"none", "understanding", "generation"}
+    assert (found["rate"] == 1).tolist() == (found["rare"] == "none").tolist()
+    for (_, row), spec in zip(found.iterrows(), specs, strict=True):
+        told = [bias for bias in spec.biases if "generation" in bias.tasks]
+        expected = ("shuffled" if spec.shuffled_attributes else "absent" if told and len(told) < len(spec.biases)
+                    else spec.regime)
+        assert row["arm"] == expected
+        assert (row["rare_in"] == "generation") == (bool(told) and len(told) == len(spec.biases))
+
+
+def test_the_table_of_probes_pairs_each_with_its_control():
+    rows = [dict(architecture="VQ-VQ", regime="unified", seed=0, fraction=1.0, metric=metric, samples=9, value=value,
+                 attribute="weather, layer 2", rare="weather", rate=0.1, rare_in="understanding", arm="absent")
+            for metric, value in (("probe", 0.9), ("probe_control", 0.3), ("partial", 0.5))]
+    (found,) = probe_table(pd.DataFrame(rows)).to_dict("records")
+    assert (found["attribute"], found["place"]) == ("weather", "layer 2") and found["arm"] == "absent"
+    assert (found["accuracy"], found["control"]) == (0.9, 0.3) and found["selectivity"] == pytest.approx(0.6)

@@ -258,3 +258,19 @@ def test_other_peoples_questions_of_any_length_are_answered_too(talker, tables, 
     together = answer(talker, processor, [long, short], tables["VQ"], limit=LIMIT)
     assert [len(row) for row in together] == [3, 1]
     assert together == [answer(talker, processor, [talk], tables["VQ"], limit=LIMIT)[0] for talk in (long, short)]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_an_answer_that_must_be_one_of_some_texts_is_one_of_them(way, talker, talks, tables, processor):
+    only = ("sunny", "sunny sky", "57%", "5%", "top left")
+    found = answer(talker, processor, talks, tables["VQ"], only=only, **way)
+    assert {text for row in found for text in row} <= set(only)
+    assert found == answer(talker, processor, talks, tables["VQ"], only=only)
+    (single,) = {text for row in answer(talker, processor, talks, tables["VQ"], only=["12%"], **way) for text in row}
+    assert single == "12%"
+
+
+def test_of_the_texts_that_may_be_answered_it_is_the_one_that_the_model_leads_to(new_model, processor, talks, tables):
+    (token,) = processor.ids_of("7")
+    found = answer(saying(new_model("VQ-VQ"), token), processor, talks, tables["VQ"], only=["7", "777", "12%", "1"])
+    assert {text for row in found for text in row} == {"777"}  # not 7777, which it would say if it might

@@ -13,17 +13,29 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from uvlm_core import claims, execute, experiments, figures, figures_alignment, figures_benefit, figures_data
+from uvlm_core import (
+    claims,
+    execute,
+    experiments,
+    figures,
+    figures_alignment,
+    figures_benefit,
+    figures_data,
+    figures_probes,
+    figures_transfer,
+)
 from uvlm_core.alignment import MEASURES
 from uvlm_core.fidelity import BATTERY_TOLERANCE
+from uvlm_core.probing import CLASSES
 from uvlm_core.profiles import ARCHITECTURES, REGIMES
 from uvlm_core.scoring import CHANCE, TIME_PARTS
-from uvlm_core.smart_watch import ATTRIBUTES, sample_watches
+from uvlm_core.smart_watch import ATTRIBUTES, WEATHERS, sample_watches
 from uvlm_core.statistics import mean_interval
 
 NOTEBOOKS = execute.find_notebooks(execute.ROOT / "notebooks")
 SCORES = ["architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "samples"]
 DISTORTED = ["family", "dose", "side", "place", "sharing"]
+RARE = ["rare", "rate", "rare_in", "arm"]
 READINGS = ["network", "inputs", "metric", "attribute", "value", "chance", "samples"]
 COLUMNS = {  # of the CSV behind each figure
     "data_gallery": ["panel", "size", "row", "column", "hour", "minute", "second", "weather", "battery",
@@ -44,6 +56,16 @@ COLUMNS = {  # of the CSV behind each figure
     **dict.fromkeys(("affine_alignment_measured", "affine_alignment_layers"), [
         "architecture", "family", "dose", "place", "seed", "sharing", "fraction", "metric", "attribute", "alignment",
         "benefit"]),
+    **dict.fromkeys(("attribute_transfer", "attribute_transfer_constrained"), [
+        "architecture", "arm", "rare", "rate", "rare_in", "seed", "value"]),
+    **dict.fromkeys(("attribute_transfer_confusion", "attribute_transfer_reverse"), [*SCORES, *RARE]),
+    "embedding_probes": ["architecture", "regime", "arm", "rare", "rate", "rare_in", "seed", "attribute", "samples",
+                         "accuracy", "control", "place", "selectivity"],
+    "embedding_probes_tokens": ["place", "token", "attribute", "accuracy", "control", "selectivity", "chance",
+                                "samples", "model"],
+    "embedding_probes_maps": ["method", "image", "x", "y", "model", "place", *CLASSES],
+    "embedding_probes_cka": ["models", "first", "second", "cka"],
+    "embedding_probes_patching": ["attribute", "layer", "group", "effect", "flipped", "samples", "model"],
 }
 named = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -204,6 +226,30 @@ def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*SCORES, *DISTORTED])
 
 
+def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table as that of `experiments.transfer_table`, out of random numbers."""
+    rng, rows = np.random.default_rng(4), []
+    rare = [("weather", rate, "understanding", arm) for rate in (0.0, 0.1)
+            for arm in ("understanding", "unified", "absent", "shuffled")]
+    rare += [("weather", 0.1, "generation", arm) for arm in ("generation", "unified")]
+    rare += [("none", 1.0, "none", arm) for arm in REGIMES]
+    for name, how, seed in itertools.product(architectures, rare, range(seeds)):
+        regime = how[3] if how[3] in REGIMES else "unified"
+        found = [(metric, attribute) for attribute in ATTRIBUTES
+                 for metric in ("partial", claims.generation_metric(name))]
+        found += [("confusion", f"weather: {true} > {said}") for true in WEATHERS for said in (*WEATHERS, "none")]
+        found += [(metric, f"{attribute}, {place}") for metric in ("probe", "probe_control") for attribute in CLASSES
+                  for place in ("encoder", "adapter", "layer 1")] + [("constrained", "weather")]
+        rows += [(name, regime, seed, 1.0, metric, attribute, rng.random(), 9, *how) for metric, attribute in found]
+    return pd.DataFrame(rows, columns=[*SCORES, *RARE])
+
+
+def probed(architectures=("VQ-VQ",)) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `embedding_probes` draws, out of random numbers."""
+    table = experiments.probe_table(transferred(architectures))
+    return table[table["rate"] != 0], pd.DataFrame({"attribute": list(CLASSES), "accuracy": 0.5})
+
+
 def cosines(architectures=("VQ-SigLIP",), seeds=3) -> pd.DataFrame:
     """A table as that of `figures_benefit.mutual_benefit_features`, out of random numbers."""
     rng = np.random.default_rng(3)
@@ -243,6 +289,11 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         claims.alignment_benefit(distorted(names))),
     "affine_alignment_layers": lambda names: figures_alignment.affine_alignment_layers(
         claims.alignment_benefit(distorted(names))),
+    "attribute_transfer": lambda names: figures_transfer.attribute_transfer(transferred(names)),
+    "attribute_transfer_constrained": lambda names: figures_transfer.attribute_transfer(transferred(names),
+                                                                                        "constrained"),
+    "attribute_transfer_reverse": lambda names: figures_transfer.attribute_transfer_reverse(transferred(names)),
+    "embedding_probes": lambda names: figures_probes.embedding_probes(*probed(names)),
 }
 
 
@@ -255,7 +306,12 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     lambda table: figures_benefit.data_scaling_exchange(table, 100, 1.5), figures_benefit.data_scaling_matching,
     figures_benefit.mutual_benefit_features, figures_alignment.affine_alignment,
     figures_alignment.affine_alignment_families, figures_alignment.affine_alignment_sharing,
-    figures_alignment.affine_alignment_measured, figures_alignment.affine_alignment_layers])
+    figures_alignment.affine_alignment_measured, figures_alignment.affine_alignment_layers,
+    figures_transfer.attribute_transfer, figures_transfer.attribute_transfer_reverse,
+    lambda table: figures_transfer.attribute_transfer_confusion(table, "weather", 0.1),
+    lambda table: figures_probes.embedding_probes(table, table), figures_probes.embedding_probes_cka,
+    lambda table: figures_probes.embedding_probes_tokens(table, "weather"),
+    lambda table: figures_probes.embedding_probes_maps(table, "weather"), figures_probes.embedding_probes_patching])
 def test_an_empty_table_is_refused_in_one_sentence(draw):
     every = {name for columns in COLUMNS.values() for name in columns} | {"chance"}
     with pytest.raises(ValueError, match="^The table of figure '[a-z_]+' is empty; it needs at least one row.$"):
@@ -410,3 +466,39 @@ def test_the_affine_figure_shows_the_mean_over_seeds_at_each_dose():
         wanted = [own.loc[own["family"] == family, "value"].mean() for family in ("none", "affine")]
         assert curve(axes, regime).get_ydata() == pytest.approx(wanted)
         assert list(curve(axes, regime).get_xdata()) == [0.0, 1.0]
+
+
+def test_confusions_are_drawn_as_they_are_and_a_rate_without_any_is_refused():
+    table = transferred()
+    figure = figures_transfer.attribute_transfer_confusion(table, "weather", 0.1)
+    own = table[(table["arm"] == "absent") & (table["rate"] == 0.1) & (table["attribute"] == "weather: sunny > none")]
+    absent = next(axes for axes in figure.axes if axes.get_title() == "unified,\nnot in the requests")
+    first = absent.collections[0].get_array().reshape(3, 4)[0]
+    assert first[3] == pytest.approx(own["value"].mean())
+    with pytest.raises(ValueError, match="no confusions of 'weather' at rate 0.5"):
+        figures_transfer.attribute_transfer_confusion(table, "weather", 0.5)
+
+
+def test_pictures_of_tokens_maps_and_patches_have_a_panel_for_each_model():
+    rng, models = np.random.default_rng(0), ("understanding", "unified")
+    tokens = pd.DataFrame([(model, place, str(token), "weather", rng.random()) for model in models
+                           for place in ("adapter", "layer 1") for token in range(16)],
+                          columns=["model", "place", "token", "attribute", "selectivity"])
+    figure = figures_probes.embedding_probes_tokens(tokens, "weather")
+    assert [axes.get_ylabel() for axes in figure.axes[:4]] == ["understanding", "", "unified", ""]
+    shown = figure.axes[3].images[0].get_array()
+    assert shown.ravel().tolist() == pytest.approx(tokens["selectivity"][-16:].tolist())
+    maps = pd.DataFrame([(model, "adapter", "UMAP", image, rng.random(), rng.random(), WEATHERS[image % 3])
+                         for model in models for image in range(9)],
+                        columns=["model", "place", "method", "image", "x", "y", "weather"])
+    figure = figures_probes.embedding_probes_maps(maps, "weather")
+    assert [len(axes.lines) for axes in figure.axes] == [3, 3]
+    effects = pd.DataFrame([(model, "weather", layer, group, float(layer), 9) for model in models for layer in range(3)
+                            for group in ("image", "question", "last", "all")],
+                           columns=["model", "attribute", "layer", "group", "effect", "samples"])
+    figure = figures_probes.embedding_probes_patching(effects)
+    assert [axes.get_title() for axes in figure.axes] == list(models)
+    cka = pd.DataFrame(itertools.product(["a / b"], ["adapter", "layer 1"], ["adapter", "layer 1"], [0.5]),
+                       columns=["models", "first", "second", "cka"])
+    (axes,) = figures_probes.embedding_probes_cka(cka).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("b", "a")

@@ -40,8 +40,9 @@ VALUES = {
     "feature_loss": st.sampled_from(("cosine", "mse")), "batch_counts": st.just("understanding"),
     "feature_loss_weight": st.one_of(st.just(1.0), RATES),
     "feature_dropout": st.one_of(st.just(0.0), st.floats(0, 1, exclude_max=True)),
-    "feature_reader": st.text(), "feature_decoder": st.text(), "test_watches": st.integers(1, 5000),
-    "generated_watches": st.integers(2, 5000)}
+    "feature_reader": st.text(), "feature_decoder": st.text(), "test_watches": st.integers(100, 5000),
+    "generated_watches": st.integers(2, 5000), "probe_watches": st.one_of(st.just(0), st.integers(10, 100)),
+    "shuffled_attributes": st.sampled_from(((), ("time",), ("weather_corner", "battery_corner", "weather")))}
 SPECS = st.builds(RunSpec, **VALUES)
 DISTORTED = (Distortion("affine", 0.5), Distortion("permutation", 1, "generation"))
 OTHER = {  # another valid value of every field but the world's version, of which there is one
@@ -58,7 +59,7 @@ OTHER = {  # another valid value of every field but the world's version, of whic
     "hours": 13, "padding_image": True, "feature_loss": "mse",
     "feature_dropout": 0.25, "feature_loss_weight": 0.4, "batch_counts": "all", "feature_reader": "owner/fr",
     "feature_decoder": "owner/fd",
-    "test_watches": 400, "generated_watches": 100}
+    "test_watches": 400, "generated_watches": 100, "probe_watches": 50, "shuffled_attributes": ("battery",)}
 
 
 @given(SPECS)
@@ -105,7 +106,8 @@ def test_arms_of_one_task_share_their_run_where_their_space_is_one():
 
 def test_every_field_is_in_the_dictionary_and_in_the_key(spec):
     names = [field.name for field in fields(RunSpec)]
-    assert list(spec.vary(distortions=DISTORTED).to_dict()) == names
+    full = spec.vary(distortions=DISTORTED, shuffled_attributes=("time",), test_watches=20, probe_watches=10)
+    assert list(full.to_dict()) == names
     assert set(OTHER) == set(names) - {"world"} == set(VALUES)
     base = replace(RunSpec(), reader="owner/r", tokenizer="owner/t", language_model="owner/l", vq_tokenizer="owner/v",
                    semantic_encoder="owner/s", feature_reader="owner/fr0", feature_decoder="owner/fd0")
@@ -115,10 +117,24 @@ def test_every_field_is_in_the_dictionary_and_in_the_key(spec):
 
 def test_records_of_runs_from_before_a_field_keep_their_names():
     spec = RunSpec(feature_dropout=0.0, feature_loss_weight=1.0)
-    assert not {"feature_dropout", "feature_loss_weight", "distortions"} & spec.to_dict().keys()
+    assert not {"feature_dropout", "feature_loss_weight", "distortions", "shuffled_attributes",
+                "probe_watches"} & spec.to_dict().keys()
     assert RunSpec.from_dict(spec.to_dict()) == spec
     assert RunSpec().to_dict()["feature_dropout"] == 0.5
     assert RunSpec().canonical() == spec  # codes need neither, so runs with VQ output are the same as ever
+
+
+def test_a_bias_is_part_of_the_arms_that_see_its_task_and_of_no_other():
+    both = (AttributeBias("weather", 0.1), AttributeBias("weather", 0.0, ("generation",)))
+    asked = RunSpec(biases=both, shuffled_attributes=("weather",), probe_watches=20)
+    done = {regime: asked.vary(regime=regime).canonical() for regime in REGIMES}
+    assert {regime: spec.biases for regime, spec in done.items()} == {
+        "understanding": both[:1], "generation": both[1:], "unified": both}
+    assert [done[regime].shuffled_attributes for regime in REGIMES] == [(), ("weather",), ("weather",)]
+    assert [done[regime].probe_watches for regime in REGIMES] == [20, 0, 20]
+    everywhere = RunSpec(regime="understanding", biases=(AttributeBias("weather", 0.1, ("generation", "caption")),))
+    assert everywhere.canonical().biases == (AttributeBias("weather", 0.1, ("caption",)),)
+    assert RunSpec(biases=(AttributeBias("weather", 1.0),)).canonical() == RunSpec().canonical()
 
 
 def test_a_part_of_a_spec_is_completed_by_the_defaults_of_today():
@@ -157,6 +173,9 @@ BAD = [
     ("image_size", 1025), ("turns", 6), ("world", 2), ("generated_watches", 1),
     ("learning_rate", 10.5), ("mention_rate", 1.1), ("warmup", 1.0), ("weight_decay", 1.0), ("seed", 2**32),
     ("biases", "weather"), ("biases", (("weather", 0.1),)), ("biases", 5), ("biases", None),
+    ("shuffled_attributes", "time"), ("shuffled_attributes", ("hour",)), ("shuffled_attributes", ("time", "time")),
+    ("shuffled_attributes", ("weather_corner",)), ("shuffled_attributes", (3,)), ("probe_watches", 5),
+    ("probe_watches", 501),
     ("distortions", "affine"), ("distortions", ({"family": "affine", "dose": 1},)), ("distortions", None),
     ("distortions", (Distortion("shift", 1.0), Distortion("scaling", 0.5)))]
 

@@ -6,15 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uvlm_core.conversations import CLAUSES, make_conversations, truth
+from uvlm_core.conversations import CLAUSES, make_conversations, truth, values_of
 from uvlm_core.scoring import (
     CHANCE,
     RULES,
     TIME_PARTS,
+    answer_class,
     read_caption,
     score_answer,
     score_caption,
     score_captions,
+    score_confusion,
     score_conversations,
     score_time_parts,
 )
@@ -274,3 +276,28 @@ def test_every_turn_of_a_test_set_is_scored():
         for watch, talk in zip(watches, talks, strict=True) for turn in talk.turns)
     assert {row["value"] for row in rows} == {1.0}
     assert {row["samples"] for row in rows if row["attribute"] == "total"} == {250}
+
+
+@pytest.mark.parametrize(("attribute", "said", "expected"), [
+    ("weather", "it is sunny.", "sunny"), ("weather", "57%", "none"), ("weather", "sunny or cloudy", "none"),
+    ("battery", "57%", "40-59%"), ("battery", "100%", "80-100%"), ("battery", "0%", "0-19%"), ("battery", "", "none"),
+    ("battery", "130%", "none"), ("time", "10:09:36", "9-11 h"), ("time", "12:00:00", "0-2 h"),
+    ("time", "10:99:36", "none"), ("weather_corner", "top left", "top left"), ("battery_corner", "left", "none")])
+def test_an_answer_is_put_into_its_class(attribute, said, expected):
+    assert answer_class(attribute, said) == expected
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_confusions_are_shares_of_what_is_shown_and_right_answers_are_on_the_diagonal(attribute):
+    truths = values_of(attribute)[::7]
+    rows = score_confusion(attribute, [(value, value) for value in truths] + [("", truths[0])])
+    assert {row["metric"] for row in rows} == {"confusion"}
+    shares = {}
+    for row in rows:
+        true, said = row["attribute"].removeprefix(f"{attribute}: ").split(" > ")
+        shares[true, said] = row["value"]
+        assert row["value"] == 0 or said in (true, "none")
+    for true in {true for true, _ in shares}:
+        assert sum(value for (shown, _), value in shares.items() if shown == true) == pytest.approx(1)
+    assert shares[answer_class(attribute, truths[0]), "none"] > 0
+    assert {row["samples"] for row in rows} and all(row["samples"] > 0 for row in rows)

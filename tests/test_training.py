@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,18 @@ from uvlm_core.conversations import AttributeBias
 from uvlm_core.evaluation import Evaluation
 from uvlm_core.runs import RunStore
 from uvlm_core.smart_watch import sample_watches
-from uvlm_core.training import DONE, STREAM, Steps, last_checkpoint, make_optimizer, prepare, train, training_rows
+from uvlm_core.training import (
+    DONE,
+    STREAM,
+    Steps,
+    last_checkpoint,
+    make_optimizer,
+    prepare,
+    train,
+    train_and_score,
+    trained_models,
+    training_rows,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -285,6 +297,61 @@ def test_biases_leave_the_attribute_out_of_the_training_rows(spec, processor):
     understanding, generation = training_rows(biased, processor, watches)
     assert not any("%" in processor.text(row.ids) for row in understanding)
     assert any("%" in processor.text(row.ids) for row in generation)  # the bias names vqa and captions only
+
+
+def test_shuffled_attributes_are_another_watchs_and_the_rest_of_a_request_is_true(spec, processor):
+    watches = sample_watches(STREAM, spec.images)
+    understanding, plain = training_rows(spec, processor, watches)
+    same, shuffled = training_rows(spec.vary(shuffled_attributes=("time",)), processor, watches)
+    assert same_rows(understanding, same)
+    assert [row.image_out for row in shuffled] == [row.image_out for row in plain]
+    assert [row.about for row in shuffled] == [row.about for row in plain]
+    wrong = [watches[row.image_out].time not in processor.text(row.ids) for row in shuffled]
+    assert all(wrong)
+    told = sorted(re.findall(r"[0-9]{2}:[0-9]{2}:[0-9]{2}", " ".join(processor.text(row.ids) for row in shuffled)))
+    assert told == sorted(watches[row.image_out].time for row in plain)  # the same times, at other watches
+    for row in shuffled:
+        watch, text = watches[row.image_out], processor.text(row.ids)
+        assert ("weather" not in row.about) or watch.weather in text
+        assert ("battery" not in row.about) or f"{watch.battery}%" in text
+
+
+def test_a_record_counts_the_rows_that_mention_an_attribute(spec, tmp_path):
+    biases = (AttributeBias("weather", 0.1), AttributeBias("weather", 0.0, ("generation",)))
+    result, _ = train_and_score(spec.vary(biases=biases), tmp_path)
+    assert result["counts"]["generation rows about weather"] == 0
+    assert result["counts"]["generation rows about time"] == 48
+    # 4 of 40 rows of questions and 1 of 8 captions may, and do if the question is drawn
+    assert 0 <= result["counts"]["understanding rows about weather"] <= 5
+    found = {(row["metric"], row["attribute"]) for row in result["scores"] if row["fraction"] == 1}
+    assert ("constrained", "weather") in found and ("confusion", "weather: sunny > none") in found
+    assert not any(metric == "confusion" and attribute.startswith("time") for metric, attribute in found)
+
+
+def test_probes_are_scored_at_every_place_when_asked_for(spec, tmp_path):
+    spec = spec.vary(test_watches=12, probe_watches=12, regime="understanding")
+    rows = [row for row in train_and_score(spec, tmp_path)[0]["scores"] if row["metric"].startswith("probe")]
+    assert {row["attribute"].split(", ")[1] for row in rows} == {"encoder", "adapter", "layer 1", "layer 2"}
+    assert {row["metric"] for row in rows} == {"probe", "probe_control"} and {row["samples"] for row in rows} == {12}
+    assert {row["fraction"] for row in rows} == {1.0} and len(rows) == 2 * 4 * 5
+
+
+def test_a_model_to_look_into_has_the_weights_of_its_recorded_run(spec, tmp_path, cache):
+    wanted, _ = run(spec, tmp_path)
+    times = set()
+    for _ in range(2):  # trained, then from the cache
+        ((model, *others),) = trained_models([spec], workers=1)
+        assert len(others) == 3 and not model.training
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
+        (path,) = cache.glob("models/*/model.safetensors")
+        times.add(path.stat().st_mtime_ns)
+    assert len(times) == 1
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        trained_models([spec], workers=1)
+    path.unlink()
+    ((model, *_),) = trained_models([spec], workers=1)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

@@ -320,9 +320,11 @@ PROFILES = {
                      rates={"weather": (0.0,)}, firm_rates=(0.0,)),
     # two CPU cores, minutes per run
     "laptop": Profile("laptop", _LAPTOP, seeds=4, scaling_rows=1000, scaling_seeds=2,
-                      scaled=("SigLIP-VQ", "VQ-VQ"), matched=ARCHITECTURES, alignment_rows=1600, alignment_seeds=1,
+                      scaled=("SigLIP-VQ", "VQ-VQ"), matched=ARCHITECTURES, alignment_rows=1600, alignment_seeds=3,
                       distorted=("VQ-VQ", "SigLIP-SigLIP"),
-                      doses={"affine": (0.25, 0.5, 0.75, 1.0), "authors": (0.1, 0.2, 0.3)},
+                      doses={"rotation": (0.5, 1.0), "scaling": (1.0, 2.0), "shift": (1.0, 3.0),
+                             "affine": (0.25, 0.5, 0.75, 1.0), "authors": (0.1, 0.2, 0.3), "residual": (0.5, 0.95),
+                             "warp": (5.0, 20.0), "permutation": (0.5, 1.0), "width": (0.5, 2.0)},
                       transfer_rows=(5000, 7000), transfer_seeds=1, transferred=("VQ-VQ",),
                       rates={"weather": (0.03, 0.1)}, firm_rates=(0.03, 0.1)),
 }
