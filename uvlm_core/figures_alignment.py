@@ -52,9 +52,9 @@ def affine_alignment(table: pd.DataFrame, authors: pd.DataFrame | None = None) -
         for axes, (family, attribute) in zip(line, panels, strict=True):
             own = chosen[(chosen["architecture"] == name) & (chosen["attribute"] == attribute)
                          & chosen["family"].isin(("none", family))]
-            for regime in ("understanding", "unified"):
+            for regime, shift in (("understanding", -0.012), ("unified", 0.012)):  # so that no bar hides another
                 arm = own[own["regime"] == regime]
-                draw_points(axes, arm["dose"], arm["value"], look_of(name, regime))
+                draw_points(axes, arm["dose"] + shift * own["dose"].max(), arm["value"], look_of(name, regime))
             axes.axhline(chance("partial", attribute), **REFERENCES["chance"])
             if authors is not None:
                 known = authors[(authors["architecture"] == name) & (authors["family"] == family)
