@@ -465,7 +465,7 @@ def test_the_affine_figure_shows_the_mean_over_seeds_at_each_dose():
         own = total[total["regime"] == regime]
         wanted = [own.loc[own["family"] == family, "value"].mean() for family in ("none", "affine")]
         assert curve(axes, regime).get_ydata() == pytest.approx(wanted)
-        assert list(curve(axes, regime).get_xdata()) == [0.0, 1.0]
+        assert curve(axes, regime).get_xdata() == pytest.approx([0.0, 1.0], abs=0.02)  # a little apart, to be seen
 
 
 def test_confusions_are_drawn_as_they_are_and_a_rate_without_any_is_refused():
