@@ -318,11 +318,12 @@ def test_shuffled_attributes_are_another_watchs_and_the_rest_of_a_request_is_tru
 
 def test_a_record_counts_the_rows_that_mention_an_attribute(spec, tmp_path):
     biases = (AttributeBias("weather", 0.1), AttributeBias("weather", 0.0, ("generation",)))
-    result, _ = train_and_score(spec.vary(biases=biases), tmp_path)
+    # every attribute is asked for and told where it may be
+    result, _ = train_and_score(spec.vary(biases=biases, turns=5, mention_rate=1.0), tmp_path)
     assert result["counts"]["generation rows about weather"] == 0
     assert result["counts"]["generation rows about time"] == 48
-    # 4 of 40 rows of questions and 1 of 8 captions may, and do if the question is drawn
-    assert 0 <= result["counts"]["understanding rows about weather"] <= 5
+    assert result["counts"]["understanding rows about weather"] == 4 + 1  # of 40 rows of questions, of 8 captions
+    assert result["counts"]["understanding rows about battery"] == 48
     found = {(row["metric"], row["attribute"]) for row in result["scores"] if row["fraction"] == 1}
     assert ("constrained", "weather") in found and ("confusion", "weather: sunny > none") in found
     assert not any(metric == "confusion" and attribute.startswith("time") for metric, attribute in found)

@@ -41,7 +41,7 @@ class Evaluation:
             self.captions = make_conversations(asked[: spec.generated_watches], "caption", STREAM)
             self.images_in = understanding.encode(images[: spec.test_watches])
             self.encoded = vectors(understanding, self.images_in[: spec.probe_watches])
-            self.rare = [bias.attribute for bias in spec.biases if bias.tasks != ("generation",)]
+            self.rare = list(dict.fromkeys(bias.attribute for bias in spec.biases if bias.tasks != ("generation",)))
         if spec.generates:
             drawn = spec.generated_watches
             self.requests = make_conversations(self.watches[:drawn], "generation", STREAM)

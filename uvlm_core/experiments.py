@@ -160,9 +160,10 @@ def alignment_table(table: pd.DataFrame) -> pd.DataFrame:
 def transfer(base: Profile, seeds: int) -> list[RunSpec]:
     """Section 4.3, figure 6: an attribute is rare in the understanding data, and the generation data have it.
 
-    Arms by rare attribute and rate, named in `transfer_table`; models of complete data; and, with the first seed, the
-    reverse direction: rare in the requests, complete in the understanding data. Beyond the first seed, and for the
-    controls, `FIRM` attributes at the profile's firm rates alone.
+    Arms by rare attribute and rate, named in `transfer_table`, and models of complete data. In every seed `FIRM`
+    attributes at the profile's firm rates, with both controls. The first seed has more: all attributes and rates, the
+    controls of the others at the first firm rate, and for `FIRM` the reverse direction: rare in the requests, complete
+    in the understanding data.
     """
     specs = []
     for seed in seeds_of(seeds):

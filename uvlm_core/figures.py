@@ -1,7 +1,7 @@
 """What all figures have in common: one style, and one way to save a figure with its data and its provenance.
 
 Belongs here: the style table, `save_figure`, `provenance`, and how arms, legends and pictures are drawn. Not here: the
-figures themselves, one function each, tidy DataFrame -> Figure (`figures_data.py`, `figures_benefit.py`).
+figures themselves, one function each, tidy DataFrame -> Figure (`figures_data.py` and the other `figures_*.py`).
 
 The columns of a figure's data, one value a row: architecture, regime, seed, metric, value, and the factors of that
 figure (attribute, fraction, ...).

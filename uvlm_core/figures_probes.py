@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from uvlm_core.figures import COLOURS, COLUMN, GREYS, LINES, NAMES, PAGE, REFERENCES, draw_points, need, theme
-from uvlm_core.patching import GROUPS
 from uvlm_core.probing import CLASSES
 
 _PROBES = ("architecture", "arm", "rate", "seed", "attribute", "place", "accuracy", "control")
 _CLASSES = ("#332288", "#ddcc77", "#117733", "#aa4499", "#88ccee")  # of an attribute's values: no architecture has them
-_GROUPS = {"image": ("-", "o"), "question": ("--", "s"), "last": (":", "^"), "all": ("-.", "x")}
+_GROUPS = {"image": ("-", "o"), "question": ("--", "s"), "last": (":", "^")}  # where to patch
 
 
 def short(place: str) -> str:
@@ -158,9 +157,8 @@ def embedding_probes_patching(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(PAGE, 2.5))
     grid = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
     for axes, model in zip(grid, models, strict=True):
-        for group, shade in zip(GROUPS[:3], GREYS, strict=True):
+        for (group, (line, marker)), shade in zip(_GROUPS.items(), GREYS, strict=True):
             own = table[(table["model"] == model) & (table["group"] == group)].sort_values("layer")
-            line, marker = _GROUPS[group]
             axes.plot(own["layer"], own["effect"], color=shade, linestyle=line, marker=marker)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.axhline(1, **REFERENCES["ceiling"])
@@ -168,8 +166,7 @@ def embedding_probes_patching(table: pd.DataFrame) -> Figure:
         low, high = np.nanmin([0, table["effect"].min()]), np.nanmax([1, table["effect"].max()])
         axes.set_ylim(max(-1.0, low) - 0.06, min(2.0, high) + 0.06)
     grid[0].set_ylabel("share of the way to the\ndonor's answer")
-    handles = [Line2D([], [], color=shade, linestyle=_GROUPS[group][0], marker=_GROUPS[group][1], label=words)
-               for (group, words), shade in zip((("image", "image tokens"), ("question", "question"),
-                                                 ("last", "last token")), GREYS, strict=True)]
+    handles = [Line2D([], [], color=shade, linestyle=line, marker=marker, label=words) for (line, marker), shade, words
+               in zip(_GROUPS.values(), GREYS, ("image tokens", "question", "last token"), strict=True)]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure

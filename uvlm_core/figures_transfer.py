@@ -31,7 +31,7 @@ def attribute_transfer(table: pd.DataFrame, metric: str = "partial") -> Figure:
     need(table, "attribute_transfer", _COLUMNS)
     scores = rare_scores(table, metric)
     scores = scores[scores["rare_in"].isin(("understanding", "none")) & scores["arm"].isin(_ARMS)]
-    return _against_rate(scores, _ARMS, lambda _, name: chance("partial", name), f"{_METRICS[metric]}")
+    return _against_rate(scores, _ARMS, lambda _, name: chance("partial", name), _METRICS[metric])
 
 
 @theme()

@@ -1,7 +1,7 @@
 """One run, from its spec to its scores (paper sections 3 and 4): rows, steps, optimiser, Trainer, learning curve.
 
-Belongs here: what happens between an initialised model and its scored checkpoints. Not here: the record
-(`runs.py`), decoding (`generation.py`), the scores themselves (`scoring.py`, `fidelity.py`).
+Belongs here: what happens between an initialised model and its scored checkpoints, and trained models to look into.
+Not here: the record (`runs.py`), decoding (`generation.py`), the scores themselves (`scoring.py`, `fidelity.py`).
 
 Arms are comparable by construction (common random numbers): a step takes its understanding rows and, beside them, its
 generation rows in proportion. Two arms of one seed share initial weights, understanding rows, their order and the
