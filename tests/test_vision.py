@@ -1,16 +1,32 @@
 """Frozen encoders: outputs that no batch changes, and a cache that is right, whole, or says why not."""
 
+import argparse
 import errno
 import io
 import itertools
+import os
+import pickle
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from uvlm_core import vision
-from uvlm_core.vision import SiglipEncoder, VQEncoder, cached_features, describe, load_encoder, to_pixels
+from uvlm_core.smart_watch import render_batch
+from uvlm_core.vision import (
+    SiglipEncoder,
+    VQEncoder,
+    cached_features,
+    describe,
+    load_encoder,
+    load_llamagen,
+    resized,
+    to_pixels,
+)
+from uvlm_core.weights import fingerprint
 
 
 def test_codes_do_not_depend_on_the_batch(encoders, images, monkeypatch):
@@ -85,11 +101,177 @@ def test_pixels_run_from_minus_one_to_one_with_channels_first():
 @pytest.mark.parametrize(("change", "message"), [
     (lambda i: i.astype(np.float32), r"Images are a uint8 array .*, not float32 \(2, 64, 64, 3\)"),
     (lambda i: i[0], r"not uint8 \(64, 64, 3\)"), (lambda i: i.transpose(0, 3, 1, 2), r"not uint8 \(2, 3, 64, 64\)"),
-    (lambda i: i.tolist(), "not list"), (lambda i: i[:, :32, :32].copy(), "takes images of 64 x 64 px, not 32 x 32")])
-def test_what_is_no_image_of_the_encoders_size_is_refused(encoders, images, change, message):
+    (lambda i: i.tolist(), "not list")])
+def test_what_is_no_image_is_refused(encoders, images, change, message):
     for encoder in encoders.values():
         with pytest.raises(ValueError, match=message):
             encoder.encode(change(images[:2]))
+
+
+def test_images_of_another_size_are_resized_and_those_of_the_encoders_are_left_alone(encoders, watches, images):
+    assert resized(images, 64) is images
+    large = render_batch(watches[:6], 224)
+    for encoder in encoders.values():
+        np.testing.assert_array_equal(encoder.encode(large), encoder.encode(resized(large, 64)))
+    small = np.array(Image.fromarray(large[0]).resize((64, 64), Image.Resampling.BICUBIC))  # Pillow's has antialiasing
+    assert np.abs(resized(large[:1], 64)[0].astype(int) - small).mean() < 0.2  # it rounds between its two passes
+    with pytest.raises(ValueError, match="takes images of 64 x 64 px, not 224 x 224"):
+        to_pixels(large, 64)
+
+
+# --- LlamaGen's checkpoint ---
+
+
+@pytest.fixture(scope="module")
+def llamagen() -> dict[str, torch.Tensor]:
+    """Random weights under LlamaGen's names, in its VQ-16's full size."""
+    made, generator = {}, torch.Generator().manual_seed(0)
+
+    def conv(name, inputs, outputs, kernel=3):
+        made[f"{name}.weight"] = torch.randn(outputs, inputs, kernel, kernel, generator=generator) * (
+            (inputs * kernel**2) ** -0.5)
+        made[f"{name}.bias"] = torch.randn(outputs, generator=generator) * 0.1
+
+    def norm(name, width):
+        made[f"{name}.weight"] = 1 + torch.randn(width, generator=generator) * 0.1
+        made[f"{name}.bias"] = torch.randn(width, generator=generator) * 0.1
+
+    def residual(name, inputs, outputs):
+        for number, (before, after) in enumerate(((inputs, outputs), (outputs, outputs)), 1):
+            norm(f"{name}.norm{number}", before)
+            conv(f"{name}.conv{number}", before, after)
+        if inputs != outputs:
+            conv(f"{name}.nin_shortcut", inputs, outputs, 1)
+
+    def attention(name, width):
+        norm(f"{name}.norm", width)
+        for part in ("q", "k", "v", "proj_out"):
+            conv(f"{name}.{part}", width, width, 1)
+
+    def half(name, widths, blocks, sampling):
+        for level, (before, width) in enumerate(itertools.pairwise(widths)):
+            for block in range(blocks):
+                residual(f"{name}.conv_blocks.{level}.res.{block}", width if block else before, width)
+                if width == 512:
+                    attention(f"{name}.conv_blocks.{level}.attn.{block}", width)
+            if level < 4:
+                conv(f"{name}.conv_blocks.{level}.{sampling}.conv", width, width)
+        residual(f"{name}.mid.0", 512, 512)
+        attention(f"{name}.mid.1", 512)
+        residual(f"{name}.mid.2", 512, 512)
+        norm(f"{name}.norm_out", widths[-1])
+
+    half("encoder", (128, 128, 128, 256, 256, 512), 2, "downsample")
+    half("decoder", (512, 512, 256, 256, 128, 128), 3, "upsample")
+    for name, inputs, outputs, kernel in (("encoder.conv_in", 3, 128, 3), ("encoder.conv_out", 512, 256, 3),
+                                          ("decoder.conv_in", 256, 512, 3), ("decoder.conv_out", 128, 3, 3),
+                                          ("quant_conv", 256, 8, 1), ("post_quant_conv", 8, 256, 1)):
+        conv(name, inputs, outputs, kernel)
+    made["quantize.embedding.weight"] = torch.randn(16384, 8, generator=generator)  # rows of any length
+    made["quantize.codebook_used"] = torch.zeros(65536)
+    return made
+
+
+def as_llamagen_computes(weights, images):
+    """Codes and reconstructions of the network that LlamaGen's names describe, straight from its weights."""
+    def conv(x, name, **options):
+        kernel = weights[f"{name}.weight"].shape[-1]
+        return functional.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **(
+            {"padding": kernel // 2} | options))
+
+    def norm(x, name):
+        return functional.group_norm(x, 32, weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-6)
+
+    def residual(x, name):
+        y = conv(functional.silu(norm(x, f"{name}.norm1")), f"{name}.conv1")
+        y = conv(functional.silu(norm(y, f"{name}.norm2")), f"{name}.conv2")
+        return y + (conv(x, f"{name}.nin_shortcut") if f"{name}.nin_shortcut.weight" in weights else x)
+
+    def attention(x, name):
+        y = norm(x, f"{name}.norm")
+        q, k, v = (conv(y, f"{name}.{part}").flatten(2).transpose(1, 2) for part in "qkv")
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return x + conv(y.transpose(1, 2).unflatten(2, x.shape[2:]), f"{name}.proj_out")
+
+    def levels(x, name, blocks, change):
+        for level in range(5):
+            for block in range(blocks):
+                x = residual(x, f"{name}.conv_blocks.{level}.res.{block}")
+                if f"{name}.conv_blocks.{level}.attn.{block}.q.weight" in weights:
+                    x = attention(x, f"{name}.conv_blocks.{level}.attn.{block}")
+            x = change(x, f"{name}.conv_blocks.{level}") if level < 4 else x
+        return x
+
+    def middle(x, name):
+        return residual(attention(residual(x, f"{name}.mid.0"), f"{name}.mid.1"), f"{name}.mid.2")
+
+    def end(x, name):
+        return conv(functional.silu(norm(x, f"{name}.norm_out")), f"{name}.conv_out")
+
+    x = levels(conv(to_pixels(images), "encoder.conv_in"), "encoder", 2, lambda x, name: conv(
+        functional.pad(x, (0, 1, 0, 1)), f"{name}.downsample.conv", stride=2, padding=0))
+    latent = conv(end(middle(x, "encoder"), "encoder"), "quant_conv").permute(0, 2, 3, 1)  # (images, 16, 16, 8)
+    codebook = functional.normalize(weights["quantize.embedding.weight"], dim=-1)
+    codes = (functional.normalize(latent, dim=-1) @ codebook.T).argmax(-1)  # unit rows: the nearest is the most alike
+    x = conv(conv(codebook[codes].permute(0, 3, 1, 2), "post_quant_conv"), "decoder.conv_in")
+    x = levels(middle(x, "decoder"), "decoder", 3, lambda x, name: conv(
+        functional.interpolate(x, scale_factor=2, mode="nearest"), f"{name}.upsample.conv"))
+    return codes.flatten(1), end(x, "decoder").permute(0, 2, 3, 1)
+
+
+def test_llamagens_checkpoint_gives_the_codes_and_reconstructions_of_its_network(llamagen, watches, tmp_path):
+    torch.save({"ema": llamagen, "steps": 1, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "vq.pt")
+    encoder, images = VQEncoder.load(str(tmp_path / "vq.pt")), render_batch(watches[:1], 256)
+    assert describe(encoder) == {"kind": "vq", "tokens": 256, "width": 8, "codes": 16384} and encoder.size == 256
+    codes = encoder.encode(images)
+    with torch.no_grad():
+        wanted, drawn = as_llamagen_computes(llamagen, images)
+    assert (codes == wanted.numpy()).mean() > 0.98  # two codes of 16384 may be as near as float32 can tell
+    assert len(np.unique(codes)) > 20
+    same = encoder.decode(wanted.numpy())[0]
+    assert np.abs(same.astype(int) - (drawn[0].clamp(-1, 1).numpy() + 1) * 127.5).max() <= 1
+    assert same.std() > 1
+    assert len(fingerprint(str(tmp_path / "vq.pt"))) == 64
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_llamagens_weights_are_found_under_each_of_their_names(llamagen, tmp_path, key):
+    torch.save({key: llamagen}, tmp_path / "vq.pt")
+    network = load_llamagen(tmp_path / "vq.pt")
+    torch.testing.assert_close(network.quantize.embedding.weight.norm(dim=1), torch.ones(16384))
+    assert not any(weight.requires_grad for weight in network.parameters())
+
+
+def test_what_is_no_checkpoint_of_llamagens_is_refused_in_one_sentence(llamagen, tmp_path):
+    path = tmp_path / "vq.pt"
+
+    def refused(message, **held):
+        if held:
+            torch.save(held, path)
+        with pytest.raises(ValueError, match=message) as refusal:
+            VQEncoder.load(str(path))
+        assert str(refusal.value).count(". ") == 0 and str(refusal.value).endswith(".")
+
+    refused("There is no checkpoint")
+    refused(r"codebook of \(8192, 8\) .* has \(16384, 8\)",
+            model=llamagen | {"quantize.embedding.weight": torch.zeros(8192, 8)})
+    refused("holds the weights of another model: for decoder.conv_out.bias it has nothing",
+            model={name: weight for name, weight in llamagen.items() if name != "decoder.conv_out.bias"})
+    refused("holds the weights of another model: for odd it has", model=llamagen | {"odd": torch.zeros(1)})
+    refused("has none of 'ema', 'model' and 'state_dict' with weights in it; there are 'weights'", weights=llamagen)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused("is not a whole checkpoint of weights alone")
+    path.write_bytes(pickle.dumps({"model": Harmful()}, protocol=2))
+    refused("pickles with code in them are refused")
+    assert not (tmp_path / "harm").exists()
+
+
+class Harmful:
+    """A pickle that would write a file if it were opened as one."""
+
+    def __reduce__(self):
+        return os.system, ("touch harm",)
 
 
 @pytest.mark.parametrize("codes", [np.full((1, 16), 24), np.full((1, 16), -1), np.zeros((1, 15), int),

@@ -3,19 +3,21 @@
 Belongs here: images to features and back. Not here: adapters (`modeling.py`), distortions, the reader (`reader.py`).
 
 Every encoder has `tokens` (per image), `width` (of a token) and `encode` (images to codes or features).
-Images are uint8 arrays (images, height, width, 3). Frozen means frozen: outputs are computed once in float32, without
-gradient, and memory-mapped (pitfalls 16 and 17).
+Images are uint8 arrays (images, height, width, 3); those of another size than the encoder's are resized. Frozen means frozen: outputs are computed
+once in float32, without gradient, and memory-mapped (pitfalls 16 and 17); on a GPU where there is one.
 """
 
 import logging
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
+from huggingface_hub import hf_hub_download
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -23,22 +25,48 @@ from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVi
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from uvlm_core.weights import cache_folder, companion_config, fingerprint, load_into, resolve
+from uvlm_core.weights import cache_folder, companion_config, fingerprint, load_checkpoint, load_into, resolve, take
 
 # transformers compares a SigLIP's configuration with its own default, and then warns of that default's token ids
 logging.getLogger("transformers.configuration_utils").addFilter(lambda said: "_token_id must be" not in said.msg)
 BATCH = 64  # images per encoder call; the outputs do not depend on it
+LLAMAGEN = {"num_patches": 16}  # 256 px; the rest of LlamaGen's VQ-16 is what `JanusVQVAEConfig` has by default
+_LLAMAGEN_NAMES = (  # LlamaGen's names -> those of `JanusVQVAE`
+    (r"encoder\.conv_blocks", "encoder.down"), (r"decoder\.conv_blocks", "decoder.up"), (r"\.res\.", ".block."),
+    (r"mid\.0", "mid.block_1"), (r"mid\.1", "mid.attn_1"), (r"mid\.2", "mid.block_2"))
 
 
 def to_pixels(images: np.ndarray, size: int | None = None) -> torch.Tensor:
-    """uint8 images (images, height, width, 3) to floats in [-1, 1], (images, 3, height, width); others are refused."""
+    """uint8 images (images, height, width, 3) to floats in [-1, 1], (images, 3, height, width); others are refused, and
+    those that are not of `size`, if it is given."""
     if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3):
         found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
         raise ValueError(f"Images are a uint8 array (images, height, width, 3), not {found}.")
     if size is not None and images.shape[1:3] != (size, size):
-        raise ValueError(f"The encoder takes images of {size} x {size} px, not {images.shape[1]} x {images.shape[2]}.")
+        raise ValueError(f"The network takes images of {size} x {size} px, not {images.shape[1]} x {images.shape[2]}.")
     # contiguous: convolutions are twice as fast with channels first in memory too
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """Images at another size: uint8 (images, size, size, 3), bicubic with antialiasing; as they are where it is theirs.
+
+    The paper draws at 224 px, SigLIP's size, and its VQ tokenizer takes 256.
+    """
+    if isinstance(images, np.ndarray) and images.shape[1:3] == (size, size):
+        return images
+    pixels = F.interpolate(to_pixels(images), (size, size), mode="bicubic", antialias=True)
+    return to_images(pixels)
+
+
+def to_images(pixels: torch.Tensor) -> np.ndarray:
+    """Floats in [-1, 1], (images, 3, height, width), to uint8 images (images, height, width, 3)."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def device() -> torch.device:
+    """Where networks compute: the first GPU of this process, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class VQEncoder:
@@ -50,7 +78,7 @@ class VQEncoder:
     kind = "vq"
 
     def __init__(self, network: JanusVQVAE, name: str):
-        self.network, self.name = network.eval().requires_grad_(False), name
+        self.network, self.name = network.eval().requires_grad_(False).to(device()), name
         config = network.config
         self.fold = round((config.in_channels / 3) ** 0.5)
         self.side = config.num_patches
@@ -60,8 +88,12 @@ class VQEncoder:
 
     @classmethod
     def load(cls, name: str) -> "VQEncoder":
-        """Load by shipped name or local folder."""
+        """Load by shipped name or local folder; LlamaGen's checkpoint by file, or by hub id and file."""
         folder = resolve(name)
+        if name.endswith(".pt"):
+            if not Path(folder).is_file() and name.count("/") == 2:
+                folder = hf_hub_download(*name.rsplit("/", 1))
+            return cls(load_llamagen(folder), name)
         config = JanusVQVAEConfig.from_pretrained(folder)
         return cls(load_into(JanusVQVAE(config), folder), name)
 
@@ -70,16 +102,17 @@ class VQEncoder:
         """Codes of images: int32 (images, tokens), by rows of the code grid."""
         codes = []
         for start in range(0, len(images), BATCH):
-            pixels = F.pixel_unshuffle(to_pixels(images[start : start + BATCH], self.size), self.fold)
+            pixels = to_pixels(resized(images[start : start + BATCH], self.size)).to(self.network.device)
+            pixels = F.pixel_unshuffle(pixels, self.fold)
             latent = self.network.quant_conv(self.network.encoder(pixels))  # (images, width, side, side)
             latent = F.normalize(latent.flatten(2).transpose(1, 2), dim=-1)  # (images, tokens, width)
             codes.append((latent @ self.codebook.T).argmax(-1))  # the nearest unit row is the one of largest cosine
-        return torch.cat(codes).numpy().astype(np.int32)
+        return torch.cat(codes).cpu().numpy().astype(np.int32)
 
     @torch.no_grad()
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Images of codes: uint8 (images, size, size, 3)."""
-        codes = torch.as_tensor(np.asarray(codes), dtype=torch.long)
+        codes = torch.as_tensor(np.asarray(codes), dtype=torch.long, device=self.network.device)
         if codes.ndim != 2 or codes.shape[1] != self.tokens or codes.min() < 0 or codes.max() >= self.codes:
             raise ValueError(f"Codes are integers from 0 to {self.codes - 1} of shape (images, {self.tokens}), "
                              f"not {tuple(codes.shape)} from {codes.min()} to {codes.max()}.")
@@ -88,9 +121,36 @@ class VQEncoder:
             latent = self.codebook[codes[start : start + BATCH]].transpose(1, 2)  # (images, width, tokens)
             latent = latent.unflatten(2, (self.side, self.side)).contiguous()
             pixels = self.network.decoder(self.network.post_quant_conv(latent))
-            pixels = F.pixel_shuffle(pixels, self.fold).clamp(-1, 1)  # (images, 3, size, size)
-            images.append(((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
-        return torch.cat(images).contiguous().numpy()
+            images.append(to_images(F.pixel_shuffle(pixels, self.fold)))  # (images, size, size, 3)
+        return np.concatenate(images)
+
+
+def load_llamagen(path: str | Path) -> JanusVQVAE:
+    """LlamaGen's VQ-16 (the paper's `vq_ds16_c2i.pt`) as the same network under transformers' names, frozen.
+
+    Its weights stand below "ema", "model" or "state_dict", the first that is there. The rows of its codebook are
+    brought to length 1 here, as LlamaGen does at every use. ValueError for a file that is no such checkpoint.
+    """
+    found = load_checkpoint(path)
+    held = next((found[key] for key in ("ema", "model", "state_dict") if key in found), None)
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} has none of 'ema', 'model' and 'state_dict' with weights in it; "
+                         f"there are {', '.join(map(repr, list(found)[:5])) or 'none'}.")
+    state = {}
+    for name, weight in held.items():
+        for theirs, ours in _LLAMAGEN_NAMES:
+            name = re.sub(theirs, ours, name)
+        state[name] = weight
+    state.pop("quantize.codebook_used", None)  # a count of its training
+    network = JanusVQVAE(JanusVQVAEConfig(**LLAMAGEN))
+    codebook, wanted = state.get("quantize.embedding.weight"), tuple(network.quantize.embedding.weight.shape)
+    if codebook is not None and tuple(codebook.shape) != wanted:
+        raise ValueError(f"{path} has a codebook of {tuple(codebook.shape)} (codes, width), but LlamaGen's VQ-16 has "
+                         f"{wanted}.")
+    take(network, {name: weight.float() for name, weight in state.items()}, path)
+    weight = network.quantize.embedding.weight
+    weight.copy_(F.normalize(weight, dim=-1))
+    return network
 
 
 class SiglipEncoder:
@@ -99,7 +159,7 @@ class SiglipEncoder:
     kind = "siglip"
 
     def __init__(self, network: SiglipVisionModel, name: str):
-        self.network, self.name = network.eval().requires_grad_(False), name
+        self.network, self.name = network.eval().requires_grad_(False).to(device()), name
         config = network.config
         self.size, self.width = config.image_size, config.hidden_size
         self.tokens, self.codes = (config.image_size // config.patch_size) ** 2, 0
@@ -120,8 +180,8 @@ class SiglipEncoder:
         """Features of images: float32 (images, tokens, width)."""
         features = []
         for start in range(0, len(images), BATCH):
-            pixels = to_pixels(images[start : start + BATCH], self.size)
-            features.append(self.network(pixels, output_hidden_states=True).hidden_states[-2])
+            pixels = to_pixels(resized(images[start : start + BATCH], self.size)).to(self.network.device)
+            features.append(self.network(pixels, output_hidden_states=True).hidden_states[-2].cpu())
         return torch.cat(features).numpy()
 
 
@@ -156,8 +216,7 @@ class FeatureDecoder(nn.Module):
     def decode(self, features: np.ndarray) -> np.ndarray:
         """Images of features: uint8 (images, size, size, 3)."""
         parts = torch.from_numpy(np.ascontiguousarray(features, np.float32)).split(BATCH)
-        pixels = torch.cat([self(part) for part in parts]).clamp(-1, 1)
-        return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+        return to_images(torch.cat([self(part) for part in parts]))
 
 
 def load_encoder(kind: str, spec) -> VQEncoder | SiglipEncoder:
@@ -167,7 +226,7 @@ def load_encoder(kind: str, spec) -> VQEncoder | SiglipEncoder:
 
 def vectors(encoder: VQEncoder | SiglipEncoder, outputs: np.ndarray) -> np.ndarray:
     """An encoder's outputs as vectors, float32 (images, tokens, width): a code is its row of the codebook."""
-    return encoder.codebook.numpy()[outputs.astype(np.int64)] if encoder.codes else outputs
+    return encoder.codebook.cpu().numpy()[outputs.astype(np.int64)] if encoder.codes else outputs
 
 
 def cached_features(encoder: VQEncoder | SiglipEncoder, images_name: str, count: int,

@@ -4,6 +4,7 @@ Belongs here: paths and files of networks. Not here: what the networks compute (
 shipped ones were made (`pretraining.py`).
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PRETRAINED = Path(__file__).resolve().parent / "pretrained"
+_CONTENT = (".json", ".safetensors", ".bin", ".pt", ".model")  # suffixes of what a network's folder is known by
 
 
 def cache_folder() -> Path:
@@ -26,8 +28,14 @@ def cache_folder() -> Path:
 def resolve(name: str) -> str:
     """Lead a network's name to what `from_pretrained` takes.
 
-    `pretrained/vq` is a shipped folder, any other existing folder is itself, and the rest is a hub id (`owner/model`).
+    `pretrained/vq` is a shipped folder, `cache/smollm2` one that a make target put into the cache, any other existing
+    folder or file is itself, and the rest is a hub id (`owner/model`, or `owner/model/file` of a single file).
     """
+    if name.startswith("cache/"):
+        folder = cache_folder() / name.removeprefix("cache/")
+        if not folder.is_dir():
+            raise ValueError(f"{name!r} is not in the cache {cache_folder()}; `make {folder.name}` brings it there.")
+        return str(folder)
     if name.startswith("pretrained/"):
         folder = PRETRAINED / name.removeprefix("pretrained/")
         if not folder.is_dir():
@@ -42,11 +50,13 @@ def fingerprint(name: str) -> str:
     """What a network is: sha256 over its configuration and weights; of a hub id, over the id itself."""
     folder = Path(resolve(name))
     digest = hashlib.sha256()
+    if folder.is_file():
+        return _sha256(folder)
     if not folder.is_dir():
         digest.update(f"hub:{name}".encode())
         return digest.hexdigest()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors") and path.name != "sha256.json":
+        if path.suffix in _CONTENT and path.name != "sha256.json":
             digest.update(path.name.encode() + _sha256(path).encode())
     return digest.hexdigest()
 
@@ -63,15 +73,34 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
                          "pickles and truncated files are refused.") from None
 
 
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint in torch's own format, weights alone; code in it, a cut or another file is refused."""
+    if not Path(path).is_file():
+        raise ValueError(f"There is no checkpoint {path}.")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # settings of a training: names and plain values
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the zip reader and the unpickler raise whatever they like
+        raise ValueError(f"{path} is not a whole checkpoint of weights alone ({type(error).__name__}); truncated files "
+                         "and pickles with code in them are refused.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__}, not a dictionary of weights.")
+    return found
+
+
 def load_into(module: torch.nn.Module, folder: str | Path) -> torch.nn.Module:
     """Load `folder/model.safetensors` into `module`; weights of another model are refused by the first odd name."""
-    state = load_state(Path(folder) / "model.safetensors")
+    return take(module, load_state(Path(folder) / "model.safetensors"), folder)
+
+
+def take(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str | Path) -> torch.nn.Module:
+    """Give `module` the weights of `state`, which came from `source`, and freeze it; the same refusal."""
     own = module.state_dict()
-    for name in own.keys() | state.keys():
+    for name in [*own, *state]:
         if name not in state or name not in own or own[name].shape != state[name].shape:
             found = tuple(state[name].shape) if name in state else "nothing"
             wanted = tuple(own[name].shape) if name in own else "nothing"
-            raise ValueError(f"{folder} holds the weights of another model: for {name} it has {found}, "
+            raise ValueError(f"{source} holds the weights of another model: for {name} it has {found}, "
                              f"but {type(module).__name__} has {wanted}.")
     module.load_state_dict(state)
     return module.eval().requires_grad_(False)
