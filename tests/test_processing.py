@@ -61,13 +61,24 @@ def test_each_special_token_is_one_token_that_no_answer_shows(processor):
                            processor.eos, processor.pad]) == "sunny"
 
 
-def test_a_tokenizer_without_the_special_tokens_is_refused_by_their_names(tmp_path, networks):
-    from tokenizers import Tokenizer, models
+def test_a_tokenizer_that_knows_nothing_of_images_gets_its_tokens_at_the_end(networks):
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), pad_token="<pad>", eos_token="</s>")
-    with pytest.raises(ValueError, match="lacks the special tokens <s>, <image>, <generate>, <image_out>;"):
-        Processor(bare, 4, 4)
+    words = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", "a", "USER", ":", "ASSISTANT"])}
+    bare = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    bare.pre_tokenizer = pre_tokenizers.Whitespace()
+    processor = Processor(PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>", eos_token="</s>",
+                                                  pad_token="</s>"), 4, 4)
+    assert (processor.bos, processor.eos) == (1, 2) and processor.pad != processor.eos
+    assert sorted([processor.pad, processor.image_in, processor.generate, processor.image_out]) == [7, 8, 9, 10]
+    row = processor.row(Conversation("generation", 0, (Turn("a", IMAGE),)))
+    assert row.ids.tolist() == [1, 4, 5, 3, 6, 5, processor.generate, *[processor.image_out] * 4, 2]
+    shipped = Processor.load(str(networks / "tokenizer"), 4, 4)
+    assert len(shipped.tokenizer) == len(AutoTokenizer.from_pretrained(networks / "tokenizer"))  # it lacks none
+    assert [shipped.pad, shipped.bos, shipped.eos, shipped.image_in, shipped.generate, shipped.image_out] == [*range(6)]
+    with pytest.raises(ValueError, match="has the tokens None and None for the begin and the end of a text"):
+        Processor(PreTrainedTokenizerFast(tokenizer_object=bare), 4, 4)
 
 
 def test_a_trained_tokenizer_reads_back_from_its_folder_as_it_was(tmp_path):

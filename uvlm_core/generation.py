@@ -211,7 +211,7 @@ def generate_images(model: UnifiedVLM, processor: Processor, requests: Sequence[
         hidden = continuation.read(model.embed(torch.full_like(one, processor.generate, dtype=torch.long)), one)
         tokens = []
         for step in range(space["tokens"]):
-            predicted = model.generation_head(hidden)  # (rows, codes) or (rows, width)
+            predicted = model.predict(hidden)  # (rows, codes) or (rows, width)
             draw = draws[start : start + len(rows), step]
             token = _choose(predicted, temperature, draw) if space["codes"] else predicted
             tokens.append(token)
@@ -240,7 +240,7 @@ def predict_features(model: UnifiedVLM, processor: Processor, requests: Sequence
         first = continuation.read(model.embed(ids), valid)  # (rows, LM width)
         embeds = model.embed_generation(images[:, :-1])  # (rows, tokens - 1, LM width)
         hidden = continuation.read(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=model.device), True)
-        predicted.append(model.generation_head(torch.cat([first[:, None], hidden], 1)))  # (rows, tokens, width)
+        predicted.append(model.predict(torch.cat([first[:, None], hidden], 1)))  # (rows, tokens, width)
     return torch.cat(predicted).cpu().numpy()
 
 

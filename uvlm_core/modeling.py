@@ -53,7 +53,7 @@ class UnifiedVLMConfig(PreTrainedConfig):
         feature_length: with "cosine" the length that generated features are given before the LM reads them, in training
             as in decoding, because that loss leaves their length open; 0 leaves it as it is.
         understanding_distortion, generation_distortion: dictionaries of family, dose and place (`Distortion`), or None.
-        image_in_id, image_out_id: the slot tokens.
+        image_in_id, image_out_id: the slot tokens; generate_id the one that triggers an image.
     """
 
     model_type = "uvlm"
@@ -70,6 +70,7 @@ class UnifiedVLMConfig(PreTrainedConfig):
     understanding_distortion: dict | None = None
     generation_distortion: dict | None = None
     image_in_id: int = 3
+    generate_id: int = 4
     image_out_id: int = 5
     tie_word_embeddings: bool = False  # of this composite; the language model's own setting is in text_config
 
@@ -235,6 +236,7 @@ class UnifiedVLM(PreTrainedModel):
 
     def hidden_states(self, embeds: torch.Tensor, **kwargs) -> torch.Tensor:
         """LM inputs -> last hidden states (rows, tokens, LM width)."""
+        embeds = embeds.to(self.language_model.dtype)  # adapters are in float32 whatever the language model is in
         return self.language_model.model(inputs_embeds=embeds, **kwargs).last_hidden_state
 
     def forward(self, buckets: list[dict] | None = None, padding: dict | None = None, **names) -> UnifiedVLMOutput:
@@ -268,7 +270,7 @@ class UnifiedVLM(PreTrainedModel):
         text_hidden, text_labels = torch.cat(text_hidden), torch.cat(text_labels)
         text_loss = text_hidden.sum()  # zero, with a gradient function, where no position is labelled
         if len(text_labels):
-            text_loss = F.cross_entropy(self.language_model.lm_head(text_hidden), text_labels)
+            text_loss = F.cross_entropy(self.language_model.lm_head(text_hidden).float(), text_labels)
         loss, image_loss, slots = text_loss, None, 0
         if image_hidden:
             slots = sum(len(targets) for targets in image_targets)
@@ -278,9 +280,14 @@ class UnifiedVLM(PreTrainedModel):
                                 image_loss=None if image_loss is None else image_loss.detach(),
                                 text_positions=len(text_labels), image_positions=slots)
 
+    def predict(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (..., LM width), of any type -> what comes next in an image: logits (..., codes) or features
+        (..., width)."""
+        return self.generation_head(hidden.to(next(self.generation_head.parameters()).dtype))
+
     def image_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of image tokens: hidden (slots, LM width), targets (slots,) codes or (slots, width) features."""
-        predicted = self.generation_head(hidden)
+        predicted = self.predict(hidden)
         if self.config.generation_space["codes"]:
             return F.cross_entropy(predicted, targets)
         if self.config.feature_loss == "mse":
@@ -293,27 +300,50 @@ def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     return images if images.is_floating_point() else codebook[images]
 
 
+def load_language_model(name: str, vocabulary: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A pre-trained language model by folder or hub id, with at least `vocabulary` rows of embeddings.
+
+    Rows that it lacks start as the mean of its own. ValueError for a folder that holds no whole model, or a pickle with
+    more in it than weights.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, weights_only=True)
+    except Exception as error:  # files of every kind, and the hub: each has errors of its own
+        raise ValueError(f"{name!r} is not a language model that can be loaded "
+                         f"({type(error).__name__}: {str(error).strip().splitlines()[0].rstrip('.')}).") from error
+    known = model.get_input_embeddings().num_embeddings
+    if known < vocabulary:
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+        with torch.no_grad():
+            for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+                table.weight[known:] = table.weight[:known].mean(0)
+    return model
+
+
 def build_model(language_model: str | PreTrainedModel, understanding, generation, *, seed: int, image_in_id: int,
                 image_out_id: int, shared_adapter: bool, distortions: tuple[Distortion, ...] = (),
                 images: np.ndarray | None = None, **settings) -> UnifiedVLM:
     """Put a pre-trained language model (a folder, hub id or module) and two encoders' spaces together.
 
-    The language model keeps its weights; adapters and head start from the seed (see `_start`). An adapter is shared
-    where that is asked for and the two spaces allow it, as in the paper's preset. `distortions`, at most one a side,
-    are drawn from the seed too; the mean length of the tokens of `images` (uint8) is the unit of their shifts.
-    `settings` are further ones of `UnifiedVLMConfig`.
+    The language model keeps its weights and their type; adapters and head start from the seed (see `_start`) in
+    float32. An adapter is shared where that is asked for and the two spaces allow it, as in the paper's preset.
+    `distortions`, at most one a side, are drawn from the seed too; the mean length of the tokens of `images` (uint8) is
+    the unit of their shifts. `settings` are further ones of `UnifiedVLMConfig`.
     """
     if not isinstance(language_model, PreTrainedModel):
-        language_model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32,
-                                                              use_safetensors=True)
+        language_model = load_language_model(language_model, 0)
     settings |= {f"{each.side}_distortion": {"family": each.family, "dose": each.dose, "place": each.place}
                  for each in distortions}
     config = UnifiedVLMConfig(
         text_config=language_model.config, understanding_space=describe(understanding),
         generation_space=describe(generation), image_in_id=image_in_id, image_out_id=image_out_id, **settings)
     config.shared_adapter = shared_adapter and can_share(*map(config.adapter_space, SIDES))
-    model = UnifiedVLM(config)
-    model.language_model.load_state_dict(language_model.state_dict())
+    with torch.device("meta"):  # a language model of seven billion random weights would take minutes
+        model = UnifiedVLM(config)
+    for name, child in model.named_children():
+        setattr(model, name, language_model if name == "language_model" else child.to_empty(device="cpu"))
+    for name, buffer in list(model.named_buffers(recurse=False)):
+        setattr(model, name, torch.zeros(buffer.shape))
     _start(model, seed)
     for buffer, encoder in (("understanding_codebook", understanding), ("generation_codebook", generation)):
         if encoder.codes:

@@ -46,17 +46,19 @@ class Processor:
     """Turns conversations into rows and batches for one tokenizer and one pair of image token counts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens_in: int, tokens_out: int):
+        if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+            raise ValueError(f"The tokenizer has the tokens {tokenizer.bos_token!r} and {tokenizer.eos_token!r} for the "
+                             "begin and the end of a text; it needs both.")
+        # a language model's own tokenizer knows nothing of images, and may pad with a token that means something
+        tokenizer.add_special_tokens({"additional_special_tokens": [PAD, IMAGE_IN, GENERATE, IMAGE_OUT]})
         self.tokenizer, self.tokens_in, self.tokens_out = tokenizer, tokens_in, tokens_out
-        known = tokenizer.get_vocab()
-        missing = [token for token in SPECIAL_TOKENS if token not in known]
-        if missing:
-            raise ValueError(f"The tokenizer lacks the special tokens {', '.join(missing)}; "
-                             f"a tokenizer for UnifiedVLM has {', '.join(SPECIAL_TOKENS)}.")
-        self.pad, self.bos, self.eos, self.image_in, self.generate, self.image_out = (known[t] for t in SPECIAL_TOKENS)
+        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.pad, self.image_in, self.generate, self.image_out = tokenizer.convert_tokens_to_ids(
+            [PAD, IMAGE_IN, GENERATE, IMAGE_OUT])
 
     @classmethod
     def load(cls, name: str, tokens_in: int, tokens_out: int) -> "Processor":
-        """Load a tokenizer by shipped name, local folder or hub id."""
+        """Load a tokenizer by shipped name, local folder or hub id; tokens for images that it lacks come at its end."""
         return cls(AutoTokenizer.from_pretrained(resolve(name)), tokens_in, tokens_out)
 
     @cached_property

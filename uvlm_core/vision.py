@@ -3,8 +3,9 @@
 Belongs here: images to features and back. Not here: adapters (`modeling.py`), distortions, the reader (`reader.py`).
 
 Every encoder has `tokens` (per image), `width` (of a token) and `encode` (images to codes or features).
-Images are uint8 arrays (images, height, width, 3); those of another size than the encoder's are resized. Frozen means frozen: outputs are computed
-once in float32, without gradient, and memory-mapped (pitfalls 16 and 17); on a GPU where there is one.
+Images are uint8 arrays (images, height, width, 3); those of another size than the encoder's are resized. Frozen means
+frozen: outputs are computed once in float32, without gradient, on a GPU where there is one, and memory-mapped (pitfalls
+16 and 17).
 """
 
 import logging
