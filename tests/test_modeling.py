@@ -11,7 +11,7 @@ from uvlm_core.conversations import make_conversations
 from uvlm_core.modeling import UnifiedVLM, UnifiedVLMConfig, can_share
 from uvlm_core.processing import IGNORED, collate
 from uvlm_core.profiles import ARCHITECTURES
-from uvlm_core.training import make_optimizer, tune
+from uvlm_core.training import make_optimizer, tune, untie
 
 PAIRS = [(name, shared) for name in ARCHITECTURES for shared in (False, True)
          if not shared or len(set(name.split("-"))) == 1]
@@ -276,14 +276,27 @@ def trained(model, spec, buckets, steps=2):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_lora_trains_its_own_matrices_the_adapters_and_the_head_only(new_model, spec, shared):
+def test_lora_trains_its_own_matrices_the_triggers_rows_the_adapters_and_the_head_only(new_model, spec, shared):
     model = tune(new_model("VQ-VQ", shared), spec.vary(tuning="lora"))
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     lora = {name for name in names if "lora_" in name}
     assert len(lora) == 2 * 7 * 2  # A and B of seven matrices in two layers
     assert all(".language_model.model.layers." in name for name in lora)
-    rest = {name.split("base_model.model.")[1].split(".")[0] for name in names - lora}
+    rows = {name for name in names if name.endswith("trainable_tokens_delta.default")}
+    assert {name.split(".")[-4] for name in rows} == {"embed_tokens", "lm_head"}
+    assert all(model.get_parameter(name).shape == (1, 32) for name in rows)
+    rest = {name.split("base_model.model.")[1].split(".")[0] for name in names - lora - rows}
     assert rest == {"understanding_adapter", "generation_head"} | (set() if shared else {"generation_adapter"})
+
+
+def test_lora_changes_no_other_rows_than_the_triggers(new_model, spec, batch):
+    model = tune(new_model("VQ-VQ"), spec.vary(tuning="lora"))
+    before = {name: table.weight.detach().clone() for name, table in (
+        ("in", new_model("VQ-VQ").get_input_embeddings()), ("out", new_model("VQ-VQ").language_model.lm_head))}
+    merged = trained(model, spec, batch("VQ-VQ")).merge_and_unload()
+    for name, table in (("in", merged.get_input_embeddings()), ("out", merged.language_model.lm_head)):
+        changed = (table.weight != before[name]).any(1).nonzero().flatten().tolist()
+        assert changed == [merged.config.generate_id]
 
 
 @pytest.mark.parametrize(("architecture", "shared"), [("VQ-VQ", True), ("SigLIP-VQ", False)])
@@ -291,7 +304,9 @@ def test_saved_lora_weights_on_a_fresh_base_give_the_same_loss(architecture, sha
     buckets = batch(architecture)
     model = trained(tune(new_model(architecture, shared), spec.vary(tuning="lora")), spec, buckets)
     model.save_pretrained(tmp_path)
-    back = PeftModel.from_pretrained(new_model(architecture, shared), tmp_path).eval()
+    base = new_model(architecture, shared)
+    untie(base.language_model)
+    back = PeftModel.from_pretrained(base, tmp_path).eval()
     with torch.no_grad():
         before = model(buckets=buckets).loss
         assert abs(before - new_model(architecture, shared).eval()(buckets=buckets).loss) > 1e-3  # it has learned

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from uvlm_core.conversations import TASKS, AttributeBias
 from uvlm_core.distortion import PLACES, SIDES, Distortion
-from uvlm_core.profiles import ARCHITECTURES, OPTIMIZERS, PROFILES, REGIMES, TUNINGS, RunSpec, profile
+from uvlm_core.profiles import ARCHITECTURES, OPTIMIZERS, PRECISIONS, PROFILES, REGIMES, TUNINGS, RunSpec, profile
 from uvlm_core.runs import record_key
 from uvlm_core.smart_watch import ATTRIBUTES
 
@@ -27,8 +27,9 @@ VALUES = {
     "architecture": st.sampled_from(ARCHITECTURES), "regime": st.sampled_from(REGIMES), "seed": st.integers(0, 2**31),
     "image_size": st.integers(32, 1024), "images": st.integers(1000, 10**6), "vqa_examples": st.integers(1, 1000),
     "caption_examples": st.integers(0, 1000), "generation_examples": st.integers(1, 1000), "turns": st.integers(1, 5),
-    "biases": BIASES, "distortions": DISTORTIONS, "shuffled_requests": st.booleans(),
-    "language_model": st.text(), "tokenizer": st.text(),
+    "fewest_turns": st.integers(0, 1), "inception": st.text(), "precision": st.sampled_from(PRECISIONS),
+    "activation_checkpointing": st.booleans(), "biases": BIASES, "distortions": DISTORTIONS,
+    "shuffled_requests": st.booleans(), "language_model": st.text(), "tokenizer": st.text(),
     "semantic_encoder": st.text(), "vq_tokenizer": st.text(), "reader": st.text(), "shared_adapter": st.booleans(),
     "adapter_positions": st.booleans(), "tuning": st.sampled_from(TUNINGS), "lora_rank": st.integers(1, 512),
     "lora_alpha": st.integers(1, 512), "optimizer": st.sampled_from(OPTIMIZERS), "learning_rate": RATES,
@@ -48,6 +49,7 @@ DISTORTED = (Distortion("affine", 0.5), Distortion("permutation", 1, "generation
 OTHER = {  # another valid value of every field but the world's version, of which there is one
     "architecture": "SigLIP-VQ", "regime": "generation", "seed": 1, "image_size": 128, "images": 30000,
     "vqa_examples": 9000, "caption_examples": 599, "generation_examples": 9999, "turns": 4,
+    "fewest_turns": 2, "inception": "inception.pth", "precision": "bf16", "activation_checkpointing": True,
     "biases": (AttributeBias("weather", 0.01),), "distortions": DISTORTED, "shuffled_requests": True,
     "language_model": "owner/lm",
     "tokenizer": "owner/tokenizer", "semantic_encoder": "owner/siglip", "vq_tokenizer": "owner/vq",
@@ -106,7 +108,8 @@ def test_arms_of_one_task_share_their_run_where_their_space_is_one():
 
 def test_every_field_is_in_the_dictionary_and_in_the_key(spec):
     names = [field.name for field in fields(RunSpec)]
-    full = spec.vary(distortions=DISTORTED, shuffled_attributes=("time",), test_watches=20, probe_watches=10)
+    full = spec.vary(distortions=DISTORTED, shuffled_attributes=("time",), test_watches=20, probe_watches=10,
+                     fewest_turns=1, inception="inception.pth", precision="bf16", activation_checkpointing=True)
     assert list(full.to_dict()) == names
     assert set(OTHER) == set(names) - {"world"} == set(VALUES)
     base = replace(RunSpec(), reader="owner/r", tokenizer="owner/t", language_model="owner/l", vq_tokenizer="owner/v",

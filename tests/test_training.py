@@ -1,6 +1,7 @@
 """Training: one spec, one result, whatever happens on the way; arms that differ in their regime alone."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -417,16 +418,18 @@ model, _, steps, _, _ = prepare(spec)
 score = lambda model, last: [{"metric": "weight", "attribute": "", "value": float(model.generation_head.weight.sum()),
                         "samples": 1}]
 start = float(model.generation_head.weight.sum())
+before = sum(float(p.detach().double().square().sum()) for p in model.parameters())
 result = train(model, steps, spec, sys.argv[2], score)
 rank = torch.distributed.get_rank()
 total = sum(float(p.detach().double().square().sum()) for p in model.parameters())
-json.dump({"processes": torch.distributed.get_world_size(), "total": total, "start": start,
+json.dump({"processes": torch.distributed.get_world_size(), "total": total, "start": start, "before": before,
            "scores": result["scores"]}, open(f"{sys.argv[2]}/rank{rank}.json", "w"))
 PartialState().destroy_process_group()
 """
 
 
-def test_accelerate_trains_one_run_on_two_processes(spec, tmp_path, networks):
+def test_two_processes_train_the_run_of_one(spec, tmp_path, networks):
+    spec = spec.vary(optimizer="adamw", learning_rate=1e-3)  # Muon's roots amplify what rounding leaves
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
     prepare(spec)  # fills the feature cache
@@ -440,5 +443,44 @@ def test_accelerate_trains_one_run_on_two_processes(spec, tmp_path, networks):
     assert first["processes"] == 2
     assert first["total"] == second["total"]  # the processes train one model
     assert [row["fraction"] for row in first["scores"]] == [0.5, 1.0]
+    assert last_checkpoint(tmp_path / "run").endswith("checkpoint-6")  # as many steps as one process takes
+    weights, _ = run(spec, tmp_path / "alone")
+    alone = sum(float(weight.double().square().sum()) for name, weight in weights.items() if "codebook" not in name
+                and name != "language_model.lm_head.weight")  # tied
     assert first["scores"][-1]["value"] != first["start"]
-    assert last_checkpoint(tmp_path / "run").endswith("checkpoint-3")  # six steps, shared out between two
+    assert abs(first["total"] - alone) < 1e-4 * abs(alone - first["before"])
+
+
+def test_the_shares_of_several_processes_make_up_a_step(spec, monkeypatch):
+    model, _, steps, *_ = prepare(spec.vary(feature_dropout=0.0))
+    with torch.no_grad():
+        whole = model(**steps[1]).loss
+        monkeypatch.setattr(Steps, "processes", 3)
+        assert len(steps) == 3 * spec.steps
+        parts = [model(**steps[3 + process]).loss for process in range(3)]
+    torch.testing.assert_close(sum(parts) / 3, whole)
+    assert len({float(part) for part in parts}) == 3
+    monkeypatch.setattr(Steps, "processes", 200)
+    with pytest.raises(ValueError, match="batch_size 8 leaves some of 200 processes without a row"):
+        prepare(spec)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_activation_checkpointing_changes_no_weight(spec, tmp_path, tuning):
+    spec = spec.vary(tuning=tuning)
+    plain, _ = run(spec, tmp_path / "plain")
+    saving, _ = run(spec.vary(activation_checkpointing=True), tmp_path / "saving")
+    assert all(torch.equal(plain[name], saving[name]) for name in plain)
+
+
+@pytest.mark.parametrize("architecture", ["SigLIP-VQ", "VQ-SigLIP"])
+def test_a_language_model_in_bf16_is_trained_and_scored_and_its_adapters_stay_in_float32(spec, tmp_path, architecture):
+    spec = spec.vary(architecture=architecture, tuning="lora", optimizer="adamw", precision="bf16",
+                     activation_checkpointing=True, fractions=(1.0,))
+    result, _ = train_and_score(spec, tmp_path)
+    assert {row["metric"] for row in result["scores"]} >= {"partial", "triggered", "alignment_cka"}
+    assert all(math.isfinite(log["loss"]) for log in result["samples"]["losses"])
+    model = prepare(spec)[0]
+    kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert {kind for name, kind in kinds.items() if ".base_layer." in name} == {torch.bfloat16}
+    assert {kind for name, kind in kinds.items() if model.get_parameter(name).requires_grad} == {torch.float32}

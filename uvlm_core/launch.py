@@ -4,8 +4,9 @@ r"""One run from the command line, on one process or several (no section of the 
 
 Belongs here: the command line of a single run. Not here: grids of runs (`runs.run_grid`), notebooks (`execute.py`).
 Without a GPU, accelerate starts several processes only with `--multi_gpu` (they talk through gloo). Several processes
-share the steps out, so each optimiser step sees that many times the rows; their number is part of the record's
-provenance and not of its key, so such a record goes to a store of its own (`--records`).
+share the rows of each optimiser step out among them, so that the run is the one that a single process would carry out
+but for rounding; their number is part of the record's provenance and not of its key. With `--config_file
+uvlm_core/accelerate/zero2.yaml` DeepSpeed shares gradients and the optimiser's state out too.
 """
 
 import argparse

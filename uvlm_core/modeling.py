@@ -13,6 +13,7 @@ configuration; nothing here knows the four architectures by name.
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -152,12 +153,13 @@ class UnifiedVLM(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
-    def __init__(self, config: UnifiedVLMConfig):
+    def __init__(self, config: UnifiedVLMConfig, language_model: PreTrainedModel | None = None):
         super().__init__(config)
         config.check()
         width = config.text_config.hidden_size
         space_in, space_out = config.understanding_space, config.generation_space
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        with torch.device("meta") if language_model is not None else nullcontext():
+            self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.understanding_adapter, self.generation_adapter = (
             Adapter(config.adapter_space(side), width, config.adapter_positions) for side in SIDES)
         if config.shared_adapter:
@@ -171,6 +173,8 @@ class UnifiedVLM(PreTrainedModel):
         for side, space in (("understanding_codebook", space_in), ("generation_codebook", space_out)):
             self.register_buffer(side, torch.zeros(space["codes"], space["width"]))  # persistent; (0, width) for SigLIP
         self.post_init()
+        if language_model is not None:  # until here a form without weights stood for it, as seven billion take minutes
+            self.language_model = language_model
 
     def _init_weights(self, module):
         if isinstance(module, nn.Linear):
@@ -239,7 +243,8 @@ class UnifiedVLM(PreTrainedModel):
         embeds = embeds.to(self.language_model.dtype)  # adapters are in float32 whatever the language model is in
         return self.language_model.model(inputs_embeds=embeds, **kwargs).last_hidden_state
 
-    def forward(self, buckets: list[dict] | None = None, padding: dict | None = None, **names) -> UnifiedVLMOutput:
+    def forward(self, buckets: list[dict] | None = None, padding: dict | None = None, text_share: float = 1.0,
+                image_share: float = 1.0, **names) -> UnifiedVLMOutput:
         """Losses of one step.
 
         Args:
@@ -248,6 +253,8 @@ class UnifiedVLM(PreTrainedModel):
                 says which images to draw the LM reads back (`RunSpec.feature_dropout`), all where it is absent.
             padding: a bucket of padding images as in the authors' code: their image loss counts as zero in the mean,
                 their text labels are trained (pitfall 3; only to measure what it does).
+            text_share, image_share: what the two losses count in `loss`; of several processes, how many positions of a
+                step this one has over their mean (`training.Steps`).
 
         The text loss is the mean cross-entropy over all labelled positions of all buckets, the image loss the mean over
         all image slots (cross-entropy of codes, 1 - cosine of features); loss = text loss + alpha x image loss.
@@ -271,11 +278,11 @@ class UnifiedVLM(PreTrainedModel):
         text_loss = text_hidden.sum()  # zero, with a gradient function, where no position is labelled
         if len(text_labels):
             text_loss = F.cross_entropy(self.language_model.lm_head(text_hidden).float(), text_labels)
-        loss, image_loss, slots = text_loss, None, 0
+        loss, image_loss, slots = text_share * text_loss, None, 0
         if image_hidden:
             slots = sum(len(targets) for targets in image_targets)
             image_loss = self.image_loss(torch.cat(image_hidden), torch.cat(image_targets)) * slots / (slots + padded)
-            loss = loss + self.config.image_loss_weight * image_loss
+            loss = loss + image_share * self.config.image_loss_weight * image_loss
         return UnifiedVLMOutput(loss=loss, text_loss=text_loss.detach(),
                                 image_loss=None if image_loss is None else image_loss.detach(),
                                 text_positions=len(text_labels), image_positions=slots)
@@ -325,10 +332,10 @@ def build_model(language_model: str | PreTrainedModel, understanding, generation
                 images: np.ndarray | None = None, **settings) -> UnifiedVLM:
     """Put a pre-trained language model (a folder, hub id or module) and two encoders' spaces together.
 
-    The language model keeps its weights and their type; adapters and head start from the seed (see `_start`) in
-    float32. An adapter is shared where that is asked for and the two spaces allow it, as in the paper's preset.
-    `distortions`, at most one a side, are drawn from the seed too; the mean length of the tokens of `images` (uint8) is
-    the unit of their shifts. `settings` are further ones of `UnifiedVLMConfig`.
+    The language model keeps its weights and their type, and as a module becomes a part of what is built; adapters and
+    head start from the seed (see `_start`) in float32. An adapter is shared where that is asked for and the two spaces
+    allow it, as in the paper's preset. `distortions`, at most one a side, are drawn from the seed too; the mean length
+    of the tokens of `images` (uint8) is the unit of their shifts. `settings` are further ones of `UnifiedVLMConfig`.
     """
     if not isinstance(language_model, PreTrainedModel):
         language_model = load_language_model(language_model, 0)
@@ -338,12 +345,7 @@ def build_model(language_model: str | PreTrainedModel, understanding, generation
         text_config=language_model.config, understanding_space=describe(understanding),
         generation_space=describe(generation), image_in_id=image_in_id, image_out_id=image_out_id, **settings)
     config.shared_adapter = shared_adapter and can_share(*map(config.adapter_space, SIDES))
-    with torch.device("meta"):  # a language model of seven billion random weights would take minutes
-        model = UnifiedVLM(config)
-    for name, child in model.named_children():
-        setattr(model, name, language_model if name == "language_model" else child.to_empty(device="cpu"))
-    for name, buffer in list(model.named_buffers(recurse=False)):
-        setattr(model, name, torch.zeros(buffer.shape))
+    model = UnifiedVLM(config, language_model)
     _start(model, seed)
     for buffer, encoder in (("understanding_codebook", understanding), ("generation_codebook", generation)):
         if encoder.codes:

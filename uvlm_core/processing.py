@@ -47,8 +47,8 @@ class Processor:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens_in: int, tokens_out: int):
         if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-            raise ValueError(f"The tokenizer has the tokens {tokenizer.bos_token!r} and {tokenizer.eos_token!r} for the "
-                             "begin and the end of a text; it needs both.")
+            raise ValueError(f"The tokenizer has the tokens {tokenizer.bos_token!r} and {tokenizer.eos_token!r} for "
+                             "the begin and the end of a text; it needs both.")
         # a language model's own tokenizer knows nothing of images, and may pad with a token that means something
         tokenizer.add_special_tokens({"additional_special_tokens": [PAD, IMAGE_IN, GENERATE, IMAGE_OUT]})
         self.tokenizer, self.tokens_in, self.tokens_out = tokenizer, tokens_in, tokens_out

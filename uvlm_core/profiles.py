@@ -17,11 +17,12 @@ REGIMES = ("understanding", "generation", "unified")
 TUNINGS = ("full", "lora", "frozen")
 OPTIMIZERS = ("muon", "adamw")
 FEATURE_LOSSES = ("cosine", "mse")
+PRECISIONS = ("fp32", "bf16")
 COUNTED = ("understanding", "generation", "all")  # rows that fill a step
 _CHOICES = {"architecture": ARCHITECTURES, "regime": REGIMES, "tuning": TUNINGS, "optimizer": OPTIMIZERS,
-            "batch_counts": COUNTED, "feature_loss": FEATURE_LOSSES, "hours": HOURS}
+            "batch_counts": COUNTED, "feature_loss": FEATURE_LOSSES, "hours": HOURS, "precision": PRECISIONS}
 _LEAST = {"seed": 0, "image_size": 32, "images": 1, "vqa_examples": 0, "caption_examples": 0, "generation_examples": 0,
-          "turns": 1, "test_watches": 1, "generated_watches": 2, "probe_watches": 0, "lora_rank": 1,
+          "turns": 1, "fewest_turns": 0, "test_watches": 1, "generated_watches": 2, "probe_watches": 0, "lora_rank": 1,
           "lora_alpha": 1, "batch_size": 1, "threads": 1}
 _MOST = {"seed": 2**32 - 1, "image_size": 1024, "turns": len(ATTRIBUTES)}  # numpy's seeds, `render`, a question each
 
@@ -41,7 +42,8 @@ class RunSpec:
     vqa_examples: int = 9400
     caption_examples: int = 600
     generation_examples: int = 14000
-    turns: int = 5  # questions per vqa row
+    turns: int = 5  # questions per vqa row, at most
+    fewest_turns: int = 0  # as many are drawn as from here to `turns`, as the paper's 1 to 4; 0: always `turns`
     mention_rate: float = 0.8  # of each attribute but the time in captions and requests; the paper has 0.5
     biases: tuple[AttributeBias, ...] = ()
     distortions: tuple[Distortion, ...] = ()  # of what the LM reads, at most one a side
@@ -53,13 +55,16 @@ class RunSpec:
     tokenizer: str = "pretrained/tokenizer"
     semantic_encoder: str = "pretrained/siglip"
     vq_tokenizer: str = "pretrained/vq"
-    reader: str = "pretrained/reader"
+    reader: str = "pretrained/reader"  # of VQ output's pixels; "" for none
     feature_reader: str = "pretrained/siglip_reader"  # of `semantic_encoder`'s features; "" for none
     feature_decoder: str = "pretrained/siglip_decoder"  # the same
     shared_adapter: bool = True  # the paper's assignment where input and output space are one; pitfall 2
     adapter_positions: bool = True  # learned embeddings of row and column on image slots; the paper has none
+    inception: str = ""  # a file of torch-fidelity's Inception v3, for FID; "" for none
     # the training
     tuning: str = "full"
+    precision: str = "fp32"  # of the language model; "bf16" computes the rest of a step in it, too
+    activation_checkpointing: bool = False  # less memory, about a third more time, the same numbers
     lora_rank: int = 128
     lora_alpha: int = 256
     optimizer: str = "muon"
@@ -73,7 +78,7 @@ class RunSpec:
     feature_loss: str = "cosine"  # of SigLIP output; "mse" is the other one
     feature_dropout: float = 0.5  # of SigLIP output: share of images to draw of which no feature is read back
     padding_image: bool = False  # the authors' padding image in every step (pitfall 3)
-    batch_size: int = 8  # rows per step
+    batch_size: int = 8  # rows per step, of all processes together
     batch_counts: str = "understanding"  # rows that this counts; the other task's come beside them, in proportion
     threads: int = 1
     # the scores
@@ -126,6 +131,8 @@ class RunSpec:
             if distortion.family == "permutation" and space != "VQ":
                 raise ValueError(f"distortion 'permutation' of the {distortion.side} side needs a space of codes, and "
                                  f"{space} of {self.architecture} has none.")
+        if self.fewest_turns > self.turns:
+            raise ValueError(f"fewest_turns {self.fewest_turns!r} is above turns, {self.turns}.")
         for name in self.shuffled_attributes:
             if name not in ATTRIBUTES or self.shuffled_attributes.count(name) > 1:
                 raise ValueError(f"shuffled_attributes {self.shuffled_attributes!r} are not different names out of "
@@ -280,8 +287,9 @@ def _read_part(kind: type, value):
 
 
 _PARTS = {"biases": AttributeBias, "distortions": Distortion, "shuffled_attributes": str}
-_BEFORE = {"distortions": [], "feature_dropout": 0.0, "feature_loss_weight": 1.0, "shuffled_attributes": [],
-           "probe_watches": 0}  # what specs without the field say
+_BEFORE = {  # what specs without the field say
+    "activation_checkpointing": False, "distortions": [], "feature_dropout": 0.0, "feature_loss_weight": 1.0,
+    "fewest_turns": 0, "inception": "", "precision": "fp32", "probe_watches": 0, "shuffled_attributes": []}
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 _A = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
 
@@ -309,6 +317,18 @@ class Profile:
 
 
 _LAPTOP = RunSpec()
+_SMOLLM = replace(  # a real language model that was trained on text, with the laptop's encoders
+    _LAPTOP, language_model="cache/smollm2", tokenizer="cache/smollm2", adapter_positions=False, tuning="lora",
+    lora_rank=16, lora_alpha=32, optimizer="adamw", learning_rate=5e-4, adapter_learning_rate=1e-3,
+    image_loss_weight=0.2, feature_loss_weight=1.0, feature_dropout=0.0)
+_PAPER = replace(  # section 3 and appendix: Vicuna-7B on three GPUs
+    _LAPTOP, image_size=224, images=60_000, vqa_examples=60_000, caption_examples=60_000, generation_examples=60_000,
+    turns=4, fewest_turns=1, mention_rate=0.5, language_model="lmsys/vicuna-7b-v1.5", tokenizer="lmsys/vicuna-7b-v1.5",
+    semantic_encoder="google/siglip-base-patch16-224", vq_tokenizer="FoundationVision/LlamaGen/vq_ds16_c2i.pt",
+    reader="", feature_reader="", feature_decoder="", adapter_positions=False, tuning="lora", precision="bf16",
+    activation_checkpointing=True, optimizer="adamw", learning_rate=2e-4, adapter_learning_rate=1e-4,
+    image_loss_weight=0.2, feature_loss_weight=1.0, feature_dropout=0.0, batch_size=393, batch_counts="all", threads=8,
+    fractions=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), test_watches=200, generated_watches=200)
 PROFILES = {
     # shows that everything works, in seconds; its numbers mean nothing
     "smoke": Profile("smoke", replace(_LAPTOP, images=160, vqa_examples=128, caption_examples=32,
@@ -327,6 +347,19 @@ PROFILES = {
                              "warp": (5.0, 20.0), "permutation": (0.5, 1.0), "width": (0.5, 2.0)},
                       transfer_rows=(5000, 7000), transfer_seeds=1, transferred=("VQ-VQ",),
                       rates={"weather": (0.03, 0.1)}, firm_rates=(0.03, 0.1)),
+    # one GPU, or a CPU and patience
+    "smollm": Profile("smollm", _SMOLLM, seeds=1, scaling_rows=1000, scaling_seeds=1, scaled=("SigLIP-VQ",),
+                      matched=("SigLIP-VQ",), alignment_rows=1600, alignment_seeds=1, distorted=("VQ-VQ",),
+                      doses={"affine": (0.5, 1.0), "authors": (0.1, 0.2, 0.3)}, transfer_rows=(5000, 7000),
+                      transfer_seeds=1, transferred=("SigLIP-VQ",), rates={"weather": (0.0, 0.03)},
+                      firm_rates=(0.03,)),
+    # the paper's: GPUs of 80 GB
+    "paper": Profile("paper", _PAPER, seeds=3, scaling_rows=60_000, scaling_seeds=1, scaled=("SigLIP-VQ", "VQ-VQ"),
+                     matched=("SigLIP-VQ", "VQ-VQ"), alignment_rows=60_000, alignment_seeds=1,
+                     distorted=("VQ-VQ", "SigLIP-SigLIP"),
+                     doses={"rotation": (1.0,), "shift": (1.0,), "affine": (0.5, 1.0), "authors": (0.1, 0.2, 0.3)},
+                     transfer_rows=(120_000, 60_000), transfer_seeds=1, transferred=("SigLIP-VQ", "VQ-VQ"),
+                     rates={"weather": (0.0, 0.01), "battery": (0.0, 0.01)}, firm_rates=(0.0,)),
 }
 
 

@@ -28,9 +28,9 @@ from transformers.utils import logging
 
 from uvlm_core.conversations import make_conversations
 from uvlm_core.evaluation import Evaluation
-from uvlm_core.modeling import UnifiedVLM, build_model
+from uvlm_core.modeling import UnifiedVLM, build_model, load_language_model
 from uvlm_core.muon import Muon
-from uvlm_core.processing import Processor, Row, collate, padding_share
+from uvlm_core.processing import IGNORED, Processor, Row, collate, padding_share
 from uvlm_core.profiles import RunSpec
 from uvlm_core.runs import RunStore, record_key, report_progress, run_grid
 from uvlm_core.scoring import TIME_PARTS
@@ -42,6 +42,7 @@ STREAM = 0  # of the pool of training watches
 SAMPLE = 64  # watches of it that tell how long a space's tokens are
 LM_MATRICES = r".*language_model\.model\.layers\..*(proj|lora_[AB]\.\w+)\.weight"
 LORA_TARGETS = r"language_model\.model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DONE = "complete"  # written into a checkpoint last: one without it was cut off and is not resumed from
 
 
@@ -60,7 +61,8 @@ def training_rows(spec: RunSpec, processor: Processor, watches: list[Watch]) -> 
         if task == "generation":
             told = [_partly(watch, other, spec.shuffled_attributes)
                     for watch, other in zip(told, told[1:] + told[:1], strict=True)]
-        talks = make_conversations(told, task, spec.seed, spec.turns, spec.biases, spec.mention_rate)
+        talks = make_conversations(told, task, spec.seed, (spec.fewest_turns or spec.turns, spec.turns), spec.biases,
+                                   spec.mention_rate)
         if task == "generation" and spec.shuffled_requests:
             images = images[1:] + images[:1]  # the control: a request and another row's image
         rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]
@@ -110,8 +112,9 @@ def networks(spec: RunSpec):
     understanding, generation = (encoders[kind] for kind in kinds)
     processor = Processor.load(spec.tokenizer, understanding.tokens, generation.tokens)
     length = feature_length(generation, spec) if spec.feature_loss == "cosine" and not generation.codes else 0.0
-    model = build_model(resolve(spec.language_model), understanding, generation, seed=spec.seed,
-                        image_in_id=processor.image_in, image_out_id=processor.image_out,
+    language_model = load_language_model(resolve(spec.language_model), len(processor.tokenizer), DTYPES[spec.precision])
+    model = build_model(language_model, understanding, generation, seed=spec.seed, image_in_id=processor.image_in,
+                        generate_id=processor.generate, image_out_id=processor.image_out,
                         shared_adapter=spec.shared_adapter, adapter_positions=spec.adapter_positions,
                         image_loss_weight=spec.alpha, feature_loss=spec.feature_loss,
                         feature_length=length, distortions=spec.distortions,
@@ -141,8 +144,8 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, Image.Imag
     prepared = time.perf_counter() - began
     result = train(model, steps, spec, folder, evaluation, lambda fraction: report_progress(folder, fraction))
     samples, sheet = evaluation.samples()
-    buckets = [bucket for step in range(0, len(steps), max(1, len(steps) // 20)) for bucket in steps[step]["buckets"]]
-    counts = {"steps": len(steps), "understanding rows": len(steps.understanding),
+    buckets = [bucket for item in range(0, len(steps), max(1, len(steps) // 20)) for bucket in steps[item]["buckets"]]
+    counts = {"steps": spec.steps, "understanding rows": len(steps.understanding),
               "generation rows": len(steps.generation),
               "tokens": int(sum(len(row.ids) for row in steps.understanding + steps.generation)),
               "padding": round(padding_share(buckets, processor.pad), 4),
@@ -190,7 +193,13 @@ def _kept(spec: RunSpec) -> Path:
 
 
 class Steps(Dataset):
-    """One item an optimiser step: its understanding rows and, in proportion, its generation rows, as buckets."""
+    """One item an optimiser step: its understanding rows and, in proportion, its generation rows, as buckets.
+
+    Of several processes each takes a share of a step's rows, as an item of its own; the items of a step follow one
+    another. What an item says of its share in the labelled positions makes the mean over processes that of the step.
+    """
+
+    processes = int(os.environ.get("WORLD_SIZE", 1))
 
     def __init__(self, spec: RunSpec, processor: Processor, understanding: list[Row], generation: list[Row],
                  images_in: np.ndarray | None, images_out: np.ndarray | None):
@@ -198,18 +207,28 @@ class Steps(Dataset):
         self.understanding, self.generation = understanding, generation
         self.images_in, self.images_out = images_in, images_out
 
+        if min(len(self.rows(step)) for step in range(spec.steps)) < self.processes:
+            raise ValueError(f"batch_size {spec.batch_size} leaves some of {self.processes} processes without a row.")
+
     def __len__(self) -> int:
-        return self.spec.steps
+        return self.spec.steps * self.processes
 
     def rows(self, step: int) -> list[Row]:
         """The rows of a step."""
+        count = self.spec.steps
         return [row for rows in (self.understanding, self.generation)
-                for row in rows[len(rows) * step // len(self) : len(rows) * (step + 1) // len(self)]]
+                for row in rows[len(rows) * step // count : len(rows) * (step + 1) // count]]
 
-    def __getitem__(self, step: int) -> dict:
-        inputs = {"buckets": collate(self.rows(step), self.images_in, self.images_out, self.processor.pad)}
+    def __getitem__(self, item: int) -> dict:
+        step, process = divmod(item, self.processes)
+        rows = self.rows(step)
+        own = rows[process :: self.processes]
+        inputs = {"buckets": collate(own, self.images_in, self.images_out, self.processor.pad)}
+        if self.processes > 1:
+            inputs |= {f"{kind}_share": self.processes * count(own) / max(1, count(rows))
+                       for kind, count in (("text", _labelled), ("image", self._drawn))}
         if self.spec.feature_dropout:
-            rng = np.random.default_rng([self.spec.seed, 4, step])
+            rng = np.random.default_rng([self.spec.seed, 4, item])
             for bucket in inputs["buckets"]:
                 if "images_out" in bucket and bucket["images_out"].is_floating_point():
                     kept = rng.random(len(bucket["images_out"])) >= self.spec.feature_dropout
@@ -220,16 +239,39 @@ class Steps(Dataset):
         return inputs
 
 
+    def _drawn(self, rows: list[Row]) -> int:
+        return sum(int((row.ids == self.processor.image_out).sum()) for row in rows)
+
+
+def _labelled(rows: list[Row]) -> int:
+    return sum(int((row.labels[1:] != IGNORED).sum()) for row in rows)
+
+
 def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
     """Make trainable what the spec's tuning says: all of the LM, LoRA on it, or none; adapters and head always."""
     if spec.tuning == "lora":
         # adapters and head are new: peft trains them in full and saves them beside the LoRA weights
         new = [name for name, child in model.named_children()
                if name != "language_model" and next(child.parameters(), None) is not None]
-        return get_peft_model(model, LoraConfig(r=spec.lora_rank, lora_alpha=spec.lora_alpha,
-                                                target_modules=LORA_TARGETS, modules_to_save=new))
+        # so may be the token that triggers an image: the model must read it and say it, so both tables learn its row
+        untie(model.language_model)
+        tokens = dict.fromkeys(("model.embed_tokens", "lm_head"), [model.config.generate_id])
+        return get_peft_model(model, LoraConfig(
+            r=spec.lora_rank, lora_alpha=spec.lora_alpha, target_modules=LORA_TARGETS, modules_to_save=new,
+            trainable_token_indices={f"language_model.{name}": rows for name, rows in tokens.items()}))
     model.language_model.requires_grad_(spec.tuning == "full")
     return model
+
+
+def untie(language_model: torch.nn.Module) -> None:
+    """Give a language model whose embeddings are also its head a head of its own, with the same weights.
+
+    peft does not see that the two are one where the language model is a part of another model.
+    """
+    if language_model.config.tie_word_embeddings:
+        head = language_model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        language_model.config.tie_word_embeddings = False
 
 
 def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
@@ -241,7 +283,7 @@ def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimiz
     groups = [{"params": first, "lr": spec.learning_rate}, {"params": rest, "lr": spec.adapter_learning_rate}]
     groups = [group | {"weight_decay": spec.weight_decay} for group in groups if group["params"]]
     if spec.optimizer == "adamw":
-        return torch.optim.AdamW(groups, betas=(0.9, 0.95))
+        return torch.optim.AdamW(groups)  # the authors' Trainer leaves its defaults, and so do we
     groups[0]["orthogonal"] = bool(first)
     return Muon(groups, spec.momentum)
 
@@ -260,18 +302,17 @@ class LearningCurve(TrainerCallback):
         self.spec, self.seconds = spec, 0.0
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        step = state.global_step * args.world_size  # several processes share the steps out among them
-        due = [mark for mark in self.marks if step - args.world_size < mark <= step]
+        step = state.global_step
+        due = step in self.marks
         if due and state.is_world_process_zero:
             began = time.perf_counter()
-            rows = self.score(model, self.spec.steps in due)
-            for mark in due:
-                self.scores[str(mark)] = [{"fraction": self.marks[mark]} | row for row in rows]
+            rows = self.score(model, step == self.spec.steps)
+            self.scores[str(step)] = [{"fraction": self.marks[step]} | row for row in rows]
             write_atomically(self.path, json.dumps(self.scores))
             self.seconds += time.perf_counter() - began
             model.train()
-        control.should_save = bool(due)
-        self.report(min(1.0, step / self.spec.steps))
+        control.should_save = due
+        self.report(step / self.spec.steps)
         return control
 
     def on_save(self, args, state, control, **kwargs):
@@ -305,13 +346,14 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    total = math.ceil(len(steps) / processes)
+    total = spec.steps
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=1, num_train_epochs=1, lr_scheduler_type="cosine",
         warmup_steps=float(math.ceil(spec.warmup * total)) if spec.warmup * total >= 1 else 0.0, max_grad_norm=1.0,
         save_strategy="no", save_total_limit=2, logging_steps=max(1, total // 50), report_to="none",
         use_cpu=not torch.cuda.is_available(), seed=spec.seed, disable_tqdm=True, remove_unused_columns=False,
+        bf16=spec.precision == "bf16", activation_checkpointing=spec.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs a gradient at its inputs
         dataloader_pin_memory=False, ddp_find_unused_parameters=True, label_names=[])  # a step may lack a task
     curve = LearningCurve(spec, folder, score, report)
     trainer = InOrder(model, arguments, train_dataset=steps, data_collator=lambda items: items[0], callbacks=[curve],
