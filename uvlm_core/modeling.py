@@ -314,10 +314,15 @@ def load_language_model(name: str, vocabulary: int, dtype: torch.dtype = torch.f
     more in it than weights.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, weights_only=True)
+        model, report = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, weights_only=True,
+                                                             output_loading_info=True)
     except Exception as error:  # files of every kind, and the hub: each has errors of its own
         raise ValueError(f"{name!r} is not a language model that can be loaded "
                          f"({type(error).__name__}: {str(error).strip().splitlines()[0].rstrip('.')}).") from error
+    odd = [str(key) for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for key in sorted(report[kind])]
+    if odd:
+        raise ValueError(f"{name!r} does not hold the weights that its configuration asks for: {odd[0]} is missing, "
+                         "unknown or of another shape.")
     known = model.get_input_embeddings().num_embeddings
     if known < vocabulary:
         model.resize_token_embeddings(vocabulary, mean_resizing=False)
