@@ -4,6 +4,7 @@ PROFILE ?= laptop
 SEEDS ?=
 NOTEBOOK ?=
 WORKERS ?=
+GPU ?= A100
 PYTHONS ?= python3.11 python3
 
 PY := .venv/bin/python
@@ -27,7 +28,7 @@ unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup figures replicate scoreboard test lint bench lab encoders smollm2 clean unusable
+.PHONY: help setup figures replicate scoreboard plan test lint bench lab encoders smollm2 clean unusable
 
 help: ## list the targets (this list)
 	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n]'
@@ -43,6 +44,9 @@ replicate: $(READY) ## the same from an empty record store, everything trained a
 
 scoreboard: $(READY) ## write the table of claims and verdicts into README.md, from the laptop records
 	@$(PY) -m uvlm_core.claims
+
+plan: $(READY) ## what a run of PROFILE takes: sizes, steps, memory, hours on GPU=A100, downloads; nothing is fetched
+	@$(PY) -m uvlm_core.plan --profile '$(PROFILE)' --gpu '$(GPU)'
 
 test: $(READY) ## run the tests
 	@$(PY) -m pytest -q

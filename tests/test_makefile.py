@@ -42,6 +42,7 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
     (["bench"], "tests/benchmarks.py"),
     (["encoders"], "-m uvlm_core.pretraining all"),
     (["smollm2"], "-m uvlm_core.smollm"),
+    (["plan", "PROFILE=paper", "GPU=H100"], "-m uvlm_core.plan --profile 'paper' --gpu 'H100'"),
     (["scoreboard"], "-m uvlm_core.claims"),
     (["lint"], "-m ruff check ."),
     (["lab"], "-m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks"),

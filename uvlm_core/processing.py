@@ -27,6 +27,7 @@ from uvlm_core.weights import resolve
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 IMAGE_IN, GENERATE, IMAGE_OUT = IMAGE, "<generate>", "<image_out>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, IMAGE_IN, GENERATE, IMAGE_OUT)
+NEW_TOKENS = (PAD, IMAGE_IN, GENERATE, IMAGE_OUT)  # that a language model's own tokenizer lacks
 IGNORED = -100  # the label of a position that is not trained
 USER, ASSISTANT = "USER: ", " ASSISTANT:"
 
@@ -50,11 +51,10 @@ class Processor:
             raise ValueError(f"The tokenizer has the tokens {tokenizer.bos_token!r} and {tokenizer.eos_token!r} for "
                              "the begin and the end of a text; it needs both.")
         # a language model's own tokenizer knows nothing of images, and may pad with a token that means something
-        tokenizer.add_special_tokens({"additional_special_tokens": [PAD, IMAGE_IN, GENERATE, IMAGE_OUT]})
+        tokenizer.add_special_tokens({"additional_special_tokens": list(NEW_TOKENS)})
         self.tokenizer, self.tokens_in, self.tokens_out = tokenizer, tokens_in, tokens_out
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self.pad, self.image_in, self.generate, self.image_out = tokenizer.convert_tokens_to_ids(
-            [PAD, IMAGE_IN, GENERATE, IMAGE_OUT])
+        self.pad, self.image_in, self.generate, self.image_out = tokenizer.convert_tokens_to_ids(list(NEW_TOKENS))
 
     @classmethod
     def load(cls, name: str, tokens_in: int, tokens_out: int) -> "Processor":

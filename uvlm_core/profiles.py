@@ -322,7 +322,7 @@ _SMOLLM = replace(  # a real language model that was trained on text, with the l
     lora_rank=16, lora_alpha=32, optimizer="adamw", learning_rate=5e-4, adapter_learning_rate=1e-3,
     image_loss_weight=0.2, feature_loss_weight=1.0, feature_dropout=0.0)
 _PAPER = replace(  # section 3 and appendix: Vicuna-7B on three GPUs
-    _LAPTOP, image_size=224, images=60_000, vqa_examples=60_000, caption_examples=60_000, generation_examples=60_000,
+    _LAPTOP, image_size=224, images=180_000, vqa_examples=60_000, caption_examples=60_000, generation_examples=60_000,
     turns=4, fewest_turns=1, mention_rate=0.5, language_model="lmsys/vicuna-7b-v1.5", tokenizer="lmsys/vicuna-7b-v1.5",
     semantic_encoder="google/siglip-base-patch16-224", vq_tokenizer="FoundationVision/LlamaGen/vq_ds16_c2i.pt",
     reader="", feature_reader="", feature_decoder="", adapter_positions=False, tuning="lora", precision="bf16",
