@@ -4,6 +4,7 @@ PROFILE ?= laptop
 SEEDS ?=
 NOTEBOOK ?=
 WORKERS ?=
+DEB ?=
 PYTHONS ?= python3.11 python3
 
 PY := .venv/bin/python
@@ -27,7 +28,7 @@ unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup figures replicate scoreboard test lint bench lab encoders clean unusable
+.PHONY: help setup figures replicate scoreboard test lint bench lab encoders stamps clean unusable
 
 help: ## list the targets (this list)
 	@echo 'usage: make TARGET [PROFILE=smoke|laptop] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n]'
@@ -59,6 +60,9 @@ lab: $(READY) ## open the notebooks in JupyterLab, on this machine only
 
 encoders: $(READY) ## train the frozen networks of the laptop profile again (uvlm_core/pretrained)
 	@$(PY) -m uvlm_core.pretraining all
+
+stamps: $(READY) ## bring captioned pictures (Tux Paint's stamps) into .cache/stamps; DEB=/path where there is no apt
+	@$(PY) -m uvlm_core.stamps $(if $(DEB),--deb '$(DEB)')
 
 clean: ## remove .cache and build; .venv, records and figures stay
 	@for folder in .cache build; do \
