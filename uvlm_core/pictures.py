@@ -219,7 +219,7 @@ def open_picture(path: str | Path, size: int) -> np.ndarray:
     width, height = (max(1, round(side * scale)) for side in picture.size)
     square = Image.new("RGB", (size, size), "white")
     square.paste(picture.resize((width, height), Image.Resampling.LANCZOS), ((size - width) // 2, (size - height) // 2))
-    return np.asarray(square)
+    return np.array(square)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
