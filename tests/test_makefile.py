@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MAKE_SETS = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PROFILE", "SEEDS", "NOTEBOOK", "WORKERS", "PYTHONS")
+MAKE_SETS = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PROFILE", "SEEDS", "NOTEBOOK", "WORKERS", "DEB", "PYTHONS")
 
 
 def make(*words, folder=ROOT, **variables):
@@ -43,6 +43,8 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
     (["encoders"], "-m uvlm_core.pretraining all"),
     (["smollm2"], "-m uvlm_core.smollm"),
     (["plan", "PROFILE=paper", "GPU=H100"], "-m uvlm_core.plan --profile 'paper' --gpu 'H100'"),
+    (["stamps"], "-m uvlm_core.stamps"),
+    (["stamps", "DEB=/some where/a.deb"], "-m uvlm_core.stamps --deb '/some where/a.deb'"),
     (["scoreboard"], "-m uvlm_core.claims"),
     (["lint"], "-m ruff check ."),
     (["lab"], "-m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks"),

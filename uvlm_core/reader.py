@@ -30,6 +30,8 @@ class AttributeReader(nn.Module):
     Every attribute is a classification; the features keep where things are, because most attributes are positions.
     """
 
+    name = "reader"  # of the distances in its features
+
     def __init__(self, width: int = 192):
         super().__init__()
         self.width = width
