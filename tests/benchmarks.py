@@ -30,11 +30,12 @@ from uvlm_core.conversations import make_conversations
 from uvlm_core.experiments import mutual_benefit
 from uvlm_core.generation import BATCH, generate_images
 from uvlm_core.modeling import build_model
+from uvlm_core.pool import STREAM, training_rows
 from uvlm_core.processing import Processor, collate, padding_share
 from uvlm_core.profiles import profile
 from uvlm_core.runs import RunStore, run_grid
 from uvlm_core.smart_watch import render_batch, sample_watches
-from uvlm_core.training import STREAM, Steps, make_optimizer, training_rows
+from uvlm_core.training import Steps, make_optimizer
 from uvlm_core.vision import SiglipEncoder, VQEncoder, cached_features
 from uvlm_core.weights import PRETRAINED, ROOT, resolve
 

@@ -18,6 +18,7 @@ from uvlm_core.fidelity import (
     read_back,
 )
 from uvlm_core.generation import generate_images, predict_features
+from uvlm_core.pool import sample_images, training_pool
 from uvlm_core.processing import collate
 from uvlm_core.profiles import RunSpec
 from uvlm_core.reader import CLASSES, FeatureReader
@@ -121,7 +122,8 @@ def test_a_network_of_another_encoders_features_is_refused(kind, networks, tmp_p
 def test_generated_features_are_scored_where_they_are_and_drawn_to_be_looked_at(spec: RunSpec):
     spec = spec.vary(architecture="VQ-SigLIP", regime="generation")
     model, processor, _, understanding, generation = prepare(spec)
-    assert model.config.feature_length == pytest.approx(feature_length(generation, spec), rel=1e-6)
+    assert model.config.feature_length == pytest.approx(
+        feature_length(generation, sample_images(training_pool(spec))), rel=1e-6)
     evaluation = Evaluation(spec, processor, understanding, generation)
     rows = evaluation(model)
     metrics = {row["metric"] for row in rows}

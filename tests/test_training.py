@@ -16,11 +16,11 @@ import torch
 from uvlm_core import experiments, launch, training
 from uvlm_core.conversations import AttributeBias
 from uvlm_core.evaluation import Evaluation
+from uvlm_core.pool import STREAM, training_rows
 from uvlm_core.runs import RunStore
 from uvlm_core.smart_watch import sample_watches
 from uvlm_core.training import (
     DONE,
-    STREAM,
     Steps,
     last_checkpoint,
     make_optimizer,
@@ -28,7 +28,6 @@ from uvlm_core.training import (
     train,
     train_and_score,
     trained_models,
-    training_rows,
 )
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,6 +1,6 @@
 """Captioned pictures (paper section 3, real images): caption files read by path, as conversations about image files.
 
-Belongs here: the formats, requests made from captions, the split, pictures as pixels. Not here: watches
+Belongs here: the formats, requests made from captions, the split, pictures as pixels. Not here: how watches are drawn
 (`smart_watch.py`), conversations and LLaVA's rows (`conversations.py`), where stamps come from (`stamps.py`).
 
 The paper trains on LLaVA-1.5's and ShareGPT4V's data and turns caption rows into generation requests. Nothing here is
@@ -12,15 +12,29 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from uvlm_core.conversations import IMAGE, Conversation, Turn, conversation_of, locate_image, read_json
+from uvlm_core.conversations import (
+    IMAGE,
+    Conversation,
+    Turn,
+    conversation_of,
+    locate_image,
+    make_conversations,
+    read_json,
+    write_llava,
+)
+from uvlm_core.smart_watch import WORLD_VERSION, sample_watches
+from uvlm_core.weights import cache_folder
 
+# the fingerprint of Debian's tuxpaint-stamps-default 2022.06.04-1
+STAMPS = "cc07db7817820755c61a8235dd115fb298d1fd11b457fe3f9947af67342f4ddb"
+DRAWN = 400  # watches that stand in for pictures where there are none
 TEST_SHARE = 0.15  # of the pictures, on average
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # some of Pillow's others start programs to read a file
 DESCRIBE = (  # what asks for a caption
@@ -85,6 +99,56 @@ def read_pictures(captions: str | Path, folder: str | Path, sam: bool = False) -
     if not talks:
         raise ValueError(f"{captions} has no row with a picture.")
     return talks
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Captioned pictures in a folder, and the two sides they are on."""
+
+    folder: Path
+    train: tuple[Conversation, ...]
+    test: tuple[Conversation, ...]
+
+
+@lru_cache(maxsize=4)
+def load_pictures(captions: str, folder: str = "") -> PictureSet:
+    """The pictures that a spec names: "stamps" (`make stamps`), or a caption file and the folder of its pictures.
+
+    "watches" are some Smart Watch images with captions, written to the cache as LLaVA JSON: a stand-in that needs no
+    pictures. ValueError for stamps that are not there or not the package's, and as `read_pictures`.
+    """
+    place = Path(folder)
+    if captions == "stamps":
+        place = cache_folder() / "stamps"
+        if not place.is_dir():
+            raise ValueError(f"The stamps are not in {place}; `make stamps` brings them there.")
+        talks = read_pictures(place, place)
+        if fingerprint(talks, place) != STAMPS:
+            raise ValueError(f"The stamps in {place} are not those of the package's version 2022.06.04-1, whose "
+                             "records are kept; give their folder as captions and folder to use them all the same.")
+    elif captions == "watches":
+        place = cache_folder() / f"pictures-watches-{WORLD_VERSION}"
+        if not (place / "captions.json").exists():
+            watches = sample_watches(0, DRAWN)
+            write_llava(make_conversations(watches, "caption", 0), watches, place / "captions.json", place)
+        talks = read_pictures(place / "captions.json", place)
+    else:
+        talks = read_pictures(captions, place)
+    by_caption = captions == "stamps" or Path(captions).is_dir()
+    sides = {side: tuple(talk for talk in talks if split_of(talk.turns[0].gpt if by_caption else talk.image) == side)
+             for side in ("train", "test")}
+    if not all(sides.values()):
+        raise ValueError(f"{captions} has too few pictures for two sides.")
+    return PictureSet(place, **sides)
+
+
+@lru_cache(maxsize=4)
+def pictures_fingerprint(captions: str, folder: str = "") -> str:
+    """What the pictures are that a spec names, for its record; of the stamps without having them."""
+    if captions == "stamps":
+        return STAMPS
+    pictures = load_pictures(captions, folder)
+    return fingerprint((*pictures.train, *pictures.test), pictures.folder)
 
 
 def _recognise(path: Path, sam: bool) -> tuple[list, Callable]:
@@ -220,6 +284,11 @@ def open_picture(path: str | Path, size: int) -> np.ndarray:
     square = Image.new("RGB", (size, size), "white")
     square.paste(picture.resize((width, height), Image.Resampling.LANCZOS), ((size - width) // 2, (size - height) // 2))
     return np.array(square)
+
+
+def open_pictures(folder: Path, names: Sequence[str], size: int) -> np.ndarray:
+    """Several of a folder as uint8 (pictures, size, size, 3)."""
+    return np.stack([open_picture(folder / name, size) for name in names])
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

@@ -49,6 +49,8 @@ class RunSpec:
     distortions: tuple[Distortion, ...] = ()  # of what the LM reads, at most one a side
     shuffled_requests: bool = False  # control: every generation request is paired with another row's image
     shuffled_attributes: tuple[str, ...] = ()  # control: what requests say of these is another row's watch's
+    pictures: str = ""  # instead of watches: "stamps", "watches" as files, or a caption file (`pictures.py`)
+    picture_folder: str = ""  # of a caption file's pictures
     hours: int = 12  # 13: the authors' hours 0..12, of which 0 and 12 look the same (pitfall 10)
     # the networks: a shipped name, a local folder or a hub id
     language_model: str = "pretrained/language_model"
@@ -145,8 +147,11 @@ class RunSpec:
                              f"{self.test_watches}.")
         if self.rows == 0:
             raise ValueError(f"A run of regime {self.regime!r} has no training rows; give it at least one.")
+        if self.pictures and (self.biases or self.shuffled_attributes or self.probe_watches):
+            raise ValueError(f"The pictures {self.pictures!r} have no attributes that are known: biases, "
+                             "shuffled_attributes and probe_watches are of watches only.")
         most = max(self.vqa_examples, self.caption_examples, self.generation_examples)
-        if most > self.images:
+        if most > self.images and not self.pictures:
             raise ValueError(f"A run of {most} rows of one task needs as many images, but images is {self.images}.")
 
     @property
@@ -289,7 +294,8 @@ def _read_part(kind: type, value):
 _PARTS = {"biases": AttributeBias, "distortions": Distortion, "shuffled_attributes": str}
 _BEFORE = {  # what specs without the field say
     "activation_checkpointing": False, "distortions": [], "feature_dropout": 0.0, "feature_loss_weight": 1.0,
-    "fewest_turns": 0, "inception": "", "precision": "fp32", "probe_watches": 0, "shuffled_attributes": []}
+    "fewest_turns": 0, "inception": "", "picture_folder": "", "pictures": "", "precision": "fp32", "probe_watches": 0,
+    "shuffled_attributes": []}
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 _A = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
 

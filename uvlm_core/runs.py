@@ -309,12 +309,16 @@ def _open_session(folder: Path) -> list[dict]:
 
 
 def _fingerprints(spec) -> dict[str, str]:
-    """The sha256 of each network that `spec` names."""
+    """The sha256 of each network that `spec` names, and of its pictures."""
     if not spec.networks:
         return {}
+    from uvlm_core.pictures import pictures_fingerprint
     from uvlm_core.weights import fingerprint  # late, as it imports torch
 
-    return {name: fingerprint(name) for name in spec.networks}
+    found = {name: fingerprint(name) for name in spec.networks}
+    if getattr(spec, "pictures", ""):
+        found[spec.pictures] = pictures_fingerprint(spec.pictures, spec.picture_folder)
+    return found
 
 
 def _cache_folder() -> Path:

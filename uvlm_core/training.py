@@ -1,7 +1,8 @@
-"""One run, from its spec to its scores (paper sections 3 and 4): rows, steps, optimiser, Trainer, learning curve.
+"""One run, from its spec to its scores (paper sections 3 and 4): steps, optimiser, Trainer, learning curve.
 
 Belongs here: what happens between an initialised model and its scored checkpoints, and trained models to look into.
-Not here: the record (`runs.py`), decoding (`generation.py`), the scores themselves (`scoring.py`, `fidelity.py`).
+Not here: the rows (`pool.py`), the record (`runs.py`), decoding (`generation.py`), the scores themselves (`scoring.py`,
+`fidelity.py`).
 
 Arms are comparable by construction (common random numbers): a step takes its understanding rows and, beside them, its
 generation rows in proportion. Two arms of one seed share initial weights, understanding rows, their order and the
@@ -15,7 +16,6 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +27,18 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from uvlm_core.conversations import make_conversations
 from uvlm_core.evaluation import Evaluation
 from uvlm_core.modeling import UnifiedVLM, build_model, load_language_model
 from uvlm_core.muon import Muon
+from uvlm_core.picture_evaluation import PictureEvaluation
+from uvlm_core.pool import pool_features, sample_images, training_pool
 from uvlm_core.processing import IGNORED, Processor, Row, collate, padding_share
 from uvlm_core.profiles import RunSpec
 from uvlm_core.runs import RunStore, record_key, report_progress, run_grid
-from uvlm_core.scoring import TIME_PARTS
-from uvlm_core.smart_watch import ATTRIBUTES, Watch, render_batch, sample_watches
-from uvlm_core.vision import cached_features, load_encoder
+from uvlm_core.smart_watch import ATTRIBUTES
+from uvlm_core.vision import load_encoder
 from uvlm_core.weights import cache_folder, load_into, resolve
 
-STREAM = 0  # of the pool of training watches
-SAMPLE = 64  # watches of it that tell how long a space's tokens are
 LM_MATRICES = r".*language_model\.model\.layers\..*(proj|lora_[AB]\.\w+)\.weight"
 LORA_TARGETS = r"language_model\.model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -48,58 +46,9 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning) 
 DONE = "complete"  # written into a checkpoint last: one without it was cut off and is not resumed from
 
 
-def training_rows(spec: RunSpec, processor: Processor, watches: list[Watch]) -> tuple[list[Row], list[Row]]:
-    """The understanding and the generation rows of a spec, in training order; one of them empty in a one-sided regime.
-
-    Every task draws its images from the pool by a permutation of its own; questions, wording and order follow from
-    (seed, task, position) alone.
-    """
-    rows: dict[str, list[Row]] = {}
-    for number, (task, count) in enumerate((("vqa", spec.vqa_examples * spec.understands),
-                                            ("caption", spec.caption_examples * spec.understands),
-                                            ("generation", spec.generation_examples * spec.generates))):
-        images = np.random.default_rng([spec.seed, number]).permutation(spec.images)[:count].tolist()
-        told = [watches[image] for image in images]
-        if task == "generation":
-            told = [_partly(watch, other, spec.shuffled_attributes)
-                    for watch, other in zip(told, told[1:] + told[:1], strict=True)]
-        talks = make_conversations(told, task, spec.seed, (spec.fewest_turns or spec.turns, spec.turns), spec.biases,
-                                   spec.mention_rate)
-        if task == "generation" and spec.shuffled_requests:
-            images = images[1:] + images[:1]  # the control: a request and another row's image
-        rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]
-    understanding = rows["vqa"] + rows["caption"]
-    order = np.random.default_rng([spec.seed, 3]).permutation(len(understanding))
-    return [understanding[i] for i in order], rows["generation"]
-
-
-def _partly(watch: Watch, other: Watch, attributes: tuple[str, ...]) -> Watch:
-    """A watch with the values of another one in some attributes."""
-    names = [part for name in attributes for part in (TIME_PARTS if name == "time" else (name,))]
-    return replace(watch, **{name: getattr(other, name) for name in names})
-
-
-def pool(spec: RunSpec, start: int, stop: int) -> list[Watch]:
-    """Watches `start` .. `stop` - 1 of the pool that all rows and all seeds draw from."""
-    return sample_watches(STREAM, stop - start, start=start, hours=spec.hours)
-
-
-def pool_features(encoder, spec: RunSpec, progress: bool = False) -> np.ndarray:
-    """The encoder's outputs for the pool of training watches, from the cache or computed into it."""
-    world = f"{spec.world}-{spec.hours}h"
-    return cached_features(encoder, f"watches-{world}-train-{STREAM}-{spec.image_size}px", spec.images,
-                           lambda start, stop: render_batch(pool(spec, start, stop), spec.image_size), progress)
-
-
-def sample_images(spec: RunSpec) -> np.ndarray:
-    """The first images of the pool, by which lengths are measured: uint8 (images, height, width, 3)."""
-    return render_batch(pool(spec, 0, min(SAMPLE, spec.images)), spec.image_size)
-
-
-def feature_length(encoder, spec: RunSpec) -> float:
-    """How long the features of an encoder are, on average over the first watches of the pool."""
-    features = encoder.encode(sample_images(spec))
-    return float(np.linalg.norm(features, axis=-1).mean())
+def feature_length(encoder, images: np.ndarray) -> float:
+    """How long the features of an encoder are, on average over some images (uint8)."""
+    return float(np.linalg.norm(encoder.encode(images), axis=-1).mean())
 
 
 def networks(spec: RunSpec):
@@ -113,23 +62,26 @@ def networks(spec: RunSpec):
     encoders = {kind: load_encoder(kind, spec) for kind in set(kinds)}
     understanding, generation = (encoders[kind] for kind in kinds)
     processor = Processor.load(spec.tokenizer, understanding.tokens, generation.tokens)
-    length = feature_length(generation, spec) if spec.feature_loss == "cosine" and not generation.codes else 0.0
+    measured = spec.feature_loss == "cosine" and not generation.codes
+    images = sample_images(training_pool(spec)) if measured or spec.distortions else None
+    length = feature_length(generation, images) if measured else 0.0
     language_model = load_language_model(resolve(spec.language_model), len(processor.tokenizer), DTYPES[spec.precision])
     model = build_model(language_model, understanding, generation, seed=spec.seed, image_in_id=processor.image_in,
                         generate_id=processor.generate, image_out_id=processor.image_out,
                         shared_adapter=spec.shared_adapter, adapter_positions=spec.adapter_positions,
                         image_loss_weight=spec.alpha, feature_loss=spec.feature_loss,
                         feature_length=length, distortions=spec.distortions,
-                        images=sample_images(spec) if spec.distortions else None)
+                        images=images)
     return model, processor, understanding, generation
 
 
 def prepare(spec: RunSpec):
     """What a run starts from: (model, processor, training steps, understanding encoder, generation encoder)."""
     model, processor, understanding, generation = networks(spec)
-    rows = training_rows(spec, processor, pool(spec, 0, spec.images))
-    steps = Steps(spec, processor, *rows, pool_features(understanding, spec) if spec.understands else None,
-                  pool_features(generation, spec) if spec.generates or spec.padding_image else None)
+    pool = training_pool(spec)
+    steps = Steps(spec, processor, *pool.rows(processor),
+                  pool_features(understanding, pool) if spec.understands else None,
+                  pool_features(generation, pool) if spec.generates or spec.padding_image else None)
     return tune(model, spec), processor, steps, understanding, generation
 
 
@@ -141,7 +93,7 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, Image.Imag
     """
     began = time.perf_counter()
     model, processor, steps, understanding, generation = prepare(spec)
-    evaluation = Evaluation(spec, processor, understanding, generation)
+    evaluation = (PictureEvaluation if spec.pictures else Evaluation)(spec, processor, understanding, generation)
     before = [{"fraction": 0.0} | row for row in evaluation.alignment(model)] if spec.regime == "unified" else []
     prepared = time.perf_counter() - began
     result = train(model, steps, spec, folder, evaluation, lambda fraction: report_progress(folder, fraction))

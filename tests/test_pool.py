@@ -1,0 +1,154 @@
+"""Rows about captioned pictures, and a run of them: the sides stay apart, rows repeat in rounds, scores are retrieval."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uvlm_core.conversations import Conversation, Turn, write_llava
+from uvlm_core.picture_evaluation import PictureEvaluation, _found
+from uvlm_core.pictures import load_pictures, open_picture, pictures_fingerprint
+from uvlm_core.pool import PicturePool, WatchPool, pool_features, training_pool
+from uvlm_core.processing import Processor
+from uvlm_core.runs import record_key
+from uvlm_core.training import prepare, train_and_score
+
+WORDS = ("red", "green", "blue", "dark", "light", "round")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Sixty plain pictures with captions of their own, and a question about each third of them, as LLaVA JSON."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng, talks = np.random.default_rng(0), []
+    for number in range(60):
+        name = f"{number:02d}.png"
+        Image.fromarray(np.kron(rng.integers(0, 255, (4, 4, 3), np.uint8), np.ones((10, 10, 1), np.uint8))).save(
+            folder / name)
+        talks.append(Conversation("caption", name, (Turn("<image>\ndescribe this picture.", " ".join(
+            WORDS[k] for k in rng.integers(len(WORDS), size=3)) + f" {number}"),)))
+        if number % 3 == 0:
+            talks.append(Conversation("vqa", name, (Turn("<image>\nwhat is its number?", str(number)),)))
+    write_llava(talks, None, folder / "captions.json", folder)
+    return folder
+
+
+@pytest.fixture
+def pictured(spec, folder):
+    return spec.vary(pictures=str(folder / "captions.json"), picture_folder=str(folder), vqa_examples=8,
+                     caption_examples=40, generation_examples=48, feature_reader="", reader="")
+
+
+def test_a_pool_holds_the_training_side_alone(pictured, folder, networks):
+    pool, pictures = training_pool(pictured), load_pictures(pictured.pictures, str(folder))
+    assert isinstance(pool, PicturePool) and isinstance(training_pool(pictured.vary(pictures="")), WatchPool)
+    test = {talk.image for talk in pictures.test}
+    assert test and not test & set(pool.files) and test | set(pool.files) == {f"{n:02d}.png" for n in range(60)}
+    assert pool.count == len(pool.files)
+    np.testing.assert_array_equal(pool.images(1, 3)[1], open_picture(folder / pool.files[2], 64))
+    processor = Processor.load(str(networks / "tokenizer"), 16, 16)
+    told = {talk.turns[0].gpt for talk in pictures.test if talk.task == "caption"}
+    for row in [row for rows in pool.rows(processor) for row in rows]:
+        assert not any(caption in processor.text(row.ids) for caption in told)
+
+
+def test_rows_show_what_they_tell_and_come_again_in_another_order(pictured, folder, networks):
+    pool, processor = training_pool(pictured), Processor.load(str(networks / "tokenizer"), 16, 16)
+    captions = {talk.turns[0].gpt: talk.image for talk in load_pictures(pictured.pictures, str(folder)).train
+                if talk.task == "caption"}
+    count = len(captions)
+    more = pictured.vary(caption_examples=3 * count, generation_examples=2 * count, vqa_examples=0)
+    understanding, generation = PicturePool(more).rows(processor)
+    assert (len(understanding), len(generation)) == (3 * count, 2 * count)
+    for rows, times in ((understanding, 3), (generation, 2)):
+        shown = [pool.files[max(row.image_in, row.image_out)] for row in rows]
+        assert sorted(shown) == sorted(list(captions.values()) * times)
+        for row, name in zip(rows, shown, strict=True):
+            (caption,) = [told for told, image in captions.items() if image == name]
+            assert caption in processor.text(row.ids)
+    first, second = ([row.image_out for row in generation[start : start + count]] for start in (0, count))
+    assert first != second and sorted(first) == sorted(second)
+    shuffled = PicturePool(more.vary(shuffled_requests=True)).rows(processor)[1]
+    assert [row.image_out for row in shuffled] == [row.image_out for row in generation[1:] + generation[:1]]
+    assert all((one.ids == other.ids).all() for one, other in zip(shuffled, generation, strict=True))
+    for regime, empty in (("understanding", 1), ("generation", 0)):
+        sides = PicturePool(more.vary(regime=regime)).rows(processor)
+        assert not sides[empty] and len(sides[1 - empty]) == (2 * count if empty == 0 else 3 * count)
+
+
+def test_the_key_of_a_record_depends_on_what_the_pictures_are(pictured, folder, tmp_path):
+    copied = tmp_path / "copy"
+    copied.mkdir()
+    for path in folder.iterdir():
+        (copied / path.name).write_bytes(path.read_bytes())
+    assert pictures_fingerprint(str(copied / "captions.json"), str(copied)) == pictures_fingerprint(
+        pictured.pictures, pictured.picture_folder)
+    Image.new("RGB", (40, 40)).save(copied / "00.png")
+    pictures_fingerprint.cache_clear()
+    load_pictures.cache_clear()
+    assert pictures_fingerprint(str(copied / "captions.json"), str(copied)) != pictures_fingerprint(
+        pictured.pictures, pictured.picture_folder)
+    assert record_key(pictured) != record_key(pictured.vary(pictures=""))
+    stamps = record_key(pictured.vary(pictures="stamps"))
+    assert stamps == record_key(pictured.vary(pictures="stamps"))  # without having them
+
+
+@pytest.mark.parametrize("architecture", ["SigLIP-VQ", "VQ-SigLIP"])
+def test_a_run_of_pictures_is_trained_and_scored(pictured, architecture, tmp_path):
+    spec = pictured.vary(architecture=architecture, fractions=(0.5, 1.0))
+    result, sheet = train_and_score(spec, tmp_path)
+    assert sheet is None
+    metrics = {row["metric"] for row in result["scores"] if row["fraction"] == 1}
+    drawn = {"efficientnet_kernel", "efficientnet_kernel_floor", "efficientnet_kernel_tokenizer", "drawn_retrieval"} if (
+        architecture.endswith("VQ")) else {"feature_cosine", "feature_frechet", "feature_frechet_floor",
+                                           "feature_drawn_retrieval"}
+    assert metrics >= drawn | {"token_accuracy", "caption_loss", "caption_retrieval", "picture_retrieval", "triggered",
+                               "alignment_cka"}
+    assert {row["fraction"] for row in result["scores"] if row["metric"] == "token_accuracy"} == {0.5, 1.0}
+    shares = [row["value"] for row in result["scores"] if "retrieval" in row["metric"] or "accuracy" in row["metric"]]
+    assert all(0 <= value <= 1 for value in shares)
+
+
+def test_the_loss_of_the_test_captions_is_the_models_own(pictured):
+    model, processor, steps, understanding, generation = prepare(pictured.vary(regime="understanding"))
+    evaluation = PictureEvaluation(pictured.vary(regime="understanding"), processor, understanding, generation)
+    values = {row["metric"]: row["value"] for row in evaluation._captions(model)}
+    total, tokens = 0.0, 0
+    for number, talk in enumerate(evaluation.captions):
+        (bucket,) = steps_of(processor, Conversation("caption", number, talk.turns), evaluation.images_in)
+        output = model(buckets=[bucket])
+        total, tokens = total + float(output.text_loss) * output.text_positions, tokens + output.text_positions
+    assert values["caption_loss"] == pytest.approx(total / tokens, rel=1e-5)
+    told = [talk.turns[0].gpt for talk in evaluation.captions]
+    assert len(set(told)) == len(told)
+
+
+def steps_of(processor, talk, images):
+    from uvlm_core.processing import collate
+
+    return collate([processor.row(talk)], images, None, processor.pad)
+
+
+def test_retrieval_counts_the_right_ones_and_ties_as_wrong():
+    likeness = np.array([[3.0, 1, 2, 0, 0, 0], [1, 1, 0, 0, 0, 0], *np.eye(6)[2:]])
+    first, five = _found("any", likeness)
+    assert (first["attribute"], first["value"]) == ("first 1", 5 / 6) and five["value"] == 1
+    assert _found("any", np.zeros((6, 6)))[1]["value"] == 0  # what tells nothing apart finds nothing
+
+
+def test_the_stand_in_is_drawn_once_and_read_as_any_other(spec):
+    spec = spec.vary(pictures="watches", vqa_examples=0, reader="", feature_reader="")
+    load_pictures.cache_clear()
+    pool = training_pool(spec)
+    assert pool.count > 300 and pool.images(0, 2).shape == (2, 64, 64, 3)
+    assert pool_features(prepare(spec)[3], pool).shape[0] == pool.count
+
+
+def test_what_pictures_cannot_give_is_refused_in_one_sentence(pictured, networks):
+    processor = Processor.load(str(networks / "tokenizer"), 16, 16)
+    load_pictures.cache_clear()
+    with pytest.raises(ValueError, match="The stamps are not in .*; `make stamps` brings them there."):
+        training_pool(pictured.vary(pictures="stamps"))
+    with pytest.raises(ValueError, match="have no row of the task 'vqa'; ask for 0 of them."):
+        PicturePool(pictured.vary(pictures="watches")).rows(processor)
+    with pytest.raises(ValueError, match="have no attributes that are known: biases, shuffled_attributes and probe_w"):
+        pictured.vary(shuffled_attributes=("time",))
