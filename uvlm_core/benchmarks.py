@@ -24,7 +24,7 @@ try:
     from lmms_eval.api.instance import GenerationResult
     from lmms_eval.api.model import lmms
 except ModuleNotFoundError:
-    lmms, GenerationResult = object, tuple
+    lmms, GenerationResult = object, tuple  # a pair stays a pair
 
 LIMIT = 128  # new tokens of an answer where the task names no number: such tasks ask for a word or a letter
 
@@ -53,7 +53,8 @@ class UVLM(lmms):
     Args (those of lmms-eval's `--model_args`, `--batch_size` and `--device`):
         profile: the base of the run whose model is asked, from the cache or trained into it; `fields` change its spec.
         weights: instead of both a folder with `model.safetensors` and `spec.json` (`training.load_model`).
-        batch_size: questions side by side; answers do not depend on it.
+        batch_size: questions side by side; answers do not depend on it. (A run's field of that name stays the profile's.)
+        device: where the model is; the encoder stays on the CPU.
     """
 
     def __init__(self, profile: str = "", weights: str = "", batch_size: int | str = BATCH, device: str = "cpu",
@@ -96,7 +97,7 @@ class UVLM(lmms):
         found = []
         for batch in self._batches(range(len(requests))):
             asked = [requests[i].args for i in batch]
-            told = [continuation if isinstance(continuation, str) else continuation(self._row(where))
+            told = [continuation if isinstance(continuation, str) else str(continuation(self._row(where)))
                     for _, continuation, *where in asked]
             talks, images = self._read(asked, told)
             values = log_likelihoods(self.model, self.processor, talks, images, batch_size=self.batch_size)
