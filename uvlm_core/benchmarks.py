@@ -53,7 +53,7 @@ class UVLM(lmms):
     Args (those of lmms-eval's `--model_args`, `--batch_size` and `--device`):
         profile: the base of the run whose model is asked, from the cache or trained into it; `fields` change its spec.
         weights: instead of both a folder with `model.safetensors` and `spec.json` (`training.load_model`).
-        batch_size: questions side by side; answers do not depend on it. (A run's field of that name stays the profile's.)
+        batch_size: questions side by side; answers do not depend on it. A run's own one stays as the profile has it.
         device: where the model is; the encoder stays on the CPU.
     """
 
