@@ -211,7 +211,7 @@ class Malicious:
 @pytest.mark.parametrize("content, message", [
     ({"fc.weight": torch.zeros(2)}, "does not hold the weights of torch-fidelity's Inception"),
     ({"Mixed_7c.branch1x1.conv.weight": torch.zeros(2)}, "does not hold the weights of torch-fidelity's Inception"),
-    ([1, 2], "does not hold the weights of torch-fidelity's Inception"),
+    ([1, 2], "holds list, not a dictionary of weights"),
     (Malicious(), "is not a whole file of weights alone"),
     (None, "is not a whole file of weights alone"),
 ])
@@ -288,7 +288,7 @@ def test_pictures_of_other_sizes_are_resized_and_other_arrays_refused(watches, e
     (lambda state: state | {"more": torch.zeros(2)}, "does not hold the weights of EfficientNet-Lite0"),
     (lambda state: state | {"_fc.bias": torch.zeros(10)}, "does not hold the weights of EfficientNet-Lite0"),
     (lambda state: state | {"_fc.bias": 3}, "does not hold the weights of EfficientNet-Lite0"),
-    (lambda state: list(state.values()), "does not hold the weights of EfficientNet-Lite0"),
+    (lambda state: list(state.values()), "holds list, not a dictionary of weights"),
     (lambda state: Malicious(), "is not a whole file of weights alone"),
     (None, "is not a whole file of weights alone"),
 ])

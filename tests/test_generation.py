@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from uvlm_core.conversations import IMAGE, Conversation, Turn, make_conversations
-from uvlm_core.generation import _choose, answer, generate_images
+from uvlm_core.generation import _choose, answer, generate_images, log_likelihoods
 from uvlm_core.modeling import UnifiedVLM
 from uvlm_core.processing import Row, collate
 from uvlm_core.training import make_optimizer, tune
@@ -274,3 +274,34 @@ def test_of_the_texts_that_may_be_answered_it_is_the_one_that_the_model_leads_to
     (token,) = processor.ids_of("7")
     found = answer(saying(new_model("VQ-VQ"), token), processor, talks, tables["VQ"], only=["7", "777", "12%", "1"])
     assert {text for row in found for text in row} == {"777"}  # not 7777, which it would say if it might
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("architecture", ["VQ-VQ", "SigLIP-VQ"])
+def test_a_log_likelihood_is_the_sum_over_the_answers_tokens_one_by_one(architecture, batch_size, new_model, processor,
+                                                                        tables, watches):
+    model = new_model(architecture).eval().double()
+    table = tables[architecture.split("-")[0]].astype(int if architecture == "VQ-VQ" else float)
+    talks = make_conversations(watches[:6], "vqa", 0, turns=(1, 1)) + make_conversations(watches[6:9], "caption", 0)
+    expected = []
+    with torch.no_grad():
+        for talk in talks:
+            ids, value = [processor.bos] + processor.human_ids(talk.turns[0].human), 0.0
+            for token in processor.ids_of(" " + talk.turns[0].gpt):
+                embeds = model.embed(torch.tensor([ids]), torch.from_numpy(table[talk.image][None]))
+                logits = model.language_model.lm_head(model.hidden_states(embeds, use_cache=False)[0, -1])
+                value += float(torch.log(torch.softmax(logits, -1))[token])
+                ids = ids + [token]
+            expected.append(value)
+    model = model if architecture == "VQ-VQ" else model.float()
+    found = log_likelihoods(model, processor, talks, table, batch_size=batch_size)
+    np.testing.assert_allclose([value for value, _ in found], expected, rtol=1e-10 if architecture == "VQ-VQ" else 1e-4)
+    assert not any(greedy for _, greedy in found) and len(set(expected)) == len(talks)
+
+
+def test_an_answer_is_greedy_only_if_the_model_would_say_all_of_it(new_model, processor, tables):
+    (token,) = processor.ids_of(" the")
+    model = saying(new_model("VQ-VQ"), token)
+    talks = [Conversation("vqa", 0, (Turn(f"{IMAGE}\nso?", text),)) for text in ("the the the", "the", "the sun", "no")]
+    found = log_likelihoods(model, processor, talks, tables["VQ"])
+    assert [greedy for _, greedy in found] == [True, True, False, False]

@@ -23,6 +23,7 @@ from uvlm_core.training import (
     DONE,
     Steps,
     last_checkpoint,
+    load_model,
     make_optimizer,
     prepare,
     train,
@@ -347,12 +348,25 @@ def test_a_model_to_look_into_has_the_weights_of_its_recorded_run(spec, tmp_path
         (path,) = cache.glob("models/*/model.safetensors")
         times.add(path.stat().st_mtime_ns)
     assert len(times) == 1
+    model, *others = load_model(path.parent)
+    assert len(others) == 3 and not model.training
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is not a whole safetensors file"):
         trained_models([spec], workers=1)
     path.unlink()
     ((model, *_),) = trained_models([spec], workers=1)
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (None, "spec.json cannot be read"), ("{", "is not a run as RunSpec.to_dict writes it"), ("[1]", "is not a run"),
+    ('{"regime": "both"}', "regime 'both' is not one of"), ('{"layers": 3}', "'layers' is not a field of a run")])
+def test_a_folder_that_names_no_run_is_refused(text, message, tmp_path):
+    if text is not None:
+        (tmp_path / "spec.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

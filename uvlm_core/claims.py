@@ -76,6 +76,9 @@ CLAIMS = {
         "4.3", "and more than with requests that mention it with another watch's values", "not told apart"),
     "tokens carry it": Claim(
         "4.3, figures 7 and 8", "the image tokens of the understanding-only model carry the rare attribute too", "yes"),
+    "pictures understood": Claim(
+        "5", "on captioned pictures, too, a model trained on both tasks understands better", "yes, on real images"),
+    "pictures drawn": Claim("5", "and draws better", "not reported"),
     "understanding data help": Claim(
         "4.2, figure 5", "with the generation data fixed, understanding data improve generation", "yes, SigLIP-VQ"),
 }
@@ -317,6 +320,28 @@ def judge_transfer(table: pd.DataFrame, rates: tuple[float, ...]) -> pd.DataFram
     return pd.DataFrame(found, columns=COLUMNS)
 
 
+def judge_pictures(table: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts on `experiments.pictures`: how well the words of test captions are told, and which test picture a drawn
+    one is nearest to."""
+    found, last = [], table[table["fraction"] == 1]
+    for architecture in [name for name in ARCHITECTURES if (table["architecture"] == name).any()]:
+        own, drawn = last[last["architecture"] == architecture], drawn_metric(architecture)
+        for claim, metric, attribute, baseline, words in (
+                ("pictures understood", "token_accuracy", "caption", "understanding", "token accuracy of captions"),
+                ("pictures drawn", drawn, "first 5", "generation", "drawn picture among the 5 nearest")):
+            chosen = own[(own["metric"] == metric) & (own["attribute"] == attribute)]
+            wide = chosen.pivot_table(index="seed", columns="regime", values="value")
+            differences = (wide["unified"] - wide[baseline]).dropna()
+            found.append(_row(claim, architecture, f"{words}, unified minus {baseline}", "steps", differences,
+                              [differences]))
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def drawn_metric(architecture: str) -> str:
+    """The metric of retrieval from what an architecture draws of captioned pictures."""
+    return "drawn_retrieval" if architecture.endswith("VQ") else "feature_drawn_retrieval"
+
+
 def _selectivity(table: pd.DataFrame, architecture: str, rare: str, rates: tuple[float, ...]) -> pd.Series:
     """Selectivity of the probe of a rare attribute in the understanding-only model's last layer, by seed."""
     own = table[(table["architecture"] == architecture) & (table["arm"] == "understanding") & (table["rare"] == rare)
@@ -353,7 +378,8 @@ def judge(base: Profile, records: Path) -> pd.DataFrame:
         judge_alignment(experiments.alignment_table(experiments.table(
             experiments.alignment(base, base.alignment_seeds), store, DISTORTED))),
         judge_transfer(experiments.transfer_table(experiments.table(
-            experiments.transfer(base, base.transfer_seeds), store, BIASED)), base.firm_rates)], ignore_index=True)
+            experiments.transfer(base, base.transfer_seeds), store, BIASED)), base.firm_rates),
+        judge_pictures(experiments.table(experiments.pictures(base, base.picture_seeds), store))], ignore_index=True)
 
 
 def markdown(verdicts: pd.DataFrame) -> str:

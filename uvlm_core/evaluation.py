@@ -20,7 +20,7 @@ from uvlm_core.processing import Processor
 from uvlm_core.profiles import RunSpec
 from uvlm_core.reader import AttributeReader, FeatureReader
 from uvlm_core.smart_watch import render_batch, sample_watches
-from uvlm_core.vision import FeatureDecoder, vectors
+from uvlm_core.vision import FeatureDecoder, resized, vectors
 
 STREAM = 800_000  # of test watches and questions; `split_of` keeps them out of training whatever the stream
 ALIGNED = 100  # test watches whose two sides are compared
@@ -133,16 +133,19 @@ class DrawnCodes:
     """Scores of generated codes: decoded to pixels, and those read and compared."""
 
     def __init__(self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray, requested):
-        self.images, self.watches, self.pixels, self.requested = encoder.decode, watches, images, requested
-        self.real = encoder.encode(images)
-        self.reader = AttributeReader.load(spec.reader)
-        self.floor = fidelity.floor(images, others, self.reader)
+        self.images, self.watches, self.requested = encoder.decode, watches, requested
+        self.real, self.pixels = encoder.encode(images), resized(images, encoder.size)
+        self.reader = AttributeReader.load(spec.reader) if spec.reader else None
+        self.inception = spec.inception or None
+        self.floor = fidelity.floor(self.pixels, resized(others, encoder.size), self.reader, self.inception)
 
     def scores(self, codes: np.ndarray) -> list[dict]:
         """Score rows of codes (images, tokens)."""
         images = self.images(codes)
-        return [*fidelity.read_back(images, self.watches, self.requested, self.reader),
-                *fidelity.distances(images, self.pixels, self.reader), *self.floor]
+        rows = [*fidelity.distances(images, self.pixels, self.reader, self.inception), *self.floor]
+        if self.reader is not None:
+            rows = fidelity.read_back(images, self.watches, self.requested, self.reader) + rows
+        return rows
 
 
 class DrawnFeatures:

@@ -31,7 +31,7 @@ from traitlets.config import Config
 from uvlm_core.profiles import profile
 
 ROOT = Path(__file__).resolve().parents[1]
-SEEDS = ("seeds", "scaling_seeds", "alignment_seeds", "transfer_seeds")  # of the profile; --seeds sets all of them
+SEEDS = ("seeds", "scaling_seeds", "alignment_seeds", "transfer_seeds", "picture_seeds")  # of the profile; --seeds sets all of them
 STANDARD = ("profile", *SEEDS, "workers", "records", "figures")
 LEAST_SPACE = 200 * 2**20  # bytes; the records and figures of the laptop profile need less
 VOLATILE = ("date", "commit", "dirty")  # facts of a figure's provenance that change although the figure doesn't
@@ -225,7 +225,7 @@ def _folders(options: argparse.Namespace) -> tuple[Path, Path, Path]:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m uvlm_core.execute", description="Run the notebooks into figures.",
                      allow_abbrev=False)
-    parser.add_argument("--profile", default="laptop", help="smoke or laptop (default: %(default)s)")
+    parser.add_argument("--profile", default="laptop", help="smoke, laptop, smollm or paper (default: %(default)s)")
     parser.add_argument("--seeds", type=_count, metavar="N", help="seeds per arm (default: the profile's)")
     parser.add_argument("--workers", type=_count, metavar="N", help="runs at a time (default: one per core)")
     parser.add_argument("--notebook", metavar="NN", help="run this one only, such as 02 (default: all)")

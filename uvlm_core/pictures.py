@@ -272,13 +272,18 @@ def open_picture(path: str | Path, size: int) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as opened:
-                picture = _on_white(ImageOps.exif_transpose(opened))
+                return fit_picture(ImageOps.exif_transpose(opened), size)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError(f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels and is not opened.") from None
     except FileNotFoundError:
         raise ValueError(f"There is no picture {path}.") from None
     except Exception as error:  # Pillow promises no particular class
         raise ValueError(f"{path} is not a whole picture that can be read ({', '.join(FORMATS)}): {error}.") from error
+
+
+def fit_picture(picture: Image.Image, size: int) -> np.ndarray:
+    """A picture of any kind and size as uint8 (size, size, 3): on white, whole, its proportions kept."""
+    picture = _on_white(picture)
     scale = size / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     square = Image.new("RGB", (size, size), "white")

@@ -208,7 +208,8 @@ def _runs(base: Profile) -> list[tuple]:
     asked = {"02 mutual benefit": experiments.mutual_benefit(base, base.seeds),
              "03 data scaling": experiments.data_scaling(base, base.scaling_seeds),
              "04 affine alignment": experiments.alignment(base, base.alignment_seeds),
-             "05 attribute transfer": experiments.transfer(base, base.transfer_seeds)}
+             "05 attribute transfer": experiments.transfer(base, base.transfer_seeds),
+             "07 captioned pictures": experiments.pictures(base, base.picture_seeds)}
     rows = [("runs", name, len({spec.canonical() for spec in specs}), "", "") for name, specs in asked.items()]
     records = RunStore(ROOT / "figures" / "runs" / base.name).all()
     for regime in ("understanding", "generation", "unified"):

@@ -320,6 +320,9 @@ class Profile:
     transferred: tuple[str, ...]  # the architectures there
     rates: dict[str, tuple[float, ...]]  # rare attribute (`experiments.RARE`) -> its shares of the rows
     firm_rates: tuple[float, ...]  # those at which there are controls, and more seeds than one
+    picture_spec: RunSpec  # of runs about captioned pictures
+    picture_seeds: int  # there
+    pictured: tuple[str, ...]  # the architectures there
 
 
 _LAPTOP = RunSpec()
@@ -335,6 +338,11 @@ _PAPER = replace(  # section 3 and appendix: Vicuna-7B on three GPUs
     activation_checkpointing=True, optimizer="adamw", learning_rate=2e-4, adapter_learning_rate=1e-4,
     image_loss_weight=0.2, feature_loss_weight=1.0, feature_dropout=0.0, batch_size=393, batch_counts="all", threads=8,
     fractions=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), test_watches=200, generated_watches=200)
+# captioned pictures: no row of questions, every picture some times
+_PICTURES = {"vqa_examples": 0, "caption_examples": 5400, "generation_examples": 5400, "reader": "",
+             "feature_reader": "", "fractions": (0.25, 0.5, 1.0)}
+_STAMPS = _PICTURES | {"pictures": "stamps", "vq_tokenizer": "pretrained/stamps_vq",
+                       "semantic_encoder": "pretrained/stamps_siglip", "feature_decoder": ""}
 PROFILES = {
     # shows that everything works, in seconds; its numbers mean nothing
     "smoke": Profile("smoke", replace(_LAPTOP, images=160, vqa_examples=128, caption_examples=32,
@@ -343,7 +351,10 @@ PROFILES = {
                      seeds=1, scaling_rows=48, scaling_seeds=1, scaled=("SigLIP-VQ",), matched=("SigLIP-VQ",),
                      alignment_rows=48, alignment_seeds=1, distorted=("VQ-VQ",),
                      doses={"affine": (1.0,)}, transfer_rows=(48, 48), transfer_seeds=1, transferred=("VQ-VQ",),
-                     rates={"weather": (0.0,)}, firm_rates=(0.0,)),
+                     rates={"weather": (0.0,)}, firm_rates=(0.0,),
+                     picture_spec=replace(_LAPTOP, **_PICTURES | {"caption_examples": 48, "generation_examples": 48},
+                                          pictures="watches", fractions=(1.0,), test_watches=24,
+                                          generated_watches=16), picture_seeds=1, pictured=("VQ-VQ",)),
     # two CPU cores, minutes per run
     "laptop": Profile("laptop", _LAPTOP, seeds=4, scaling_rows=1000, scaling_seeds=2,
                       scaled=("SigLIP-VQ", "VQ-VQ"), matched=ARCHITECTURES, alignment_rows=1600, alignment_seeds=3,
@@ -352,20 +363,24 @@ PROFILES = {
                              "affine": (0.25, 0.5, 0.75, 1.0), "authors": (0.1, 0.2, 0.3), "residual": (0.5, 0.95),
                              "warp": (5.0, 20.0), "permutation": (0.5, 1.0), "width": (0.5, 2.0)},
                       transfer_rows=(5000, 7000), transfer_seeds=1, transferred=("VQ-VQ",),
-                      rates={"weather": (0.03, 0.1)}, firm_rates=(0.03, 0.1)),
+                      rates={"weather": (0.03, 0.1)}, firm_rates=(0.03, 0.1),
+                      picture_spec=replace(_LAPTOP, **_STAMPS), picture_seeds=3, pictured=("SigLIP-VQ", "VQ-VQ")),
     # one GPU, or a CPU and patience
     "smollm": Profile("smollm", _SMOLLM, seeds=1, scaling_rows=1000, scaling_seeds=1, scaled=("SigLIP-VQ",),
                       matched=("SigLIP-VQ",), alignment_rows=1600, alignment_seeds=1, distorted=("VQ-VQ",),
                       doses={"affine": (0.5, 1.0), "authors": (0.1, 0.2, 0.3)}, transfer_rows=(5000, 7000),
                       transfer_seeds=1, transferred=("SigLIP-VQ",), rates={"weather": (0.0, 0.03)},
-                      firm_rates=(0.03,)),
+                      firm_rates=(0.03,), picture_spec=replace(_SMOLLM, **_STAMPS), picture_seeds=1,
+                      pictured=("SigLIP-VQ",)),
     # the paper's: GPUs of 80 GB
     "paper": Profile("paper", _PAPER, seeds=3, scaling_rows=60_000, scaling_seeds=1, scaled=("SigLIP-VQ", "VQ-VQ"),
                      matched=("SigLIP-VQ", "VQ-VQ"), alignment_rows=60_000, alignment_seeds=1,
                      distorted=("VQ-VQ", "SigLIP-SigLIP"),
                      doses={"rotation": (1.0,), "shift": (1.0,), "affine": (0.5, 1.0), "authors": (0.1, 0.2, 0.3)},
                      transfer_rows=(120_000, 60_000), transfer_seeds=1, transferred=("SigLIP-VQ", "VQ-VQ"),
-                     rates={"weather": (0.0, 0.01), "battery": (0.0, 0.01)}, firm_rates=(0.0,)),
+                     rates={"weather": (0.0, 0.01), "battery": (0.0, 0.01)}, firm_rates=(0.0,),
+                     picture_spec=replace(_PAPER, **_PICTURES, pictures="stamps"), picture_seeds=1,
+                     pictured=("SigLIP-VQ", "VQ-VQ", "SigLIP-SigLIP")),
 }
 
 

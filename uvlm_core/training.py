@@ -129,12 +129,30 @@ def trained_models(specs: Sequence[RunSpec], workers: int = 2) -> list[tuple]:
     return found
 
 
+def load_model(folder: str | Path) -> tuple:
+    """What `networks` gives, trained: from a folder with `model.safetensors` and the run's `spec.json`.
+
+    ValueError for a file that is missing or cannot be read.
+    """
+    path = Path(folder) / "spec.json"
+    try:
+        spec = RunSpec.from_dict(json.loads(path.read_text()))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); a model is a folder with model.safetensors and "
+                         f"spec.json.") from None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a run as RunSpec.to_dict writes it ({error}).") from None
+    model, *others = networks(spec)
+    return (load_into(tune(model, spec), folder), *others)
+
+
 def _keep_model(spec: RunSpec, folder: Path) -> tuple[dict, None]:
     """Train one run without scoring it and leave its weights in the cache: what `run_grid` carries out."""
     model, _, steps, *_ = prepare(spec)
     train(model, steps, spec, folder, lambda *_: [], lambda fraction: report_progress(folder, fraction))
     path = _kept(spec) / "model.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name("spec.json").write_text(json.dumps(spec.to_dict(), indent=1) + "\n")  # for `load_model`
     state = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}  # tied ones apart
     save_file(state, path.with_suffix(".partial"))
     os.replace(path.with_suffix(".partial"), path)

@@ -81,8 +81,8 @@ def load_checkpoint(path: str | Path) -> dict:
         with torch.serialization.safe_globals([argparse.Namespace]):  # settings of a training: names and plain values
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader and the unpickler raise whatever they like
-        raise ValueError(f"{path} is not a whole checkpoint of weights alone ({type(error).__name__}); truncated files "
-                         "and pickles with code in them are refused.") from error
+        raise ValueError(f"{path} is not a whole file of weights alone ({type(error).__name__}); truncated files and "
+                         "other pickles are refused.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {type(found).__name__}, not a dictionary of weights.")
     return found
