@@ -31,7 +31,8 @@ from traitlets.config import Config
 from uvlm_core.profiles import profile
 
 ROOT = Path(__file__).resolve().parents[1]
-SEEDS = ("seeds", "scaling_seeds", "alignment_seeds", "transfer_seeds", "picture_seeds")  # of the profile; --seeds sets all of them
+# of the profile; --seeds sets all of them
+SEEDS = ("seeds", "scaling_seeds", "alignment_seeds", "transfer_seeds", "picture_seeds")
 STANDARD = ("profile", *SEEDS, "workers", "records", "figures")
 LEAST_SPACE = 200 * 2**20  # bytes; the records and figures of the laptop profile need less
 VOLATILE = ("date", "commit", "dirty")  # facts of a figure's provenance that change although the figure doesn't

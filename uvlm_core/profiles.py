@@ -352,9 +352,9 @@ PROFILES = {
                      alignment_rows=48, alignment_seeds=1, distorted=("VQ-VQ",),
                      doses={"affine": (1.0,)}, transfer_rows=(48, 48), transfer_seeds=1, transferred=("VQ-VQ",),
                      rates={"weather": (0.0,)}, firm_rates=(0.0,),
-                     picture_spec=replace(_LAPTOP, **_PICTURES | {"caption_examples": 48, "generation_examples": 48},
-                                          pictures="watches", fractions=(1.0,), test_watches=24,
-                                          generated_watches=16), picture_seeds=1, pictured=("VQ-VQ",)),
+                     picture_spec=replace(_LAPTOP, **_PICTURES | {
+                         "pictures": "watches", "caption_examples": 48, "generation_examples": 48, "fractions": (1.0,),
+                         "test_watches": 24, "generated_watches": 16}), picture_seeds=1, pictured=("VQ-VQ",)),
     # two CPU cores, minutes per run
     "laptop": Profile("laptop", _LAPTOP, seeds=4, scaling_rows=1000, scaling_seeds=2,
                       scaled=("SigLIP-VQ", "VQ-VQ"), matched=ARCHITECTURES, alignment_rows=1600, alignment_seeds=3,
