@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -115,7 +116,14 @@ class Dask(Backend):
 
     def _start(self, function, arguments):
         task = self._client.submit(_alone, self._environment, _packed(function, arguments), pure=False)
-        return _follow(task.result, task.cancel)
+        return _follow(partial(self._result, task), task.cancel)
+
+    def _result(self, task) -> BaseException | None:
+        """What the call came to. A task that was submitted while the scheduler went away is never heard of again."""
+        while self._client.status in ("running", "connecting"):
+            with suppress(TimeoutError):
+                return task.result(_PATIENCE)
+        raise ConnectionError("the Dask scheduler went away")
 
     def close(self):
         super().close()
@@ -169,7 +177,10 @@ class Slurm(Backend):
             raise ValueError(f"backend 'slurm:{where}' cannot be used ({_sentence(error)}).") from None
 
     def _start(self, function, arguments):
-        job = self._executor.submit(_Resumable(), self._environment, _packed(function, arguments))
+        try:
+            job = self._executor.submit(_Resumable(), self._environment, _packed(function, arguments))
+        except RuntimeError as error:  # what sbatch says
+            raise ValueError(f"Slurm does not take the job ({_sentence(error)}).") from None
         return _follow(job.result, partial(job.cancel, check=False))
 
 
