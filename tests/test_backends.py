@@ -56,10 +56,12 @@ class Elsewhere(Stub):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    from distributed import LocalCluster  # here, as every run would import it with this module
+    import dask  # here, as every run would import them with this module
+    from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1",
-                      dashboard_address="127.0.0.1:0", local_directory=tmp_path_factory.mktemp("dask")) as cluster:
+    with dask.config.set({"temporary-directory": str(tmp_path_factory.mktemp("dask"))}), LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1",
+            dashboard_address="127.0.0.1:0") as cluster:
         yield cluster
 
 
@@ -140,11 +142,12 @@ def test_a_dask_cluster_is_found_by_its_scheduler_file(dask, cluster, tmp_path, 
 def test_a_dask_cluster_that_goes_away_fails_its_runs_by_name(store, tmp_path, monkeypatch):
     code = ("from distributed import LocalCluster\n"
             "cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=True, host='127.0.0.1',\n"
-            f"                       dashboard_address='127.0.0.1:0', local_directory={str(tmp_path / 'dask')!r})\n"
+            "                       dashboard_address='127.0.0.1:0')\n"
             "print(cluster.scheduler_address, flush=True)\n"
             "input()")
     cluster = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True, env=os.environ | {"PYTHONPATH": PLACES})
+                               stderr=subprocess.DEVNULL, text=True,
+                               env=os.environ | {"PYTHONPATH": PLACES, "DASK_TEMPORARY_DIRECTORY": str(tmp_path)})
     monkeypatch.setenv("UVLM_BACKEND", f"dask:{cluster.stdout.readline().strip()}")
     monkeypatch.setattr(backends, "_PATIENCE", 3)
     note = tmp_path / "work" / record_key(Stub()) / "processes"
