@@ -6,6 +6,7 @@ NOTEBOOK ?=
 WORKERS ?=
 GPU ?= A100
 DEB ?=
+BACKEND ?= loky
 PYTHONS ?= python3.11 python3
 
 PY := .venv/bin/python
@@ -18,6 +19,8 @@ export OMP_NUM_THREADS = 1
 export OMP_WAIT_POLICY = PASSIVE
 export TOKENIZERS_PARALLELISM = false
 export PYTHONHASHSEED = 0
+# Where runs are carried out (uvlm_core/backends.py).
+export UVLM_BACKEND = $(BACKEND)
 # The kernels and workers find uvlm_core here, and nothing of the user's own Python set-up.
 export PYTHONPATH = $(CURDIR)
 export PYTHONNOUSERSITE = 1
@@ -32,7 +35,7 @@ unexport VIRTUAL_ENV
 .PHONY: help setup figures replicate scoreboard plan test lint bench lab encoders smollm2 stamps clean unusable
 
 help: ## list the targets (this list)
-	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n]'
+	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n] [BACKEND=loky|dask:ADDRESS|ray|slurm]'
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make .venv from requirements.txt (every other target does this by itself)

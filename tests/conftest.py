@@ -40,6 +40,7 @@ SIGLIP_SHAPE = dict(image_size=64, patch_size=16, hidden_size=24, intermediate_s
 def cache(tmp_path, monkeypatch):
     """The cache of one test, thrown away with it."""
     monkeypatch.setenv("UVLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("UVLM_BACKEND", raising=False)  # grids of tests stay here
     return tmp_path / "cache"
 
 

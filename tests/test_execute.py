@@ -241,6 +241,15 @@ def test_a_file_that_is_no_notebook_is_refused(run, tmp_path):
     assert result.status == 2 and "02_curve.ipynb is not a readable notebook" in result.err
 
 
+def test_a_backend_that_cannot_be_used_is_refused_before_anything_is_removed(run, tmp_path, monkeypatch):
+    write_notebook(tmp_path / "notebooks", "00_data")
+    (tmp_path / "build/replicate/smoke").mkdir(parents=True)
+    monkeypatch.setenv("UVLM_BACKEND", "sky")
+    result = run("--replicate", homes=False)
+    assert result.status == 2 and result.err.startswith("backend 'sky' is not one of loky, dask, ray, slurm")
+    assert (tmp_path / "build/replicate/smoke").exists() and not (tmp_path / "build/smoke").exists()
+
+
 def test_a_notebook_is_found_by_its_number_and_by_its_name(tmp_path):
     paths = [write_notebook(tmp_path, name) for name in ("02_curve", "00_data", "draft")]
     assert execute.find_notebooks(tmp_path) == [paths[1], paths[0]]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MAKE_SETS = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PROFILE", "SEEDS", "NOTEBOOK", "WORKERS", "DEB", "PYTHONS")
+MAKE_SETS = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PROFILE", "SEEDS", "NOTEBOOK", "WORKERS", "BACKEND", "GPU", "DEB",
+             "PYTHONS")
 
 
 def make(*words, folder=ROOT, **variables):
@@ -56,6 +57,17 @@ def test_a_target_runs_its_command_in_the_projects_own_python(words, command):
 
 def test_a_profile_of_the_environment_is_taken_too():
     assert "--profile 'smoke'" in make("-n", "figures", PROFILE="smoke").stdout
+
+
+@pytest.mark.parametrize(("words", "backend"), [
+    ([], "loky"), (["BACKEND=dask:tcp://127.0.0.1:8786"], "dask:tcp://127.0.0.1:8786"),
+    (["BACKEND=slurm:partition=gpu,timeout_min=600"], "slurm:partition=gpu,timeout_min=600")])
+def test_the_backend_reaches_the_command_by_the_environment(project, words, backend):
+    (project / ".venv/bin").mkdir(parents=True)
+    (project / ".venv/bin/python").write_text('#!/bin/sh\necho "$UVLM_BACKEND"\n')
+    (project / ".venv/bin/python").chmod(0o755)
+    (project / ".venv/.ready").write_text("")
+    assert make("figures", *words, folder=project).stdout.splitlines()[-1] == backend
 
 
 def test_set_up_is_done_once_and_again_when_it_was_left_half_made(project):

@@ -28,6 +28,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from uvlm_core.backends import open_backend
 from uvlm_core.profiles import profile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,6 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
                     "workers": options.workers or joblib.cpu_count(), "records": _shown(records), "figures": ""}
         asked = {name for name in ("seeds", "workers") if getattr(options, name) is not None}
         plan = _plan(notebooks, standard, overrides, asked)
+        open_backend().close()  # a cluster that cannot be used is told now, not by the first notebook that trains
         environment = {}
         if options.replicate:  # features and checkpoints of earlier runs are not to be found either
             environment["UVLM_CACHE"] = str(build / "cache")

@@ -1,7 +1,8 @@
 """Runs as values (no section of the paper): a spec leads to one JSON record, and a grid loads its runs or trains them.
 
-Belongs here: the key of a spec, reading and writing records, parallel workers, provenance. Not here:
-what a run computes (`training.py`), which runs a figure needs and the tables of their scores (`experiments.py`).
+Belongs here: the key of a spec, reading and writing records, the order of a grid, provenance. Not here:
+what a run computes (`training.py`), where it is carried out (`backends.py`), which runs a figure needs and the tables
+of their scores (`experiments.py`).
 
 The presence of a record is the cache. It is written whole or not at all, after everything else of its run, so a kill
 at any moment costs no more than the work since the last checkpoint.
@@ -13,34 +14,30 @@ import json
 import math
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock
-from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from PIL import Image
 from tqdm import tqdm
 
+from uvlm_core.backends import Backend, open_backend
 from uvlm_core.provenance import code_state, versions
 
 SCHEMA = 1  # of the record; another one is refused
 SCORE_COLUMNS = ("fraction", "metric", "attribute", "value", "samples")
 _BODY = ("scores", "counts", "times", "provenance", "samples")  # what a run adds to its schema, key and spec
 _TEMPORARY = ".tmp"
+_VISIBLE = 90  # s, after which a shared disk shows what another machine wrote; NFS remembers for a minute
 _STALE = 60  # s: writing a record takes milliseconds, so an older temporary file belongs to a process that was killed
-_ENVIRONMENT = {  # of every run; read when torch and numpy are imported, so it must be there before
-    "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false"}
 
 
 class RecordError(ValueError):
@@ -192,9 +189,10 @@ def run_grid(specs: Iterable, store: RunStore, workers: int = 2, work_folder: Pa
 
     Each run has a process of its own, so that nothing of an earlier one is in its way. The death of that process, or
     an exception in it, costs its run only: the others finish and are recorded, then RunsFailed names every run that
-    failed. No process outlives this one. `execute(spec, folder)` returns a record's body and a sheet; the folder,
-    `<work_folder>/<key>`, outlives a kill, for resuming, and is removed once the record is there. A record that `store`
-    refuses, or a folder that cannot be written to, stops the grid before anything is trained.
+    failed. On this machine no process outlives this one; on a cluster (`backends.py`) runs that have begun may go on to
+    their records. `execute(spec, folder)` returns a record's body and a sheet; the folder, `<work_folder>/<key>`,
+    outlives a kill, for resuming, and is removed once the record is there. A record that `store` refuses, a folder that
+    cannot be written to, or a backend that cannot be used stops the grid before anything is trained.
     """
     if type(workers) is not int or workers < 1:
         raise ValueError(f"workers {workers!r} is not an integer from 1 up.")
@@ -204,22 +202,21 @@ def run_grid(specs: Iterable, store: RunStore, workers: int = 2, work_folder: Pa
     missing = {key: spec for key, spec in zip(keys, specs, strict=True) if records[key] is None}
     if missing:
         work = Path(work_folder) if work_folder else _cache_folder() / "runs"
-        store.prepare()
-        _make_writable(work)
-        failures = _train(missing, store, workers, work, execute)
+        with closing(open_backend()) as backend:
+            store.prepare()
+            _make_writable(work)
+            failures = _train(missing, RunStore(store.folder.absolute()), workers, work.absolute(), execute, backend)
         if failures:
             lines = "\n".join(f"{_describe(missing[key])}: {_reason(error)}" for key, error in failures.items())
             raise RunsFailed(f"{len(failures)} of {len(missing)} runs failed; the others are finished and kept, and "
                              f"running again resumes these:\n{lines}", failures) from next(iter(failures.values()))
-        records |= {key: store.load(spec) for key, spec in missing.items()}
+        records |= {key: _written(store, spec) for key, spec in missing.items()}
     return [records[key] for key in keys]
 
 
-def _train(missing: dict, store: RunStore, workers: int, work: Path, execute: Callable) -> dict[str, BaseException]:
-    """Train the specs in `missing` (by key) in parallel and return what went wrong, by key.
-
-    One executor per run: loky's executor breaks as a whole when one of its processes dies.
-    """
+def _train(missing: dict, store: RunStore, workers: int, work: Path, execute: Callable,
+           backend: Backend) -> dict[str, BaseException]:
+    """Train the specs in `missing` (by key) in parallel and return what went wrong, by key."""
     cost = {key: float(spec.cost()) if hasattr(spec, "cost") else 1.0 for key, spec in missing.items()}
     waiting = sorted(missing, key=cost.get, reverse=True)  # the longest first, so that none is left alone at the end
     running, finished, failures = {}, set(), {}
@@ -240,44 +237,43 @@ def _train(missing: dict, store: RunStore, workers: int, work: Path, execute: Ca
         while waiting or running:
             while waiting and len(running) < workers:
                 key = waiting.pop(0)
-                executor = ProcessPoolExecutor(1, env=_ENVIRONMENT, initializer=_follow_parent, initargs=(os.getpid(),))
-                running[executor.submit(_run, missing[key], store, work / key, execute)] = key, executor
+                running[backend.submit(_run, missing[key], store, work / key, execute)] = key
             show(bar)
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                key, executor = running.pop(future)
-                executor.shutdown(kill_workers=True)
+                key = running.pop(future)
+                backend.release(future)
                 finished.add(key)
                 if future.exception() is not None:
                     failures[key] = future.exception()
                     bar.write(f"{_describe(missing[key])} failed: {_reason(failures[key])}", file=sys.stderr)
         show(bar)
     finally:
-        for _, executor in running.values():
-            executor.shutdown(kill_workers=True)
         bar.close()
     return failures
 
 
-def _follow_parent(parent: int) -> None:
-    """In a worker: leave interrupts to the parent, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _run(spec, store: RunStore, folder: Path, execute: Callable) -> None:
     """In a worker: one run from its folder to its record. The lock lets two grids share the work, not the folder."""
+    if record_key(spec) != folder.name:
+        raise ValueError(f"{_describe(spec)} is {folder.name} where the grid was started, so its networks are others "
+                         f"on this machine; give a cluster one checkout.")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if store.load(spec) is None:
             folder.mkdir(exist_ok=True)  # another grid may have finished and removed it, into another store
             store.save(spec, *execute(spec, folder))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _written(store: RunStore, spec) -> dict:
+    """The record that a worker wrote, perhaps on another machine, from where it may take a while to be seen here."""
+    deadline = time.monotonic() + _VISIBLE
+    while (record := store.load(spec)) is None:
+        if time.monotonic() > deadline:
+            raise RecordError(f"{_describe(spec)} is finished, but its record is not in {store.folder}; the machines "
+                              f"of a cluster must share that folder.")
+        time.sleep(0.5)
+    return record
 
 
 def _describe(spec) -> str:
