@@ -24,12 +24,12 @@ def captioned_pictures(table: pd.DataFrame) -> Figure:
     """
     need(table, "captioned_pictures", _COLUMNS)
     last = table[table["fraction"] == 1]
-    panels = (("words of captions told", "token_accuracy", "caption", _UNDERSTANDING),
-              ("caption found, first 5", "caption_retrieval", "first 5", _UNDERSTANDING),
-              ("drawn picture found, first 5", "drawn_retrieval", "first 5", _GENERATION),
-              ("kernel distance, EfficientNet", "efficientnet_kernel", None, _GENERATION))
+    panels = (("tokens of captions told\n(share)", "token_accuracy", "caption", _UNDERSTANDING),
+              ("caption found\namong the first 5", "caption_retrieval", "first 5", _UNDERSTANDING),
+              ("drawn picture found\namong the first 5", "drawn_retrieval", "first 5", _GENERATION),
+              ("kernel distance\n(EfficientNet)", "efficientnet_kernel", None, _GENERATION))
     names = [name for name in COLOURS if (table["architecture"] == name).any()]
-    figure = Figure(figsize=(PAGE, 2.5))
+    figure = Figure(figsize=(PAGE, 2.6))
     for axes, (title, metric, attribute, regimes) in zip(figure.subplots(1, 4), panels, strict=True):
         for place, name in enumerate(names):
             own = last[last["architecture"] == name]
@@ -45,6 +45,7 @@ def captioned_pictures(table: pd.DataFrame) -> Figure:
         axes.set_title(title)
         axes.set_xticks(range(len(regimes)), [_NAMES[regime] for regime in regimes])
         axes.set_xlim(-0.5, len(regimes) - 0.5)
+        axes.margins(y=0.12)
         axes.set_ylim(bottom=None if attribute is None else 0)
     handles = [Line2D([], [], color=COLOURS[name], marker="o", label=name) for name in names]
     handles += [Line2D([], [], color="black", linewidth=0.8, label="95 % t interval")]

@@ -257,11 +257,17 @@ class UnifiedVLM(PreTrainedModel):
                 step this one has over their mean (`training.Steps`).
 
         The text loss is the mean cross-entropy over all labelled positions of all buckets, the image loss the mean over
-        all image slots (cross-entropy of codes, 1 - cosine of features); loss = text loss + alpha x image loss.
+        all image slots (cross-entropy of codes, 1 - cosine of features); loss = text loss + alpha x image loss. A
+        language model in bf16 makes the whole step one of mixed precision.
         """
+        mixed = self.language_model.dtype == torch.bfloat16
+        with torch.autocast(self.understanding_codebook.device.type, torch.bfloat16, enabled=mixed):
+            return self._losses([names] if buckets is None else buckets, padding, text_share, image_share)
+
+    def _losses(self, buckets: list[dict], padding: dict | None, text_share: float, image_share: float):
         text_hidden, text_labels, image_hidden, image_targets = [], [], [], []
         padded = 0  # image slots that count and have no loss
-        for bucket in ([names] if buckets is None else buckets) + ([] if padding is None else [padding]):
+        for bucket in buckets + ([] if padding is None else [padding]):
             ids, images_out = bucket["input_ids"], bucket.get("images_out")
             embeds = self.embed(ids, bucket.get("images_in"), images_out, bucket.get("read_back"))
             hidden = self.hidden_states(embeds, use_cache=False)

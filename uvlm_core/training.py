@@ -324,12 +324,12 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
         warmup_steps=float(math.ceil(spec.warmup * total)) if spec.warmup * total >= 1 else 0.0, max_grad_norm=1.0,
         save_strategy="no", save_total_limit=2, logging_steps=max(1, total // 50), report_to="none",
         use_cpu=not torch.cuda.is_available(), seed=spec.seed, disable_tqdm=True, remove_unused_columns=False,
-        bf16=spec.precision == "bf16", activation_checkpointing=spec.activation_checkpointing,
+        activation_checkpointing=spec.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs a gradient at its inputs
         dataloader_pin_memory=False, ddp_find_unused_parameters=True, label_names=[])  # a step may lack a task
     curve = LearningCurve(spec, folder, score, report)
-    trainer = InOrder(model, arguments, train_dataset=steps, data_collator=lambda items: items[0], callbacks=[curve],
-                      optimizers=(make_optimizer(model, spec), None))
+    trainer = SpecTrainer(model, arguments, train_dataset=steps, data_collator=lambda items: items[0],
+                          callbacks=[curve])
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
@@ -339,8 +339,13 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
             "losses": [log for log in trainer.state.log_history if "loss" in log]}
 
 
-class InOrder(Trainer):
-    """A Trainer that takes the steps as they come: their order is the spec's."""
+class SpecTrainer(Trainer):
+    """A Trainer whose steps come in their own order and whose optimiser is the spec's, under DeepSpeed too."""
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(self.train_dataset)
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self.model, self.train_dataset.spec)
+        return self.optimizer
