@@ -46,7 +46,8 @@ def paper(tmp_path_factory, networks):
     return profile("paper").spec.vary(
         images=24, vqa_examples=12, caption_examples=12, generation_examples=12, batch_size=18, fractions=(1.0,),
         test_watches=6, generated_watches=6, lora_rank=4, lora_alpha=8, threads=1,
-        language_model=str(folder / "vicuna"), tokenizer=str(folder / "vicuna"), semantic_encoder=str(folder / "siglip"), vq_tokenizer=str(networks / "vq"))
+        language_model=str(folder / "vicuna"), tokenizer=str(folder / "vicuna"),
+        semantic_encoder=str(folder / "siglip"), vq_tokenizer=str(networks / "vq"))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
