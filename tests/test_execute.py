@@ -182,7 +182,8 @@ def test_files_that_cannot_all_be_published_are_not_published_at_all(tmp_path):
 
 
 REFUSED = {
-    "an unknown profile": (["--profile", "paper"], "profile 'paper' is not one of smoke, laptop."),
+    "an unknown profile": (["--profile", "nature"],
+                            "profile 'nature' is not one of smoke, laptop, smollm, paper."),
     "an unknown notebook": (["--notebook", "07"], "notebook '07' is not one of 02_curve."),
     "no seeds": (["--seeds", "0"], "Argument --seeds: '0' is not a whole number from 1 up."),
     "workers that are no number": (["--workers", "two"], "Argument --workers: 'two' is not a whole number from 1 up."),
