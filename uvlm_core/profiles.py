@@ -338,8 +338,8 @@ _PAPER = replace(  # section 3 and appendix: Vicuna-7B on three GPUs
     activation_checkpointing=True, optimizer="adamw", learning_rate=2e-4, adapter_learning_rate=1e-4,
     image_loss_weight=0.2, feature_loss_weight=1.0, feature_dropout=0.0, batch_size=393, batch_counts="all", threads=8,
     fractions=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), test_watches=200, generated_watches=200)
-# captioned pictures: no row of questions, every picture some times
-_PICTURES = {"vqa_examples": 0, "caption_examples": 5400, "generation_examples": 5400, "reader": "",
+# captioned pictures: no row of questions; each of the 673 training stamps four times (more, and it is known by heart)
+_PICTURES = {"vqa_examples": 0, "caption_examples": 2700, "generation_examples": 2700, "reader": "",
              "feature_reader": "", "fractions": (0.25, 0.5, 1.0)}
 _STAMPS = _PICTURES | {"pictures": "stamps", "vq_tokenizer": "pretrained/stamps_vq",
                        "semantic_encoder": "pretrained/stamps_siglip", "feature_decoder": ""}
