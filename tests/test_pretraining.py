@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForCausalLM
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from uvlm_core import siglip_pretraining, text_pretraining, vq_pretraining
+from uvlm_core import pictures, pretraining, siglip_pretraining, stamps_pretraining, text_pretraining, vq_pretraining
 from uvlm_core.conversations import CLAUSES, IMAGE, QUESTIONS, Turn, truth
 from uvlm_core.processing import IGNORED, Processor
 from uvlm_core.smart_watch import ATTRIBUTES, Watch, render_batch, sample_watches, split_of
@@ -22,7 +23,7 @@ from uvlm_core.text_pretraining import (
     lesson_conversations,
 )
 from uvlm_core.vision import VQEncoder
-from uvlm_core.weights import resolve
+from uvlm_core.weights import resolve, verify
 
 WATCHES = sample_watches(SEED, 60)
 
@@ -144,3 +145,113 @@ def test_near_duplicates_differ_in_one_attribute_and_stay_in_training():
         for other in group[1:]:
             differing = {name for name in (*ATTRIBUTES, "colour") if getattr(other, name) != getattr(group[0], name)}
             assert differing <= {"time"} or len(differing) == 1 or differing <= {"weather_corner", "battery_corner"}
+
+
+TRAINERS = {"stamps_vq": stamps_pretraining.train_stamps_vq, "stamps_siglip": stamps_pretraining.train_stamps_siglip,
+            "stamps_siglip_decoder": stamps_pretraining.train_stamps_decoder}
+BLUE, RED = (20, 40, 200), (200, 20, 40)  # made-up stamps of the sides "train" and "test"
+
+
+@pytest.fixture
+def stamps(cache):
+    """Twelve stamps in the layout of `make stamps`, at least three on each side, their colours by their sides."""
+    for number in range(12):
+        caption = f"A thing of kind {number}."
+        path = cache / "stamps" / ("animals", "town")[number % 2] / f"thing-{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = BLUE if pictures.split_of(caption) == "train" else RED
+        Image.new("RGB", (90, 60 + number), colour).save(path)
+        path.with_suffix(".txt").write_text(caption)
+    return cache / "stamps"
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """Where networks are shipped to instead of the package; a training takes five batches and keeps them."""
+    seen = []
+
+    def train(name, task, batch_of, *arguments):
+        seen.extend(batch_of(np.random.default_rng(step)) for step in range(5))
+        return 1.0
+    for module in (stamps_pretraining, siglip_pretraining):
+        monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(stamps_pretraining, "VIEWS", 12)
+    monkeypatch.setattr(pretraining, "PRETRAINED", tmp_path / "pretrained")
+    return tmp_path / "pretrained", seen
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_held_out_stamps_reach_no_training(name, stamps, shipped):
+    (known, _), (unseen, _) = (stamps_pretraining.read_side(side, 64) for side in ("train", "test"))
+    assert min(len(known), len(unseen)) >= 3 and len(known) + len(unseen) == 12
+    TRAINERS[name]()
+    folder, seen = shipped
+    images = torch.cat([next(part for part in batch if part.dtype == torch.uint8) for batch in seen]).float()
+    assert images.shape[1:] == (64, 64, 3) and (images[..., 2] > images[..., 0] + 50).flatten(1).any(1).all()
+    assert not (images[..., 0] > images[..., 2] + 50).any()  # no red in any of them
+    verify(folder / name)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_card_of_stamps_says_where_they_come_from_and_nothing_of_watches_worlds(name, stamps, shipped):
+    TRAINERS[name]()
+    card = " ".join((shipped[0] / name / "README.md").read_text().split())
+    known, _ = stamps_pretraining.read_side("train", 64)
+    mark = pictures.fingerprint(known, stamps)[:16]
+    assert f"tuxpaint-stamps-default, version unknown (fingerprint of the training side {mark})" in card
+    assert "GPL-2" in card and "not part of this project" in card and "world version" not in card
+
+
+def test_signs_of_the_stamps_siglip_say_that_captions_are_the_same(stamps, shipped):
+    (stamps / "animals" / "thing-2.txt").write_text("A thing of kind 0.")  # two pictures of one caption
+    TRAINERS["stamps_siglip"]()
+    for _, ids, true in shipped[1]:
+        assert torch.equal(true, (ids[:, None] == ids[None]).all(2)) and true.diagonal().all() and not true.all()
+    assert len(torch.cat([ids for _, ids, _ in shipped[1]]).unique(dim=0)) == 8  # captions of nine training stamps
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_views_are_scaled_and_moved_on_white_and_mirrored_only_if_captions_allow_it(mirror):
+    picture = np.full((128, 128, 3), 255, np.uint8)
+    picture[40:90, 20:64], picture[40:90, 64:108] = BLUE, RED  # blue on the left
+    pair = np.stack([picture] * 40)
+    seen, again = (stamps_pretraining.views(pair, np.random.default_rng(1), mirror).numpy() for _ in range(2))
+    assert np.array_equal(seen, again)
+    assert len({int((view < 128).any(2).sum()) for view in seen}) > 10  # sizes
+    assert (seen == 255).all(3).any((1, 2)).all()
+    blue, red = (np.array([np.nonzero(view[..., channel] < 60)[1].mean() for view in seen]) for channel in (0, 2))
+    assert len(set(blue)) > 10  # places
+    assert set(blue < red) == ({True, False} if mirror else {True})
+
+
+def test_a_caption_finds_any_of_its_pictures_and_chance_counts_them(monkeypatch):
+    rows = [pictures._captioned(f"{number}.png", text) for number, text in enumerate(["a", "a", "b", "c"])]
+
+    class Network:
+        def __call__(self, input_ids, pixel_values):
+            likeness = torch.tensor([[0.0, 3, 2, 1], [3, 2, 0, 1], [3, 2, 1, 0]])  # of "a", "b", "c"
+            return type("Seen", (), {"logits_per_text": likeness})
+    line = stamps_pretraining.retrieval("test", Network(), rows, np.zeros((4, 64, 64, 3), np.uint8))
+    assert line == "| test | 4 | 3 | 0.333 | 0.333 | 1.000 | 1.000 |"  # chance: 2/4, 1/4, 1/4; then all are among five
+
+
+def test_without_the_stamps_a_network_of_theirs_is_refused_and_all_leaves_them_out(capsys, monkeypatch, cache):
+    made = []
+    for module, names in ((text_pretraining, ("build_tokenizer", "build_language_model")),
+                          (vq_pretraining, ("train_vq", "train_reader")),
+                          (siglip_pretraining, ("train_siglip", "train_decoder", "train_feature_reader")),
+                          (stamps_pretraining, ("train_stamps_vq", "train_stamps_siglip", "train_stamps_decoder"))):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda name=name: made.append(name))
+    for name in TRAINERS:
+        assert pretraining.main([name]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"{name} is trained on Tux Paint's stamps") and "run `make stamps` first." in said
+        assert said.count("\n") == 1
+    assert not made
+    assert pretraining.main(["all"]) == 0
+    assert f"`make stamps` brings them): {', '.join(TRAINERS)}." in capsys.readouterr().out
+    assert len(made) == 7 and not any("stamps" in name for name in made)
+    (cache / "stamps").mkdir(parents=True)
+    made.clear()
+    assert pretraining.main(["all"]) == 0 and len(made) == 10

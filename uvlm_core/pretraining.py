@@ -1,12 +1,13 @@
 """How frozen networks are trained, measured and shipped: `python -m uvlm_core.pretraining vq` (or `make encoders`).
 
 Belongs here: the training loop, the probes and the model card that all of them share, and the command line. Not here:
-what each network is trained on (`vq_pretraining.py`, `siglip_pretraining.py`, `text_pretraining.py`). Everything is
-exact per seed on one machine; a killed training continues from its last checkpoint.
+what each network is trained on (`vq_`, `siglip_`, `text_` and `stamps_pretraining.py`). Everything is exact per seed on
+one machine; a killed training continues from its last checkpoint.
 """
 
 import argparse
 import json
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -94,6 +95,11 @@ def drawing_loss(drawn: Tensor, pixels: Tensor) -> Tensor:
     return ((1 + CONTRAST_WEIGHT * contrast) * (error + error**2)).mean()
 
 
+def pixel_error(drawn: np.ndarray, images: np.ndarray) -> float:
+    """Mean absolute difference of two sets of images, uint8 (images, height, width, 3), on a scale of 1."""
+    return float(np.abs(drawn.astype(np.float32) - images).mean() / 255)
+
+
 class ReadingTask(nn.Module):
     """Cross-entropy of every attribute; of numbers, against a target that gives their neighbours a share."""
 
@@ -157,8 +163,12 @@ def read_table(title: str, network: nn.Module, inputs: Tensor, labels: Tensor) -
 TABLE_HEAD = f"| what is read | images | {' | '.join(CLASSES)} |\n|{' --- |' * (2 + len(CLASSES))}"
 
 
-def ship(name: str, network: nn.Module, config: dict, card: str, minutes: float) -> None:
-    """Write configuration, weights, model card and sums into `pretrained/<name>`, and drop the checkpoint."""
+def ship(name: str, network: nn.Module, config: dict, card: str, minutes: float,
+         data: str = f"Watches of world version {WORLD_VERSION}, {SIZE} px.") -> None:
+    """Write configuration, weights, model card and sums into `pretrained/<name>`, and drop the checkpoint.
+
+    The card is `card`, what the training cost, and `data`, a sentence on where its pictures come from.
+    """
     folder = PRETRAINED / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
@@ -166,7 +176,7 @@ def ship(name: str, network: nn.Module, config: dict, card: str, minutes: float)
     parameters = sum(value.numel() for value in network.parameters())
     cost = (f"Made by `python -m uvlm_core.pretraining {name}` (seed {SEED}): {parameters:,} parameters, {minutes:.0f} "
             f"minutes on one thread of an {'AVX-512' if BF16 else 'x86'} CPU{' with bf16 autocast' if BF16 else ''}; "
-            f"weights are float32. Watches of world version {WORLD_VERSION}, {SIZE} px.")
+            f"weights are float32. {data}")
     paragraphs = [part if part.startswith("|") else textwrap.fill(part, 118)
                   for part in f"{card.strip()}\n\n{cost}".split("\n\n")]
     (folder / "README.md").write_text("\n\n".join(paragraphs) + "\n")
@@ -190,24 +200,37 @@ def train_probe(probe: nn.Module, inputs: Tensor, labels: Tensor) -> None:
     train(None, ReadingTask(probe), batch, PROBE_STEPS, 2e-3)
 
 
-def main() -> None:
-    """Train the networks named on the command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Train the networks named on the command line; stamps that are missing are one sentence and exit code 2."""
     from uvlm_core import siglip_pretraining as siglip  # they import this module
+    from uvlm_core import stamps_pretraining as stamps
     from uvlm_core import text_pretraining as text
     from uvlm_core import vq_pretraining as vq
 
     networks = {"tokenizer": text.build_tokenizer, "language_model": text.build_language_model,  # in order of need
                 "vq": vq.train_vq, "reader": vq.train_reader, "siglip": siglip.train_siglip,
-                "siglip_decoder": siglip.train_decoder, "siglip_reader": siglip.train_feature_reader}
+                "siglip_decoder": siglip.train_decoder, "siglip_reader": siglip.train_feature_reader,
+                "stamps_vq": stamps.train_stamps_vq, "stamps_siglip": stamps.train_stamps_siglip,
+                "stamps_siglip_decoder": stamps.train_stamps_decoder}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", choices=[*networks, "all"])
     parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for name, make in networks.items():
-        if arguments.network in (name, "all"):
-            make()
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    wanted = list(networks) if options.network == "all" else [options.network]
+    if not (cache_folder() / "stamps").is_dir():
+        if options.network.startswith("stamps_"):
+            print(f"{options.network} is trained on Tux Paint's stamps, which are not in the cache {cache_folder()}; "
+                  "run `make stamps` first.", file=sys.stderr)
+            return 2
+        without = [name for name in wanted if name.startswith("stamps_")]
+        if without:
+            print(f"Left out, because the stamps are not there (`make stamps` brings them): {', '.join(without)}.")
+        wanted = [name for name in wanted if name not in without]
+    for name in wanted:
+        networks[name]()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,7 +5,7 @@ Belongs here: their losses, their data and their model cards. Not here: what the
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -28,6 +28,7 @@ from uvlm_core.pretraining import (
     ReadingTask,
     drawing_loss,
     held_out_watches,
+    pixel_error,
     read_table,
     ship,
     to_float,
@@ -107,10 +108,10 @@ def caption_of(watch: Watch, phrases: Sequence[tuple[str, ...]]) -> str:
     return ", ".join(PHRASES[names].format(*(shown[name] for name in names)) for names in phrases)
 
 
-def caption_ids(captions: Sequence[str]) -> Tensor:
-    """Token ids of captions, (captions, length), padded to SigLIP's text length as it was trained."""
+def caption_ids(captions: Sequence[str], length: int = SIGLIP.text_config.max_position_embeddings) -> Tensor:
+    """Token ids of captions, (captions, length), cut or padded to the text length of the SigLIP, as it was trained."""
     return _tokenizer()(list(captions), padding="max_length", truncation=True, return_tensors="pt",
-                        max_length=SIGLIP.text_config.max_position_embeddings)["input_ids"]
+                        max_length=length)["input_ids"]
 
 
 @lru_cache(maxsize=1)
@@ -133,6 +134,17 @@ def near_duplicates(count: int, seed: int) -> list[Watch]:
     return watches
 
 
+def fit_siglip(name: str, network: SiglipModel, batch_of: Callable[[np.random.Generator], tuple], steps: int) -> float:
+    """Train a SigLIP on batches of images, token ids and signs, and freeze it; returns the minutes."""
+    task = SiglipTask(network)
+    network.set_attn_implementation("eager")  # the fused kernel's bf16 gradient takes 40 % of a step on a CPU
+    matrices = [parameter for key, parameter in task.named_parameters()
+                if parameter.ndim == 2 and ".encoder.layers." in key]
+    minutes = train(name, task, batch_of, steps, 1e-3, matrices)
+    network.requires_grad_(False)
+    return minutes
+
+
 def train_siglip() -> None:
     """The SigLIP -> pretrained/siglip, measured by a one-hidden-layer probe and by retrieval."""
     torch.manual_seed(SEED)
@@ -153,12 +165,8 @@ def train_siglip() -> None:
         true = ((shown[None] == shown.repeat(3, 1)[:, None]) | unsaid[:, None]).all(2)  # (captions, images)
         return images[rows], ids, true
 
-    task = SiglipTask(SiglipModel(SIGLIP))
-    task.network.set_attn_implementation("eager")  # the fused kernel's bf16 gradient takes 40 % of a step on a CPU
-    matrices = [parameter for name, parameter in task.named_parameters()
-                if parameter.ndim == 2 and ".encoder.layers." in name]
-    minutes = train("siglip", task, batch, SIGLIP_STEPS, 1e-3, matrices)
-    network = task.network.requires_grad_(False)
+    network = SiglipModel(SIGLIP)
+    minutes = fit_siglip("siglip", network, batch, SIGLIP_STEPS)
     held_out, truth = held_out_watches()
     width, layers, tokens = SIGLIP.vision_config.hidden_size, SIGLIP.vision_config.num_hidden_layers, 64
     untrained = SiglipModel(SIGLIP).eval().requires_grad_(False)
@@ -225,7 +233,7 @@ def retrieval(network: SiglipModel, phrases: Sequence[tuple[str, ...]], count: i
 
 
 class DecoderTask(nn.Module):
-    """The pixels of watches from their features, under the loss of the VQ tokenizer's pictures."""
+    """The pixels of images from their features, under the loss of the VQ tokenizer's pictures."""
 
     def __init__(self, network: FeatureDecoder):
         super().__init__()
@@ -244,11 +252,8 @@ def noisy(features: Tensor) -> Tensor:
     return features + torch.randn_like(features) * lengths * amount
 
 
-def train_decoder() -> None:
-    """The decoder of SigLIP's features -> pretrained/siglip_decoder, to look at; no score goes through it."""
-    torch.manual_seed(SEED)
-    encoder = SiglipEncoder.load("pretrained/siglip")
-    images = render_batch(sample_watches(SEED, PROBED), SIZE)
+def fit_decoder(name: str, encoder: SiglipEncoder, images: np.ndarray) -> tuple[FeatureDecoder, float]:
+    """A decoder trained on the features of images, uint8 (images, 64, 64, 3), and the minutes."""
     features, pixels = torch.from_numpy(encoder.encode(images)), torch.from_numpy(images)
 
     def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -256,11 +261,20 @@ def train_decoder() -> None:
         return features[rows], pixels[rows]
 
     task = DecoderTask(FeatureDecoder(encoder.width, encoder.tokens, SIZE))
-    minutes = train("siglip_decoder", task, batch, DECODER_STEPS, 2e-3)
+    minutes = train(name, task, batch, DECODER_STEPS, 2e-3)
+    return task.network, minutes
+
+
+def train_decoder() -> None:
+    """The decoder of SigLIP's features -> pretrained/siglip_decoder, to look at; no score goes through it."""
+    torch.manual_seed(SEED)
+    encoder = SiglipEncoder.load("pretrained/siglip")
+    images = render_batch(sample_watches(SEED, PROBED), SIZE)
+    decoder, minutes = fit_decoder("siglip_decoder", encoder, images)
     held_out, _ = held_out_watches()
-    drawn = torch.from_numpy(task.network.decode(encoder.encode(held_out.numpy())))
-    error = (drawn.float() - held_out.float()).abs().mean() / 255
-    ship("siglip_decoder", task.network, task.network.config | {"of": fingerprint("pretrained/siglip")}, f"""
+    drawn = decoder.decode(encoder.encode(held_out.numpy()))
+    error = pixel_error(drawn, held_out.numpy())
+    ship("siglip_decoder", decoder, decoder.config | {"of": fingerprint("pretrained/siglip")}, f"""
 # Decoder of the laptop profile's SigLIP features
 
 `FeatureDecoder`: {encoder.tokens} penultimate-layer features of `pretrained/siglip` to {SIZE} px, by the features'

@@ -26,6 +26,7 @@ from uvlm_core.pretraining import (
     ReadingTask,
     drawing_loss,
     held_out_watches,
+    pixel_error,
     read_table,
     ship,
     to_float,
@@ -58,9 +59,9 @@ class VQTask(nn.Module):
     The class's own `forward` gives the encoder no gradient, so the decoder is fed here: z + (e - z).detach().
     """
 
-    def __init__(self, network: JanusVQVAE):
+    def __init__(self, network: JanusVQVAE, steps: int = VQ_STEPS):
         super().__init__()
-        self.network = network
+        self.network, self.steps = network, steps
         self.network.quantize.embedding.weight.requires_grad_(False)  # moved by running means, not by gradients
         codes, width = self.network.quantize.embedding.weight.shape
         self.register_buffer("counts", torch.ones(codes))
@@ -113,7 +114,7 @@ class VQTask(nn.Module):
         quantised = book[nearest]
         self.counts.lerp_(torch.bincount(nearest, minlength=len(book)).float(), 1 - decay)
         self.sums.lerp_(torch.zeros_like(book).index_add_(0, nearest, flat), 1 - decay)
-        if step % 25 == 0 and step < 0.8 * VQ_STEPS:  # a code out of use takes the place of a badly drawn vector
+        if step % 25 == 0 and step < 0.8 * self.steps:  # a code out of use takes the place of a badly drawn vector
             dead = (self.counts < 0.02 * self.counts.mean()).nonzero().flatten()
             taken = flat[torch.multinomial((1 - likeness).clamp(min=1e-6), len(dead))] if len(dead) else flat[:0]
             self.counts[dead], self.sums[dead] = 1.0, taken
@@ -132,8 +133,7 @@ def train_vq() -> None:
     encoder = VQEncoder(task.network, "vq")
     held_out, truth = held_out_watches()
     codes = torch.from_numpy(encoder.encode(held_out.numpy())).long()  # (watches, 64)
-    drawn = torch.from_numpy(encoder.decode(codes.numpy()))
-    error = (drawn.float() - held_out.float()).abs() / 255
+    error = pixel_error(encoder.decode(codes.numpy()), held_out.numpy())
     known, labels = torch.from_numpy(encoder.encode(images[:PROBED].numpy())).long(), labels_of(watches[:PROBED])
     used = known.unique().numel()
     probe = Probe(
@@ -152,8 +152,8 @@ Data: {WATCHES:,} watches of the split "train", {VQ_STEPS:,} steps of {BATCH}. L
 1 + {CONTRAST_WEIGHT:.0f} x local contrast; straight-through gradient; the codes are running means. Afterwards
 {retired} codes were set to zero, which stood for a patch (white, most of all) that another code stood for more often.
 
-Quality on held-out watches (split "test", seed {TEST_SEED}): mean absolute pixel error {error.mean():.4f} of 1
-({len(drawn)} watches); {used} of {VQ.num_embeddings} codes in use ({PROBED:,} watches of "train").
+Quality on held-out watches (split "test", seed {TEST_SEED}): mean absolute pixel error {error:.4f} of 1
+({len(codes)} watches); {used} of {VQ.num_embeddings} codes in use ({PROBED:,} watches of "train").
 What a small CNN reads from the codes alone, trained on those {PROBED:,} watches:
 
 {TABLE_HEAD}
