@@ -133,6 +133,34 @@ def test_paths_on_a_cluster_do_not_depend_on_where_a_worker_stands(dask, tmp_pat
     assert record["counts"] == {"cache": str(tmp_path / "cache"), "folder": str(tmp_path / "work" / record["key"])}
 
 
+def note_the_gpu(spec, folder):
+    """Says which GPU it sees, and waits until as many runs have said so as there are at a time."""
+    told = folder.parent / "gpus"
+    told.mkdir(exist_ok=True)
+    (told / str(spec.seed)).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+    for _ in range(600):
+        if len(list(told.iterdir())) >= 2:
+            break
+        time.sleep(0.05)
+    return body(spec), None
+
+
+def test_runs_side_by_side_have_a_gpu_each(store, tmp_path, monkeypatch):
+    for number in range(2):
+        (tmp_path / "gpus" / str(number)).mkdir(parents=True)
+    assert backends.local_gpus() == []
+    monkeypatch.setattr(backends, "GPUS", tmp_path / "gpus")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert backends.local_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3,4")
+    assert backends.local_gpus() == ["5", "3"]
+    run_grid([Stub(seed=seed) for seed in range(3)], store, 2, tmp_path / "work", note_the_gpu)
+    seen = [(tmp_path / "work" / "gpus" / str(seed)).read_text() for seed in range(3)]
+    assert set(seen[:2]) == {"5", "3"} and seen[2] in seen[:2]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert backends.local_gpus() == []
+
+
 def test_a_dask_cluster_is_found_by_its_scheduler_file(dask, cluster, tmp_path, monkeypatch):
     (tmp_path / "scheduler.json").write_text(json.dumps({"address": cluster.scheduler_address}))
     with closing(open_backend(f"dask:{tmp_path / 'scheduler.json'}")) as backend:

@@ -29,7 +29,7 @@ VALUES = {
     "caption_examples": st.integers(0, 1000), "generation_examples": st.integers(1, 1000), "turns": st.integers(1, 5),
     "fewest_turns": st.integers(0, 1), "inception": st.text(), "precision": st.sampled_from(PRECISIONS),
     "activation_checkpointing": st.booleans(), "biases": BIASES, "distortions": DISTORTIONS,
-    "pictures": st.just(""), "picture_folder": st.text(),
+    "pictures": st.just(""), "picture_folder": st.text(), "sam_pictures": st.booleans(),
     "shuffled_requests": st.booleans(), "language_model": st.text(), "tokenizer": st.text(),
     "semantic_encoder": st.text(), "vq_tokenizer": st.text(), "reader": st.text(), "shared_adapter": st.booleans(),
     "adapter_positions": st.booleans(), "tuning": st.sampled_from(TUNINGS), "lora_rank": st.integers(1, 512),
@@ -51,7 +51,7 @@ OTHER = {  # another valid value of every field but the world's version, of whic
     "architecture": "SigLIP-VQ", "regime": "generation", "seed": 1, "image_size": 128, "images": 30000,
     "vqa_examples": 9000, "caption_examples": 599, "generation_examples": 9999, "turns": 4,
     "fewest_turns": 2, "inception": "inception.pth", "precision": "bf16", "activation_checkpointing": True,
-    "pictures": "stamps", "picture_folder": "folder",
+    "pictures": "stamps", "picture_folder": "folder", "sam_pictures": True,
     "biases": (AttributeBias("weather", 0.01),), "distortions": DISTORTED, "shuffled_requests": True,
     "language_model": "owner/lm",
     "tokenizer": "owner/tokenizer", "semantic_encoder": "owner/siglip", "vq_tokenizer": "owner/vq",
@@ -112,8 +112,8 @@ def test_every_field_is_in_the_dictionary_and_in_the_key(spec):
     names = [field.name for field in fields(RunSpec)]
     full = spec.vary(distortions=DISTORTED, shuffled_attributes=("time",), test_watches=20, probe_watches=10,
                      fewest_turns=1, inception="inception.pth", precision="bf16", activation_checkpointing=True)
-    others = spec.vary(pictures="stamps", picture_folder="folder")
-    assert list(full.to_dict()) == [name for name in names if name not in ("pictures", "picture_folder")]
+    others = spec.vary(pictures="stamps", picture_folder="folder", sam_pictures=True)
+    assert list(full.to_dict()) == [name for name in names if "picture" not in name]
     assert set(full.to_dict() | others.to_dict()) == set(names)
     assert set(OTHER) == set(names) - {"world"} == set(VALUES)
     base = replace(RunSpec(), reader="owner/r", tokenizer="owner/t", language_model="owner/l", vq_tokenizer="owner/v",

@@ -126,7 +126,7 @@ def test_every_field_of_a_run_spec_reaches_its_key():
     # left out where there are none: earlier keys stay
     assert names - set(RunSpec().to_dict()) == {
         "activation_checkpointing", "distortions", "fewest_turns", "inception", "picture_folder", "pictures",
-        "precision", "probe_watches", "shuffled_attributes"}
+        "precision", "probe_watches", "sam_pictures", "shuffled_attributes"}
 
 
 def test_the_key_changes_with_the_contents_of_a_network(tmp_path):

@@ -37,10 +37,19 @@ from types import ModuleType
 
 from joblib.externals.loky import ProcessPoolExecutor
 
+GPUS = Path("/proc/driver/nvidia/gpus")
 _PATIENCE = 10  # s, for a scheduler to answer
 _ENVIRONMENT = {  # of every call; read when torch and numpy are imported, so it must be there before
     "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false"}
+
+
+def local_gpus() -> list[str]:
+    """The GPUs of this machine that this process may use, by their CUDA names, as the driver lists them (no torch)."""
+    count = len(list(GPUS.glob("*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(count)] if visible is None else [
+        name for name in visible.split(",") if name][:count]
 
 
 def open_backend(name: str | None = None) -> "Backend":
@@ -84,7 +93,7 @@ class Backend:
 
 
 class Loky(Backend):
-    """Processes of this machine, which end with this one.
+    """Processes of this machine, which end with this one; each sees one GPU, where there are any.
 
     One executor per call: loky's executor breaks as a whole when one of its processes dies.
     """
@@ -93,10 +102,17 @@ class Loky(Backend):
         if where:
             raise ValueError(f"backend 'loky' takes nothing after a colon, and has {where!r}.")
         super().__init__()
+        self._gpus, self._taken = local_gpus(), []
 
     def _start(self, function, arguments):
-        executor = _own_process(self._environment)
-        return executor.submit(function, *arguments), partial(executor.shutdown, kill_workers=True)
+        gpu = min(self._gpus, key=self._taken.count, default=None)  # the one with the fewest calls
+        self._taken += [gpu]
+        executor = _own_process(self._environment | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}))
+
+        def stop():
+            executor.shutdown(kill_workers=True)
+            self._taken.remove(gpu)
+        return executor.submit(function, *arguments), stop
 
 
 class Dask(Backend):

@@ -28,7 +28,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from uvlm_core.backends import open_backend
+from uvlm_core.backends import local_gpus, open_backend
 from uvlm_core.profiles import profile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +170,8 @@ def main(arguments: list[str] | None = None) -> int:
         notebooks = find_notebooks(options.notebooks, options.notebook)
         overrides = dict(_assignment(text) for text in options.parameters)
         standard = {"profile": chosen.name, **{name: options.seeds or getattr(chosen, name) for name in SEEDS},
-                    "workers": options.workers or joblib.cpu_count(), "records": _shown(records), "figures": ""}
+                    "workers": options.workers or len(local_gpus()) or joblib.cpu_count(),
+                    "records": _shown(records), "figures": ""}
         asked = {name for name in ("seeds", "workers") if getattr(options, name) is not None}
         plan = _plan(notebooks, standard, overrides, asked)
         open_backend().close()  # a cluster that cannot be used is told now, not by the first notebook that trains
@@ -230,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
                      allow_abbrev=False)
     parser.add_argument("--profile", default="laptop", help="smoke, laptop, smollm or paper (default: %(default)s)")
     parser.add_argument("--seeds", type=_count, metavar="N", help="seeds per arm (default: the profile's)")
-    parser.add_argument("--workers", type=_count, metavar="N", help="runs at a time (default: one per core)")
+    parser.add_argument("--workers", type=_count, metavar="N", help="runs at a time (default: one per GPU, or per core)")
     parser.add_argument("--notebook", metavar="NN", help="run this one only, such as 02 (default: all)")
     parser.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE",
                         help="override a notebook's parameter by a JSON value; may be repeated")

@@ -157,9 +157,11 @@ def alignment_table(table: pd.DataFrame) -> pd.DataFrame:
         sharing=np.where(table["shared_adapter"], "shared", "separate"))
 
 
-def pictures(base: Profile, seeds: int, captions: str = "", folder: str = "") -> list[RunSpec]:
+def pictures(base: Profile, seeds: int, captions: str = "", folder: str = "", sam: bool = False) -> list[RunSpec]:
     """Section 5: both tasks against each alone on captioned pictures, those of the profile or of a caption file."""
-    spec = base.picture_spec.vary(pictures=captions, picture_folder=folder) if captions else base.picture_spec
+    spec = base.picture_spec
+    if captions:
+        spec = spec.vary(pictures=captions, picture_folder=folder, sam_pictures=sam)
     return [spec.vary(architecture=architecture, seed=seed, **change)
             for seed in seeds_of(seeds) for architecture in base.pictured for arm, change in ARMS.items()
             if arm != "shuffled" or (architecture == CONTROL[0] and seed < CONTROL[1])]

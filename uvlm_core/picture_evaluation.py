@@ -33,7 +33,7 @@ class PictureEvaluation:
 
     def __init__(self, spec: RunSpec, processor: Processor, understanding, generation):
         self.spec, self.processor = spec, processor
-        pictures = load_pictures(spec.pictures, spec.picture_folder)
+        pictures = load_pictures(spec.pictures, spec.picture_folder, spec.sam_pictures)
         captions = _distinct([talk for talk in pictures.test if talk.task == "caption"])
         if len(captions) < 2:
             raise ValueError(f"The pictures {spec.pictures!r} have {len(captions)} captions on the test side; "

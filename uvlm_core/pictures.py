@@ -111,7 +111,7 @@ class PictureSet:
 
 
 @lru_cache(maxsize=4)
-def load_pictures(captions: str, folder: str = "") -> PictureSet:
+def load_pictures(captions: str, folder: str = "", sam: bool = False) -> PictureSet:
     """The pictures that a spec names: "stamps" (`make stamps`), or a caption file and the folder of its pictures.
 
     "watches" are some Smart Watch images with captions, written to the cache as LLaVA JSON: a stand-in that needs no
@@ -133,7 +133,7 @@ def load_pictures(captions: str, folder: str = "") -> PictureSet:
             write_llava(make_conversations(watches, "caption", 0), watches, place / "captions.json", place)
         talks = read_pictures(place / "captions.json", place)
     else:
-        talks = read_pictures(captions, place)
+        talks = read_pictures(captions, place, sam)
     by_caption = captions == "stamps" or Path(captions).is_dir()
     sides = {side: tuple(talk for talk in talks if split_of(talk.turns[0].gpt if by_caption else talk.image) == side)
              for side in ("train", "test")}
@@ -143,11 +143,11 @@ def load_pictures(captions: str, folder: str = "") -> PictureSet:
 
 
 @lru_cache(maxsize=4)
-def pictures_fingerprint(captions: str, folder: str = "") -> str:
+def pictures_fingerprint(captions: str, folder: str = "", sam: bool = False) -> str:
     """What the pictures are that a spec names, for its record; of the stamps without having them."""
     if captions == "stamps":
         return STAMPS
-    pictures = load_pictures(captions, folder)
+    pictures = load_pictures(captions, folder, sam)
     return fingerprint((*pictures.train, *pictures.test), pictures.folder)
 
 

@@ -50,10 +50,11 @@ class PicturePool:
     them again, in another order each time."""
 
     def __init__(self, spec: RunSpec):
-        self.spec, self.pictures = spec, load_pictures(spec.pictures, spec.picture_folder)
+        named = spec.pictures, spec.picture_folder, spec.sam_pictures
+        self.spec, self.pictures = spec, load_pictures(*named)
         self.files = list(dict.fromkeys(talk.image for talk in self.pictures.train))
         self.count = len(self.files)
-        self.name = f"pictures-{pictures_fingerprint(spec.pictures, spec.picture_folder)[:16]}-{spec.image_size}px"
+        self.name = f"pictures-{pictures_fingerprint(*named)[:16]}-{spec.image_size}px"
 
     def images(self, start: int, stop: int) -> np.ndarray:
         """Images `start` .. `stop` - 1: uint8 (images, height, width, 3)."""

@@ -51,6 +51,7 @@ class RunSpec:
     shuffled_attributes: tuple[str, ...] = ()  # control: what requests say of these is another row's watch's
     pictures: str = ""  # instead of watches: "stamps", "watches" as files, or a caption file (`pictures.py`)
     picture_folder: str = ""  # of a caption file's pictures
+    sam_pictures: bool = False  # whether LLaVA rows about SAM's pictures are read (the authors leave them out)
     hours: int = 12  # 13: the authors' hours 0..12, of which 0 and 12 look the same (pitfall 10)
     # the networks: a shipped name, a local folder or a hub id
     language_model: str = "pretrained/language_model"
@@ -295,7 +296,7 @@ _PARTS = {"biases": AttributeBias, "distortions": Distortion, "shuffled_attribut
 _BEFORE = {  # what specs without the field say
     "activation_checkpointing": False, "distortions": [], "feature_dropout": 0.0, "feature_loss_weight": 1.0,
     "fewest_turns": 0, "inception": "", "picture_folder": "", "pictures": "", "precision": "fp32", "probe_watches": 0,
-    "shuffled_attributes": []}
+    "sam_pictures": False, "shuffled_attributes": []}
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 _A = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
 

@@ -313,7 +313,7 @@ def _fingerprints(spec) -> dict[str, str]:
 
     found = {name: fingerprint(name) for name in spec.networks}
     if getattr(spec, "pictures", ""):
-        found[spec.pictures] = pictures_fingerprint(spec.pictures, spec.picture_folder)
+        found[spec.pictures] = pictures_fingerprint(spec.pictures, spec.picture_folder, spec.sam_pictures)
     return found
 
 
