@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
                      allow_abbrev=False)
     parser.add_argument("--profile", default="laptop", help="smoke, laptop, smollm or paper (default: %(default)s)")
     parser.add_argument("--seeds", type=_count, metavar="N", help="seeds per arm (default: the profile's)")
-    parser.add_argument("--workers", type=_count, metavar="N", help="runs at a time (default: one per GPU, or per core)")
+    parser.add_argument("--workers", type=_count, metavar="N", help="runs at a time (default: one a GPU, else a core)")
     parser.add_argument("--notebook", metavar="NN", help="run this one only, such as 02 (default: all)")
     parser.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE",
                         help="override a notebook's parameter by a JSON value; may be repeated")
