@@ -238,3 +238,18 @@ def test_the_readmes_scoreboard_is_that_of_the_committed_records():
     base = profile("laptop")
     verdicts = claims.judge(base, ROOT / "figures" / "runs" / "laptop")
     assert claims.markdown(verdicts) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():
+    rows = []
+    for seed in range(3):
+        for regime, told, found in (("understanding", 0.3, None), ("generation", None, 0.2),
+                                    ("unified", 0.35 + seed / 1000, 0.1), ("shuffled", 0.9, 0.9)):
+            rows += [("VQ-VQ", regime, seed, 1.0, metric, attribute, value) for metric, attribute, value in (
+                ("token_accuracy", "caption", told), ("drawn_retrieval", "first 5", found),
+                ("drawn_retrieval", "first 1", 1.0)) if value is not None]
+    judged = claims.judge_pictures(pd.DataFrame(rows, columns=[
+        "architecture", "regime", "seed", "fraction", "metric", "attribute", "value"]))
+    assert list(judged["claim"]) == ["pictures understood", "pictures drawn"]
+    assert judged["difference"].tolist() == pytest.approx([0.051, -0.1])
+    assert list(judged["verdict"]) == ["replicates", "contradicts"] and list(judged["seeds"]) == [3, 3]

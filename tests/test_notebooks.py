@@ -21,13 +21,15 @@ from uvlm_core import (
     figures_alignment,
     figures_benefit,
     figures_data,
+    figures_pictures,
     figures_probes,
     figures_transfer,
+    plan,
 )
 from uvlm_core.alignment import MEASURES
 from uvlm_core.fidelity import BATTERY_TOLERANCE
 from uvlm_core.probing import CLASSES
-from uvlm_core.profiles import ARCHITECTURES, REGIMES
+from uvlm_core.profiles import ARCHITECTURES, REGIMES, profile
 from uvlm_core.scoring import CHANCE, TIME_PARTS
 from uvlm_core.smart_watch import ATTRIBUTES, WEATHERS, sample_watches
 from uvlm_core.statistics import mean_interval
@@ -66,6 +68,7 @@ COLUMNS = {  # of the CSV behind each figure
     "embedding_probes_maps": ["method", "image", "x", "y", "model", "place", *CLASSES],
     "embedding_probes_cka": ["models", "first", "second", "cka"],
     "embedding_probes_patching": ["attribute", "layer", "group", "effect", "flipped", "samples", "model"],
+    "captioned_pictures": SCORES,
 }
 named = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -114,6 +117,14 @@ def test_a_notebook_says_what_it_asks_where_the_paper_does_what_it_costs_and_wha
     first = nbformat.read(path, as_version=4).cells[0]
     assert first.cell_type == "markdown" and first.source.startswith(f"# {path.stem[:2]} ")
     assert re.findall(r"^\*\*(.*?)\.\*\*", first.source, re.MULTILINE) == ["Question", "Paper", "Cost", "Look at"]
+
+
+def test_a_notebook_that_trains_says_at_its_head_what_a_run_takes(ran):
+    for number in ("02", "03", "04", "05", "07"):
+        (path,) = (ran / "build" / "smoke").glob(f"{number}_*.ipynb")
+        said = [output["text"] for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
+                for output in cell.outputs if output.output_type == "stream"]
+        assert any(plan.header(profile("smoke")) in text for text in said)
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -250,6 +261,18 @@ def probed(architectures=("VQ-VQ",)) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table[table["rate"] != 0], pd.DataFrame({"attribute": list(CLASSES), "accuracy": 0.5})
 
 
+def pictured(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table as that of `experiments.pictures`, out of random numbers."""
+    rng, rows = np.random.default_rng(5), []
+    for name, regime, seed in itertools.product(architectures, (*REGIMES, "shuffled"), range(seeds)):
+        told = [("token_accuracy", "caption"), ("caption_retrieval", "first 5")] if regime != "generation" else []
+        drawn = [(claims.drawn_metric(name), "first 5")] + [
+            (f"efficientnet_kernel{end}", "9 against 9") for end in ("", "_floor", "_tokenizer")] if (
+            regime != "understanding") else []
+        rows += [(name, regime, seed, 1.0, metric, attribute, rng.random(), 50) for metric, attribute in told + drawn]
+    return pd.DataFrame(rows, columns=SCORES)
+
+
 def cosines(architectures=("VQ-SigLIP",), seeds=3) -> pd.DataFrame:
     """A table as that of `figures_benefit.mutual_benefit_features`, out of random numbers."""
     rng = np.random.default_rng(3)
@@ -294,6 +317,7 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
                                                                                         "constrained"),
     "attribute_transfer_reverse": lambda names: figures_transfer.attribute_transfer_reverse(transferred(names)),
     "embedding_probes": lambda names: figures_probes.embedding_probes(*probed(names)),
+    "captioned_pictures": lambda names: figures_pictures.captioned_pictures(pictured(names)),
 }
 
 
@@ -311,7 +335,8 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     lambda table: figures_transfer.attribute_transfer_confusion(table, "weather", 0.1),
     lambda table: figures_probes.embedding_probes(table, table), figures_probes.embedding_probes_cka,
     lambda table: figures_probes.embedding_probes_tokens(table, "weather"),
-    lambda table: figures_probes.embedding_probes_maps(table, "weather"), figures_probes.embedding_probes_patching])
+    lambda table: figures_probes.embedding_probes_maps(table, "weather"), figures_probes.embedding_probes_patching,
+    figures_pictures.captioned_pictures])
 def test_an_empty_table_is_refused_in_one_sentence(draw):
     every = {name for columns in COLUMNS.values() for name in columns} | {"chance"}
     with pytest.raises(ValueError, match="^The table of figure '[a-z_]+' is empty; it needs at least one row.$"):
