@@ -25,17 +25,17 @@ from uvlm_core.processing import IGNORED, NEW_TOKENS, Processor
 from uvlm_core.profiles import PROFILES, Profile, RunSpec, profile
 from uvlm_core.runs import RunStore
 from uvlm_core.smart_watch import sample_watches
-from uvlm_core.training import tune
+from uvlm_core.training import DTYPES, tune
 from uvlm_core.vision import LLAMAGEN
 from uvlm_core.weights import ROOT, resolve
 
 
 @dataclass(frozen=True)
 class Published:
-    """A network on a hub: its configuration, typed in from its model card, for a plan without the hub."""
+    """A network on a hub: its configuration and licence, typed in from its card, for a plan without the hub."""
 
     config: PreTrainedConfig
-    gigabytes: float  # to download
+    gigabytes: float  # to download: its weights in the type they are published in
     licence: str
 
 
@@ -52,12 +52,12 @@ PUBLISHED = {
         vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True), 0.093, "Apache-2.0"),
 }
-GPUS = {"A100": (312, 80), "H100": (989, 80), "L40S": (362, 48), "RTX4090": (165, 24)}  # dense bf16 TFLOP/s, GB
+GPUS = {"A100": 312, "H100": 989, "L40S": 362, "RTX4090": 165}  # dense bf16 TFLOP/s
 UTILISATION = 0.4  # of a GPU's peak in training, an assumption
 SHARED_AMONG = (1, 3, 8)  # GPUs; the paper has 3
 SAMPLE = 200  # watches whose rows tell the tokens of an example
 ARCHITECTURE = "SigLIP-VQ"
-GB, BYTES = 1e9, {"fp32": 4, "bf16": 2}
+GB = 1e9
 
 
 def network_config(name: str, kind: type) -> PreTrainedConfig:
@@ -158,7 +158,7 @@ def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
     config = network_config(spec.language_model, AutoConfig)
     trained = numbers["parameters", "trained"]
     frozen = numbers["parameters", "all"] - trained
-    unit = BYTES[spec.precision]
+    unit = DTYPES[spec.precision].itemsize
     tokens = numbers["a run", "tokens"] / spec.steps
     slots = spec.generation_examples / spec.steps * spaces(spec)["VQ"]["tokens"]
     labelled = numbers["tokens an example", "text loss"] * spec.rows / spec.steps
@@ -187,7 +187,7 @@ def _hours(spec: RunSpec, numbers: dict, gpu: str) -> list[tuple]:
     length = tokens / spec.rows
     attention = 2 * config.num_hidden_layers * config.hidden_size * length  # scores and values, causal: half of each
     work = tokens * (everywhere * (numbers["parameters", "all"] + attention) + 2 * trained)
-    peak, _ = GPUS[gpu]
+    peak = GPUS[gpu]
     rows = [("a run", "operations", work, "FLOP", "training alone")]
     return rows + [("a run", f"hours on {gpus} {gpu}", work / (gpus * peak * 1e12 * UTILISATION) / 3600, "h",
                     f"at {UTILISATION:.0%} of {peak} TFLOP/s, an assumption") for gpus in SHARED_AMONG]
