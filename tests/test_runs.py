@@ -299,6 +299,16 @@ def test_a_progress_that_cannot_be_written_costs_nothing(tmp_path):
     assert not (tmp_path / "gone").exists()
 
 
+def test_the_bar_promises_no_negative_time_after_lost_work(store, tmp_path, capfd):
+    lost = tmp_path / record_key(Stub(seconds=4.0))
+    lost.mkdir()
+    report_progress(lost, 0.9)  # by a run that was killed before its first checkpoint
+    run_grid([Stub(seconds=4.0)], store, work_folder=tmp_path, execute=execute)
+    shown = capfd.readouterr().err
+    assert " 90%" in shown and "1 of 1 runs 100%" in shown
+    assert ", -" not in shown
+
+
 def test_the_bar_counts_runs_and_weighs_them_by_cost(store, tmp_path, capfd):
     run_grid([Stub(seed=0), Stub(seed=1, seconds=3.0)], store, workers=2, work_folder=tmp_path, execute=execute)
     shown = capfd.readouterr().err

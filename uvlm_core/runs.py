@@ -228,8 +228,10 @@ def _train(missing: dict, store: RunStore, workers: int, work: Path, execute: Ca
         return f"{len(finished)} of {len(missing)} runs"
 
     def show(bar) -> None:
+        done = work_done()
+        bar.initial = min(bar.initial, done)  # what was cut off before its first checkpoint is lost
         bar.set_description_str(state(), refresh=False)
-        bar.update(work_done() - bar.n)
+        bar.update(done - bar.n)
 
     bar = tqdm(desc=state(), total=sum(cost.values()), initial=work_done(), smoothing=0, mininterval=1, miniters=0,
                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} to go")
