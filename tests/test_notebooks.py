@@ -67,7 +67,8 @@ COLUMNS = {  # of the CSV behind each figure
                                 "samples", "model"],
     "embedding_probes_maps": ["method", "image", "x", "y", "model", "place", *CLASSES],
     "embedding_probes_cka": ["models", "first", "second", "cka"],
-    "embedding_probes_patching": ["attribute", "layer", "group", "effect", "flipped", "samples", "model"],
+    "embedding_probes_patching": ["attribute", "layer", "group", "effect", "low", "high", "flipped", "samples",
+                                  "model"],
     "captioned_pictures": SCORES,
 }
 named = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -518,11 +519,15 @@ def test_pictures_of_tokens_maps_and_patches_have_a_panel_for_each_model():
                         columns=["model", "place", "method", "image", "x", "y", "weather"])
     figure = figures_probes.embedding_probes_maps(maps, "weather")
     assert [len(axes.lines) for axes in figure.axes] == [3, 3]
-    effects = pd.DataFrame([(model, "weather", layer, group, float(layer), 9) for model in models for layer in range(3)
-                            for group in ("image", "question", "last", "all")],
-                           columns=["model", "attribute", "layer", "group", "effect", "samples"])
+    groups = ("image", "question", "last", "all")
+    effects = pd.DataFrame([(model, "weather", layer, group, layer / 2, layer / 2 - 0.1, layer / 2 + 0.3, 9)
+                            for model in models for layer in range(3) for group in groups],
+                           columns=["model", "attribute", "layer", "group", "effect", "low", "high", "samples"])
     figure = figures_probes.embedding_probes_patching(effects)
     assert [axes.get_title() for axes in figure.axes] == list(models)
+    for bars in (bars for axes in figure.axes for bars in axes.collections):  # one of each layer, in view
+        assert [tuple(bar[:, 1]) for bar in bars.get_segments()] == [(k / 2 - 0.1, k / 2 + 0.3) for k in range(3)]
+        assert bars.axes.get_ylim()[0] < -0.1 and bars.axes.get_ylim()[1] > 1.3
     cka = pd.DataFrame(itertools.product(["a / b"], ["adapter", "layer 1"], ["adapter", "layer 1"], [0.5]),
                        columns=["models", "first", "second", "cka"])
     (axes,) = figures_probes.embedding_probes_cka(cka).axes

@@ -40,6 +40,13 @@ def test_patching_everything_gives_the_donors_answer_and_later_layers_lose_what_
     assert effects[0, "question"] == pytest.approx(0, abs=1e-4)
     assert effects[2, "last"] == pytest.approx(1, abs=1e-4)  # after the last block nothing else is looked at
     assert effects[2, "image"] == pytest.approx(0, abs=1e-4)
+    everything = table[table["group"] == "all"]
+    assert np.allclose(everything[["low", "high"]], 1, atol=1e-4)  # whichever pairs are drawn
+    between = table[(table["layer"] == 1) & (table["group"] == "image")].iloc[0]
+    assert between["low"] < between["effect"] < between["high"]
+    (one,) = patch_effects(model, processor, pairs[:1], "weather", encoded(
+        encoders[architecture.split("-")[0]], pairs[:1]), ["all"])[["low", "high"]].isna().all(axis=1).unique()
+    assert one  # a single pair has no interval
 
 
 def test_patching_a_watch_with_itself_changes_nothing(new_model, processor, encoders):
@@ -47,7 +54,7 @@ def test_patching_a_watch_with_itself_changes_nothing(new_model, processor, enco
     recipients, donors = encoded(encoders["VQ"], pairs)
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     table = patch_effects(model, processor, pairs, "battery", [recipients, recipients], GROUPS[:2])
-    assert table["effect"].isna().all() or np.allclose(table["effect"], 0)
+    assert table[["effect", "low", "high"]].isna().all(axis=None)  # nothing of a difference that is none
     assert (table["flipped"] == 0).all()
     assert all(np.array_equal(tensor, model.state_dict()[name]) for name, tensor in kept.items())
     assert not any(block._forward_hooks for block in model.language_model.model.layers)

@@ -150,23 +150,29 @@ def embedding_probes_cka(table: pd.DataFrame) -> Figure:
 def embedding_probes_patching(table: pd.DataFrame) -> Figure:
     """How far another watch's states, put in at one layer and group of tokens, take the answer to that watch's.
 
-    A model a panel. Columns of `table`: model, attribute, layer, group, effect, samples.
+    A model a panel. Columns of `table`: model, attribute, layer, group, effect, low, high (an interval over pairs of
+    watches), samples.
     """
-    need(table, "embedding_probes_patching", ("model", "attribute", "layer", "group", "effect", "samples"))
+    need(table, "embedding_probes_patching",
+         ("model", "attribute", "layer", "group", "effect", "low", "high", "samples"))
     models = list(dict.fromkeys(table["model"]))
     figure = Figure(figsize=(PAGE, 2.5))
     grid = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
     for axes, model in zip(grid, models, strict=True):
-        for (group, (line, marker)), shade in zip(_GROUPS.items(), GREYS, strict=True):
+        for (group, (line, marker)), shade, aside in zip(_GROUPS.items(), GREYS, (-0.1, 0, 0.1), strict=True):
             own = table[(table["model"] == model) & (table["group"] == group)].sort_values("layer")
-            axes.plot(own["layer"], own["effect"], color=shade, linestyle=line, marker=marker)
+            at = own["layer"] + aside  # so that bars do not overlap
+            axes.vlines(at, own["low"], own["high"], color=shade, linewidth=0.8)
+            axes.plot(at, own["effect"], color=shade, linestyle=line, marker=marker)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.axhline(1, **REFERENCES["ceiling"])
         axes.set(title=model, xlabel="LM layer (0: what it reads)", xticks=sorted(table["layer"].unique()))
-        low, high = np.nanmin([0, table["effect"].min()]), np.nanmax([1, table["effect"].max()])
+        low = np.nanmin([0, table["effect"].min(), table["low"].min()])
+        high = np.nanmax([1, table["effect"].max(), table["high"].max()])
         axes.set_ylim(max(-1.0, low) - 0.06, min(2.0, high) + 0.06)
     grid[0].set_ylabel("share of the way to the\ndonor's answer")
     handles = [Line2D([], [], color=shade, linestyle=line, marker=marker, label=words) for (line, marker), shade, words
                in zip(_GROUPS.values(), GREYS, ("image tokens", "question", "last token"), strict=True)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    handles.append(Line2D([], [], color="black", linewidth=0.8, label="95 % interval over pairs of watches"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure

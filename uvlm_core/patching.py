@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 from uvlm_core.conversations import IMAGE, QUESTIONS, truth
 from uvlm_core.modeling import UnifiedVLM
@@ -21,6 +22,7 @@ from uvlm_core.processing import Processor
 from uvlm_core.smart_watch import CORNERS, WEATHERS, Watch
 
 GROUPS = ("image", "question", "last", "all")  # tokens: the image's, the text behind it, the last, every one
+RESAMPLES = 999  # of the pairs, for an interval
 
 
 def pairs_of(watches: Sequence[Watch], attribute: str, seed: int = 0) -> list[tuple[Watch, Watch]]:
@@ -51,8 +53,9 @@ def patch_effects(model: UnifiedVLM, processor: Processor, pairs: Sequence[tuple
 
     `images` are the encoder's outputs for all recipients and for all donors, each (pairs, tokens) or (pairs, tokens,
     width). Layer 0 is what the LM reads, layer k what its k-th block gives. `effect` is how far patching takes the
-    logit difference from the recipient's (0) to the donor's (1), as a ratio of means over the pairs; `flipped` is the
-    share of pairs whose sign it turns to the donor's. Columns: attribute, layer, group, effect, flipped, samples.
+    logit difference from the recipient's (0) to the donor's (1), as a ratio of means over the pairs, low and high its
+    95 % bootstrap interval over them (NaN of one pair); `flipped` is the share of pairs whose sign it turns to the
+    donor's. Columns: attribute, layer, group, effect, low, high, flipped, samples.
     """
     model.eval()
     blocks = model.language_model.model.layers
@@ -96,12 +99,26 @@ def patch_effects(model: UnifiedVLM, processor: Processor, pairs: Sequence[tuple
                 _, patched = run(embeds[0], layer, masks[group])
                 totals.setdefault((layer, group), []).append((at_recipient, at_donor, patched))
     for (layer, group), values in totals.items():
-        recipient, donor, patched = np.array(values).T
-        whole = (donor - recipient).mean()
-        effect = (patched - recipient).mean() / whole if whole else np.nan
+        recipient, donor, patched = np.array(values).T  # (pairs,) each
+        low, high = _interval(recipient, donor, patched)
         flipped = ((patched > 0) & (recipient < 0)).mean()
-        rows.append((attribute, layer, group, float(effect), float(flipped), len(values)))
-    return pd.DataFrame(rows, columns=["attribute", "layer", "group", "effect", "flipped", "samples"])
+        rows.append((attribute, layer, group, float(_effect(recipient, donor, patched)), low, high, float(flipped),
+                     len(values)))
+    return pd.DataFrame(rows, columns=["attribute", "layer", "group", "effect", "low", "high", "flipped", "samples"])
+
+
+def _effect(recipient: np.ndarray, donor: np.ndarray, patched: np.ndarray, axis: int = -1) -> np.ndarray:
+    """A ratio of means and not a mean of ratios: of single pairs some hardly differ. NaN where none differ."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (patched - recipient).mean(axis) / (donor - recipient).mean(axis)
+
+
+def _interval(*logits: np.ndarray) -> tuple[float, float]:
+    if len(logits[0]) < 2 or not np.isfinite(_effect(*logits)):
+        return np.nan, np.nan
+    found = stats.bootstrap(logits, _effect, paired=True, method="percentile", n_resamples=RESAMPLES,
+                            rng=np.random.default_rng(0)).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def _groups(ids: torch.Tensor, slot: int) -> dict[str, torch.Tensor]:
