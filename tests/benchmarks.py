@@ -21,11 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from uvlm_core import experiments, figures_benefit, vq_pretraining
+from uvlm_core import experiments, figures_benefit, probing, vq_pretraining
+from uvlm_core.alignment import representations
 from uvlm_core.conversations import make_conversations
 from uvlm_core.experiments import mutual_benefit
 from uvlm_core.generation import BATCH, generate_images
@@ -183,6 +188,28 @@ def feature_cache(laptop: Laptop) -> list[Line]:
                  minutes <= 3)]
 
 
+def probes(laptop: Laptop) -> list[Line]:
+    """Probes of a model's places, and one place's against scikit-learn's logistic regressions of the same labels."""
+    watches = laptop.watches[: laptop.spec.test_watches]
+    tokens = laptop.encoder.encode(render_batch(watches, laptop.spec.image_size))
+    states = representations(laptop.model, laptop.processor, make_conversations(watches, "vqa", 0), tokens)
+    pooled = states["adapter"].mean(1)
+    labels, combinations = probing.labels_of(watches), probing.combinations_of(watches)
+    every = [*labels.values(), *probing.random_labels(labels, combinations, 0).values()]
+    folds = GroupKFold(probing.FOLDS, shuffle=True, random_state=0)
+
+    def logistic():
+        for values in every:
+            cross_val_score(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), pooled, values,
+                            groups=combinations, cv=folds)
+    whole = seconds(lambda: probing.probe_places(states, watches, by_token=True))
+    mine, usual = medians(1, lambda: probing.probe(pooled, watches), logistic)
+    return [Line(f"probes of {len(states)} places of a model, pooled and by token, {len(watches)} watches",
+                 f"{whole:.0f} s", "", "", "<= 60 s", whole <= 60),
+            Line("probes of one place and their controls, against a logistic regression of each",
+                 f"{mine * 1e3:.0f} ms", f"{usual * 1e3:.0f} ms", f"1 : {usual / mine:.0f}")]
+
+
 @dataclass(frozen=True)
 class Work:
     """A run that is nothing but work, always the same amount."""
@@ -260,7 +287,7 @@ def main() -> int:
     torch.set_num_threads(1)
     began, load = time.perf_counter(), os.getloadavg()[0]
     lines, equal = [], True
-    with tqdm(total=6, bar_format="{desc} |{bar}| {elapsed} passed", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=7, bar_format="{desc} |{bar}| {elapsed} passed", disable=not sys.stderr.isatty()) as bar:
         def show(name):
             bar.set_description_str(name)
             bar.update()
@@ -274,6 +301,8 @@ def main() -> int:
         lines += more
         show("features")
         lines += feature_cache(laptop)
+        show("probes")
+        lines += probes(laptop)
         show("grid")
         lines += grid(2.0 if quick else 25.0)
         show("records")
