@@ -4,6 +4,7 @@ Belongs here: tidy DataFrame -> Figure for notebook 06. Not here: style and savi
 figure (`probing.py`, `patching.py`).
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -42,13 +43,14 @@ def embedding_probes(table: pd.DataFrame, baseline: pd.DataFrame) -> Figure:
     for line, name in zip(grid, names, strict=True):
         for axes, (attribute, classes) in zip(line, CLASSES.items(), strict=True):
             own = table[(table["architecture"] == name) & (table["attribute"] == attribute)]
-            for arm in arms:
-                for whole in (False, True):
-                    run = own[(own["arm"] == arm) & ((own["rate"] == 1) == whole)]
-                    if len(run):
-                        look = {"color": COLOURS[name]} | LINES[arm] | {"markersize": 2.5}
-                        draw_points(axes, run["place"].map(places.index), run["accuracy"],
-                                    look | ({"markerfacecolor": "white", "alpha": 0.6} if whole else {}))
+            for number, (arm, whole) in enumerate(itertools.product(arms, (False, True))):
+                run = own[(own["arm"] == arm) & ((own["rate"] == 1) == whole)]
+                if len(run):
+                    aside = 0.06 * (number - len(arms) + 0.5)  # so that bars do not overlap
+                    at = run["place"].map(places.index) + aside
+                    look = {"color": COLOURS[name]} | LINES[arm] | {"markersize": 2.5}
+                    draw_points(axes, at, run["accuracy"],
+                                look | ({"markerfacecolor": "white", "alpha": 0.6} if whole else {}))
             control = own.groupby(own["place"].map(places.index))["control"].mean()
             axes.plot(control.index, control, **REFERENCES["floor"])
             axes.axhline(1 / classes, **REFERENCES["chance"])
