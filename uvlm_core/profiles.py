@@ -363,7 +363,8 @@ PROFILES = {
                       doses={"rotation": (0.5, 1.0), "scaling": (1.0, 2.0), "shift": (1.0, 3.0),
                              "affine": (0.25, 0.5, 0.75, 1.0), "authors": (0.1, 0.2, 0.3), "residual": (0.5, 0.95),
                              "warp": (5.0, 20.0), "permutation": (0.5, 1.0), "width": (0.5, 2.0)},
-                      transfer_rows=(5000, 7000), transfer_seeds=3, transferred=("VQ-VQ",),
+                      transfer_rows=(5000, 7000), transfer_seeds=3,
+                      transferred=("VQ-VQ", "SigLIP-VQ", "SigLIP-SigLIP"),
                       rates={"weather": (0.03, 0.1), "battery": (0.03, 0.1)}, firm_rates=(0.03, 0.1),
                       picture_spec=replace(_LAPTOP, **_STAMPS), picture_seeds=3, pictured=("SigLIP-VQ", "VQ-VQ")),
     # one GPU, or a CPU and patience
