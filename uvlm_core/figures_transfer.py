@@ -73,8 +73,9 @@ def _against_rate(scores: pd.DataFrame, arms: dict[str, str], least, label: str)
     figure.supylabel(label, fontsize=8)
     handles = [Line2D([], [], color="black", label=words, **LINES[arm] | ({"markerfacecolor": "white"} if arm in (
         "understanding", "generation") else {})) for arm, words in arms.items()]
-    handles += [Line2D([], [], color="black", linewidth=0.8, label="95 % t interval (none: one seed)"),
-                Line2D([], [], label="chance", **REFERENCES["chance"])]
+    if scores["seed"].nunique() > 1:
+        handles.append(Line2D([], [], color="black", linewidth=0.8, label="95 % t interval (none: one seed)"))
+    handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
 
