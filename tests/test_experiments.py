@@ -194,6 +194,8 @@ def test_transfer_has_every_arm_at_the_firm_rates_and_more_rates_with_the_first_
     assert {s.regime for s in reverse} == {"generation", "unified"} and len(reverse) == 2 * 2 * 2
     corners = [s for s in own[0] if s.biases and s.biases[0].attribute == "weather_corner"]
     assert all({bias.attribute for bias in s.biases} == {"weather_corner", "battery_corner"} for s in corners)
+    assert {rate: sum(s.biases[0].rate == rate for s in corners) for rate in (0.01, 0.03, 0.1)} == {
+        0.01: 2, 0.03: 4, 0.1: 4}  # with the controls at the firm rates
     assert {s.steps for s in specs} == {FULL.transfer_rows[0] // BASE.spec.batch_size}
 
 

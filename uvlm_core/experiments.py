@@ -172,7 +172,7 @@ def transfer(base: Profile, seeds: int) -> list[RunSpec]:
 
     Arms by rare attribute and rate, named in `transfer_table`, and models of complete data. In every seed `FIRM`
     attributes at the profile's firm rates, with both controls. The first seed has more: all attributes and rates, the
-    controls of the others at the first firm rate, and for `FIRM` the reverse direction: rare in the requests, complete
+    controls of the others at the firm rates, too, and for `FIRM` the reverse direction: rare in the requests, complete
     in the understanding data.
     """
     specs = []
@@ -188,7 +188,7 @@ def transfer(base: Profile, seeds: int) -> list[RunSpec]:
                     rare = [AttributeBias(part, rate) for part in RARE[name]]
                     if firm or seed == 0:
                         specs += [arm(*rare, regime="understanding"), arm(*rare)]
-                    if firm or (seed == 0 and rate == base.firm_rates[0]):
+                    if firm or (seed == 0 and rate in base.firm_rates):
                         absent = [AttributeBias(part, 0.0, ("generation",)) for part in RARE[name]]
                         specs += [arm(*rare, *absent), arm(*rare, shuffled=RARE[name])]
                     if firm and seed == 0:

@@ -320,7 +320,7 @@ class Profile:
     transfer_seeds: int  # there
     transferred: tuple[str, ...]  # the architectures there
     rates: dict[str, tuple[float, ...]]  # rare attribute (`experiments.RARE`) -> its shares of the rows
-    firm_rates: tuple[float, ...]  # those at which there are controls, and more seeds than one
+    firm_rates: tuple[float, ...]  # those at which there are controls, and for `experiments.FIRM` every seed
     picture_spec: RunSpec  # of runs about captioned pictures
     picture_seeds: int  # there
     pictured: tuple[str, ...]  # the architectures there
