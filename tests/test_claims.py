@@ -18,6 +18,7 @@ from uvlm_core.claims import (
     judge_matching,
     judge_scaling,
     judge_transfer,
+    kappas,
     rare_scores,
 )
 from uvlm_core.profiles import ARCHITECTURES, profile
@@ -141,15 +142,49 @@ def transferred(gain: float, by_requests: float, selectivity: float, seeds=3) ->
 
 
 def test_a_planted_transfer_is_judged_as_it_is():
-    found = judge_transfer(transferred(0.3, 0.25, 0.4), (0.03, 0.1)).set_index("claim")
-    assert found["verdict"].to_dict() == {"transfer": "replicates", "by its requests": "replicates",
-                                          "by their values": "undecided", "tokens carry it": "replicates"}
+    pixels = pd.DataFrame([("random features", "weather", seed, 0.8 + 0.01 * seed) for seed in range(3)] + [
+        ("encoder's tokens", "weather", 0, 0.1)], columns=["arm", "attribute", "seed", "accuracy"])
+    found = judge_transfer(transferred(0.3, 0.25, 0.4), (0.03, 0.1), pixels).set_index("claim")
+    assert found["verdict"].to_dict() == {
+        "transfer": "replicates", "by its requests": "replicates", "by their values": "undecided",
+        "tokens carry it": "replicates", "more than pixels": "contradicts"}
+    assert found.loc["more than pixels", "difference"] == pytest.approx(0.7 - 0.81)
     assert found.loc["transfer", "difference"] == pytest.approx(0.3, abs=2e-3)
     assert found.loc["by its requests", "difference"] == pytest.approx(0.25, abs=2e-3)
     assert found.loc["tokens carry it", "difference"] == pytest.approx(0.4)
-    assert judge_transfer(transferred(-0.3, 0.0, 0.0), (0.03, 0.1)).set_index("claim").loc["transfer", "verdict"] == (
-        "contradicts")
+    found_less = judge_transfer(transferred(-0.3, 0.0, 0.0), (0.03, 0.1), pixels).set_index("claim")
+    assert found_less.loc["transfer", "verdict"] == "contradicts"
     assert "weather at 3%, 10%" in found.loc["transfer", "quantity"]
+
+
+def test_kappa_is_0_of_a_habit_1_of_right_answers_and_weighs_by_how_often_was_asked():
+    keys = {"architecture": "VQ-VQ", "seed": 0, "fraction": 1.0, "metric": "confusion", "rare": "weather",
+            "rate": 0.1, "rare_in": "understanding"}
+    asked = {"sunny": 30, "cloudy": 10}
+
+    def confusion(arm, said):
+        return [keys | {"arm": arm, "attribute": f"weather: {true} > {answer}", "value": share, "samples": asked[true]}
+                for true in asked for answer, share in said(true).items()]
+
+    table = pd.DataFrame(confusion("understanding", lambda true: {"cloudy": 0.0, "sunny": 1.0, "none": 0.0})
+                         + confusion("unified", lambda true: {true: 1.0, "none": 0.0})
+                         + confusion("absent", lambda true: {"sunny": 0.5, "cloudy": 0.5})
+                         + confusion("shuffled", lambda true: {true: 0.5, "none": 0.5}))
+    table = pd.concat([table, table.assign(metric="partial")])
+    found = kappas(table)
+    assert (found["metric"] == "kappa").all() and list(found.columns) == list(table.columns)
+    assert set(found["attribute"]) == {"weather"} and set(found["samples"]) == {40}
+    # of the last: agreement .5, by its own shares .75 * .375 + .25 * .125 = .3125
+    assert found.set_index("arm")["value"].to_dict() == pytest.approx(
+        {"understanding": 0, "unified": 1, "absent": 0, "shuffled": (0.5 - 0.3125) / (1 - 0.3125)})
+    scores = rare_scores(found, "kappa")
+    assert scores["value"].tolist() == found["value"].tolist() and set(scores["rare"]) == {"weather"}
+
+
+def test_a_metric_that_nobody_guesses_is_refused():
+    assert chance("constrained", "battery") == chance("partial", "battery") and chance("kappa", "time") == 0
+    with pytest.raises(ValueError, match="metric 'exact' has no score of guessing; those that have are partial, "):
+        chance("exact", "time")
 
 
 def test_scores_of_the_rare_attribute_and_of_the_others_are_told_apart():

@@ -58,17 +58,18 @@ COLUMNS = {  # of the CSV behind each figure
     **dict.fromkeys(("affine_alignment_measured", "affine_alignment_layers"), [
         "architecture", "family", "dose", "place", "seed", "sharing", "fraction", "metric", "attribute", "alignment",
         "benefit"]),
-    **dict.fromkeys(("attribute_transfer", "attribute_transfer_constrained"), [
+    **dict.fromkeys(("attribute_transfer", "attribute_transfer_constrained", "attribute_transfer_kappa"), [
         "architecture", "arm", "rare", "rate", "rare_in", "seed", "value"]),
-    **dict.fromkeys(("attribute_transfer_confusion", "attribute_transfer_reverse"), [*SCORES, *RARE]),
+    **dict.fromkeys(("attribute_transfer_confusion_weather", "attribute_transfer_reverse"), [
+        *SCORES[:3], "record", *SCORES[3:], *RARE]),
     "embedding_probes": ["architecture", "regime", "arm", "rare", "rate", "rare_in", "seed", "attribute", "samples",
-                         "accuracy", "control", "place", "selectivity"],
+                         "accuracy", "control", "place", "selectivity", "chance"],
     "embedding_probes_tokens": ["place", "token", "attribute", "accuracy", "control", "selectivity", "chance",
                                 "samples", "model"],
     "embedding_probes_maps": ["method", "image", "x", "y", "model", "place", *CLASSES],
     "embedding_probes_cka": ["models", "first", "second", "cka"],
-    "embedding_probes_patching": ["attribute", "layer", "group", "effect", "low", "high", "flipped", "samples",
-                                  "model"],
+    "embedding_probes_patching": ["attribute", "layer", "group", "effect", "low", "high", "flipped", "gap", "told",
+                                  "samples", "model"],
     "captioned_pictures": SCORES,
 }
 named = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -256,10 +257,13 @@ def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*SCORES, *RARE])
 
 
-def probed(architectures=("VQ-VQ",)) -> tuple[pd.DataFrame, pd.DataFrame]:
+def probed(architectures=("VQ-VQ",)) -> pd.DataFrame:
     """What `embedding_probes` draws, out of random numbers."""
     table = experiments.probe_table(transferred(architectures))
-    return table[table["rate"] != 0], pd.DataFrame({"attribute": list(CLASSES), "accuracy": 0.5})
+    levels = [(name, arm, 0, attribute, 0.5, 0.3) for name in architectures for attribute in CLASSES
+              for arm in ("random features", "encoder's tokens")]
+    return pd.concat([table[table["rate"] != 0], pd.DataFrame(
+        levels, columns=["architecture", "arm", "seed", "attribute", "accuracy", "control"])])
 
 
 def pictured(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
@@ -317,7 +321,9 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     "attribute_transfer_constrained": lambda names: figures_transfer.attribute_transfer(transferred(names),
                                                                                         "constrained"),
     "attribute_transfer_reverse": lambda names: figures_transfer.attribute_transfer_reverse(transferred(names)),
-    "embedding_probes": lambda names: figures_probes.embedding_probes(*probed(names)),
+    "attribute_transfer_kappa": lambda names: figures_transfer.attribute_transfer(
+        claims.kappas(transferred(names)), "kappa"),
+    "embedding_probes": lambda names: figures_probes.embedding_probes(probed(names)),
     "captioned_pictures": lambda names: figures_pictures.captioned_pictures(pictured(names)),
 }
 
@@ -334,7 +340,7 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     figures_alignment.affine_alignment_measured, figures_alignment.affine_alignment_layers,
     figures_transfer.attribute_transfer, figures_transfer.attribute_transfer_reverse,
     lambda table: figures_transfer.attribute_transfer_confusion(table, "weather", 0.1),
-    lambda table: figures_probes.embedding_probes(table, table), figures_probes.embedding_probes_cka,
+    figures_probes.embedding_probes, figures_probes.embedding_probes_cka,
     lambda table: figures_probes.embedding_probes_tokens(table, "weather"),
     lambda table: figures_probes.embedding_probes_maps(table, "weather"), figures_probes.embedding_probes_patching,
     figures_pictures.captioned_pictures])
@@ -520,11 +526,13 @@ def test_pictures_of_tokens_maps_and_patches_have_a_panel_for_each_model():
     figure = figures_probes.embedding_probes_maps(maps, "weather")
     assert [len(axes.lines) for axes in figure.axes] == [3, 3]
     groups = ("image", "question", "last", "all")
-    effects = pd.DataFrame([(model, "weather", layer, group, layer / 2, layer / 2 - 0.1, layer / 2 + 0.3, 9)
-                            for model in models for layer in range(3) for group in groups],
-                           columns=["model", "attribute", "layer", "group", "effect", "low", "high", "samples"])
+    effects = pd.DataFrame([(model, "weather", layer, group, layer / 2, layer / 2 - 0.1, layer / 2 + 0.3, told, 9)
+                            for model, told in zip(models, (0.25, 1.0), strict=True) for layer in range(3)
+                            for group in groups],
+                           columns=["model", "attribute", "layer", "group", "effect", "low", "high", "told", "samples"])
     figure = figures_probes.embedding_probes_patching(effects)
-    assert [axes.get_title() for axes in figure.axes] == list(models)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "understanding\n(25% of pairs told apart)", "unified\n(100% of pairs told apart)"]
     for bars in (bars for axes in figure.axes for bars in axes.collections):  # one of each layer, in view
         assert [tuple(bar[:, 1]) for bar in bars.get_segments()] == [(k / 2 - 0.1, k / 2 + 0.3) for k in range(3)]
         assert bars.axes.get_ylim()[0] < -0.1 and bars.axes.get_ylim()[1] > 1.3

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from uvlm_core.conversations import truth
-from uvlm_core.patching import GROUPS, pairs_of, patch_effects
+from uvlm_core.patching import GROUPS, _groups, pairs_of, patch_effects
 from uvlm_core.smart_watch import ATTRIBUTES, render_batch, sample_watches
 
 WATCHES = sample_watches(12, 6)
@@ -41,6 +42,7 @@ def test_patching_everything_gives_the_donors_answer_and_later_layers_lose_what_
     assert effects[2, "last"] == pytest.approx(1, abs=1e-4)  # after the last block nothing else is looked at
     assert effects[2, "image"] == pytest.approx(0, abs=1e-4)
     everything = table[table["group"] == "all"]
+    assert table["gap"].nunique() == 1 and (everything["flipped"] == table["told"].iloc[0]).all()
     assert np.allclose(everything[["low", "high"]], 1, atol=1e-4)  # whichever pairs are drawn
     between = table[(table["layer"] == 1) & (table["group"] == "image")].iloc[0]
     assert between["low"] < between["effect"] < between["high"]
@@ -53,8 +55,29 @@ def test_patching_a_watch_with_itself_changes_nothing(new_model, processor, enco
     model, pairs = new_model("VQ-VQ").eval(), pairs_of(WATCHES, "battery")
     recipients, donors = encoded(encoders["VQ"], pairs)
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    table = patch_effects(model, processor, pairs, "battery", [recipients, recipients], GROUPS[:2])
+    table = patch_effects(model, processor, pairs, "battery", [recipients, recipients])
     assert table[["effect", "low", "high"]].isna().all(axis=None)  # nothing of a difference that is none
-    assert (table["flipped"] == 0).all()
+    assert (table[["flipped", "gap", "told"]] == 0).all(axis=None)
     assert all(np.array_equal(tensor, model.state_dict()[name]) for name, tensor in kept.items())
     assert not any(block._forward_hooks for block in model.language_model.model.layers)
+
+
+def test_the_groups_of_tokens_do_not_overlap_and_leave_out_what_stands_before_the_image(processor):
+    ids = torch.tensor([processor.bos, 7, *[processor.image_in] * 4, 8, 9, 10])
+    masks = {name: mask.tolist() for name, mask in _groups(ids, processor.image_in).items()}
+    assert masks == {"image": [k in range(2, 6) for k in range(9)], "question": [k in (6, 7) for k in range(9)],
+                     "last": [k == 8 for k in range(9)], "all": [True] * 9}
+
+
+@pytest.mark.parametrize(("pairs", "attribute", "groups", "words"), [
+    ([(WATCHES[0], WATCHES[0])], "weather", GROUPS, "Both watches of pair 0 have weather '[a-z]+'; they must differ"),
+    ([], "weather", GROUPS, "There are no pairs of watches"),
+    (pairs_of(WATCHES, "time"), "corners", GROUPS, "attribute 'corners' is not one of time, weather"),
+    (pairs_of(WATCHES, "time"), "time", ("images",), "group 'images' is not one of image, question, last, all")])
+def test_what_cannot_be_patched_is_refused(pairs, attribute, groups, words, new_model, processor, encoders):
+    images = encoded(encoders["VQ"], pairs or pairs_of(WATCHES, "time"))
+    with pytest.raises(ValueError, match=words):
+        patch_effects(new_model("VQ-VQ"), processor, pairs, attribute, images, groups)
+    if attribute == "corners":
+        with pytest.raises(ValueError, match=words):
+            pairs_of(WATCHES, attribute)

@@ -34,9 +34,17 @@ def test_a_planted_signal_is_found_and_nothing_else(name):
     assert (found["control"] < found["chance"] + 0.15).all() and (found["samples"] == 240).all()
 
 
-def test_random_labels_have_about_no_selectivity():
-    found = [probe(RNG.standard_normal((240, 16)), WATCHES, seed)["selectivity"].mean() for seed in range(5)]
-    assert abs(np.mean(found)) < 0.05
+def test_random_labels_have_about_no_selectivity_even_of_vectors_that_tell_everything():
+    labels, combinations = labels_of(WATCHES), combinations_of(WATCHES)
+    telling = np.hstack([np.eye(CLASSES[name])[values] for name, values in labels.items()])
+    found = [probe(telling, WATCHES, seed) for seed in range(5)]
+    assert all((table["accuracy"] > 0.95).all() for table in found)
+    assert abs(np.mean([table["control"] - table["chance"] for table in found])) < 0.05
+    # and a probe of nothing at all selects nothing
+    nothing = [probe(RNG.standard_normal((240, 16)), WATCHES, seed)["selectivity"].mean() for seed in range(5)]
+    assert abs(np.mean(nothing)) < 0.05
+    given = random_labels(labels, combinations, 0)
+    assert all(not np.array_equal(given[name], labels[name]) for name in CLASSES)
 
 
 def test_combinations_are_those_of_the_probed_attributes_and_never_cross():
@@ -57,10 +65,35 @@ def test_pooled_and_by_token_are_probed_at_every_place():
     table = probe_places(states, WATCHES, by_token=True)
     assert list(table.columns) == ["place", "token", "attribute", "accuracy", "control", "selectivity", "chance",
                                    "samples"]
-    assert len(table) == 2 * 4 * len(CLASSES)
+    assert len(table) == 2 * 5 * len(CLASSES)
     weather = table[table["attribute"] == "weather"].set_index(["place", "token"])["accuracy"]
+    assert weather["layer 1", "all"] > 0.9
     assert weather["layer 1", "1"] > 0.9 and weather["layer 1", "0"] < 0.6 and weather["adapter", "pooled"] < 0.6
     assert len(probe_places(states, WATCHES)) == 2 * len(CLASSES)
+    with pytest.raises(ValueError, match="There is no place to probe"):
+        probe_places({}, WATCHES)
+
+
+def test_what_a_mean_over_tokens_cancels_is_read_from_all_of_them():
+    # at one token, and its opposite at the next
+    signs = np.where(labels_of(WATCHES)["weather"] == 0, 1.0, -1.0)[:, None]
+    vectors = signs[..., None] * np.array([1.0, -1.0])[None, :, None] + 0.01 * RNG.standard_normal((240, 2, 4))
+    found = probe_places({"adapter": vectors}, WATCHES, by_token=True).set_index(["attribute", "token"])["accuracy"]
+    assert found["weather", "all"] > found["weather", "pooled"] + 0.15
+
+
+def test_vectors_of_a_training_that_diverged_have_no_accuracy():
+    broken = planted("weather")
+    broken[3, 2] = np.nan
+    found = probe(broken, WATCHES)
+    assert found[["accuracy", "control", "selectivity"]].isna().all(axis=None) and len(found) == len(CLASSES)
+    with pytest.raises(ValueError, match="A map needs at least ten vectors of finite numbers"):
+        maps(broken)
+
+
+def test_watches_that_are_all_alike_are_refused():
+    with pytest.raises(ValueError, match="at least 10 combinations of attributes, and these have 1"):
+        probe(np.zeros((40, 4)), [WATCHES[0]] * 40)
 
 
 @pytest.mark.parametrize("vectors", [np.zeros((239, 4)), np.zeros((240, 4, 2)), np.zeros(240)])

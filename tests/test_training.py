@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,11 +13,13 @@ import pytest
 import torch
 
 from uvlm_core import experiments, launch, training
-from uvlm_core.conversations import AttributeBias
+from uvlm_core.conversations import AttributeBias, truth
 from uvlm_core.evaluation import Evaluation
+from uvlm_core.experiments import RARE
 from uvlm_core.pool import STREAM, training_rows
 from uvlm_core.runs import RunStore
-from uvlm_core.smart_watch import sample_watches
+from uvlm_core.scoring import read_caption
+from uvlm_core.smart_watch import ATTRIBUTES, sample_watches
 from uvlm_core.training import (
     DONE,
     Steps,
@@ -300,21 +301,24 @@ def test_biases_leave_the_attribute_out_of_the_training_rows(spec, processor):
     assert any("%" in processor.text(row.ids) for row in generation)  # the bias names vqa and captions only
 
 
-def test_shuffled_attributes_are_another_watchs_and_the_rest_of_a_request_is_true(spec, processor):
+@pytest.mark.parametrize("parts", RARE.values(), ids=list(RARE))
+def test_shuffled_attributes_are_another_watchs_and_the_rest_of_a_request_is_true(parts, spec, processor):
+    spec = spec.vary(mention_rate=1.0)  # so that the values told can be counted
     watches = sample_watches(STREAM, spec.images)
     understanding, plain = training_rows(spec, processor, watches)
-    same, shuffled = training_rows(spec.vary(shuffled_attributes=("time",)), processor, watches)
+    same, shuffled = training_rows(spec.vary(shuffled_attributes=parts), processor, watches)
     assert same_rows(understanding, same)
     assert [row.image_out for row in shuffled] == [row.image_out for row in plain]
     assert [row.about for row in shuffled] == [row.about for row in plain]
-    wrong = [watches[row.image_out].time not in processor.text(row.ids) for row in shuffled]
-    assert all(wrong)
-    told = sorted(re.findall(r"[0-9]{2}:[0-9]{2}:[0-9]{2}", " ".join(processor.text(row.ids) for row in shuffled)))
-    assert told == sorted(watches[row.image_out].time for row in plain)  # the same times, at other watches
-    for row in shuffled:
-        watch, text = watches[row.image_out], processor.text(row.ids)
-        assert ("weather" not in row.about) or watch.weather in text
-        assert ("battery" not in row.about) or f"{watch.battery}%" in text
+    told = [read_caption(processor.text(row.ids)) for row in shuffled]
+    true = [{name: truth(watches[row.image_out], name) for name in ATTRIBUTES} for row in shuffled]
+    for name in ATTRIBUTES:
+        pairs = [(one[name], other[name]) for one, other in zip(told, true, strict=True)]
+        if name in parts:  # the same values, at other watches
+            assert any(one != other for one, other in pairs)
+            assert sorted(one for one, _ in pairs) == sorted(other for _, other in pairs)
+        else:
+            assert all(one == other for one, other in pairs)
 
 
 def test_a_record_counts_the_rows_that_mention_an_attribute(spec, tmp_path):

@@ -64,9 +64,10 @@ def representations(model: UnifiedVLM, processor: Processor, talks: list[Convers
                     images: np.ndarray) -> dict[str, np.ndarray]:
     """What a model makes of each image token: per place in the model an array (images, tokens, LM width).
 
-    Places: "adapter" (its output) and "layer 1", "layer 2", ... of the LM. `talks` are conversations of one task, one
-    per image of `images` (codes or features, in their order): in generation the images are those to draw, read as in
-    training. Of larger grids than `GRID` x `GRID` tokens are averaged down to that.
+    Places: "adapter" (its output) and "layer 1", "layer 2", ... of the LM, the last after the norm that ends it.
+    `talks` are conversations of one task, one per image of `images` (codes or features, in their order): in generation
+    the images are those to draw, read as in training. Of larger grids than `GRID` x `GRID` tokens are averaged down to
+    that.
     """
     model.eval()
     generation = talks[0].task == "generation"

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import cohen_kappa_score
 
 from uvlm_core import experiments
 from uvlm_core.experiments import GENERATION_TIMES, UNDERSTANDING_TIMES
@@ -32,6 +33,8 @@ FACTORS = ("understanding_rows", "generation_rows", "batch_counts")  # of the ta
 DISTORTED = ("distortions", "shared_adapter")  # of the table of alignment
 BIASED = ("biases", "shuffled_attributes")  # of the table of transfer
 MARKS = ("<!-- scoreboard -->", "<!-- end of scoreboard -->")  # in README.md
+_GUESSES = {"partial": CHANCE, "constrained": CHANCE, "kappa": dict.fromkeys(ATTRIBUTES, 0.0),
+            "read_back": READ_BACK_CHANCE, "feature_read_back": READ_BACK_CHANCE}
 COLUMNS = ("claim", "architecture", "quantity", "matching", "difference", "low", "high", "p", "interquartile", "seeds",
            "verdict")
 
@@ -76,6 +79,8 @@ CLAIMS = {
         "4.3", "and more than with requests that mention it with another watch's values", "not told apart"),
     "tokens carry it": Claim(
         "4.3, figures 7 and 8", "the image tokens of the understanding-only model carry the rare attribute too", "yes"),
+    "more than pixels": Claim(
+        "4.3", "and more of it than random features of the pixels (asked after the runs)", "not told apart"),
     "pictures understood": Claim(
         "5", "on captioned pictures, too, a model trained on both tasks understands better", "yes, on real images"),
     "pictures drawn": Claim("5", "and draws better", "not reported"),
@@ -90,8 +95,11 @@ def generation_metric(architecture: str) -> str:
 
 
 def chance(metric: str, attribute: str) -> float:
-    """What guessing scores in a metric of this study; of "total" the mean over the attributes."""
-    table = CHANCE if metric == "partial" else READ_BACK_CHANCE
+    """What guessing scores in a metric of this study; of "total" the mean over the attributes. An unknown metric is
+    refused."""
+    if metric not in _GUESSES:
+        raise ValueError(f"metric {metric!r} has no score of guessing; those that have are {', '.join(_GUESSES)}.")
+    table = _GUESSES[metric]
     return float(np.mean([table[name] for name in (ATTRIBUTES if attribute == "total" else (attribute,))]))
 
 
@@ -298,9 +306,25 @@ def rare_scores(table: pd.DataFrame, metric: str = "partial", others: bool = Fal
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*keys, "value"])
 
 
-def judge_transfer(table: pd.DataFrame, rates: tuple[float, ...]) -> pd.DataFrame:
+def kappas(table: pd.DataFrame) -> pd.DataFrame:
+    """Cohen's kappa of the confusions in `experiments.transfer_table`, in its columns, with metric "kappa".
+
+    0 for answers that do not depend on what is shown, however many of them happen to be near the truth: a model that
+    says "50%" of every battery has partial credit .75 and kappa 0. Of the rare attributes only.
+    """
+    own = table[table["metric"] == "confusion"]
+    parts = own["attribute"].str.extract("^(?P<attribute>.*): (?P<true>.*) > (?P<said>.*)$")
+    own = own.assign(**parts, samples=own["value"] * own["samples"])  # answers of each kind
+    keys = [name for name in table.columns if name not in ("value", "samples")]
+    found = [(*key, cohen_kappa_score(group["true"], group["said"], sample_weight=group["samples"]),
+              round(group["samples"].sum())) for key, group in own.groupby(keys, sort=False)]
+    return pd.DataFrame(found, columns=[*keys, "value", "samples"])[list(table.columns)].assign(metric="kappa")
+
+
+def judge_transfer(table: pd.DataFrame, rates: tuple[float, ...], references: pd.DataFrame) -> pd.DataFrame:
     """Verdicts on `experiments.transfer_table`, on the mean over the firm `rates` of each rare attribute of
-    `experiments.FIRM`."""
+    `experiments.FIRM`; `references` as `experiments.probe_references` has them."""
+    pixels = references[references["arm"] == "random features"].groupby(["attribute", "seed"])["accuracy"].mean()
     found = []
     scores = rare_scores(table)
     scores = scores[(scores["rare_in"] == "understanding") & scores["rate"].isin(rates)]
@@ -314,9 +338,12 @@ def judge_transfer(table: pd.DataFrame, rates: tuple[float, ...]) -> pd.DataFram
                 differences = (mean["unified"] - mean[baseline]).dropna()
                 found.append(_row(claim, architecture, f"{rare} at {rated}, unified minus {baseline}", "steps",
                                   differences, [differences]))
-            differences = _selectivity(table, architecture, rare, rates)
-            found.append(_row("tokens carry it", architecture, f"{rare} at {rated}, probe of the last layer minus its "
-                              f"control, understanding", "steps", differences, [differences]))
+            probes = _last_probes(table, architecture, rare, rates)
+            for claim, less, words in (("tokens carry it", probes["probe_control"], "its control"),
+                                       ("more than pixels", pixels[rare], "that of the pixels")):
+                differences = (probes["probe"] - less).dropna()
+                found.append(_row(claim, architecture, f"{rare} at {rated}, probe of the last layer minus {words}, "
+                                  "understanding", "steps", differences, [differences]))
     return pd.DataFrame(found, columns=COLUMNS)
 
 
@@ -342,13 +369,12 @@ def drawn_metric(architecture: str) -> str:
     return "drawn_retrieval" if architecture.endswith("VQ") else "feature_drawn_retrieval"
 
 
-def _selectivity(table: pd.DataFrame, architecture: str, rare: str, rates: tuple[float, ...]) -> pd.Series:
-    """Selectivity of the probe of a rare attribute in the understanding-only model's last layer, by seed."""
+def _last_probes(table: pd.DataFrame, architecture: str, rare: str, rates: tuple[float, ...]) -> pd.DataFrame:
+    """The probe of a rare attribute in the understanding-only model's last layer and its control, by seed."""
     own = table[(table["architecture"] == architecture) & (table["arm"] == "understanding") & (table["rare"] == rare)
                 & table["rate"].isin(rates) & table["metric"].isin(("probe", "probe_control"))]
     last = own[own["attribute"] == own.loc[own["attribute"].str.startswith(f"{rare}, layer"), "attribute"].iloc[-1]]
-    mean = last.groupby(["seed", "metric"])["value"].mean().unstack()
-    return (mean["probe"] - mean["probe_control"]).dropna()
+    return last.groupby(["seed", "metric"])["value"].mean().unstack()
 
 
 def _difference(table: pd.DataFrame, attribute: str) -> pd.Series:
@@ -378,7 +404,8 @@ def judge(base: Profile, records: Path) -> pd.DataFrame:
         judge_alignment(experiments.alignment_table(experiments.table(
             experiments.alignment(base, base.alignment_seeds), store, DISTORTED))),
         judge_transfer(experiments.transfer_table(experiments.table(
-            experiments.transfer(base, base.transfer_seeds), store, BIASED)), base.firm_rates),
+            experiments.transfer(base, base.transfer_seeds), store, BIASED)), base.firm_rates,
+            experiments.probe_references(base, base.transfer_seeds)),
         judge_pictures(experiments.table(experiments.pictures(base, base.picture_seeds), store))], ignore_index=True)
 
 

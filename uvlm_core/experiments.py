@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from uvlm_core import probing
 from uvlm_core.conversations import AttributeBias, make_conversations
 from uvlm_core.distortion import Distort, Distortion, strength
+from uvlm_core.evaluation import STREAM
 from uvlm_core.processing import Processor
 from uvlm_core.profiles import ARCHITECTURES, REGIMES, Profile, RunSpec
-from uvlm_core.runs import SCORE_COLUMNS, RunStore, run_grid
+from uvlm_core.runs import SCORE_COLUMNS, RunStore, record_key, run_grid
 from uvlm_core.smart_watch import render_batch, sample_watches
 from uvlm_core.vision import load_encoder, vectors
 
@@ -36,6 +38,7 @@ PLACEMENTS = (("understanding", "after"), ("generation", "before"), ("generation
 RARE = {"weather": ("weather",), "battery": ("battery",), "corners": ("weather_corner", "battery_corner"),
         "time": ("time",)}  # what is made rare together: the two corners tell of each other
 FIRM = ("weather", "battery")  # rare attributes that have every arm at `firm_rates` in every seed
+PIXEL_FEATURES = 128  # random ones of the pixels: as many as the laptop's LM is wide
 MATCHINGS = ("steps", "examples", "tokens")
 SWITCHES = {  # pitfall -> what brings the original's behaviour or setting back; 9 is a rule of scoring and needs no run
     "3: padding image in every step": {"padding_image": True},
@@ -230,6 +233,25 @@ def probe_table(table: pd.DataFrame) -> pd.DataFrame:
     return wide.rename(columns={"probe": "accuracy", "probe_control": "control"}).rename_axis(columns=None)
 
 
+def probe_references(base: Profile, seeds: int) -> pd.DataFrame:
+    """Probes of what no model has made, on the watches of the runs' probes, to hold those of `probe_table` against.
+
+    Columns: those of `probing.probe`, architecture, arm, seed. The arm is "random features" of the pixels, drawn anew
+    for each seed, or "encoder's tokens": what the understanding side reads, its tokens side by side.
+    """
+    watches = sample_watches(STREAM, base.spec.test_watches, "test", hours=base.spec.hours)
+    images, found = render_batch(watches, base.spec.image_size), []
+    pixels = {seed: probing.probe(probing.random_features(images, PIXEL_FEATURES, seed), watches)
+              for seed in seeds_of(seeds)}
+    for architecture in base.transferred:
+        encoder = load_encoder(architecture.split("-")[0], base.spec)
+        tokens = vectors(encoder, encoder.encode(images)).reshape(len(images), -1)  # (images, tokens * width)
+        found += [table.assign(architecture=architecture, arm="random features", seed=seed)
+                  for seed, table in pixels.items()]
+        found.append(probing.probe(tokens, watches).assign(architecture=architecture, arm="encoder's tokens", seed=0))
+    return pd.concat(found, ignore_index=True)
+
+
 def distortion_strengths(base: Profile, seed: int = 0, watches: int = 64) -> pd.DataFrame:
     """What each dose of a profile does to the tokens of its understanding spaces, as `distortion.strength` measures it.
 
@@ -269,8 +291,8 @@ def seeds_of(count: int) -> range:
 def run(specs: list[RunSpec], records: str | Path, workers: int = 2, factors: tuple[str, ...] = ()) -> pd.DataFrame:
     """Load or train what the specs need: one tidy table of their scores, with the arm's name in the column `regime`.
 
-    Columns: architecture, regime (one of `ARMS`), seed, then `factors` (fields and properties of the specs), then
-    fraction, metric, attribute, value, samples.
+    Columns: architecture, regime (one of `ARMS`), seed, then `factors` (fields and properties of the specs, or
+    "record", the record's key), then fraction, metric, attribute, value, samples.
     """
     store = RunStore(Path(records))
     run_grid(list(dict.fromkeys(spec.canonical() for spec in specs)), store, workers)
@@ -286,7 +308,7 @@ def table(specs: list[RunSpec], store: RunStore, factors: tuple[str, ...] = ()) 
             raise ValueError(f"There is no record {store.path(spec.canonical())}; run `make figures` first.")
         regime = "shuffled" if spec.shuffled_requests else spec.regime
         arm = {"architecture": spec.architecture, "regime": regime, "seed": spec.seed}
-        arm |= {name: getattr(spec, name) for name in factors}
+        arm |= {name: record_key(spec.canonical()) if name == "record" else getattr(spec, name) for name in factors}
         rows += [arm | score for score in record["scores"]]
     columns = ["architecture", "regime", "seed", *factors, *SCORE_COLUMNS]
     return pd.DataFrame(rows, columns=columns).astype({"value": float})

@@ -42,6 +42,7 @@ LINES = {
 REFERENCES = {
     "chance": {"color": "#767676", "linestyle": (0, (1, 1.5)), "linewidth": 1.0},
     "floor": {"color": "#767676", "linestyle": (0, (5, 2)), "linewidth": 1.0},  # real images against real images
+    "baseline": {"color": "#767676", "linestyle": "-.", "linewidth": 1.0},  # what no model has made
     "ceiling": {"color": "#767676", "linestyle": "-", "linewidth": 1.0},  # what a probe reads from the same input
 }
 _RC = {
@@ -102,7 +103,7 @@ def provenance(profile: str, seeds: int, records: Iterable[str] = (), counts: di
         without git), and the date (UTC).
     """
     return {
-        "profile": profile, "seeds": seeds, "records": sorted(records), "counts": dict(counts or {}), **facts,
+        "profile": profile, "seeds": seeds, "records": sorted(set(records)), "counts": dict(counts or {}), **facts,
         "versions": versions("torch", "transformers", "numpy", "matplotlib") | {"world": WORLD_VERSION},
         **code_state(".", ":(exclude)figures"), "date": datetime.now(UTC).date().isoformat(),
     }

@@ -18,6 +18,8 @@ from uvlm_core.probing import CLASSES
 
 _PROBES = ("architecture", "arm", "rate", "seed", "attribute", "place", "accuracy", "control")
 _CLASSES = ("#332288", "#ddcc77", "#117733", "#aa4499", "#88ccee")  # of an attribute's values: no architecture has them
+_LEVELS = {"random features": ("random features of the pixels", REFERENCES["baseline"]),
+           "encoder's tokens": ("encoder's tokens side by side", REFERENCES["ceiling"])}
 _GROUPS = {"image": ("-", "o"), "question": ("--", "s"), "last": (":", "^")}  # where to patch
 
 
@@ -27,18 +29,21 @@ def short(place: str) -> str:
 
 
 @theme()
-def embedding_probes(table: pd.DataFrame, baseline: pd.DataFrame) -> Figure:
-    """Accuracy of linear probes of pooled image tokens by place in the model: an architecture a row, an attribute a
+def embedding_probes(table: pd.DataFrame) -> Figure:
+    """Accuracy of linear probes of an image's mean token by place in the model: an architecture a row, an attribute a
     column.
 
     Hollow: models of complete data. `table` as `experiments.probe_table` has it, of one rare attribute at one rate and
-    of complete data; `baseline` (attribute, accuracy) is a probe of random features of the pixels.
+    of complete data, with the rows of `experiments.probe_references`.
     """
     need(table, "embedding_probes", _PROBES)
+    known = set(table["attribute"])
+    if missing := [name for name in CLASSES if name not in known]:
+        raise ValueError(f"The table of figure 'embedding_probes' has no probes of {', '.join(missing)}.")
     names = [name for name in COLOURS if (table["architecture"] == name).any()]
     arms = [arm for arm in LINES if (table["arm"] == arm).any()]
-    places = list(dict.fromkeys(table["place"]))
-    figure = Figure(figsize=(PAGE, 0.95 + 1.35 * len(names)))
+    places = list(dict.fromkeys(table["place"].dropna()))
+    figure = Figure(figsize=(PAGE, 1.1 + 1.35 * len(names)))
     grid = figure.subplots(len(names), len(CLASSES), squeeze=False)
     for line, name in zip(grid, names, strict=True):
         for axes, (attribute, classes) in zip(line, CLASSES.items(), strict=True):
@@ -51,22 +56,24 @@ def embedding_probes(table: pd.DataFrame, baseline: pd.DataFrame) -> Figure:
                     look = {"color": COLOURS[name]} | LINES[arm] | {"markersize": 2.5}
                     draw_points(axes, at, run["accuracy"],
                                 look | ({"markerfacecolor": "white", "alpha": 0.6} if whole else {}))
-            control = own.groupby(own["place"].map(places.index))["control"].mean()
-            axes.plot(control.index, control, **REFERENCES["floor"])
+            control = own.groupby("place")["control"].mean().reindex(places)
+            axes.plot(range(len(places)), control, **REFERENCES["floor"])
             axes.axhline(1 / classes, **REFERENCES["chance"])
-            axes.axhline(baseline.set_index("attribute")["accuracy"][attribute], **REFERENCES["ceiling"])
+            for arm, (_, look) in _LEVELS.items():
+                axes.axhline(own.loc[own["arm"] == arm, "accuracy"].mean(), **look)
             axes.set(ylim=(0, 1.04), xlim=(-0.4, len(places) - 0.6))
             axes.set_xticks(range(len(places)), [short(place) for place in places])
             axes.tick_params(labelleft=axes is line[0], labelbottom=line[0] is grid[-1][0])
             if line[0] is grid[0][0]:
                 axes.set_title(NAMES.get(attribute, attribute))
         line[0].set_ylabel(f"{name}\naccuracy")
-    figure.supxlabel("place in the model: encoder, adapter's output, layers of the LM", fontsize=8)
+    figure.supxlabel("place in the model (mean over an image's tokens): encoder, adapter's output, layers of the LM",
+                     fontsize=8)
     handles = [Line2D([], [], color="black", label=arm, **LINES[arm]) for arm in arms]
     handles += [Line2D([], [], color="black", linestyle="", marker="o", markerfacecolor="white", label="complete data"),
                 Line2D([], [], label="random labels", **REFERENCES["floor"]),
                 Line2D([], [], label="chance", **REFERENCES["chance"]),
-                Line2D([], [], label="random features of the pixels", **REFERENCES["ceiling"])]
+                *(Line2D([], [], label=words, **look) for words, look in _LEVELS.values())]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
 
@@ -78,7 +85,9 @@ def embedding_probes_tokens(table: pd.DataFrame, attribute: str) -> Figure:
     Columns of `table`: model, place, token, attribute, selectivity.
     """
     need(table, "embedding_probes_tokens", ("model", "place", "token", "attribute", "selectivity"))
-    own = table[(table["attribute"] == attribute) & (table["token"] != "pooled")]
+    own = table[(table["attribute"] == attribute) & ~table["token"].isin(("pooled", "all"))]
+    if own.empty:
+        raise ValueError(f"The table has no probes of single tokens for attribute {attribute!r}.")
     models, places = list(dict.fromkeys(own["model"])), list(dict.fromkeys(own["place"]))
     figure = Figure(figsize=(PAGE, 0.5 + 1.15 * len(models)))
     grid = figure.subplots(len(models), len(places), squeeze=False)
@@ -98,7 +107,7 @@ def embedding_probes_tokens(table: pd.DataFrame, attribute: str) -> Figure:
 
 @theme()
 def embedding_probes_maps(table: pd.DataFrame, attribute: str) -> Figure:
-    """t-SNE and UMAP of pooled image tokens, a point a watch, coloured by an attribute's value: a method and place a
+    """t-SNE and UMAP of an image's mean token, a point a watch, coloured by an attribute's value: a method and place a
     row, a model a column.
 
     Columns of `table`: model, place, method, image, x, y, and the attribute.
@@ -127,7 +136,7 @@ def embedding_probes_maps(table: pd.DataFrame, attribute: str) -> Figure:
 
 @theme()
 def embedding_probes_cka(table: pd.DataFrame) -> Figure:
-    """Linear CKA between every two places of two models, of pooled image tokens.
+    """Linear CKA between every two places of two models, of an image's mean token.
 
     Columns of `table`: models ("one / another"), first, second, cka.
     """
@@ -152,13 +161,13 @@ def embedding_probes_cka(table: pd.DataFrame) -> Figure:
 def embedding_probes_patching(table: pd.DataFrame) -> Figure:
     """How far another watch's states, put in at one layer and group of tokens, take the answer to that watch's.
 
-    A model a panel. Columns of `table`: model, attribute, layer, group, effect, low, high (an interval over pairs of
-    watches), samples.
+    A model a panel, with the share of pairs that it tells apart. Columns of `table`: model, attribute, layer, group,
+    effect, low, high (an interval over pairs of watches), told, samples.
     """
     need(table, "embedding_probes_patching",
-         ("model", "attribute", "layer", "group", "effect", "low", "high", "samples"))
+         ("model", "attribute", "layer", "group", "effect", "low", "high", "told", "samples"))
     models = list(dict.fromkeys(table["model"]))
-    figure = Figure(figsize=(PAGE, 2.5))
+    figure = Figure(figsize=(PAGE, 2.6))
     grid = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
     for axes, model in zip(grid, models, strict=True):
         for (group, (line, marker)), shade, aside in zip(_GROUPS.items(), GREYS, (-0.1, 0, 0.1), strict=True):
@@ -168,7 +177,9 @@ def embedding_probes_patching(table: pd.DataFrame) -> Figure:
             axes.plot(at, own["effect"], color=shade, linestyle=line, marker=marker)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.axhline(1, **REFERENCES["ceiling"])
-        axes.set(title=model, xlabel="LM layer (0: what it reads)", xticks=sorted(table["layer"].unique()))
+        told = table.loc[table["model"] == model, "told"].iloc[0]
+        axes.set(title=f"{model}\n({told:.0%} of pairs told apart)", xlabel="LM layer (0: what it reads)",
+                 xticks=sorted(table["layer"].unique()))
         low = np.nanmin([0, table["effect"].min(), table["low"].min()])
         high = np.nanmax([1, table["effect"].max(), table["high"].max()])
         axes.set_ylim(max(-1.0, low) - 0.06, min(2.0, high) + 0.06)

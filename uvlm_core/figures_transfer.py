@@ -12,26 +12,30 @@ from matplotlib.lines import Line2D
 
 from uvlm_core.claims import chance, generation_metric, rare_scores
 from uvlm_core.experiments import RARE
-from uvlm_core.figures import COLOURS, LINES, PAGE, REFERENCES, draw_points, look_of, need, theme
+from uvlm_core.figures import COLOURS, PAGE, REFERENCES, draw_points, look_of, need, theme
 
 _COLUMNS = ("architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "rare", "rate", "rare_in",
             "arm")
 _ARMS = {"understanding": "understanding", "unified": "unified", "absent": "unified, not in the requests",
          "shuffled": "unified, shuffled in the requests"}
-_METRICS = {"partial": "partial credit", "constrained": "partial credit of the likeliest value"}
+_METRICS = {"partial": "partial credit", "constrained": "partial credit, answers held to its values",
+            "kappa": "Cohen's kappa"}
 
 
 @theme()
 def attribute_transfer(table: pd.DataFrame, metric: str = "partial") -> Figure:
     """Section 4.3, figure 6: the rare attribute's score against its share of the understanding rows.
 
-    An architecture a row, a rare attribute a column; at 100 % models of complete data. `metric` is "partial", or
-    "constrained" for answers that must be a value of the attribute (models of complete data have no such score).
+    An architecture a row, a rare attribute a column; at 100 % models of complete data. `metric` is "partial",
+    "constrained" for answers that must be a value of the attribute, or "kappa" for `claims.kappas` (models of complete
+    data have neither of these).
     """
     need(table, "attribute_transfer", _COLUMNS)
+    if metric not in _METRICS:
+        raise ValueError(f"metric {metric!r} is not one of {', '.join(_METRICS)}.")
     scores = rare_scores(table, metric)
     scores = scores[scores["rare_in"].isin(("understanding", "none")) & scores["arm"].isin(_ARMS)]
-    return _against_rate(scores, _ARMS, lambda _, name: chance("partial", name), _METRICS[metric])
+    return _against_rate(scores, _ARMS, lambda _, name: chance(metric, name), _METRICS[metric])
 
 
 @theme()
@@ -52,6 +56,8 @@ def _against_rate(scores: pd.DataFrame, arms: dict[str, str], least, label: str)
     names = [name for name in COLOURS if (scores["architecture"] == name).any()]
     rares = [name for name in RARE if (scores["rare"] == name).any()]
     rates = sorted(scores["rate"].unique())
+    if not names or not rares:
+        raise ValueError("The table has no scores of a rare attribute to draw.")
     figure = Figure(figsize=(PAGE, 0.95 + 1.35 * len(names)))
     grid = figure.subplots(len(names), len(rares), squeeze=False)
     for number, (line, name) in enumerate(zip(grid, names, strict=True)):
@@ -63,7 +69,7 @@ def _against_rate(scores: pd.DataFrame, arms: dict[str, str], least, label: str)
                 if len(run):
                     draw_points(axes, at, run["value"], look_of(name, arm))
             axes.axhline(float(np.mean([least(name, part) for part in RARE[rare]])), **REFERENCES["chance"])
-            axes.set(ylim=(-0.04, 1.04), xlim=(-0.4, len(rates) - 0.6))
+            axes.set(ylim=(min(-0.04, scores["value"].min() - 0.04), 1.04), xlim=(-0.4, len(rates) - 0.6))
             axes.set_xticks(range(len(rates)), [f"{100 * rate:g}" for rate in rates])
             axes.tick_params(labelleft=axes is line[0], labelbottom=number == len(names) - 1)
             if number == 0:
@@ -71,8 +77,8 @@ def _against_rate(scores: pd.DataFrame, arms: dict[str, str], least, label: str)
         line[0].set_ylabel(name)
     figure.supxlabel("rows that may mention it, %", fontsize=8)
     figure.supylabel(label, fontsize=8)
-    handles = [Line2D([], [], color="black", label=words, **LINES[arm] | ({"markerfacecolor": "white"} if arm in (
-        "understanding", "generation") else {})) for arm, words in arms.items()]
+    handles = [Line2D([], [], label=words, **look_of(names[0], arm) | {"color": "black"})
+               for arm, words in arms.items()]
     if scores["seed"].nunique() > 1:
         handles.append(Line2D([], [], color="black", linewidth=0.8, label="95 % t interval (none: one seed)"))
     handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
@@ -87,6 +93,8 @@ def attribute_transfer_confusion(table: pd.DataFrame, rare: str, rate: float) ->
     Means over seeds of models in whose understanding data the attribute `rare` has the share `rate`.
     """
     need(table, "attribute_transfer_confusion", _COLUMNS)
+    if rare not in RARE:
+        raise ValueError(f"rare attribute {rare!r} is not one of {', '.join(RARE)}.")
     chosen = table[(table["metric"] == "confusion") & (table["rare"] == rare) & (table["rate"] == rate)
                    & (table["rare_in"] == "understanding") & table["attribute"].str.startswith(f"{RARE[rare][0]}:")]
     if chosen.empty:

@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from uvlm_core.conversations import Conversation
 from uvlm_core.modeling import UnifiedVLM
-from uvlm_core.processing import Processor
+from uvlm_core.processing import Processor, image_rows
 
 BATCH = 64  # rows decoded side by side; chosen by `make bench`, results do not depend on it
 
@@ -125,7 +125,7 @@ def answer(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conv
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         rows = [conversations[i] for i in batch]
-        images = _images(images_in, [row.image for row in rows]).to(model.device)
+        images = image_rows(images_in, [row.image for row in rows]).to(model.device)
         continuation = Continuation(model, cached)
         pending: list[list[int]] = [[processor.bos] for _ in rows]  # ids that the model has not read yet
         for turn in range(max(len(row.turns) for row in rows)):
@@ -159,7 +159,7 @@ def log_likelihoods(model: UnifiedVLM, processor: Processor, conversations: Sequ
         told = [processor.answer_ids(row.turns[0].gpt)[:-1] for row in rows]
         ids, valid = _segment([before + after for before, after in zip(asked, told, strict=True)], processor.pad,
                               model.device)
-        images = _images(images_in, [row.image for row in rows]).to(model.device)
+        images = image_rows(images_in, [row.image for row in rows]).to(model.device)
         hidden = Continuation(model, cached=False).read(model.embed(ids, images), valid, whole=True)
         for row, before, after in zip(hidden, asked, told, strict=True):
             logits = model.language_model.lm_head(row[len(before) - 1 :][: len(after)])  # (answer tokens, vocabulary)
@@ -269,9 +269,3 @@ def predict_features(model: UnifiedVLM, processor: Processor, requests: Sequence
         hidden = continuation.read(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=model.device), True)
         predicted.append(model.predict(torch.cat([first[:, None], hidden], 1)))  # (rows, tokens, width)
     return torch.cat(predicted).cpu().numpy()
-
-
-def _images(table: np.ndarray, positions: list[int]) -> torch.Tensor:
-    """Rows of an image table as the model takes them."""
-    images = np.asarray(table[positions])
-    return torch.from_numpy(images.astype(np.int64 if images.ndim == 2 else np.float32))

@@ -18,10 +18,10 @@ from scipy import stats
 
 from uvlm_core.conversations import IMAGE, QUESTIONS, truth
 from uvlm_core.modeling import UnifiedVLM
-from uvlm_core.processing import Processor
-from uvlm_core.smart_watch import CORNERS, WEATHERS, Watch
+from uvlm_core.processing import Processor, image_rows
+from uvlm_core.smart_watch import ATTRIBUTES, CORNERS, WEATHERS, Watch
 
-GROUPS = ("image", "question", "last", "all")  # tokens: the image's, the text behind it, the last, every one
+GROUPS = ("image", "question", "last", "all")  # tokens: the image's, the text behind it but the last, it, every one
 RESAMPLES = 999  # of the pairs, for an interval
 
 
@@ -31,6 +31,7 @@ def pairs_of(watches: Sequence[Watch], attribute: str, seed: int = 0) -> list[tu
     Donors of the battery are at least 30 points away, those of the time have another hour; a corner is never the one
     that is taken.
     """
+    _known(attribute)
     rng, pairs = np.random.default_rng(seed), []
     for watch in watches:
         if attribute == "time":
@@ -52,23 +53,36 @@ def patch_effects(model: UnifiedVLM, processor: Processor, pairs: Sequence[tuple
     """What each layer and group of tokens carries of the answer, over pairs of watches.
 
     `images` are the encoder's outputs for all recipients and for all donors, each (pairs, tokens) or (pairs, tokens,
-    width). Layer 0 is what the LM reads, layer k what its k-th block gives. `effect` is how far patching takes the
-    logit difference from the recipient's (0) to the donor's (1), as a ratio of means over the pairs, low and high its
-    95 % bootstrap interval over them (NaN of one pair); `flipped` is the share of pairs whose sign it turns to the
-    donor's. Columns: attribute, layer, group, effect, low, high, flipped, samples.
+    width). Layer 0 is what the LM reads, layer k what its k-th block gives, before the norm that ends the LM. `effect`
+    is how far patching takes the logit difference from the recipient's (0) to the donor's (1), as a ratio of means over
+    the pairs, low and high its 95 % bootstrap interval over them (NaN of one pair); `flipped` is the share of pairs
+    whose sign it turns to the donor's. What there is to carry: `gap` is the mean difference of the two in logits,
+    `told` the share of pairs of which the model prefers each one's own answer.
+
+    Columns: attribute, layer, group, effect, low, high, flipped, gap, told, samples. ValueError for an unknown
+    attribute or group, for no pairs, and for a pair whose answers are equal.
     """
+    _known(attribute)
+    for group in groups:
+        if group not in GROUPS:
+            raise ValueError(f"group {group!r} is not one of {', '.join(GROUPS)}.")
+    if not pairs:
+        raise ValueError("There are no pairs of watches to patch.")
     model.eval()
     blocks = model.language_model.model.layers
     rows, question = [], f"{IMAGE}\n{QUESTIONS[attribute][0]}"
     totals: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
     for number, (recipient, donor) in enumerate(pairs):
-        answers = [processor.ids_of(" " + truth(watch, attribute)) + [processor.eos] for watch in (recipient, donor)]
+        said = [truth(watch, attribute) for watch in (recipient, donor)]
+        if said[0] == said[1]:
+            raise ValueError(f"Both watches of pair {number} have {attribute} {said[0]!r}; they must differ in it.")
+        answers = [processor.answer_ids(text) for text in said]
         parting = next(place for place, (a, b) in enumerate(zip(*answers, strict=False)) if a != b)
         ids = torch.tensor([[processor.bos] + processor.human_ids(question) + answers[0][:parting]],
                            device=model.device)  # (1, tokens), the same for both
         masks = _groups(ids[0], processor.image_in)
         chosen = [answer[parting] for answer in answers]
-        embeds = [model.embed(ids, _tensor(some[number : number + 1]).to(model.device)) for some in images]
+        embeds = [model.embed(ids, image_rows(some, [number]).to(model.device)) for some in images]
         held = {}
 
         def run(embeds, layer=None, mask=None, held=held, chosen=chosen):
@@ -102,9 +116,16 @@ def patch_effects(model: UnifiedVLM, processor: Processor, pairs: Sequence[tuple
         recipient, donor, patched = np.array(values).T  # (pairs,) each
         low, high = _interval(recipient, donor, patched)
         flipped = ((patched > 0) & (recipient < 0)).mean()
+        told = ((donor > 0) & (recipient < 0)).mean()
         rows.append((attribute, layer, group, float(_effect(recipient, donor, patched)), low, high, float(flipped),
-                     len(values)))
-    return pd.DataFrame(rows, columns=["attribute", "layer", "group", "effect", "low", "high", "flipped", "samples"])
+                     float((donor - recipient).mean()), float(told), len(values)))
+    return pd.DataFrame(rows, columns=["attribute", "layer", "group", "effect", "low", "high", "flipped", "gap", "told",
+                                       "samples"])
+
+
+def _known(attribute: str) -> None:
+    if attribute not in ATTRIBUTES:
+        raise ValueError(f"attribute {attribute!r} is not one of {', '.join(ATTRIBUTES)}.")
 
 
 def _effect(recipient: np.ndarray, donor: np.ndarray, patched: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -127,8 +148,4 @@ def _groups(ids: torch.Tensor, slot: int) -> dict[str, torch.Tensor]:
     behind = torch.arange(len(ids), device=ids.device) > image.nonzero().max()
     last = torch.zeros_like(image)
     last[-1] = True
-    return {"image": image, "question": behind, "last": last, "all": torch.ones_like(image)}
-
-
-def _tensor(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(images).astype(np.int64 if images.ndim == 2 else np.float32))
+    return {"image": image, "question": behind & ~last, "last": last, "all": torch.ones_like(image)}

@@ -4,9 +4,10 @@ Belongs here: linear probes with their controls, t-SNE and UMAP of a model's ima
 from a model (`alignment.representations`), what a model does with them (`patching.py`).
 
 A probe is a linear map from one vector per image to an attribute, scored by accuracy on combinations of attributes
-that it was not fitted on, so that no near-duplicate crosses. Its control has labels drawn at random per combination
-(Hewitt and Liang 2019); accuracy minus the control's is the selectivity. What a random map of the pixels gives is the
-baseline.
+that it was not fitted on, so that no near-duplicate crosses. Its control has labels drawn at random per combination;
+accuracy minus the control's is the selectivity. As combinations do not cross, no probe can know the control's labels:
+it is at chance unless something leaks, and is no measure of what a probe could learn by heart, as that of Hewitt and
+Liang (2019) is. What a random map of the pixels gives is the baseline.
 """
 
 from collections.abc import Sequence
@@ -57,13 +58,21 @@ def probe(vectors: np.ndarray, watches: Sequence[Watch], seed: int = 0) -> pd.Da
     """Linear probes of all attributes on one vector per image, (images, width).
 
     All attributes and their controls are targets of one ridge regression of one-hot labels; the largest output of an
-    attribute's own is its answer. Columns: attribute, accuracy, control, selectivity, chance, samples. ValueError for
-    fewer than ten watches, or vectors that are not one for each.
+    attribute's own is its answer. Vectors that are not finite have accuracy NaN. Columns: attribute, accuracy, control,
+    selectivity, chance, samples. ValueError for fewer than ten combinations of attributes, or vectors that are not one
+    for each watch.
     """
     if vectors.ndim != 2 or len(vectors) != len(watches) or len(watches) < 2 * FOLDS:
         raise ValueError(f"A probe needs one vector for each of at least {2 * FOLDS} watches, not an array "
                          f"{vectors.shape} for {len(watches)} watches.")
     labels, combinations = labels_of(watches), combinations_of(watches)
+    if combinations.max() + 1 < 2 * FOLDS:
+        raise ValueError(f"A probe needs watches of at least {2 * FOLDS} combinations of attributes, and these have "
+                         f"{combinations.max() + 1}.")
+    columns = ["attribute", "accuracy", "control", "selectivity", "chance", "samples"]
+    if not np.isfinite(vectors).all():  # of a training that diverged
+        return pd.DataFrame([(name, np.nan, np.nan, np.nan, 1 / CLASSES[name], len(watches)) for name in labels],
+                            columns=columns)
     targets = {(name, kind): values for kind, some in (
         ("accuracy", labels), ("control", random_labels(labels, combinations, seed))) for name, values in some.items()}
     onehot = np.hstack([np.eye(CLASSES[name])[values] for (name, _), values in targets.items()])
@@ -80,20 +89,25 @@ def probe(vectors: np.ndarray, watches: Sequence[Watch], seed: int = 0) -> pd.Da
     rows = [(name, right[name, "accuracy"] / len(watches), right[name, "control"] / len(watches),
              (right[name, "accuracy"] - right[name, "control"]) / len(watches), 1 / CLASSES[name], len(watches))
             for name in labels]
-    return pd.DataFrame(rows, columns=["attribute", "accuracy", "control", "selectivity", "chance", "samples"])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def probe_places(states: dict[str, np.ndarray], watches: Sequence[Watch], by_token: bool = False,
                  seed: int = 0) -> pd.DataFrame:
-    """Probes at every place of a model: of the mean over an image's tokens ("pooled"), with `by_token` of each token.
+    """Probes at every place of a model: of the mean over an image's tokens ("pooled"), which knows no longer where in
+    the image something was; with `by_token` also of each token, and of all side by side ("all").
 
     `states` gives by place (images, tokens, width). Columns: place, token, then those of `probe`.
     """
+    if not states:
+        raise ValueError("There is no place to probe: states is empty.")
     found = []
     for place, vectors in states.items():
         found.append(probe(vectors.mean(1), watches, seed).assign(place=place, token="pooled"))
-        for token in range(vectors.shape[1] if by_token else 0):
-            found.append(probe(vectors[:, token], watches, seed).assign(place=place, token=str(token)))
+        if by_token:
+            found.append(probe(vectors.reshape(len(vectors), -1), watches, seed).assign(place=place, token="all"))
+            found += [probe(vectors[:, token], watches, seed).assign(place=place, token=str(token))
+                      for token in range(vectors.shape[1])]
     table = pd.concat(found, ignore_index=True)
     return table[["place", "token", *[name for name in table if name not in ("place", "token")]]]
 
@@ -101,14 +115,17 @@ def probe_places(states: dict[str, np.ndarray], watches: Sequence[Watch], by_tok
 def maps(vectors: np.ndarray, seed: int = 0) -> pd.DataFrame:
     """t-SNE and UMAP of one vector per image, (images, width), in their order.
 
-    Columns: method ("t-SNE", "UMAP"), image, x, y. Equal for equal input and seed on one machine only.
+    Columns: method ("t-SNE", "UMAP"), image, x, y. Equal for equal input and seed on one machine only. ValueError for
+    fewer than ten vectors and for such that are not finite.
     """
+    if vectors.ndim != 2 or len(vectors) < 10 or not np.isfinite(vectors).all():
+        raise ValueError(f"A map needs at least ten vectors of finite numbers, not an array {vectors.shape}.")
     from umap import UMAP  # late: it compiles on import
 
     standard = StandardScaler().fit_transform(vectors)
     near = min(30, (len(vectors) - 1) // 3)
     found = {"t-SNE": TSNE(perplexity=near, random_state=seed, init="pca").fit_transform(standard),
-             "UMAP": UMAP(n_neighbors=max(2, min(15, len(vectors) - 1)), random_state=seed, n_jobs=1).fit_transform(
+             "UMAP": UMAP(n_neighbors=min(15, len(vectors) - 1), random_state=seed, n_jobs=1).fit_transform(
                  standard)}
     return pd.concat([pd.DataFrame({"method": method, "image": range(len(vectors)), "x": points[:, 0],
                                     "y": points[:, 1]}) for method, points in found.items()], ignore_index=True)

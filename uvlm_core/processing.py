@@ -147,9 +147,15 @@ def _bucket(rows: list[Row], images_in, images_out, pad: int) -> dict[str, torch
     for name, table, wanted in (("images_in", images_in, [row.image_in for row in rows if row.image_in >= 0]),
                                 ("images_out", images_out, [row.image_out for row in rows if row.image_out >= 0])):
         if wanted:
-            images = np.asarray(table[wanted])  # (images, tokens) or (images, tokens, width); read from the memory map
-            bucket[name] = torch.from_numpy(images.astype(np.int64 if images.ndim == 2 else np.float32))
+            bucket[name] = image_rows(table, wanted)
     return bucket
+
+
+def image_rows(table: np.ndarray, positions: Sequence[int]) -> torch.Tensor:
+    """Rows of an image table, perhaps a memory map, as the model takes them: codes int64 (images, tokens), features
+    float32 (images, tokens, width)."""
+    images = np.asarray(table[positions])
+    return torch.from_numpy(images.astype(np.int64 if images.ndim == 2 else np.float32))
 
 
 def padding_share(buckets: Sequence[dict[str, torch.Tensor]], pad: int) -> float:
