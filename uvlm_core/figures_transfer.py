@@ -110,8 +110,9 @@ def attribute_transfer_confusion(table: pd.DataFrame, rare: str, rate: float) ->
         for axes, arm in zip(line, arms, strict=True):
             own = chosen[(chosen["architecture"] == name) & (chosen["arm"] == arm)]
             shares = own.pivot_table(index="true", columns="said", values="value").reindex(rows, columns=columns)
-            sns.heatmap(shares, ax=axes, vmin=0, vmax=1, cbar=False, annot=True, fmt=".2f", linewidths=0.5,
-                        cmap=sns.light_palette(COLOURS[name], as_cmap=True), annot_kws={"fontsize": 7})
+            sns.heatmap(shares, ax=axes, vmin=0, vmax=1, cbar=False, linewidths=0.5, fmt="",
+                        annot=shares.map(lambda share: f"{share:.2f}".removeprefix("0")),
+                        annot_kws={"fontsize": 6.5}, cmap=sns.light_palette(COLOURS[name], as_cmap=True))
             axes.set(xlabel="", ylabel=f"{name}\nshown" if axes is line[0] else "")
             axes.tick_params(labelleft=axes is line[0], labelbottom=line[0] is grid[-1][0], length=0)
             axes.set_xticks(axes.get_xticks(), columns, rotation=45, ha="right")
