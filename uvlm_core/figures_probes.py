@@ -67,8 +67,7 @@ def embedding_probes(table: pd.DataFrame) -> Figure:
             if line[0] is grid[0][0]:
                 axes.set_title(NAMES.get(attribute, attribute))
         line[0].set_ylabel(f"{name}\naccuracy")
-    figure.supxlabel("place in the model (mean over an image's tokens): encoder, adapter's output, layers of the LM",
-                     fontsize=8)
+    figure.supxlabel("place (mean token): encoder, adapter's output, layers of the LM", fontsize=8)
     handles = [Line2D([], [], color="black", label=arm, **LINES[arm]) for arm in arms]
     handles += [Line2D([], [], color="black", linestyle="", marker="o", markerfacecolor="white", label="complete data"),
                 Line2D([], [], label="random labels", **REFERENCES["floor"]),
