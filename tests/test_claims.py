@@ -142,8 +142,8 @@ def transferred(gain: float, by_requests: float, selectivity: float, seeds=3) ->
 
 
 def test_a_planted_transfer_is_judged_as_it_is():
-    pixels = pd.DataFrame([("random features", "weather", seed, 0.8 + 0.01 * seed) for seed in range(3)] + [
-        ("encoder's tokens", "weather", 0, 0.1)], columns=["arm", "attribute", "seed", "accuracy"])
+    pixels = pd.DataFrame([("weather", seed, 0.8 + 0.01 * seed) for seed in range(3)],
+                          columns=["attribute", "seed", "accuracy"])
     found = judge_transfer(transferred(0.3, 0.25, 0.4), (0.03, 0.1), pixels).set_index("claim")
     assert found["verdict"].to_dict() == {
         "transfer": "replicates", "by its requests": "replicates", "by their values": "undecided",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -222,3 +223,13 @@ def test_the_table_of_probes_pairs_each_with_its_control():
     (found,) = probe_table(pd.DataFrame(rows)).to_dict("records")
     assert (found["attribute"], found["place"]) == ("weather", "layer 2") and found["arm"] == "absent"
     assert (found["accuracy"], found["control"]) == (0.9, 0.3) and found["selectivity"] == pytest.approx(0.6)
+
+
+def test_what_probes_are_held_against_is_of_their_watches_and_no_model():
+    base = replace(profile("smoke"), transferred=("VQ-VQ", "SigLIP-VQ"))
+    pixels, tokens = experiments.pixel_probes(base, 2), experiments.encoder_probes(base)
+    assert set(pixels["seed"]) == {0, 1} and set(pixels["samples"]) == {base.spec.test_watches}
+    assert not np.array_equal(*(pixels.loc[pixels["seed"] == seed, "accuracy"] for seed in (0, 1)))
+    assert set(zip(tokens["architecture"], tokens["arm"], strict=True)) == {
+        (name, "encoder's tokens") for name in base.transferred}
+    pd.testing.assert_frame_equal(pixels, experiments.pixel_probes(base, 2))

@@ -260,8 +260,8 @@ def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 def probed(architectures=("VQ-VQ",)) -> pd.DataFrame:
     """What `embedding_probes` draws, out of random numbers."""
     table = experiments.probe_table(transferred(architectures))
-    levels = [(name, arm, 0, attribute, 0.5, 0.3) for name in architectures for attribute in CLASSES
-              for arm in ("random features", "encoder's tokens")]
+    levels = [(name, arm, 0, attribute, level, 0.3) for attribute in CLASSES for name, arm, level in (
+        ("any", "random features", 0.25), *((name, "encoder's tokens", 0.75) for name in architectures))]
     return pd.concat([table[table["rate"] != 0], pd.DataFrame(
         levels, columns=["architecture", "arm", "seed", "attribute", "accuracy", "control"])])
 
@@ -509,6 +509,31 @@ def test_confusions_are_drawn_as_they_are_and_a_rate_without_any_is_refused():
     assert first[3] == pytest.approx(own["value"].mean())
     with pytest.raises(ValueError, match="no confusions of 'weather' at rate 0.5"):
         figures_transfer.attribute_transfer_confusion(table, "weather", 0.5)
+
+
+def test_probes_are_held_against_random_features_and_the_encoders_tokens():
+    for axes in figures_probes.embedding_probes(probed()).axes:
+        levels = {line.get_linestyle(): line.get_ydata()[0] for line in axes.lines
+                  if len(set(line.get_ydata())) == 1 and to_hex(line.get_color()) == "#767676"}
+        assert (levels["-."], levels["-"]) == (0.25, 0.75)  # as the legend has them
+
+
+@pytest.mark.parametrize(("draw", "words"), [
+    (lambda: figures_transfer.attribute_transfer(transferred(), "exact"),
+     "metric 'exact' is not one of partial, constrained, kappa"),
+    (lambda: figures_transfer.attribute_transfer_confusion(transferred(), "colour", 0.1),
+     "rare attribute 'colour' is not one of weather, battery, corners, time"),
+    (lambda: figures_transfer.attribute_transfer_reverse(transferred().assign(rare_in="understanding")),
+     "The table has no scores of a rare attribute to draw"),
+    (lambda: figures_probes.embedding_probes(probed()[lambda table: table["attribute"] != "hour"]),
+     "has no probes of hour"),
+    (lambda: figures_probes.embedding_probes_tokens(pd.DataFrame(
+        [("unified", "adapter", "pooled", "weather", 0.5)],
+        columns=["model", "place", "token", "attribute", "selectivity"]), "weather"),
+     "no probes of single tokens for attribute 'weather'")])
+def test_what_a_figure_of_transfer_or_probes_cannot_show_is_refused(draw, words):
+    with pytest.raises(ValueError, match=words):
+        draw()
 
 
 def test_pictures_of_tokens_maps_and_patches_have_a_panel_for_each_model():

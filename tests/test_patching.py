@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from uvlm_core.conversations import truth
+from uvlm_core.conversations import IMAGE, QUESTIONS, truth
 from uvlm_core.patching import GROUPS, _groups, pairs_of, patch_effects
 from uvlm_core.smart_watch import ATTRIBUTES, render_batch, sample_watches
 
@@ -60,6 +60,24 @@ def test_patching_a_watch_with_itself_changes_nothing(new_model, processor, enco
     assert (table[["flipped", "gap", "told"]] == 0).all(axis=None)
     assert all(np.array_equal(tensor, model.state_dict()[name]) for name, tensor in kept.items())
     assert not any(block._forward_hooks for block in model.language_model.model.layers)
+
+
+def test_gap_and_told_are_of_the_answers_that_the_model_gives_without_a_patch(new_model, processor, encoders):
+    model, pairs = new_model("SigLIP-VQ").eval(), pairs_of(sample_watches(14, 12), "weather")
+    images = encoded(encoders["SigLIP"], pairs)
+    table = patch_effects(model, processor, pairs, "weather", images, ["last"])
+    ids = torch.tensor([[processor.bos, *processor.human_ids(f"{IMAGE}\n{QUESTIONS['weather'][0]}")]])
+    differences = []  # (pairs, 2): the logit of the donor's answer minus that of the recipient's
+    for number, pair in enumerate(pairs):
+        recipient, donor = (processor.answer_ids(watch.weather)[0] for watch in pair)  # its first token tells
+        with torch.inference_mode():
+            logits = [model.language_model.lm_head(model.hidden_states(model.embed(ids, torch.from_numpy(
+                side[number : number + 1])), use_cache=False)[0, -1]) for side in images]
+        differences.append([float(some[donor] - some[recipient]) for some in logits])
+    first, second = np.array(differences).T
+    assert table["gap"].to_numpy() == pytest.approx((second - first).mean(), abs=1e-4)
+    told = ((first < 0) & (second > 0)).mean()
+    assert (table["told"] == told).all() and 0 < told < 1
 
 
 def test_the_groups_of_tokens_do_not_overlap_and_leave_out_what_stands_before_the_image(processor):

@@ -315,7 +315,8 @@ def test_shuffled_attributes_are_another_watchs_and_the_rest_of_a_request_is_tru
     for name in ATTRIBUTES:
         pairs = [(one[name], other[name]) for one, other in zip(told, true, strict=True)]
         if name in parts:  # the same values, at other watches
-            assert any(one != other for one, other in pairs)
+            others = np.mean([one != other for one, other in pairs])
+            assert others == 1 if name == "time" else others > 0.5
             assert sorted(one for one, _ in pairs) == sorted(other for _, other in pairs)
         else:
             assert all(one == other for one, other in pairs)

@@ -1,7 +1,8 @@
 """The paper's claims, what they compare here, and what the records say of them: the scoreboard of the README.
 
 Belongs here: claims in short words of our own with their section, the quantity by which each is judged (fixed before
-the runs), and the table of verdicts. Not here: the runs (`experiments.py`), the verdict's rule (`statistics.py`).
+the runs, where a claim does not say otherwise), and the table of verdicts. Not here: the runs (`experiments.py`), the
+verdict's rule (`statistics.py`).
 
     python -m uvlm_core.claims          writes the scoreboard into README.md, from the committed records
 """
@@ -321,10 +322,10 @@ def kappas(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*keys, "value", "samples"])[list(table.columns)].assign(metric="kappa")
 
 
-def judge_transfer(table: pd.DataFrame, rates: tuple[float, ...], references: pd.DataFrame) -> pd.DataFrame:
+def judge_transfer(table: pd.DataFrame, rates: tuple[float, ...], pixels: pd.DataFrame) -> pd.DataFrame:
     """Verdicts on `experiments.transfer_table`, on the mean over the firm `rates` of each rare attribute of
-    `experiments.FIRM`; `references` as `experiments.probe_references` has them."""
-    pixels = references[references["arm"] == "random features"].groupby(["attribute", "seed"])["accuracy"].mean()
+    `experiments.FIRM`; `pixels` as `experiments.pixel_probes` has them."""
+    pixels = pixels.set_index(["attribute", "seed"])["accuracy"]
     found = []
     scores = rare_scores(table)
     scores = scores[(scores["rare_in"] == "understanding") & scores["rate"].isin(rates)]
@@ -405,7 +406,7 @@ def judge(base: Profile, records: Path) -> pd.DataFrame:
             experiments.alignment(base, base.alignment_seeds), store, DISTORTED))),
         judge_transfer(experiments.transfer_table(experiments.table(
             experiments.transfer(base, base.transfer_seeds), store, BIASED)), base.firm_rates,
-            experiments.probe_references(base, base.transfer_seeds)),
+            experiments.pixel_probes(base, base.transfer_seeds)),
         judge_pictures(experiments.table(experiments.pictures(base, base.picture_seeds), store))], ignore_index=True)
 
 

@@ -19,7 +19,7 @@ from uvlm_core.evaluation import STREAM
 from uvlm_core.processing import Processor
 from uvlm_core.profiles import ARCHITECTURES, REGIMES, Profile, RunSpec
 from uvlm_core.runs import SCORE_COLUMNS, RunStore, record_key, run_grid
-from uvlm_core.smart_watch import render_batch, sample_watches
+from uvlm_core.smart_watch import Watch, render_batch, sample_watches
 from uvlm_core.vision import load_encoder, vectors
 
 ARMS = {  # what an arm changes in the profile's spec, in the order of drawing
@@ -233,23 +233,34 @@ def probe_table(table: pd.DataFrame) -> pd.DataFrame:
     return wide.rename(columns={"probe": "accuracy", "probe_control": "control"}).rename_axis(columns=None)
 
 
-def probe_references(base: Profile, seeds: int) -> pd.DataFrame:
-    """Probes of what no model has made, on the watches of the runs' probes, to hold those of `probe_table` against.
+def pixel_probes(base: Profile, seeds: int) -> pd.DataFrame:
+    """The baseline of the probes: random features of the pixels, drawn anew for each seed, of the same watches.
 
-    Columns: those of `probing.probe`, architecture, arm, seed. The arm is "random features" of the pixels, drawn anew
-    for each seed, or "encoder's tokens": what the understanding side reads, its tokens side by side.
+    Columns: those of `probing.probe`, architecture ("any"), arm ("random features"), seed.
     """
-    watches = sample_watches(STREAM, base.spec.test_watches, "test", hours=base.spec.hours)
-    images, found = render_batch(watches, base.spec.image_size), []
-    pixels = {seed: probing.probe(probing.random_features(images, PIXEL_FEATURES, seed), watches)
-              for seed in seeds_of(seeds)}
+    watches, images = _probed(base)
+    return pd.concat([probing.probe(probing.random_features(images, PIXEL_FEATURES, seed), watches).assign(
+        architecture="any", arm="random features", seed=seed) for seed in seeds_of(seeds)], ignore_index=True)
+
+
+def encoder_probes(base: Profile) -> pd.DataFrame:
+    """What can be read at most: the tokens that the understanding side of each architecture gets, side by side.
+
+    Columns: those of `probing.probe`, architecture, arm ("encoder's tokens"), seed.
+    """
+    watches, images = _probed(base)
+    found = []
     for architecture in base.transferred:
         encoder = load_encoder(architecture.split("-")[0], base.spec)
         tokens = vectors(encoder, encoder.encode(images)).reshape(len(images), -1)  # (images, tokens * width)
-        found += [table.assign(architecture=architecture, arm="random features", seed=seed)
-                  for seed, table in pixels.items()]
         found.append(probing.probe(tokens, watches).assign(architecture=architecture, arm="encoder's tokens", seed=0))
     return pd.concat(found, ignore_index=True)
+
+
+def _probed(base: Profile) -> tuple[list[Watch], np.ndarray]:
+    """The watches of the runs' probes and their images."""
+    watches = sample_watches(STREAM, base.spec.test_watches, "test", hours=base.spec.hours)
+    return watches, render_batch(watches, base.spec.image_size)
 
 
 def distortion_strengths(base: Profile, seed: int = 0, watches: int = 64) -> pd.DataFrame:

@@ -34,7 +34,7 @@ def embedding_probes(table: pd.DataFrame) -> Figure:
     column.
 
     Hollow: models of complete data. `table` as `experiments.probe_table` has it, of one rare attribute at one rate and
-    of complete data, with the rows of `experiments.probe_references`.
+    of complete data, with the rows of `experiments.pixel_probes` and `experiments.encoder_probes`.
     """
     need(table, "embedding_probes", _PROBES)
     known = set(table["attribute"])
@@ -60,7 +60,9 @@ def embedding_probes(table: pd.DataFrame) -> Figure:
             axes.plot(range(len(places)), control, **REFERENCES["floor"])
             axes.axhline(1 / classes, **REFERENCES["chance"])
             for arm, (_, look) in _LEVELS.items():
-                axes.axhline(own.loc[own["arm"] == arm, "accuracy"].mean(), **look)
+                level = table[(table["arm"] == arm) & table["architecture"].isin((name, "any"))
+                              & (table["attribute"] == attribute)]
+                axes.axhline(level["accuracy"].mean(), **look)
             axes.set(ylim=(0, 1.04), xlim=(-0.4, len(places) - 0.6))
             axes.set_xticks(range(len(places)), [short(place) for place in places])
             axes.tick_params(labelleft=axes is line[0], labelbottom=line[0] is grid[-1][0])

@@ -21,7 +21,8 @@ from uvlm_core.modeling import UnifiedVLM
 from uvlm_core.processing import Processor, image_rows
 from uvlm_core.smart_watch import ATTRIBUTES, CORNERS, WEATHERS, Watch
 
-GROUPS = ("image", "question", "last", "all")  # tokens: the image's, the text behind it but the last, it, every one
+# the image's tokens; the text behind the image without the last token; the last token; all
+GROUPS = ("image", "question", "last", "all")
 RESAMPLES = 999  # of the pairs, for an interval
 
 
