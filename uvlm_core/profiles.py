@@ -365,7 +365,7 @@ PROFILES = {
                              "warp": (5.0, 20.0), "permutation": (0.5, 1.0), "width": (0.5, 2.0)},
                       transfer_rows=(5000, 7000), transfer_seeds=3,
                       transferred=("VQ-VQ", "SigLIP-VQ", "SigLIP-SigLIP"),
-                      rates=dict.fromkeys(("weather", "battery"), (0.0, 0.003, 0.01, 0.03, 0.1)),
+                      rates=dict.fromkeys(("weather", "battery", "corners", "time"), (0.0, 0.003, 0.01, 0.03, 0.1)),
                       firm_rates=(0.03, 0.1),
                       picture_spec=replace(_LAPTOP, **_STAMPS), picture_seeds=3, pictured=("SigLIP-VQ", "VQ-VQ")),
     # one GPU, or a CPU and patience
