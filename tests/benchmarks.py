@@ -204,7 +204,7 @@ def probes(laptop: Laptop) -> list[Line]:
                             groups=combinations, cv=folds)
     whole = seconds(lambda: probing.probe_places(states, watches, by_token=True))
     mine, usual = medians(1, lambda: probing.probe(pooled, watches), logistic)
-    return [Line(f"probes of {len(states)} places of a model, pooled and by token, {len(watches)} watches",
+    return [Line(f"probes of {len(states)} places of a model: mean, each token, all; {len(watches)} watches",
                  f"{whole:.0f} s", "", "", "<= 60 s", whole <= 60),
             Line("probes of one place and their controls, against a logistic regression of each",
                  f"{mine * 1e3:.0f} ms", f"{usual * 1e3:.0f} ms", f"1 : {usual / mine:.0f}")]
