@@ -1,7 +1,8 @@
 """Which runs each figure needs, named as the paper names them, and the tables that they make.
 
-Belongs here: experiments as lists of specs, and what is known of the authors' own runs. Not here: how a run is carried
-out (`runs.py`), what is claimed of the numbers (`claims.py`), how a figure looks (`figures.py`).
+Belongs here: experiments as lists of specs, the tables of their runs and of what these are held against without a
+model, and what is known of the authors' own runs. Not here: how a run is carried out (`runs.py`), what is claimed of
+the numbers (`claims.py`), how a figure looks (`figures.py`).
 
 Specs are those that were asked for; several may be carried out by one run (`RunSpec.canonical`).
 """
