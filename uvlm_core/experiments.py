@@ -250,12 +250,13 @@ def encoder_probes(base: Profile) -> pd.DataFrame:
     Columns: those of `probing.probe`, architecture, arm ("encoder's tokens"), seed.
     """
     watches, images = _probed(base)
-    found = []
-    for architecture in base.transferred:
-        encoder = load_encoder(architecture.split("-")[0], base.spec)
+    kinds, probes = {name: name.split("-")[0] for name in base.transferred}, {}
+    for kind in set(kinds.values()):  # once for the architectures that share it
+        encoder = load_encoder(kind, base.spec)
         tokens = vectors(encoder, encoder.encode(images)).reshape(len(images), -1)  # (images, tokens * width)
-        found.append(probing.probe(tokens, watches).assign(architecture=architecture, arm="encoder's tokens", seed=0))
-    return pd.concat(found, ignore_index=True)
+        probes[kind] = probing.probe(tokens, watches)
+    return pd.concat([probes[kind].assign(architecture=name, arm="encoder's tokens", seed=0)
+                      for name, kind in kinds.items()], ignore_index=True)
 
 
 def _probed(base: Profile) -> tuple[list[Watch], np.ndarray]:
