@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uvlm_core.conversations import CLAUSES, make_conversations, truth, values_of
+from uvlm_core.reading import read_caption
 from uvlm_core.scoring import (
     CHANCE,
     RULES,
     TIME_PARTS,
     answer_class,
-    read_caption,
     score_answer,
     score_caption,
     score_captions,
@@ -162,6 +162,86 @@ def test_an_unreadable_or_ambiguous_answer_scores_nothing(attribute, answer):
         assert score_answer(attribute, answer, truth(WATCH, attribute), rule) == 0
 
 
+SAID = {"time": "10:09:36", "battery": "57%", "weather": "sunny", "weather_corner": "top left",
+        "battery_corner": "bottom right"}
+
+
+@pytest.mark.parametrize(("attribute", "answer"), [
+    *product(["battery"], (
+        "57-60%", "57–60 %", "57%-60%", "57% or 60", "60 or 57%", "57% (or 60)", "57%, or maybe 60",
+        "57 or perhaps 60 percent",
+        "between 40 and 57%", "between 57% and 60", "40 to 57%", "from 40 up to 57%", "57/60%", "57 till 60 percent",
+        "either 20 or 57 percent", "57%, 60", "60, 57%", "57% (60)", "57% and 60", "57% but maybe 60", "57% vs 60",
+        "57% ± 3", "57% +/- 3", "57 plus or minus 3 percent", "57...60%", "57% or 57.5%")),
+    *product(["time"], (
+        "10:09:36-10:10:36", "10:09:36 – 10:10:36", "10:09:36 or 37", "10:09:36 or 10:10", "10:09:36/10:10:36",
+        "between 10:09:36 and 10:10:36", "10:09:36 10:10", "10:09:36±1")),
+    *product(["weather"], ("sunny or rainy", "rainy or sunny", "sunny/rainy", "sunny to cloudy", "sunny or not")),
+    *product(["weather_corner"], (
+        "top left or right", "bottom or top left", "top or bottom left", "top left/right", "top-left/right",
+        "top left - right",
+        "top left, or right", "top left (or right)", "top left or the right", "either top left or right",
+        "top left and right", "top left or bottom", "top left or lower left", "between top left and right"))])
+def test_a_second_value_is_counted_in_whatever_form_it_is_said(attribute, answer):
+    for rule in ("partial", "exact", "unchecked"):
+        assert score_answer(attribute, answer, SAID[attribute], rule) == 0
+    assert answer_class(attribute, answer) == "none"
+
+
+@pytest.mark.parametrize("denial", [
+    "not {}", "it is not {}", "It isn't {}", "it isn’t {}", "it isnt {}", "it is never {}", "it cannot be {}",
+    "it does not look {}", "no longer {}", "{} is wrong", "{} is not right", "neither {}", "anything but {}",
+    "I don't think it is {}", "non-{}"])
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_a_denied_value_is_no_answer_and_a_false_caption(attribute, denial):
+    said = denial.format(SAID[attribute])
+    assert score_answer(attribute, said, SAID[attribute]) == 0
+    caption = read_caption(said if "corner" not in attribute else f"the {attribute.split('_')[0]}: {said}")
+    assert score_answer(attribute, caption[attribute], SAID[attribute]) == 0
+
+
+@pytest.mark.parametrize("open_range", [
+    "more than {}", "less than {}", "at least {}", "up to {}", "over {}", "<{}", "≥ {}", "{} or more",
+    "{} or less", "{}+"])
+def test_an_open_range_is_no_answer(open_range):
+    assert score_answer("battery", open_range.format("57%"), "57%") == 0
+    said = read_caption(f"the battery is at {open_range.format('57%')}, it is sunny.")
+    assert score_answer("battery", said["battery"], "57%") == 0
+
+
+@pytest.mark.parametrize(("attribute", "answer"), [
+    ("battery", "57,5%"), ("battery", "57,0%"), ("battery", "5,7%"), ("battery", "57,000%"), ("time", "10:09:36,5")])
+def test_a_decimal_comma_is_refused_like_a_decimal_point(attribute, answer):
+    for said in (answer, answer.replace(",", ".")):
+        assert score_answer(attribute, said, SAID[attribute]) == 0 and answer_class(attribute, said) == "none"
+
+
+@pytest.mark.parametrize(("attribute", "answer"), [
+    *product(["battery"], (
+        "57% of 100", "57% and 3 bars", "57%, 3 bars", "3 bars, 57%", "In picture 3, the battery is at 57%", "1) 57%",
+        "1. 57%", "57% or so", "57% or 57%", "about 57%", "~57%", "almost 57%", "I'm not sure, but 57%", "57%, not 60",
+        "57%. Not charging.", "not charging, 57%", "No, 57%", "57% with no charger", "10:09:36,57%,sunny", "- 57%",
+        "battery: 57%", "battery - 57%", "**57%**", "It reads 57 % at 10 o'clock", "It's 57% and not charging")),
+    *product(["time"], ("10:09:36 and 57%", "10:09:36, 57%", "10:09:36,57%", "10:09, 10:09:36", "time: 10:09:36",
+                        "the hands read 10:09:36 and the date 12", "10:09:36 am or pm", "not sure, 10:09:36")),
+    *product(["weather"], ("No, it is sunny", "no doubt it is sunny", "I don't know. sunny", "sunny, no rain", "sunny?",
+                           "it's sunny, isn't it?", "not only sunny", "sunny or so", "the sky isn't grey: sunny")),
+    *product(["weather_corner"], ("right in the top left corner", "right at the top left", "top left, right?",
+                                  "top left, not bottom",
+                                  "top left, right above the face", "the corner at the top left of the face"))])
+def test_a_claim_is_read_through_what_stands_beside_it(attribute, answer):
+    assert score_answer(attribute, answer, SAID[attribute], "exact") == 1
+
+
+@given(st.sampled_from(ATTRIBUTES).flatmap(lambda name: st.tuples(st.just(name), VALUES[name], VALUES[name])),
+       st.sampled_from(("{} or {}", "{}-{}", "{} – {}", "either {} or {}", "{}/{}", "from {} to {}", "{}, maybe {}")))
+@repeatably
+def test_two_different_values_score_nothing_and_the_same_twice_scores_one(question, form):
+    attribute, one, other = question
+    for true in (one, other):
+        assert score_answer(attribute, form.format(one, other), true) == float(one == other)
+
+
 @given(st.text(max_size=40), st.sampled_from(ATTRIBUTES))
 @repeatably
 def test_any_text_at_all_can_be_scored(answer, attribute):
@@ -210,10 +290,46 @@ def test_captions_and_requests_are_read_back_whole(task, side):
     ("it is sunny, it is cloudy.", {"weather": "sunny or cloudy"}),
     ("the hands show 10:09:36, the hands show 10:09:36.", {"time": "10:09:36"}),
     ("something in the top left corner.", {}),
+    ("it is not cloudy.", {"weather": "not cloudy"}),
+    ("the battery is not in the top left corner.", {"battery_corner": "not top left"}),
+    ("the battery is between 40 and 57%.", {"battery": "40% or 57%"}),
+    ("the battery is at the top left or right.", {"battery_corner": "top left or right"}),
     ("", {}),
 ])
 def test_free_captions_are_read_as_they_stand(caption, values):
     assert read_caption(caption) == values
+
+
+BATTERY = ("battery", "battery icon", "battery level icon", "battery-icon", "battery's icon", "charge indicator",
+           "icon of the battery", "icon for the charge", "symbol showing the battery level", "charging symbol")
+WEATHER = ("weather", "weather icon", "weather's icon", "icon", "icon of the weather", "sunny icon", "weather symbol")
+
+
+@pytest.mark.parametrize("form", [
+    "the {} is in the {} corner, the {} is in the {} corner", "the {}: {}; the {}: {}", "{} - {}, {} - {}",
+    "the {} is shown at the {} and the {} at the {}", "{} ({}), {} ({})", "{} {} {} {}",
+    "in the {1} corner is the {0}, in the {3} the {2}",
+    "the {1} corner holds the {0} while the {3} corner holds the {2}", "the {} sits {} with the {} at the {}"])
+@pytest.mark.parametrize(("battery", "weather"), list(product(BATTERY, WEATHER)))
+def test_a_corner_belongs_to_the_thing_named_beside_it(form, battery, weather):
+    expected = {"battery_corner": "top left", "weather_corner": "bottom right"}
+    for things in ((battery, "top left", weather, "bottom right"), (weather, "bottom right", battery, "top left")):
+        found = read_caption(form.format(*things))
+        assert {name: value for name, value in found.items() if "corner" in name} == expected
+
+
+@pytest.mark.parametrize(("things", "attribute"), [(BATTERY, "battery_corner"), (WEATHER, "weather_corner")])
+def test_a_thing_alone_has_its_corner(things, attribute):
+    for thing in things:
+        for form in ("the {} is in the top left corner", "in the top left corner there is the {}", "{}: top left",
+                     "a {} top left"):
+            found = read_caption(form.format(thing))
+            assert {name: value for name, value in found.items() if "corner" in name} == {attribute: "top left"}
+
+
+def test_the_batterys_icon_is_the_batterys():
+    for caption in ("the battery has its icon in the top left corner", "the icon in the top left is the battery"):
+        assert read_caption(caption) == {"battery_corner": "top left"}
 
 
 def test_a_caption_is_scored_on_what_it_states():

@@ -1,19 +1,18 @@
 """What an answer is worth (paper section 4): partial credit, exact match and the score above chance, per attribute.
 
-Belongs here: strings in, scores out, for answers and captions. Not here: how the answers came about (`generation.py`),
-scores of generated images (`fidelity.py`).
+Belongs here: strings in, scores out, for answers and captions. Not here: how a value is read out of a text
+(`reading.py`), how the answers came about (`generation.py`), scores of generated images (`fidelity.py`).
 
-One reader finds the value in an answer, a caption or a truth, so that "57%", "57 %" and "The battery is at 57%." are
-the same answer. An answer that names no value, or two different ones, scores as the worst answer does: 0 before chance
-is taken into account.
+An answer that claims no value, or two different ones, scores as the worst answer does: 0 before chance is taken into
+account.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from uvlm_core.conversations import truth as truth_of
 from uvlm_core.conversations import values_of
+from uvlm_core.reading import read_caption, value_of
 from uvlm_core.smart_watch import ATTRIBUTES, CORNERS, WEATHERS, Watch
 
 RULES = ("partial", "exact", "normalised", "unchecked")
@@ -27,12 +26,6 @@ CHANCE = {"time": 0.5, "weather": 1 / len(WEATHERS), "battery": 1 - (101**2 - 1)
 
 _FORMS = {"time": "hh:mm:ss from 00:00:00 to 12:59:59", "battery": "0% to 100%", "weather": " or ".join(WEATHERS),
           "weather_corner": " or ".join(CORNERS), "battery_corner": " or ".join(CORNERS)}
-_TIME = re.compile(r"(?<![0-9:.-])([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})(?![0-9:]|\.[0-9])")
-_LEVEL = re.compile(r"(?<![0-9:.-])([0-9]{1,9})(?![0-9:]|\.[0-9])(\s*(?:%|per ?cent))?")
-_WEATHER = re.compile(rf"\b(?:{'|'.join(WEATHERS)})\b")
-_CORNER = re.compile(r"\b(top|bottom)[\s-]+(left|right)\b")
-_CLAUSE_END = re.compile(r"[,;!?\n]|\.(?![0-9])|\band\b")
-_THING = re.compile(rf"(?P<battery>battery|charge|%)|(?P<weather>weather|icon|{'|'.join(WEATHERS)})")
 
 
 def score_answer(attribute: str, answer: str, truth: str, rule: str = "partial") -> float:
@@ -109,7 +102,7 @@ def answer_class(attribute: str, text: str) -> str:
 
     Weather and corners are themselves; levels are fifths ("40-59%"), times quarters of the dial ("9-11 h").
     """
-    value = _value(attribute, text)
+    value = value_of(attribute, text)
     if value is None or not _in_range(attribute, value, hours=13):
         return "none"
     if attribute == "battery":
@@ -132,29 +125,6 @@ def score_confusion(attribute: str, answers: Iterable[tuple[str, str]]) -> list[
     asked = {true: sum(counts[true, said] for said in (*classes, "none")) for true in classes}
     return [_row("confusion", f"{attribute}: {true} > {said}", counts[true, said] / asked[true], asked[true])
             for true in classes if asked[true] for said in (*classes, "none")]
-
-
-def read_caption(text: str) -> dict[str, str]:
-    """The values a caption states: attribute -> "10:09:36", "sunny", "57%" or "top left"; what it leaves out is absent.
-
-    A corner belongs to the thing named nearest in its clause, the weather icon or the battery. Contradicting values are
-    all returned, joined by " or ", and then score 0.
-    """
-    _check_text("caption", text)
-    text = text.lower()
-    found = {
-        "time": [":".join(match.groups()) for match in _TIME.finditer(text)],
-        "weather": _WEATHER.findall(text),
-        "battery": [f"{level}%" for level, mark in _LEVEL.findall(text) if mark],
-        "weather_corner": [], "battery_corner": [],
-    }
-    for clause in _CLAUSE_END.split(text):
-        things = list(_THING.finditer(clause))
-        for corner in _CORNER.finditer(clause) if things else ():
-            middle = (corner.start() + corner.end()) / 2
-            nearest = min(things, key=lambda thing: abs((thing.start() + thing.end()) / 2 - middle))
-            found[f"{nearest.lastgroup}_corner"].append(" ".join(corner.groups()))
-    return {attribute: " or ".join(dict.fromkeys(values)) for attribute, values in found.items() if values}
 
 
 def score_caption(caption: str, watch: Watch, rule: str = "partial") -> dict[str, float | None]:
@@ -205,28 +175,12 @@ def _given_and_true(attribute: str, answer: str, truth: str, rule: str) -> tuple
         raise ValueError(f"rule {rule!r} is not one of {', '.join(RULES)}.")
     _check_text("answer", answer)
     _check_text("truth", truth)
-    given, true = _value(attribute, answer), _value(attribute, truth)
+    given, true = value_of(attribute, answer), value_of(attribute, truth)
     if true is None or not _in_range(attribute, true, hours=13):
         raise ValueError(f"truth {truth!r} is not a {attribute}; it has the form {_FORMS[attribute]}.")
     if given is not None and rule != "unchecked" and not _in_range(attribute, given):
         given = None
     return given, true
-
-
-def _value(attribute: str, text: str) -> tuple[int, int, int] | int | str | None:
-    """The one value of an attribute in a short text; None if there is none, or more than one."""
-    text = text.lower()
-    if attribute == "time":
-        values = {tuple(map(int, match.groups())) for match in _TIME.finditer(text)}
-    elif attribute == "battery":
-        levels = _LEVEL.findall(text)
-        marked = any(mark for _, mark in levels)  # with a percent sign anywhere, bare numbers are something else
-        values = {int(level) for level, mark in levels if mark or not marked}
-    elif attribute == "weather":
-        values = set(_WEATHER.findall(text))
-    else:
-        values = set(map(" ".join, _CORNER.findall(text)))
-    return values.pop() if len(values) == 1 else None
 
 
 def _in_range(attribute: str, value: tuple[int, int, int] | int | str, hours: int = 12) -> bool:
