@@ -1,13 +1,11 @@
 # Two commands are the product: `make figures` and `make test`. Each sets up what it needs; `make help` lists the rest.
 
-PROFILE ?= laptop
-SEEDS ?=
-NOTEBOOK ?=
-WORKERS ?=
-GPU ?= A100
-DEB ?=
-BACKEND ?= loky
-PYTHONS ?= python3.11 python3
+# Each has its default where it is empty too, on the command line or in the environment; SEEDS, NOTEBOOK, WORKERS and
+# DEB have none here.
+override PROFILE := $(or $(PROFILE),laptop)
+override GPU := $(or $(GPU),A100)
+override BACKEND := $(or $(BACKEND),loky)
+override PYTHONS := $(or $(PYTHONS),python3.11 python3)
 
 PY := .venv/bin/python
 READY := .venv/.ready

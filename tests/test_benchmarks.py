@@ -168,6 +168,13 @@ def test_a_question_without_one_image_is_refused(visual, found, asked):
             getattr(asked(), ask)([request("so?", second, 0, visual)])
 
 
+def test_an_image_that_cannot_be_read_is_refused_with_its_question(asked):
+    message = ("^The image of the question 'so\\?' is not a whole picture that can be read: its "
+               "pixels are of Pillow's kind 'F', which has no known range\\.$")
+    with pytest.raises(ValueError, match=message):
+        asked().generate_until([request("so?", {}, 0, lambda row: [Image.new("F", (8, 8))])])
+
+
 def test_what_this_model_cannot_do_is_refused(asked):
     model = asked()
     for settings, message in (({"do_sample": True}, "do_sample True, but this model answers greedily, with False"),
@@ -182,6 +189,16 @@ def test_what_this_model_cannot_do_is_refused(asked):
         model.generate_until([request("is <image> a watch?", {}, 0)])
     with pytest.raises(NotImplementedError, match="choose a task of one round"):
         model.generate_until_multi_round([])
+
+
+def test_the_command_refuses_a_model_that_is_not_there_in_one_sentence(tmp_path, capsys):
+    with pytest.raises(ValueError, match="spec.json cannot be read"):
+        UVLM(weights=str(tmp_path / "nowhere"))
+    for names in ({"weights": str(tmp_path / "nowhere")}, {"profile": "smoke", "vq_tokenizer": "/data/llamagen"}):
+        with pytest.raises(SystemExit) as left:
+            benchmarks.Command(**names)
+        said = capsys.readouterr().err
+        assert left.value.code == 2 and said.count("\n") == 1 and list(names.values())[-1] in said
 
 
 def test_without_lmms_eval_the_command_says_how_to_get_it(monkeypatch, capsys):

@@ -411,6 +411,9 @@ BAD_ROWS = {
     "unknown sender": (row(conversations=turns("human", "bot")), "turn 1 is from 'bot' where 'gpt' is expected"),
     "ends with human": (row(conversations=turns("human", "gpt", "human")), "the 3 turns end with 'human'"),
     "unknown task": (row(task="chat"), "task 'chat' is not one of vqa, caption, generation"),
+    "half a character": (row(gpt="A nice day \ud83d"), r"the gpt turn has half a character, '\\ud83d', at place 11 of "
+                                                       r"'A nice day \\ud83d'; an emoji's two halves belong together"),
+    "half a character asked": (row(human="<image>\nis \ude00 it?"), r"the human turn has half a character, '\\ude00'"),
     "no image tag": (row(human="what?"), "a vqa conversation needs <image> once, at the start of its first human turn"),
     "two image tags": (row(human="<image>\n<image>\nwhat?"), "a vqa conversation needs <image> once"),
     "tag amid a text": (row(human="is <image> sunny?"), "a vqa conversation needs <image> once, at the start"),
@@ -424,9 +427,13 @@ BAD_ROWS = {
     "attributes of another length": (row(attributes=[]), r"attributes \[\] is not one list per pair of turns \(1 here"),
     "image missing": (row(image="gone.png"), "image 'gone.png' is missing from"),
     "image is a folder": (row(image="folder"), "image 'folder' is missing from"),
-    "image is a text": (row(image="text.png"), "image 'text.png' in .* is not an image that Pillow can read"),
-    "image is cut off": (row(image="cut.png"), "image 'cut.png' in .* is not an image that Pillow can read"),
+    "image is a text": (row(image="text.png"), "image 'text.png' in .* is not a whole picture"),
+    "image is cut off": (row(image="cut.png"), "image 'cut.png' in .* is not a whole picture that"),
+    "photo is cut off": (row(image="cut.jpg"), "image 'cut.jpg' in .* is not a whole picture that"),
+    "image of floats": (row(image="float.tiff"), "image 'float.tiff' in .* has no known range"),
+    "image is a program": (row(image="program.eps"), "image 'program.eps' in .* is not a whole"),
     "path upwards": (row(image="../secret.png"), "image '../secret.png' is outside the image folder"),
+    "path upwards in Windows": (row(image="..\\secret.png"), "secret.png' is outside the image"),
     "absolute path": (row(image="/secret.png"), "image '/secret.png' is outside the image folder"),
     "link outwards": (row(image="link.png"), "image 'link.png' is outside the image folder"),
     "null byte": (row(image="a\0.png"), "is not a usable file name"),
@@ -444,6 +451,10 @@ def folder(tmp_path):
     (images / "link.png").symlink_to(tmp_path / "secret.png")
     (images / "text.png").write_text("no image")
     (images / "cut.png").write_bytes((images / "good.png").read_bytes()[:200])
+    Image.effect_noise((64, 64), 50).save(images / "cut.jpg")
+    (images / "cut.jpg").write_bytes((images / "cut.jpg").read_bytes()[:-500])  # its head is whole
+    Image.new("F", (8, 8)).save(images / "float.tiff")
+    Image.new("RGB", (8, 8)).save(images / "program.eps")
     return images
 
 
@@ -459,9 +470,75 @@ def test_a_bad_row_is_refused_by_file_row_and_value(name, folder, tmp_path):
     assert everything_in(tmp_path) == before
 
 
+def test_both_halves_of_a_character_are_one(folder, tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps([row(gpt="A nice day \U0001f600")]))  # as two escapes
+    (talk,) = read_llava(tmp_path / "data.json", folder)
+    assert talk.turns[0].gpt == "A nice day \U0001f600"
+
+
 def test_the_row_that_the_bad_ones_are_made_from_is_good(folder, tmp_path):
     (tmp_path / "data.json").write_text(json.dumps([row()]))
     assert len(read_llava(tmp_path / "data.json", folder)) == 1
+
+
+def test_each_row_says_where_it_was_read(folder, tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([row(), row()]))
+    first, second = read_llava(path, folder)
+    assert (first.source, second.source) == (f"{path}, row 0", f"{path}, row 1")
+
+
+SPELLINGS = {
+    "as it is": "deep/caf\u00e9 1.png", "here": "./deep/caf\u00e9 1.png",
+    "there and back": "deep/../deep//caf\u00e9 1.png",
+    "out and in": "../images/deep/caf\u00e9 1.png",
+    "Windows": "deep\\caf\u00e9 1.png", "decomposed": "deep/cafe\u0301 1.png",
+    "full": "{folder}/deep/caf\u00e9 1.png", "link": "shallow/caf\u00e9 1.png"}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_an_image_has_one_name_however_it_is_spelled(spelling, folder, tmp_path):
+    (folder / "deep").mkdir()
+    (folder / "shallow").symlink_to(folder / "deep")
+    render(WATCH).save(folder / SPELLINGS["as it is"])
+    name = SPELLINGS[spelling].format(folder=folder)
+    (tmp_path / "data.json").write_text(json.dumps([row(image=name)]))
+    (talk,) = read_llava(tmp_path / "data.json", folder)
+    assert talk.image == SPELLINGS["as it is"]
+    write_llava([replace(talk, image=name)], None, tmp_path / "again.json", folder)
+    assert json.loads((tmp_path / "again.json").read_text())[0]["image"] == SPELLINGS["as it is"]
+
+
+def test_a_file_that_has_just_that_name_is_meant(folder, tmp_path):
+    names = ["cafe\u0301.png", "caf\u00e9.png", "a\\b.png"]  # each is another file here
+    for name in names:
+        render(WATCH).save(folder / name)
+    (tmp_path / "data.json").write_text(json.dumps([row(image=name) for name in names]))
+    assert [talk.image for talk in read_llava(tmp_path / "data.json", folder)] == names
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "utf-32-be"])
+def test_json_is_read_in_the_encoding_that_it_has(encoding, folder, tmp_path):
+    text = "die Uhr zeigt “10 nach 10”, \u00fcbrigens \U0001f570"
+    content = json.dumps([row(gpt=text)], ensure_ascii=False, indent=1)
+    (tmp_path / "data.json").write_bytes(content.encode(encoding))
+    assert read_llava(tmp_path / "data.json", folder)[0].turns[0].gpt == text
+
+
+@pytest.mark.parametrize(("bad", "message"), [
+    (b'[\n {"id": "caf\xe9"}]',
+     r"data.json, line 2 is no text in UTF-8, which has no b'\\xe9'; save the file as UTF-8\.$"),
+    ("[\n\n3]".encode("utf-16") + b"\0", "data.json, line 3 is no text in UTF-16, which has no "),
+    (b"[3,\n\0\0]", "data.json, line 2 is no text, as it has null characters; save the file as"),
+    (b'[{"image": "a.png",\n"image": "b.png"}]',
+     "not JSON: the key 'image' is given more than once in one object, as 'a.png' and 'b.png'"),
+], ids=["latin", "half a character", "null", "a key twice"])
+def test_json_that_can_be_read_in_two_ways_or_none_is_refused(bad, message, folder, tmp_path):
+    (tmp_path / "data.json").write_bytes(bad)
+    with pytest.raises(ValueError, match=message) as error:
+        read_llava(tmp_path / "data.json", folder)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("content", "message"), [
@@ -485,15 +562,42 @@ QUESTION = Turn("<image>\nwhat?", "sunny", ("weather",))
     (Conversation("vqa", 1, (QUESTION,)), [WATCH, "watch"], 64, "row 1: image 1 is 'watch', neither a Watch, a PIL"),
     (Conversation("vqa", 0, (QUESTION,)), np.zeros((1, 8, 8, 3)), 64, r"row 0: image 0 is an array float64 \(8, 8"),
     (Conversation("vqa", 0, (QUESTION,)), np.zeros((1, 8, 8), "uint8"), 64, r"row 0: image 0 is an array uint8 \(8, 8"),
+    (Conversation("vqa", 1, (QUESTION,)), [WATCH, Image.new("F", (8, 8))], 64,
+     "row 1: image 1 is not a whole picture that can be read: its pixels are of Pillow's kind 'F'"),
     (Conversation("vqa", 0, (QUESTION,)), [WATCH], 7, "image size 7 is not an integer from 32 to 1024"),
     (Conversation("vqa", "gone.png", (QUESTION,)), [WATCH], 64, "row 1: image 'gone.png' is missing from"),
     (Conversation("vqa", "../a.png", (QUESTION,)), [WATCH], 64, "row 1: image '../a.png' is outside the image folder"),
     ({"task": "vqa"}, [WATCH], 64, "row 1: {'task': 'vqa'} is not a Conversation"),
-], ids=["position", "no image", "float", "grey", "size", "missing", "outside", "no conversation"])
+], ids=["position", "no image", "float", "grey", "float picture", "size", "missing", "outside",
+        "no conversation"])
 def test_nothing_is_written_when_anything_is_bad(last, images, size, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         write_llava([Conversation("vqa", 0, (QUESTION,)), last], images, tmp_path / "a.json", tmp_path / "images", size)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pictures_of_a_json_of_that_name_elsewhere_are_not_written_over(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    write_llava(all_tasks(2), WATCHES[:2], tmp_path / "one" / "a.json", tmp_path / "images")
+    before = everything_in(tmp_path)
+    with pytest.raises(ValueError, match=r"images/a_000001.png is another picture, which rows beside"):
+        write_llava(all_tasks(2), [WATCHES[0], WATCHES[5]], tmp_path / "two" / "a.json",
+                    tmp_path / "images")
+    assert everything_in(tmp_path) == before
+    write_llava(all_tasks(2), WATCHES[:2], tmp_path / "two" / "a.json", tmp_path / "images")  # the same
+    write_llava(all_tasks(2), WATCHES[4:6], tmp_path / "one" / "a.json", tmp_path / "images")  # again
+    assert before["images/a_000001.png"] != everything_in(tmp_path)["images/a_000001.png"]
+
+
+def test_a_named_image_is_not_written_over(tmp_path):
+    write_llava(all_tasks(1), WATCHES[:1], tmp_path / "a.json", tmp_path)
+    before = everything_in(tmp_path)
+    talks = [Conversation("vqa", name, (QUESTION,)) for name in ("./a_000000.png", 0)]
+    message = "row 0: image 'a_000000.png' is a file that image 0 would be written over"
+    with pytest.raises(ValueError, match=message):
+        write_llava(talks, WATCHES[1:2], tmp_path / "a.json", tmp_path)
+    assert everything_in(tmp_path) == before
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):

@@ -305,3 +305,15 @@ def test_an_answer_is_greedy_only_if_the_model_would_say_all_of_it(new_model, pr
     talks = [Conversation("vqa", 0, (Turn(f"{IMAGE}\nso?", text),)) for text in ("the the the", "the", "the sun", "no")]
     found = log_likelihoods(model, processor, talks, tables["VQ"])
     assert [greedy for _, greedy in found] == [True, True, False, False]
+
+
+def test_a_question_longer_than_the_language_model_reads_is_refused(new_model, processor, tables, talks, monkeypatch):
+    model = new_model("VQ-VQ").eval()
+    longest = max(len(processor.human_ids(talk.turns[0].human)) for talk in talks) + 1  # the begin of a text
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", longest)
+    first = [Conversation("vqa", talk.image, talk.turns[:1]) for talk in talks]
+    answer(model, processor, first, tables["VQ"], limit=1)
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", longest - 1)
+    with pytest.raises(ValueError, match=f"A conversation of {longest} tokens was asked, and the language model reads "
+                                         f"at most {longest - 1}; shorten it"):
+        answer(model, processor, first, tables["VQ"], limit=1)

@@ -59,8 +59,18 @@ def test_a_profile_of_the_environment_is_taken_too():
     assert "--profile 'smoke'" in make("-n", "figures", PROFILE="smoke").stdout
 
 
+EMPTY = dict.fromkeys(MAKE_SETS[3:], "")
+
+
+@pytest.mark.parametrize("target", ["figures", "plan", "stamps", "setup"])
+def test_an_empty_value_means_the_default(target, project):
+    wanted = make("-n", target, folder=project).stdout
+    assert wanted and make("-n", target, folder=project, **EMPTY).stdout == wanted
+    assert make("-n", target, *(f"{name}=" for name in EMPTY), folder=project).stdout == wanted
+
+
 @pytest.mark.parametrize(("words", "backend"), [
-    ([], "loky"), (["BACKEND=dask:tcp://127.0.0.1:8786"], "dask:tcp://127.0.0.1:8786"),
+    ([], "loky"), (["BACKEND="], "loky"), (["BACKEND=dask:tcp://127.0.0.1:8786"], "dask:tcp://127.0.0.1:8786"),
     (["BACKEND=slurm:partition=gpu,timeout_min=600"], "slurm:partition=gpu,timeout_min=600")])
 def test_the_backend_reaches_the_command_by_the_environment(project, words, backend):
     (project / ".venv/bin").mkdir(parents=True)

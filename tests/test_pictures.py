@@ -1,11 +1,15 @@
 """Captioned pictures by path: formats, requests, the split, pixels, and the stamps' way into the cache."""
 
+import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -22,6 +26,7 @@ from uvlm_core.pictures import (
     as_request,
     asks_for_caption,
     fingerprint,
+    load_pictures,
     open_picture,
     read_pictures,
     split_of,
@@ -100,9 +105,255 @@ def test_a_folder_of_stamps_is_its_pngs_with_a_text(tmp_path):
                                                               ("b/frog.png", "A “green” frog.")]
     with pytest.raises(ValueError, match="is a folder, so the pictures are in it and not in"):
         read_pictures(tmp_path, tmp_path / "a")
-    (tmp_path / "a/cow.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"row 0: .*cow.txt cannot be read"):
+    (tmp_path / "a/cow.txt").write_bytes(b"A cow \xf6.")
+    with pytest.raises(ValueError, match=r"row 0: .*cow.txt, line 1 is no text in UTF-8"):
         read_pictures(tmp_path, tmp_path)
+    (tmp_path / "a/cow.txt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"row 0: the caption of 'a/cow.png' is '', not a text"):
+        read_pictures(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(("picture", "text"), [
+    ("IMG_1.PNG", "IMG_1.txt"), ("a.png", "a.TXT"), ("b.c.JPG", "b.c.Txt"), ("d.jpeg", "d.txt"),
+    ("e.WebP", "e.txt"), ("f.gif", "f.txt"), ("g.bmp", "g.txt"), ("h.TIF", "h.txt"),
+    ("i.tiff", "i.txt")])
+def test_a_captioned_picture_is_found_whatever_its_suffix_and_its_case(picture, text, tmp_path):
+    (tmp_path / "deep").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "deep" / picture)
+    (tmp_path / "deep" / text).write_text("A thing.")
+    (talk,) = read_pictures(tmp_path, tmp_path)
+    assert (talk.image, talk.turns[0].gpt) == (f"deep/{picture}", "A thing.")
+    assert open_picture(tmp_path / talk.image, 8).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(("first", "second", "one", "kind"), [
+    ("a.jpg", "a.png", "a.txt", "pictures"), ("a.PNG", "a.png", "a.txt", "pictures"),
+    ("a.TXT", "a.txt", "a.png", "texts")])
+def test_two_files_of_one_name_are_refused(first, second, one, kind, tmp_path):
+    """Nothing says which text is about which picture."""
+    for name in (first, second, one):
+        (tmp_path / name).write_text("A thing.")
+    with pytest.raises(ValueError, match=f"{first} and .*{second} are {kind} of one name"):
+        read_pictures(tmp_path, tmp_path)
+
+
+def test_two_files_of_one_name_that_no_caption_hangs_on_are_left_out(tmp_path):
+    for name in ("a.jpg", "a.png", "b.TXT", "b.txt", "c.png", "c.txt"):
+        (tmp_path / name).write_text("A thing.")
+    assert captions_of(read_pictures(tmp_path, tmp_path)) == [("c.png", "A thing.")]
+
+
+def test_what_is_left_out_is_counted_and_said(folder, caplog):
+    talks = [llava(None), llava("a.png"), llava("sam/images/d.png"), llava(None)]
+    read_pictures(path := written(folder, talks), folder)
+    assert caplog.messages == [f"{path}: rows read: 1; left out: rows without an image (2), "
+                               "rows about SAM's pictures (1)."]
+    caplog.clear()
+    for name in ("a.txt", "b.TXT", "heic.txt"):
+        (folder / name).write_text("A thing.")
+    read_pictures(folder, folder)
+    assert caplog.messages == [f"{folder}: rows read: 2; left out: texts without a picture (1), "
+                               "pictures without a text (2)."]
+    caplog.clear()
+    images = [{"id": place, "file_name": name} for place, name in enumerate(NAMES)]
+    told = [{"image_id": 2, "caption": "A thing."}]
+    read_pictures(written(folder, {"images": images, "annotations": told}), folder)
+    assert caplog.messages == [f"{path}: rows read: 1; left out: pictures without a caption (3)."]
+    caplog.clear()
+    images = [{"filename": name, "sentences": [{"raw": "A thing."}] * (name == "a.png")}
+              for name in NAMES]
+    read_pictures(written(folder, {"images": images}), folder)
+    assert caplog.messages == [f"{path}: rows read: 1; left out: pictures without a caption (3)."]
+
+
+def test_nothing_is_said_where_nothing_is_left_out_or_nobody_wants_to_know(folder, caplog):
+    for content in FILES.values():
+        read_pictures(written(folder, content), folder)
+    read_pictures(written(folder, [llava(None), llava("a.png")]), folder, quiet=True)
+    assert caplog.messages == []
+    message = r"has no row with a picture \(left out: rows without an image \(1\)\)\.$"
+    with pytest.raises(ValueError, match=message):
+        read_pictures(written(folder, [llava(None)]), folder)
+
+
+def test_it_is_said_on_stderr(folder, tmp_path):
+    path = written(folder, [llava(None), llava("a.png")])
+    code = f"from uvlm_core import pictures; pictures.read_pictures({str(path)!r}, {str(folder)!r})"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True,
+                          text=True, check=True)
+    assert done.stderr == f"{path}: rows read: 1; left out: rows without an image (1).\n"
+    assert not done.stdout
+
+
+# Encodings and lines
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("kind", FILES)
+def test_a_caption_file_is_read_in_the_encoding_that_it_has(kind, encoding, folder):
+    content = FILES[kind]
+    content = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    path = folder.parent / "captions"
+    path.write_bytes(content.replace("Something", "Übrigens “rot” 🔴").encode(encoding))
+    assert captions_of(read_pictures(path, folder)) == [
+        CAPTIONS[0], ("a.png", "Übrigens “rot” 🔴 red."), CAPTIONS[2]]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_stamps_text_is_read_in_any_encoding_to_the_end_of_its_first_line(encoding, end, folder):
+    text = f"A  red\u2028thing.{end}de.utf8=Ein rotes Ding.{end}"
+    (folder / "a.txt").write_bytes(text.encode(encoding))
+    assert captions_of(read_pictures(folder, folder)) == [("a.png", "A red thing.")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_lines_of_a_file_end_as_on_any_system_and_nowhere_else(end, folder):
+    path = folder.parent / "captions"
+    lines = ["a.png#0\tone\u2028two\x0bthree\x85four", "a.png| 1| five\x1csix", ""]
+    path.write_bytes(end.join(lines).encode())
+    assert captions_of(read_pictures(path, folder)) == [("a.png", "one two three four"),
+                                                        ("a.png", "five six")]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"a.png#0\tred\na.png#1\tgr\xfcn", r"line 2 is no text in UTF-8, which has no b'\\xfcn?'"),
+    ("a.png#0\tred\r\na.png#1\t“red”".encode("cp1252"), "captions, line 2 is no text in UTF-8"),
+    ("“red”\n".encode("utf-16-le"), "captions, line 1 is no text, as it has null characters"),
+    ("a.png#0\tred\n".encode("utf-16")[:-1], "captions, line [12] is no text in UTF-16"),
+])
+def test_what_is_no_text_is_refused_by_file_and_line(content, message, folder):
+    (folder.parent / "captions").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{message}.*save the file as UTF-8\\.$"):
+        read_pictures(folder.parent / "captions", folder)
+
+
+def test_a_field_that_a_csv_writer_has_quoted_is_what_was_quoted(folder):
+    lines = ['a.png|0|"A sign says ""stop"" | twice"', 'a.png| 1| " stop " it says " go "',
+             'a.png| 2| "stop"', 'a.png#3\t"A token file has no ""quotes"""']
+    talks = read_pictures(written(folder, "\n".join(lines)), folder)
+    assert [talk.turns[0].gpt for talk in talks] == [
+        'A sign says "stop" | twice', '" stop " it says " go "', '"stop"',
+        '"A token file has no ""quotes"""']
+
+
+# Identifiers
+
+
+TOLD = {"image_id": 7, "caption": "A thing."}
+
+
+def coco(images: list, annotations: list = (TOLD,)) -> dict:
+    return {"images": images, "annotations": list(annotations)}
+
+
+A, B = {"id": 7, "file_name": "a.png"}, {"id": 7, "file_name": "b.jpg"}
+
+
+def test_an_id_may_be_a_number_here_and_a_text_there_and_come_twice_for_one_file(folder):
+    told = [{"id": 1, "image_id": "7", "caption": "Red."},
+            {"id": None, "image_id": 8, "caption": "Blue."}]
+    path = written(folder, coco([A, A | {"id": "7"}, B | {"id": 8}], told))
+    assert captions_of(read_pictures(path, folder)) == [("a.png", "Red."), ("b.jpg", "Blue.")]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (coco([A, B]), "images, row 1: id 7 is that of 'a.png' and of 'b.jpg'."),
+    (coco([A, B | {"id": "7"}]), "images, row 1: id '7' is that of 'a.png' and of 'b.jpg'."),
+    (coco([A, {"file_name": "b.jpg"}]), "images, row 1: id None is neither an integer nor a text."),
+    (coco([A | {"id": True}]), "images, row 0: id True is neither an integer nor a text."),
+    (coco([A | {"id": 7.0}]), "images, row 0: id 7.0 is neither an integer nor a text."),
+    (coco([A | {"id": ""}]), "images, row 0: id '' is neither an integer nor a text."),
+    (coco([A, {"id": 8}]), "images, row 1: file_name None is not a file name."),
+    (coco([A, {"id": 8, "file_name": ["b.jpg"]}]), "row 1: file_name ['b.jpg'] is not a file name"),
+    (coco([A, 8]), "images, row 1: 8 is not an object with the keys id and file_name."),
+    (coco([A], [TOLD | {"image_id": None}]), "row 0: image_id None is neither an integer nor a"),
+    (coco([A | {"id": 1}], [TOLD | {"image_id": True}]), "row 0: image_id True is neither an int"),
+    (coco([A], [TOLD | {"id": 5}, TOLD | {"id": "5"}]), "row 1: id '5' is given a second time."),
+    (coco([A], [TOLD | {"id": False}]), "row 0: id False is neither an integer nor a text."),
+    ({"images": [{"filename": "a.png", "filepath": 5, "sentences": [{"raw": "x"}]}]},
+     "row 0: filepath 5 is not the name of a folder."),
+    ("a.png#0\tred\na.png#1\tgreen\na.png#0\tblue",
+     "row 2: the caption 'a.png#0' is given a second time."),
+    ("a.png| 0| red\n\na.png|00| blue", "row 2: the caption 'a.png#0' is given a second time."),
+    ('{"images": [{"id": 7, "file_name": "a.png", "file_name": "b.jpg"}], "annotations": []}',
+     "is not JSON: the key 'file_name' is given more than once in one object, as 'a.png' and"),
+])
+def test_an_identifier_that_is_missing_or_given_twice_is_refused(content, message, folder):
+    path = written(folder, content)
+    with pytest.raises(ValueError) as error:
+        read_pictures(path, folder)
+    assert str(error.value).startswith(str(path)) and message in str(error.value)
+
+
+def test_llava_rows_may_share_an_id(folder):
+    """LLaVA's own mixture repeats them; a row names its picture itself."""
+    talks = read_pictures(written(folder, [llava("a.png", id="0"), llava("b.jpg", id="0")]), folder)
+    assert [talk.image for talk in talks] == ["a.png", "b.jpg"]
+
+
+# Names
+
+AROUND = ["./", "coco/../", "sam/images/../../", "../images/", "coco\\..\\", "coco//..//"]
+SPELLED = st.tuples(st.sampled_from(["", "{folder}/"]),
+                    st.lists(st.sampled_from(AROUND), max_size=4))
+
+
+@settings(max_examples=100, deadline=None)
+@given(SPELLED, SPELLED)
+def test_a_picture_is_one_however_it_is_spelled(tmp_path_factory, first, second):
+    folder = tmp_path_factory.getbasetemp() / "spelled" / "images"
+    for name in NAMES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    first, second = (start.format(folder=folder) + "".join(around)
+                     for start, around in (first, second))
+    expected = read_pictures(written(folder, FILES["COCO"]), folder)
+    images = [{"id": 7, "file_name": f"{first}a.png"},
+              {"id": 8, "file_name": f"{second}coco/c.png"}]
+    content = coco(images, FILES["COCO"]["annotations"])
+    assert read_pictures(written(folder, content), folder) == expected  # questions, too
+    rows = [llava(f"{around}a.png") for around in (first, second)]
+    assert [talk.image for talk in read_pictures(written(folder, rows), folder)] == ["a.png"] * 2
+
+
+def test_sides_and_fingerprint_stay_when_a_folder_moves(tmp_path):
+    found = []
+    for place in (tmp_path / "here" / "images", tmp_path / "sam" / "some where" / "else"):
+        place.mkdir(parents=True)
+        for number in range(40):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(place / f"{number:012d}.png")
+        path = written(place, [llava(f"{place}/{number:012d}.png") for number in range(40)])
+        pictures, talks = load_pictures(str(path), str(place)), read_pictures(path, place)
+        found.append((pictures.train, pictures.test, fingerprint(talks, place)))
+        talks = [replace(talk, image=f"{place}/{talk.image}") for talk in talks]
+        assert fingerprint(talks, place) == found[0][2]
+    assert found[0] == found[1]
+    assert [int(talk.image[:12]) for talk in found[0][1]] == [
+        number for number in range(40) if split_of(f"{number:012d}.png") == "test"]
+
+
+def test_a_folder_of_sams_is_one_below_the_pictures(folder, caplog):
+    """What lies above does not count, and the name may be spelled in any way."""
+    above = folder.parent / "sam"
+    above.mkdir()
+    folder = folder.rename(above / "images")
+    rows = [llava(name) for name in (
+        f"{folder}/a.png", "sam/../a.png", "./sam/images/d.png", "sam\\images\\d.png",
+        f"{folder}/sam/images/d.png", "coco/sam/gone.png")]
+    assert [talk.image for talk in read_pictures(written(folder, rows), folder)] == ["a.png"] * 2
+    assert "rows about SAM's pictures (4)" in caplog.text
+
+
+def test_where_a_row_was_read_goes_with_it_and_changes_nothing(folder):
+    path = written(folder, FILES["Karpathy"])
+    talks = read_pictures(path, folder)
+    assert [talk.source for talk in talks] == [f"{path}, row {row}" for row in (0, 0, 1)]
+    assert as_request(talks[2], 0).source == f"{path}, row 1"
+    elsewhere = [replace(talk, source="") for talk in talks]
+    assert fingerprint(talks, folder) == fingerprint(elsewhere, folder)
 
 
 def test_llava_rows_are_what_read_llava_reads(folder):
@@ -149,7 +400,6 @@ def test_a_picture_is_not_decoded_when_its_row_is_read(folder):
     ({"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "bbox": []}]},
      "row 0: the annotation has no 'image_id' or no 'caption'"),
     ({"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}, "row 0: image_id 1 is not among the images"),
-    ({"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "x"}]}, "row 0: image None is not a file name"),
     ({"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": " "}]},
      "row 0: the caption of 'a.png' is ' ', not a text"),
     ({"images": [{"id": 1, "file_name": "a.png"}]}, "row 0: the image has no 'filename', or its 'sentences'"),
@@ -175,7 +425,7 @@ def test_a_bad_file_is_refused_by_its_name_row_and_value(content, message, folde
 def test_a_file_that_is_missing_or_no_text_is_refused(folder):
     with pytest.raises(ValueError, match="nowhere cannot be read: No such file"):
         read_pictures(folder / "nowhere", folder)
-    with pytest.raises(ValueError, match="a.png is neither JSON nor text"):
+    with pytest.raises(ValueError, match="a.png, line 1 is no text in UTF-8"):
         read_pictures(folder / "a.png", folder)
 
 
@@ -298,6 +548,14 @@ def test_a_pictures_side_stays_what_it_was():
     assert [number for number, side in enumerate(sides) if side == "test"] == [7, 9, 13, 25, 27, 29, 32, 33, 37]
 
 
+def test_the_form_of_accents_does_not_count_for_a_side():
+    """A Mac's old disks hold names decomposed; 30 names of which some lie on either side."""
+    names = [f"Z\u00fcrich \u00e9t\u00e9 {number}.png" for number in range(30)]
+    sides = [split_of(name) for name in names]
+    assert set(sides) == {"train", "test"}
+    assert [split_of(normalize("NFD", name)) for name in names] == sides
+
+
 # Pixels
 
 
@@ -374,6 +632,16 @@ def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path):
 # Fingerprint
 
 
+def test_a_fingerprint_stays_what_it_was(folder):
+    """Records are found by it: sha256 over each row as JSON and each file's own sha256."""
+    (folder / "a.png").write_bytes(b"not decoded here")
+    talk = Conversation("caption", "a.png", (Turn("<image>\nwhat?", "Caf\u00e9."),))
+    row = (b'{"task": "caption", "image": "a.png", "turns": [{"human": "<image>\\nwhat?", '
+           b'"gpt": "Caf\\u00e9.", "attributes": []}]}\n')
+    assert fingerprint([talk], folder) == hashlib.sha256(
+        row + hashlib.sha256(b"not decoded here").digest()).hexdigest()
+
+
 def test_a_fingerprint_is_of_rows_and_pixels_and_not_of_a_place(folder, tmp_path):
     talks = read_pictures(written(folder, FILES["COCO"]), folder)
     first = fingerprint(talks, folder)
@@ -419,26 +687,31 @@ def contents():
     Image.new("RGBA", (4, 4)).save(picture, "png")
     return {"./usr/share/tuxpaint/stamps/animals/frog.png": picture.getvalue(),
             "./usr/share/tuxpaint/stamps/animals/frog.txt": b"A frog.\n",
+            "./usr/share/tuxpaint/stamps/animals/frog_mirror.png": picture.getvalue(),
+            "./usr/share/tuxpaint/stamps/animals/newt.PNG": picture.getvalue(),
+            "./usr/share/tuxpaint/stamps/animals/newt.Txt": b"A newt.\n",
             "./usr/share/tuxpaint/stamps/animals/frog.ogg": b"a sound",
             "./usr/share/tuxpaint/stamps/../../../../escaped.txt": b"out of the folder",
             "./usr/share/doc/tuxpaint-stamps-default/copyright": b"GPL-2"}
 
 
-FETCHED = {"animals/frog.png", "animals/frog.txt", "copyright"}
+FETCHED = {"animals/frog.png", "animals/frog.txt", "animals/frog_mirror.png", "animals/newt.PNG",
+           "animals/newt.Txt", "copyright"}
 
 
 def files_in(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_package_becomes_pictures_texts_and_a_licence(contents, tmp_path, cache, capsys):
+def test_a_package_becomes_pictures_texts_and_a_licence(contents, tmp_path, cache, capsys, caplog):
     deb = package(tmp_path / "a.deb", contents)
     assert stamps.main(["--deb", str(deb)]) == 0
     assert files_in(cache) == {f"stamps/{name}" for name in FETCHED}
     assert not list(tmp_path.rglob("escaped.txt"))
     deb.unlink()
     assert stamps.main(["--deb", str(deb)]) == 0  # a second call does nothing
-    assert capsys.readouterr().out == f"1 captioned pictures in {cache / 'stamps'}\n" * 2
+    assert capsys.readouterr().out == f"2 captioned pictures in {cache / 'stamps'}\n" * 2
+    assert caplog.messages == []  # a mirrored stamp has no text of its own
 
 
 def test_installed_stamps_are_copied(contents, tmp_path, cache):
@@ -447,7 +720,8 @@ def test_installed_stamps_are_copied(contents, tmp_path, cache):
         (tmp_path / "root" / name).write_bytes(data)
     folder = stamps.fetch_stamps(root=tmp_path / "root")
     assert files_in(folder) == FETCHED
-    assert captions_of(read_pictures(folder, folder)) == [("animals/frog.png", "A frog.")]
+    assert captions_of(read_pictures(folder, folder)) == [("animals/frog.png", "A frog."),
+                                                          ("animals/newt.PNG", "A newt.")]
 
 
 def fake_apt(tmp_path, monkeypatch, script):
@@ -477,7 +751,9 @@ def test_without_apt_or_without_its_lists_a_sentence_says_what_to_do(tmp_path, m
 
 def test_a_broken_package_leaves_nothing_behind(contents, tmp_path, cache, capsys):
     whole = package(tmp_path / "whole.deb", contents).read_bytes()
-    bad = {"it is no ar archive": b"PK\x03\x04", "it has no data.tar": whole[:8], "": whole[: len(whole) - 200]}
+    bad = {"it is no ar archive": b"PK\x03\x04", "it has no data.tar": whole[:8]}
+    bad |= {"it is cut off": whole[:-8], "it is cut off.": whole[:-200],
+            "": whole[:-100] + b"x" * 100}
     for message, content in bad.items():
         (tmp_path / "bad.deb").write_bytes(content)
         with pytest.raises(ValueError, match=f"bad.deb is not a whole Debian package: {message}"):

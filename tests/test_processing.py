@@ -33,18 +33,64 @@ def rows(processor, watches):
     return [processor.row(talk) for task in TASKS for talk in make_conversations(watches[:12], task, 0, turns=(1, 5))]
 
 
-def spoken(text: str) -> str:
-    """`text` without anything that spells a special token."""
-    for token in SPECIAL_TOKENS:
-        text = text.replace(token, "")
-    return text
+@pytest.fixture(scope="module")
+def processors(processor):
+    """The tests' processor and the shipped one."""
+    return processor, Processor.load(SHIPPED, 4, 4)
 
 
-@given(st.text(max_size=80).map(spoken))
+# any string, and strings that spell control tokens, whole or in parts
+TEXTS = st.lists(st.text(max_size=12) | st.sampled_from([*SPECIAL_TOKENS, "<", "s>", " ", "<image", "\n"]),
+                 max_size=8).map("".join)
+
+
+@given(TEXTS)
 @repeatably
-def test_any_text_comes_back_from_its_tokens(processor, text):
-    for some in (processor, Processor.load(SHIPPED, 1, 1)):
-        assert some.tokenizer.decode(some.ids_of(text), skip_special_tokens=True) == text
+def test_any_text_comes_back_from_its_tokens_and_is_no_control_token(processors, text):
+    for some in processors:
+        *ids, end = some.answer_ids(text)
+        assert some.text([*ids, end]) == text and end == some.eos
+        assert not some.control.intersection(ids)
+
+
+@given(TEXTS.filter(str.strip).filter(lambda text: IMAGE not in text))
+@repeatably
+def test_what_a_user_writes_makes_no_slot_and_no_end(processors, text):
+    for some in processors:
+        row = some.row(Conversation("vqa", 0, (Turn(f"{IMAGE}\n{text}", text), Turn(text, "yes"))))
+        assert (row.ids == some.image_in).sum() == some.tokens_in
+        assert (row.labels == some.eos).sum() == (row.ids == some.eos).sum() == 2
+        request = some.row(Conversation("generation", 0, (Turn(text, IMAGE),)))
+        assert (request.ids == some.image_out).sum() == some.tokens_out
+        assert (request.ids == some.generate).sum() == (request.ids == some.bos).sum() == 1
+        assert not {some.pad, some.image_in}.intersection(request.ids.tolist())
+
+
+def test_a_tokenizer_whose_control_tokens_text_can_spell_is_refused():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    bare = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3}, unk_token="<unk>"))
+    bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    some = Processor(PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>", eos_token="</s>",
+                                             unk_token="<unk>"), 4, 4)
+    assert some.ids_of("a b") == [3, 0]
+    with pytest.raises(ValueError, match="makes a control token of the text 'a </s>'"):
+        some.ids_of("a </s>")
+
+
+def test_a_row_that_the_language_model_cannot_read_is_refused_by_file_and_row(processor):
+    some = Processor(processor.tokenizer, processor.tokens_in, processor.tokens_out)
+    talk = Conversation("caption", 0, (Turn(f"{IMAGE}\nwhat is it?", "a long story " * 20),), source="c.json, row 7")
+    length = len(some.row(talk).ids)
+    some.context = length
+    assert len(some.row(talk).ids) == length
+    some.context = length - 1
+    with pytest.raises(ValueError, match=rf"c\.json, row 7: the row has {length} tokens \('a long story .*\), and the "
+                                         rf"language model reads at most {length - 1}; shorten it or leave it out"):
+        some.check([talk])
+    with pytest.raises(ValueError, match="A row of the task 'generation': the row has"):
+        some.row(Conversation("generation", 0, (Turn("draw it " * 200, IMAGE),)))
 
 
 def test_every_digit_is_a_token_of_its_own(processor):

@@ -1,5 +1,6 @@
 """Training: one spec, one result, whatever happens on the way; arms that differ in their regime alone."""
 
+import errno
 import json
 import math
 import os
@@ -11,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from uvlm_core import experiments, launch, training
 from uvlm_core.conversations import AttributeBias, truth
 from uvlm_core.evaluation import Evaluation
 from uvlm_core.experiments import RARE
 from uvlm_core.pool import STREAM, training_rows
-from uvlm_core.runs import RunStore
+from uvlm_core.runs import RunsFailed, RunStore, execute_run, run_grid
 from uvlm_core.scoring import read_caption
 from uvlm_core.smart_watch import ATTRIBUTES, sample_watches
 from uvlm_core.training import (
@@ -364,6 +366,160 @@ def test_a_model_to_look_into_has_the_weights_of_its_recorded_run(spec, tmp_path
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
 
 
+# --- what cannot be loaded or written is one sentence, before anything is trained ---
+
+
+NETWORKS = [("VQ-VQ", "vq_tokenizer"), ("SigLIP-SigLIP", "semantic_encoder"), ("VQ-VQ", "language_model"),
+            ("VQ-VQ", "tokenizer"), ("VQ-VQ", "reader"), ("SigLIP-SigLIP", "feature_reader"),
+            ("SigLIP-SigLIP", "feature_decoder"), ("VQ-VQ", "inception")]
+
+
+def launched(spec, records) -> int:
+    """The exit status of `python -m uvlm_core.launch` for a spec."""
+    return launch.main(["--profile", "smoke", "--records", str(records), *(
+        word for name, value in spec.to_dict().items() for word in ("-p", f"{name}={json.dumps(value)}"))])
+
+
+def one_sentence(said: str, *words) -> bool:
+    return said.count("\n") == 1 and said.endswith(".\n") and ". " not in said and all(word in said for word in words)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """No image of the pool is encoded, and nothing trained."""
+    def refuse(*ignored, **names):
+        pytest.fail("it came too far")
+    monkeypatch.setattr(training, "pool_features", refuse)
+    monkeypatch.setattr(training, "train", refuse)
+
+
+@pytest.mark.parametrize(("architecture", "field"), NETWORKS)
+@pytest.mark.parametrize("what", ["nothing", "an empty folder", "a text"])
+def test_a_network_that_is_none_is_told_before_anything_is_done(architecture, field, what, spec, tmp_path, capsys,
+                                                                untrained):
+    path = tmp_path / "named"
+    if what == "an empty folder":
+        path.mkdir()
+    elif what == "a text":
+        path.write_text("no network")
+    assert launched(spec.vary(architecture=architecture, **{field: str(path)}), tmp_path / "records") == 2
+    assert one_sentence(said := capsys.readouterr().err, str(path)), said
+    assert not list(tmp_path.glob("records/*.json"))
+
+
+@pytest.mark.parametrize(("file", "change"), [
+    ("records", {}), ("cache", {}), ("cache", {"pictures": "watches"}),
+    ("folder", {"pictures": "{}/captions.json", "picture_folder": "{}/folder"}),
+    ("captions.json", {"pictures": "{}/captions.json", "picture_folder": "{}/nowhere"}),
+    ("other", {"pictures": "{}/nowhere.json", "picture_folder": "{}"})], ids=str)
+def test_a_file_in_the_way_is_told_before_anything_is_done(file, change, spec, tmp_path, capsys, untrained):
+    (tmp_path / file).write_text('[{"image": "a.png", "conversations": [{"from": "human", "value": "<image>\\nwhat?"}, '
+                                 '{"from": "gpt", "value": "a"}]}]')
+    change = {name: value.format(tmp_path) for name, value in change.items()}
+    assert launched(spec.vary(**change), tmp_path / "records") == 2
+    assert one_sentence(said := capsys.readouterr().err, str(tmp_path)), said
+
+
+def test_a_grid_tells_the_same_in_the_same_sentence(spec, tmp_path, networks):
+    (tmp_path / "empty").mkdir()
+    store, nowhere = RunStore(tmp_path / "records"), str(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=f"'{nowhere}' is neither a folder or file that is there nor a hub id"):
+        run_grid([spec.vary(tokenizer=nowhere)], store, 1, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+    with pytest.raises(RunsFailed) as failed:
+        run_grid([spec.vary(tokenizer=str(tmp_path / "empty"))], store, 1, tmp_path / "work")
+    head, line = str(failed.value).splitlines()
+    assert f"ValueError: '{tmp_path / 'empty'}' is not a tokenizer that can be loaded" in line and line.endswith(").")
+
+
+SPOILT = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+
+
+@pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.parametrize("content", [b"", b"garbage", "half", None], ids=str)
+def test_a_checkpoint_that_cannot_be_read_is_told_by_its_name(name, content, spec, tmp_path):
+    with pytest.raises(Cut):
+        run(spec, tmp_path, 5)
+    path = Path(last_checkpoint(tmp_path)) / name
+    if content == "half":
+        os.truncate(path, path.stat().st_size // 2)
+    elif content is not None:
+        path.write_bytes(content)
+    elif name in ("optimizer.pt", "rng_state.pth", "scheduler.pt"):
+        path.write_bytes((path.parent / "training_args.bin").read_bytes())  # whole, and of something else
+    else:
+        path.unlink()
+    with pytest.raises(ValueError, match=f"{path.parent}.*; delete that folder|{path} is not a whole saf") as error:
+        run(spec, tmp_path)
+    assert one_sentence(f"{error.value}\n")
+    shutil.rmtree(path.parent)
+    run(spec, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"3": 1}', b'{"a": []}', b"\xff\xfe\x00", b"{}"], ids=str)
+def test_scores_that_cannot_be_read_are_told_by_their_file(content, spec, tmp_path):
+    with pytest.raises(Cut):
+        run(spec, tmp_path, 5)
+    (tmp_path / "scores.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path}/scores.json") as error:
+        run(spec, tmp_path)
+    assert one_sentence(f"{error.value}\n")
+
+
+def test_a_run_whose_scores_were_lost_is_not_recorded_without_them(spec, tmp_path):
+    with pytest.raises(Cut):
+        run(spec, tmp_path, 5)
+    (tmp_path / "scores.json").unlink()
+    with pytest.raises(ValueError, match="scores.json lacks the scores of step 3, which the checkpoint .* has passed"):
+        run(spec, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[1]", '[{"started": "today"}]'])
+def test_a_run_whose_start_is_not_known_is_told(content, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "train_and_score", pytest.fail)
+    (tmp_path / "sessions.json").write_text(content)
+    with pytest.raises(ValueError, match=f"{tmp_path}/sessions.json") as error:
+        execute_run(spec, tmp_path)
+    assert one_sentence(f"{error.value}\n")
+
+
+def test_a_progress_that_is_none_does_no_harm(spec, tmp_path):
+    (tmp_path / "progress").write_bytes(b"\xff")
+    run(spec, tmp_path)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [FULL, SafetensorError("I/O error: No space left on device"),
+                                   RuntimeError("[enforce fail at inline_container.cc] unexpected pos\nat")], ids=repr)
+def test_a_disk_that_fills_up_under_a_checkpoint_is_told_and_the_run_goes_on_later(error, spec, tmp_path, monkeypatch,
+                                                                                   uninterrupted):
+    def fail(*ignored):
+        raise error
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "_save_optimizer_and_scheduler", fail)  # the model is written by then
+        with pytest.raises(ValueError, match=f"The folder {tmp_path}/cut cannot be written .*; make room") as told:
+            run(spec, tmp_path / "cut")
+    assert one_sentence(f"{told.value}\n")
+    assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
+
+
+def test_a_disk_that_is_full_when_scores_are_written_is_told(spec, tmp_path, monkeypatch):
+    def fail(*ignored):
+        raise FULL
+    monkeypatch.setattr(training.os, "replace", fail)
+    with pytest.raises(ValueError, match=f"The folder {tmp_path} cannot be written .*No space left"):
+        training.write_atomically(tmp_path / "scores.json", "{}")
+
+
+def test_an_error_of_the_training_itself_is_not_laid_on_the_checkpoint(spec, tmp_path):
+    with pytest.raises(Cut):
+        run(spec, tmp_path, 5)
+    with pytest.raises(Cut):  # as it is
+        run(spec, tmp_path, 4)
+
+
 @pytest.mark.parametrize(("text", "message"), [
     (None, "spec.json cannot be read"), ("{", "is not a run as RunSpec.to_dict writes it"), ("[1]", "is not a run"),
     ('{"regime": "both"}', "regime 'both' is not one of"), ('{"layers": 3}', "'layers' is not a field of a run")])
@@ -372,6 +528,26 @@ def test_a_folder_that_names_no_run_is_refused(text, message, tmp_path):
         (tmp_path / "spec.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["language_model", "tokenizer", "vq_tokenizer"])
+def test_a_model_whose_networks_are_gone_is_refused_in_one_sentence(field, spec, tmp_path):
+    gone = spec.vary(**{field: str(tmp_path / "gone")})
+    (tmp_path / "spec.json").write_text(json.dumps(gone.to_dict()))
+    with pytest.raises(ValueError, match=f"'{tmp_path}/gone' is neither a folder or file that is there") as error:
+        load_model(tmp_path)
+    assert one_sentence(f"{error.value}\n")
+
+
+def test_empty_variables_of_the_environment_mean_their_defaults(spec, tmp_path):
+    """Of the launcher, whose own libraries would take an empty one for a number, and of this project."""
+    empty = dict.fromkeys(("WORLD_SIZE", "RANK", "LOCAL_RANK", "UVLM_CACHE", "UVLM_BACKEND"), "")
+    code = ("from uvlm_core import backends, environment; from accelerate import PartialState; "
+            "environment.processes(); print(PartialState(cpu=True).num_processes, environment.cache_folder(), "
+            "type(backends.open_backend()).__name__)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | empty | {"PYTHONPATH": str(ROOT)})
+    assert done.stdout == f"1 {ROOT / '.cache'} Loky\n", done.stderr
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

@@ -4,8 +4,12 @@ import argparse
 import errno
 import io
 import itertools
+import json
 import os
 import pickle
+import re
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
+from transformers import SiglipConfig, SiglipModel
 
 from uvlm_core import vision
 from uvlm_core.smart_watch import render_batch
@@ -242,6 +247,27 @@ def test_llamagens_weights_are_found_under_each_of_their_names(llamagen, tmp_pat
     assert not any(weight.requires_grad for weight in network.parameters())
 
 
+@pytest.mark.parametrize("name", ["vq.pth", "vq.bin", "vq.safetensors", "half.safetensors"])
+def test_llamagens_weights_are_read_from_each_form_of_file(llamagen, tmp_path, name):
+    weights = {key: weight.half() for key, weight in llamagen.items()} if name.startswith("half") else llamagen
+    save = save_file if name.endswith("safetensors") else lambda some, path: torch.save({"model": some}, path)
+    save(weights, tmp_path / name)
+    network = VQEncoder.load(str(tmp_path / name)).network.cpu()
+    wanted = weights["encoder.mid.1.q.weight"].float()
+    torch.testing.assert_close(network.encoder.mid.attn_1.q.weight, wanted, rtol=0, atol=0)
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+
+
+def test_a_safetensors_file_of_another_model_is_refused(tmp_path):
+    path = tmp_path / "vq.safetensors"
+    save_file({"odd": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=f"{path} holds the weights of another model: for encoder.conv_in.weight it"):
+        VQEncoder.load(str(path))
+    path.write_bytes(bytes(64))
+    with pytest.raises(ValueError, match=f"{path} is not a whole safetensors file"):
+        VQEncoder.load(str(path))
+
+
 def test_what_is_no_checkpoint_of_llamagens_is_refused_in_one_sentence(llamagen, tmp_path):
     path = tmp_path / "vq.pt"
 
@@ -252,13 +278,15 @@ def test_what_is_no_checkpoint_of_llamagens_is_refused_in_one_sentence(llamagen,
             VQEncoder.load(str(path))
         assert str(refusal.value).count(". ") == 0 and str(refusal.value).endswith(".")
 
-    refused("There is no checkpoint")
+    refused("is neither a folder or file that is there nor a hub id")
     refused(r"codebook of \(8192, 8\) .* has \(16384, 8\)",
             model=llamagen | {"quantize.embedding.weight": torch.zeros(8192, 8)})
     refused("holds the weights of another model: for decoder.conv_out.bias it has nothing",
             model={name: weight for name, weight in llamagen.items() if name != "decoder.conv_out.bias"})
     refused("holds the weights of another model: for odd it has", model=llamagen | {"odd": torch.zeros(1)})
     refused("has none of 'ema', 'model' and 'state_dict' with weights in it; there are 'weights'", weights=llamagen)
+    refused("has none of 'ema', 'model' and 'state_dict' with weights in it; there are 'model'", model={"a": 1})
+    refused("holds the weights of another model", model={0: torch.zeros(1)})
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     refused("is not a whole file of weights alone")
@@ -279,6 +307,104 @@ class Harmful:
 def test_what_are_no_codes_of_an_image_is_not_drawn(encoders, codes):
     with pytest.raises(ValueError, match=r"Codes are integers from 0 to 23 of shape \(images, 16\)"):
         encoders["VQ"].decode(codes)
+
+
+# --- folders as transformers and other people write them ---
+
+
+def renamed(state, old, new):
+    return {re.sub(old, new, name): weight for name, weight in state.items()}
+
+
+def whole_siglip(tower, config):
+    """A whole SigLIP with this tower."""
+    torch.manual_seed(2)
+    model = SiglipModel(SiglipConfig(vision_config=config, text_config={
+        "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "vocab_size": 40}))
+    model.load_state_dict(renamed(tower, "^", "vision_model."), strict=False)
+    return model
+
+
+def in_parts(folder, state):
+    """Weights in two files with an index, as large models have them."""
+    names, index = sorted(state), {}
+    for number, some in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-{number:05d}-of-00002.safetensors"
+        save_file({name: state[name] for name in some}, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(some, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def as_pickle(folder, state):
+    torch.save(state, folder / "pytorch_model.bin")
+
+
+def as_file(folder, state):
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+WRITTEN = {"in parts": in_parts, "as a pickle": as_pickle, "of half precision": lambda folder, state: as_file(
+    folder, {name: weight.half() for name, weight in state.items()})}
+
+
+@pytest.mark.parametrize("how", ["old names", *WRITTEN])
+@pytest.mark.parametrize("what", ["tower", "whole model"])
+def test_a_siglip_is_read_in_every_form_that_transformers_reads(how, what, networks, tables, images, tmp_path):
+    state = load_file(networks / "siglip" / "model.safetensors")
+    if what == "whole model":
+        model = whole_siglip(state, json.loads((networks / "siglip" / "config.json").read_text()))
+        model.config.save_pretrained(tmp_path)
+        state = model.state_dict()
+    else:
+        shutil.copy(networks / "siglip" / "config.json", tmp_path)
+        if how == "old names":  # of transformers 4; those of its whole models have not changed
+            state = renamed(state, "^", "vision_model.")
+    WRITTEN.get(how, as_file)(tmp_path, state)
+    encoder = SiglipEncoder.load(str(tmp_path))
+    assert encoder.network.dtype == torch.float32
+    close = {"rtol": .01, "atol": .01} if "half" in how else {"rtol": 0, "atol": 0}
+    np.testing.assert_allclose(encoder.encode(images[:4]), tables["SigLIP"][:4], **close)
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_a_vq_tokenizer_is_read_in_every_form_that_transformers_reads(how, networks, tables, images, tmp_path):
+    state = load_file(networks / "vq" / "model.safetensors")
+    shutil.copy(networks / "vq" / "config.json", tmp_path)
+    WRITTEN[how](tmp_path, state)
+    encoder = VQEncoder.load(str(tmp_path))
+    assert encoder.network.dtype == torch.float32
+    same = (encoder.encode(images[:8]) == tables["VQ"][:8]).mean()
+    assert same == 1 if "half" not in how else same > .9
+
+
+def test_weights_beside_those_of_a_tower_are_refused_unless_a_whole_siglip_has_them(networks, tmp_path):
+    state = load_file(networks / "siglip" / "model.safetensors")
+    shutil.copy(networks / "siglip" / "config.json", tmp_path)
+    as_file(tmp_path, state | {"logit_scale": torch.ones(1), "text_model.odd": torch.ones(1)})
+    SiglipEncoder.load(str(tmp_path))
+    for name in ("classifier.weight", "my_text_model.odd", "logit_scale.odd"):
+        as_file(tmp_path, state | {name: torch.ones(1)})
+        with pytest.raises(ValueError, match=f"weights that its configuration asks for: {name} is unknown"):
+            SiglipEncoder.load(str(tmp_path))
+
+
+def test_a_part_that_is_missing_is_refused(networks, tmp_path):
+    shutil.copy(networks / "siglip" / "config.json", tmp_path)
+    in_parts(tmp_path, load_file(networks / "siglip" / "model.safetensors"))
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ValueError, match="is not a SigLIP vision tower that can be loaded") as error:
+        SiglipEncoder.load(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("load", [SiglipEncoder.load, VQEncoder.load])
+def test_an_adapter_of_an_encoder_is_refused(load, networks, tmp_path):
+    shutil.copytree(networks / ("vq" if load is VQEncoder.load else "siglip"), tmp_path / "adapter")
+    (tmp_path / "adapter" / "model.safetensors").unlink()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/model"}))
+    with pytest.raises(ValueError, match="is an adapter of another model, which only a language model may be"):
+        load(str(tmp_path / "adapter"))
 
 
 def test_each_half_of_an_architecture_loads_its_encoder(spec):
@@ -368,6 +494,29 @@ def test_a_truncated_cache_is_refused_by_its_name(counted, cache, left):
         features()
     path.unlink()
     features()
+
+
+@pytest.mark.parametrize("content", [b"no array", b"PK\x03\x04no zip", b"\x93NUMPY\x01\x00\x76\x00{'descr': ",
+                                     b"\x93NUMPY\x09\x00", bytes(5000), None], ids=str)
+def test_a_cache_of_something_else_is_refused_by_its_name(counted, cache, content):
+    features, _ = counted
+    features()
+    path = only_file(cache)
+    path.unlink()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path.name} is not a whole feature cache; delete it"):
+        features()
+
+
+def test_a_disk_with_too_little_room_is_told_before_anything_is_encoded(counted, cache, monkeypatch):
+    features, calls = counted
+    monkeypatch.setattr(vision.shutil, "disk_usage", lambda folder: SimpleNamespace(free=500))
+    with pytest.raises(ValueError, match=r"features cannot be written \(6.4e-07 GB are needed and 5e-07 GB are free\)"):
+        features()
+    assert not calls and {path.suffix for path in (cache / "features").iterdir()} <= {".lock"}
 
 
 def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(counted, cache, monkeypatch):

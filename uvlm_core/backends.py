@@ -37,6 +37,8 @@ from types import ModuleType
 
 from joblib.externals.loky import ProcessPoolExecutor
 
+from uvlm_core.environment import cache_folder, variable
+
 GPUS = Path("/proc/driver/nvidia/gpus")
 _PATIENCE = 10  # s, for a scheduler to answer
 _ENVIRONMENT = {  # of every call; read when torch and numpy are imported, so it must be there before
@@ -47,7 +49,7 @@ _ENVIRONMENT = {  # of every call; read when torch and numpy are imported, so it
 def local_gpus() -> list[str]:
     """The GPUs of this machine that this process may use, by their CUDA names, as the driver lists them (no torch)."""
     count = len(list(GPUS.glob("*")))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # empty has CUDA's own meaning here: no GPU
     return [str(number) for number in range(count)] if visible is None else [
         name for name in visible.split(",") if name][:count]
 
@@ -57,7 +59,7 @@ def open_backend(name: str | None = None) -> "Backend":
 
     ValueError for an unknown name, a package that is not installed, and a cluster that does not answer.
     """
-    name = name or os.environ.get("UVLM_BACKEND") or "loky"
+    name = name or variable("UVLM_BACKEND", "loky")
     kind, _, where = name.partition(":")
     if kind not in _BACKENDS:
         raise ValueError(f"backend {name!r} is not one of {', '.join(_BACKENDS)}, with an address or parameters after "
@@ -69,8 +71,7 @@ class Backend:
     """Carries out calls, each in a process of its own. A subclass says in `_start` how."""
 
     def __init__(self):
-        cache = os.environ.get("UVLM_CACHE")
-        self._environment = _ENVIRONMENT | ({"UVLM_CACHE": os.path.abspath(cache)} if cache else {})
+        self._environment = _ENVIRONMENT | {"UVLM_CACHE": str(cache_folder())}
         self._stops: dict[Future, Callable[[], object]] = {}
 
     def submit(self, function: Callable, *arguments) -> Future:
@@ -182,12 +183,10 @@ class Slurm(Backend):
     """
 
     def __init__(self, where: str = "", cluster: str = "slurm"):
-        from uvlm_core.weights import cache_folder  # late, as it imports torch
-
         super().__init__()
         submitit = _package("submitit", "slurm")
         try:
-            self._executor = submitit.AutoExecutor(cache_folder().absolute() / "slurm", cluster)
+            self._executor = submitit.AutoExecutor(cache_folder() / "slurm", cluster)
             self._executor.update_parameters(name="uvlm", **{"slurm_timeout_min": 60} | _parameters(where))
         except (NameError, RuntimeError, ValueError) as error:
             raise ValueError(f"backend 'slurm:{where}' cannot be used ({_sentence(error)}).") from None

@@ -19,6 +19,7 @@ from uvlm_core.conversations import IMAGE, Conversation, Turn
 from uvlm_core.generation import BATCH, answer, log_likelihoods
 from uvlm_core.pictures import fit_picture
 from uvlm_core.profiles import profile as find_profile
+from uvlm_core.runs import RunsFailed
 from uvlm_core.training import load_model, trained_models
 
 try:
@@ -125,7 +126,8 @@ class UVLM(lmms):
                 raise ValueError(f"The question {question[:60]!r} comes with {kinds}, but this model reads exactly one "
                                  f"image a question.")
             talks.append(Conversation("vqa", len(images), (Turn(f"{IMAGE}\n{question}", text.strip()),)))
-            images.append(fit_picture(found[0], self.encoder.size))
+            name = f"The image of the question {question[:60]!r}"
+            images.append(fit_picture(found[0], self.encoder.size, name))
         return talks, self.encoder.encode(np.stack(images))
 
 
@@ -148,6 +150,20 @@ def _cut(text: str, until: str | Sequence[str] | None) -> str:
     return text.strip()
 
 
+class Command(UVLM):
+    """The same on the command line, where a model that cannot be had is one sentence and exit status 2.
+
+    lmms-eval itself would print a traceback and end with status 0.
+    """
+
+    def __init__(self, *arguments, **names):
+        try:
+            super().__init__(*arguments, **names)
+        except (ValueError, RunsFailed) as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+
+
 def main() -> None:
     """lmms-eval's command line, which then knows this model as `uvlm`."""
     if lmms is object:
@@ -158,7 +174,7 @@ def main() -> None:
     from lmms_eval.models import MODEL_REGISTRY_V2
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    MODEL_REGISTRY_V2.register_manifest(ModelManifest("uvlm", simple_class_path="uvlm_core.benchmarks.UVLM"))
+    MODEL_REGISTRY_V2.register_manifest(ModelManifest("uvlm", simple_class_path="uvlm_core.benchmarks.Command"))
     evaluate()
 
 

@@ -11,12 +11,15 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from PIL import Image
 
+from uvlm_core.pixels import to_rgb
 from uvlm_core.smart_watch import ATTRIBUTES, CORNERS, WEATHERS, Watch, render
 
 TASKS = ("vqa", "caption", "generation")  # the position of a task is part of its random stream
@@ -86,6 +89,16 @@ CLAUSES = {  # captions and requests are made of these: both tasks share their w
 }
 
 
+def check_characters(what: str, text: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can hold and no tokenizer or file can take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        place = error.start
+        raise ValueError(f"{what} has half a character, {text[place]!r}, at place {place} of "
+                         f"{short(text)}; an emoji's two halves belong together.") from None
+
+
 @dataclass(frozen=True)
 class Turn:
     """One question and its answer; `attributes` says which attributes it is about (empty for other people's data)."""
@@ -99,6 +112,7 @@ class Turn:
             value = getattr(self, name)
             if not (isinstance(value, str) and value.strip()):
                 raise ValueError(f"the {name} turn is {value!r}, not a text.")
+            check_characters(f"the {name} turn", value)
         if isinstance(self.attributes, list):
             object.__setattr__(self, "attributes", tuple(self.attributes))
         if not isinstance(self.attributes, tuple) or any(name not in ATTRIBUTES for name in self.attributes):
@@ -117,6 +131,7 @@ class Conversation:
     task: str  # one of TASKS
     image: int | str
     turns: tuple[Turn, ...]
+    source: str = field(default="", compare=False)  # the file and row it was read from, for messages
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -133,10 +148,10 @@ class Conversation:
                 raise ValueError(f"a generation conversation has {len(self.turns)} turns instead of one.")
             if gpt != IMAGE or IMAGE in human:
                 raise ValueError(f"a generation conversation needs {IMAGE} as its whole gpt turn and nowhere else, "
-                                 f"not human {_short(human)}, gpt {_short(gpt)}.")
+                                 f"not human {short(human)}, gpt {short(gpt)}.")
         elif not human.startswith(f"{IMAGE}\n") or (human + gpt).count(IMAGE) != 1:
             raise ValueError(f"a {self.task} conversation needs {IMAGE} once, at the start of its first human turn, "
-                             f"not human {_short(human)}, gpt {_short(gpt)}.")
+                             f"not human {short(human)}, gpt {short(gpt)}.")
 
 
 @dataclass(frozen=True)
@@ -277,12 +292,15 @@ def write_llava(conversations: Sequence[Conversation], images: Sequence | None, 
                 image_folder: str | Path, size: int = 64) -> None:
     """Write conversations as LLaVA JSON and the images they use as PNG files named after the JSON and their position.
 
-    `images` holds what positions point to: watches (rendered at `size` px), PIL images or uint8 arrays (H, W, 3); it
-    may be None if all conversations name files, which must then be in `image_folder`. All is validated first, the JSON
-    comes last, and every file appears whole or not at all. ValueError, also for a full disk or a forbidden folder.
+    `images` holds what positions point to: watches (rendered at `size` px), PIL images of any kind
+    or uint8 arrays (H, W, 3), written as `pixels.to_rgb` reads them. It may be None if all
+    conversations name files, which must then be in `image_folder`. All is validated first, the JSON
+    comes last, and every file appears whole or not at all. ValueError, also for a full disk or a
+    forbidden folder.
     """
     json_path, image_folder = Path(json_path), Path(image_folder)
     positions, rows = {}, []  # file name -> position in `images`
+    read = lru_cache(maxsize=None)(partial(_readable, image_folder))
     for number, talk in enumerate(conversations):
         try:
             if not isinstance(talk, Conversation):
@@ -292,16 +310,20 @@ def write_llava(conversations: Sequence[Conversation], images: Sequence | None, 
                 if images is None or name >= len(images):
                     raise ValueError(f"image {name} is not among the {0 if images is None else len(images)} images.")
                 name = f"{json_path.stem}_{talk.image:06d}.png"
-                if name not in positions:
-                    _check_picture(images[talk.image], talk.image)
-                    positions[name] = talk.image
+                if name not in positions and not isinstance(images[talk.image], Watch):
+                    _picture(images[talk.image], talk.image, size)
+                positions[name] = talk.image
             else:
-                _check_image(image_folder, name)
+                name = read(name)
         except ValueError as error:
             raise ValueError(f"{json_path}, row {number}: {error}") from None
         said = [{"from": side, "value": getattr(turn, side)} for turn in talk.turns for side in ("human", "gpt")]
         rows.append({"id": f"{json_path.stem}_{number:06d}", "task": talk.task, "image": name, "conversations": said,
                      "attributes": [list(turn.attributes) for turn in talk.turns]})
+    for number, (talk, row) in enumerate(zip(conversations, rows, strict=True)):
+        if isinstance(talk.image, str) and row["image"] in positions:
+            raise ValueError(f"{json_path}, row {number}: image {row['image']!r} is a file that "
+                             f"image {positions[row['image']]} would be written over.")
     for position in positions.values():
         if isinstance(images[position], Watch):
             render(images[position], size)  # one is enough to refuse a bad size before anything is written
@@ -312,8 +334,14 @@ def write_llava(conversations: Sequence[Conversation], images: Sequence | None, 
         with tempfile.TemporaryDirectory(dir=image_folder) as images_aside, \
                 tempfile.TemporaryDirectory(dir=json_path.parent) as json_aside:  # a rename cannot cross file systems
             for name, position in positions.items():
-                _picture(images[position], size).save(Path(images_aside, name))
+                _picture(images[position], position, size).save(Path(images_aside, name))
             Path(json_aside, json_path.name).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            for name in positions:  # what this JSON has not put there may be that of one elsewhere
+                there, new = image_folder / name, Path(images_aside, name)
+                if (not json_path.exists() and there.exists()
+                        and there.read_bytes() != new.read_bytes()):
+                    raise ValueError(f"{there} is another picture, which rows beside those of "
+                                     f"{json_path} may be about; give the JSON another name.")
             for name in positions:
                 os.replace(Path(images_aside, name), image_folder / name)
             os.replace(Path(json_aside, json_path.name), json_path)
@@ -321,24 +349,14 @@ def write_llava(conversations: Sequence[Conversation], images: Sequence | None, 
         raise ValueError(f"{json_path} and its images cannot be written: {error.strerror or error}.") from error
 
 
-def _check_picture(image, position: int) -> None:
-    """Refuse what `_picture` cannot turn into an image."""
-    if isinstance(image, np.ndarray):
-        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-            return
-        what = f"an array {image.dtype} {image.shape}"
-    elif isinstance(image, Watch | Image.Image):
-        return
-    else:
-        what = _short(image)
-    raise ValueError(f"image {position} is {what}, neither a Watch, a PIL image nor a uint8 array (H, W, 3).")
-
-
-def _picture(image: Watch | Image.Image | np.ndarray, size: int) -> Image.Image:
+def _picture(image: Watch | Image.Image | np.ndarray, position: int, size: int) -> Image.Image:
     """A watch (rendered at `size`), a PIL image or a uint8 array (H, W, 3) as an RGB image."""
     if isinstance(image, Watch):
         return render(image, size)
-    return image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
+    if not isinstance(image, Image.Image | np.ndarray):
+        raise ValueError(f"image {position} is {short(image)}, neither a Watch, a PIL image nor a "
+                         "uint8 array (H, W, 3).")
+    return to_rgb(image, f"image {position}")
 
 
 def read_llava(json_path: str | Path, image_folder: str | Path) -> list[Conversation]:
@@ -346,49 +364,81 @@ def read_llava(json_path: str | Path, image_folder: str | Path) -> list[Conversa
 
     Rows are {"image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}, "task" and "attributes" optional:
     without a task, "<image>" in a gpt turn means generation, otherwise vqa. "<image>" may also end the first human
-    turn, as in LLaVA's own data; it is moved to the start. Rows without an image are refused. ValueError names the
-    file, the row (from 0) and the bad value.
+    turn, as in LLaVA's own data; it is moved to the start. Rows without an image are refused. Every
+    picture is decoded once, so that what is read here can be opened later, and has one name however
+    it is spelled (`locate_image`). ValueError names the file, the row (from 0) and the bad value.
     """
     json_path, image_folder = Path(json_path), Path(image_folder)
     rows = read_json(json_path)
     if not isinstance(rows, list):
         raise ValueError(f"{json_path} holds a JSON {type(rows).__name__}, not a list of conversations.")
-    seen, conversations = set(), []
+    read, conversations = lru_cache(maxsize=None)(partial(_readable, image_folder)), []
     for number, row in enumerate(rows):
+        place = f"{json_path}, row {number}"
         try:
             talk = conversation_of(row)
-            if talk.image not in seen:
-                _check_image(image_folder, talk.image)
-                seen.add(talk.image)
+            conversations.append(replace(talk, image=read(talk.image), source=place))
         except ValueError as error:
-            raise ValueError(f"{json_path}, row {number}: {error}") from None
-        conversations.append(talk)
+            raise ValueError(f"{place}: {error}") from None
     return conversations
 
 
-def read_json(path: Path):
-    """What a JSON file holds; a ValueError names one that cannot be read or is no JSON."""
+def read_text(path: Path) -> str:
+    """What a text file holds, as UTF-8 or as its byte-order mark says, all line ends as one.
+
+    ValueError for a file that cannot be read, and for the first line that is not text.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
+    encoding = json.detect_encoding(content)  # by the mark, else by where the first null bytes are
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = 1 + content[: error.start].decode(encoding, "ignore").count("\n")
+        raise ValueError(f"{path}, line {line} is no text in {encoding.upper()}, which has no "
+                         f"{content[error.start : error.end]!r}; save the file as UTF-8.") from None
+    if "\0" in text:
+        line = 1 + text[: text.index("\0")].count("\n")
+        raise ValueError(f"{path}, line {line} is no text, as it has null characters; save the "
+                         "file as UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path, text: str | None = None):
+    """What a JSON file holds, whose `text` may be known; a ValueError names one that is no JSON."""
+    text = read_text(path) if text is None else text
+    try:
+        return json.loads(text, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}.") from None
+
+
+def _without_twins(pairs: list[tuple]) -> dict:
+    """A JSON object; one that gives a key twice is refused, as readers differ in what they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for place, name in enumerate(names) if name in names[:place])
+        values = " and ".join(short(value) for name, value in pairs if name == twin)
+        raise ValueError(f"the key {twin!r} is given more than once in one object, as {values}")
+    return found
 
 
 def conversation_of(row) -> Conversation:
     """One row of LLaVA JSON as a conversation (`read_llava` says how); a ValueError names the bad value."""
     if not isinstance(row, dict):
-        raise ValueError(f"{_short(row)} is not an object with the keys image and conversations.")
+        raise ValueError(f"{short(row)} is not an object with the keys image and conversations.")
     for key in ("image", "conversations"):
         if key not in row:
             raise ValueError(f"the key {key!r} is missing; there are {', '.join(map(repr, row)) or 'none'}.")
     if not isinstance(row["image"], str):
-        raise ValueError(f"image {_short(row['image'])} is not a file name.")
+        raise ValueError(f"image {short(row['image'])} is not a file name.")
     said = row["conversations"]
     if not (isinstance(said, list) and said and all(
             isinstance(part, dict) and isinstance(part.get("value"), str) and "from" in part for part in said)):
-        raise ValueError(f"conversations {_short(said)} is not a list of objects with the keys from and value.")
+        raise ValueError(f"conversations {short(said)} is not a list of objects with the keys from and value.")
     for place, part in enumerate(said):
         expected = ("human", "gpt")[place % 2]
         if part["from"] != expected:
@@ -409,35 +459,39 @@ def conversation_of(row) -> Conversation:
     attributes = row.get("attributes", [[]] * len(human))
     if not (isinstance(attributes, list) and len(attributes) == len(human) and all(
             isinstance(names, list) for names in attributes)):
-        raise ValueError(f"attributes {_short(attributes)} is not one list per pair of turns ({len(human)} here).")
+        raise ValueError(f"attributes {short(attributes)} is not one list per pair of turns ({len(human)} here).")
     return Conversation(task, row["image"], tuple(map(Turn, human, gpt, attributes)))
 
 
-def _check_image(folder: Path, name: str) -> None:
-    """Refuse a file that is outside the folder, missing, or not an image."""
-    path = locate_image(folder, name)
-    try:
-        with Image.open(path) as picture:
-            picture.verify()
-    except Exception as error:  # Pillow promises no particular class
-        raise ValueError(f"image {name!r} in {folder} is not an image that Pillow can read.") from error
+def _readable(folder: Path, name: str) -> str:
+    """The one name of an image's file; a ValueError for one that cannot be opened later."""
+    name = locate_image(folder, name)
+    to_rgb(folder / name, f"image {name!r} in {folder}")
+    return name
 
 
-def locate_image(folder: Path, name: str) -> Path:
-    """The file that an image's name leads to; a ValueError for one that is outside the folder or missing."""
+def locate_image(folder: Path, name: str) -> str:
+    """The one name of the file that an image's name leads to: below the folder, links followed.
+
+    "./a.png", "sub/../a.png" and the full path are "a.png", so a picture is one picture wherever
+    its folder is. Where no file has just that name, backslashes are read as slashes and accents in
+    either of Unicode's forms. ValueError for a file that is outside the folder or missing.
+    """
+    slashed = name.replace("\\", "/")
+    spellings = dict.fromkeys((name, slashed, normalize("NFC", slashed), normalize("NFD", slashed)))
     try:
-        path, inside = (folder / name).resolve(), folder.resolve()
-        found = path.is_file()
+        inside, paths = folder.resolve(), [(folder / spelling).resolve() for spelling in spellings]
+        path = next((path for path in paths if path.is_file()), None)
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, a ring of links, a null byte
-        raise ValueError(f"image {_short(name)} is not a usable file name.") from error
-    if not path.is_relative_to(inside):
+        raise ValueError(f"image {short(name)} is not a usable file name.") from error
+    if not (path or paths[0]).is_relative_to(inside):
         raise ValueError(f"image {name!r} is outside the image folder {folder}.")
-    if not found:
+    if path is None:
         raise ValueError(f"image {name!r} is missing from {folder}.")
-    return path
+    return path.relative_to(inside).as_posix()
 
 
-def _short(value) -> str:
+def short(value) -> str:
     """A value as it appears in a message: not a page of it."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

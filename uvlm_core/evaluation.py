@@ -21,6 +21,7 @@ from uvlm_core.profiles import RunSpec
 from uvlm_core.reader import AttributeReader, FeatureReader
 from uvlm_core.smart_watch import render_batch, sample_watches
 from uvlm_core.vision import FeatureDecoder, resized, vectors
+from uvlm_core.weights import resolve
 
 STREAM = 800_000  # of test watches and questions; `split_of` keeps them out of training whatever the stream
 ALIGNED = 100  # test watches whose two sides are compared
@@ -34,17 +35,20 @@ class Evaluation:
     def __init__(self, spec: RunSpec, processor: Processor, understanding, generation):
         self.spec, self.processor = spec, processor
         self.watches = sample_watches(STREAM, max(spec.test_watches, spec.generated_watches), "test", hours=spec.hours)
-        images = render_batch(self.watches, spec.image_size)
+        shown = max(spec.test_watches * spec.understands, spec.generated_watches * spec.generates)
+        images = render_batch(self.watches[:shown], spec.image_size)
         asked = self.watches[: spec.test_watches]
         if spec.understands:
             self.questions = make_conversations(asked, "vqa", STREAM)
             self.captions = make_conversations(asked[: spec.generated_watches], "caption", STREAM)
+            processor.check(self.questions + self.captions)
             self.images_in = understanding.encode(images[: spec.test_watches])
             self.encoded = vectors(understanding, self.images_in[: spec.probe_watches])
             self.rare = list(dict.fromkeys(bias.attribute for bias in spec.biases if bias.tasks != ("generation",)))
         if spec.generates:
             drawn = spec.generated_watches
             self.requests = make_conversations(self.watches[:drawn], "generation", STREAM)
+            processor.check(self.requests)
             others = render_batch(sample_watches(STREAM + 1, drawn, "test", hours=spec.hours), spec.image_size)
             self.drawn = (DrawnCodes if generation.codes else DrawnFeatures)(
                 spec, generation, self.watches[:drawn], images[:drawn], others,
@@ -134,9 +138,9 @@ class DrawnCodes:
 
     def __init__(self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray, requested):
         self.images, self.watches, self.requested = encoder.decode, watches, requested
-        self.real, self.pixels = encoder.encode(images), resized(images, encoder.size)
         self.reader = AttributeReader.load(spec.reader) if spec.reader else None
-        self.inception = spec.inception or None
+        self.inception = resolve(spec.inception) if spec.inception else None
+        self.real, self.pixels = encoder.encode(images), resized(images, encoder.size)
         self.floor = fidelity.floor(self.pixels, resized(others, encoder.size), self.reader, self.inception)
 
     def scores(self, codes: np.ndarray) -> list[dict]:
@@ -152,10 +156,10 @@ class DrawnFeatures:
     """Scores of generated features, in their own space (pitfall 14); pixels are there to look at, if a decoder is."""
 
     def __init__(self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray, requested):
-        self.watches, self.requested, self.real = watches, requested, encoder.encode(images)
         self.reader, self.decoder = (  # an encoder of the user's may have neither
             kind.load(name, spec.semantic_encoder) if name else None
             for kind, name in ((FeatureReader, spec.feature_reader), (FeatureDecoder, spec.feature_decoder)))
+        self.watches, self.requested, self.real = watches, requested, encoder.encode(images)
         self.patches = fidelity.bearing_patches(watches, spec.image_size, round(encoder.tokens**0.5))
         self.floor = fidelity.feature_floor(encoder.encode(others), self.real, self.patches, requested)
 

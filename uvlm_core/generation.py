@@ -60,8 +60,11 @@ class Continuation:
 
         Returns: the hidden state (rows, LM width) at each row's last real token of the segment; a row without any keeps
         a meaningless one, and its caller ignores it. With `whole` those of all tokens, (rows, tokens, LM width).
+        ValueError for a segment of several tokens that ends beyond what the language model reads.
         """
         self.valid = valid if self.valid is None else torch.cat([self.valid, valid], 1)
+        if embeds.shape[1] > 1:
+            self._check_length()
         positions = (self.valid.cumsum(1) - 1).clamp(min=0)  # (rows, positions so far)
         if self.cache is None:
             self.embeds = embeds if self.embeds is None else torch.cat([self.embeds, embeds], 1)
@@ -75,6 +78,13 @@ class Continuation:
         order = torch.arange(1, valid.shape[1] + 1, device=valid.device)
         last = (valid * order).argmax(1)  # (rows,) the last real token
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+    def _check_length(self) -> None:
+        most = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        if most is not None and self.valid.shape[1] > most and (longest := int(self.valid.sum(1).max())) > most:
+            raise ValueError(f"A conversation of {longest} tokens was asked, and the language model reads at most "
+                             f"{most}; shorten it.")
 
 
 def _segment(pieces: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,35 +11,73 @@ uvlm_core/accelerate/zero2.yaml` DeepSpeed shares gradients and the optimiser's 
 
 import argparse
 import json
-import os
 import shutil
 import sys
+from datetime import timedelta
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 
+from uvlm_core import environment
+from uvlm_core.environment import cache_folder
 from uvlm_core.profiles import RunSpec, profile
-from uvlm_core.runs import RunStore, execute_run, record_key
-from uvlm_core.weights import cache_folder
+from uvlm_core.runs import RunStore, execute_run, make_writable, record_key
 
+PATIENCE = timedelta(minutes=30)  # of processes for one that computes alone, as when it scores; Trainer's default
 
 def run(spec: RunSpec, records: Path) -> None:
-    """Carry out `spec` on this process and its peers; the first one writes the record."""
+    """Carry out `spec` on this process and its peers; the first one writes the record.
+
+    ValueError on all of them where another `launch` or a grid carries it out in this cache.
+    """
     store, spec = RunStore(records), spec.canonical()
-    if store.load(spec) is not None:
-        print(f"{store.path(spec)} is there already.")
-        return
-    processes, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
-    folder = cache_folder() / "runs" / f"{record_key(spec)}-{processes}"
-    folder.mkdir(parents=True, exist_ok=True)
+    processes, rank = environment.processes()
+    work = cache_folder() / "runs"
+    folder = work / f"{record_key(spec)}-{processes}"
+    lock = FileLock(work / f"{record_key(spec)}.lock")  # a grid takes the same
+    PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)  # connects the processes
     try:
+        if not _begin(store, spec, lock, rank):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         record, sheet = execute_run(spec, folder)
+        if rank == 0:
+            store.save(spec, record | {"provenance": record["provenance"] | {"processes": processes}}, sheet)
+            shutil.rmtree(folder, ignore_errors=True)
+            print(f"wrote {store.path(spec)}")
     finally:
+        lock.release()
         PartialState().destroy_process_group()  # else a process may abort at its exit, with its work done
+
+
+def _begin(store: RunStore, spec: RunSpec, lock: FileLock, rank: int) -> bool:
+    """Let the first process take the lock, and tell all of them whether the run is to be carried out.
+
+    It is not where its record is there. ValueError on every process where it cannot be.
+    """
+    wanted, fault = False, ""
     if rank == 0:
-        store.save(spec, record | {"provenance": record["provenance"] | {"processes": processes}}, sheet)
-        shutil.rmtree(folder, ignore_errors=True)
-        print(f"wrote {store.path(spec)}")
+        try:
+            wanted = store.load(spec) is None
+            if wanted:
+                store.prepare()
+                make_writable(Path(lock.lock_file).parent)
+                lock.acquire(blocking=False)
+                wanted = store.load(spec) is None  # whoever had the lock may have written it
+        except Timeout:
+            fault = (f"Run {record_key(spec)} is being carried out in the cache {cache_folder()} by another process; "
+                     f"start it again when that has ended.")
+        except (ValueError, OSError) as error:
+            fault = str(error)
+    wanted, fault = broadcast_object_list([wanted, fault])
+    if fault:
+        raise ValueError(fault)
+    if rank == 0 and not wanted:
+        print(f"{store.path(spec)} is there already.")
+    return wanted
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
             except json.JSONDecodeError:
                 raise ValueError(f"-p {given!r} is not NAME=JSON, such as seed=3 or regime=\"unified\".") from None
         run(profile(options.profile).spec.vary(**changes), options.records)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # a disk that is full, say
         print(error, file=sys.stderr)
         return 2
     return 0

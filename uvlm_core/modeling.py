@@ -19,6 +19,8 @@ from functools import partial
 
 import numpy as np
 import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -36,6 +38,7 @@ from uvlm_core.distortion import SIDES, Distort, Distortion
 from uvlm_core.processing import IGNORED
 from uvlm_core.profiles import FEATURE_LOSSES
 from uvlm_core.vision import describe
+from uvlm_core.weights import adapted, load_network, refusing, resolve_folder
 
 SPACE_KINDS = ("vq", "siglip")
 POSITION_SCALE = 0.2  # of learned embeddings of rows and columns when they are made; their sum has 0.3
@@ -314,21 +317,18 @@ def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def load_language_model(name: str, vocabulary: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A pre-trained language model by folder or hub id, with at least `vocabulary` rows of embeddings.
+    """A pre-trained language model by shipped name, folder or hub id, with at least `vocabulary` rows of embeddings.
 
-    Rows that it lacks start as the mean of its own. ValueError for a folder that holds no whole model, or a pickle with
-    more in it than weights.
+    Rows that it lacks start as the mean of its own. An adapter of peft's is merged into the model that it names.
+    ValueError for a folder that holds no whole model, a pickle with more in it than weights, and an adapter that cannot
+    be merged.
     """
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, weights_only=True,
-                                                             output_loading_info=True)
-    except Exception as error:  # files of every kind, and the hub: each has errors of its own
-        raise ValueError(f"{name!r} is not a language model that can be loaded "
-                         f"({type(error).__name__}: {str(error).strip().splitlines()[0].rstrip('.')}).") from error
-    odd = [str(key) for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for key in sorted(report[kind])]
-    if odd:
-        raise ValueError(f"{name!r} does not hold the weights that its configuration asks for: {odd[0]} is missing, "
-                         "unknown or of another shape.")
+    base = adapted(name)
+    if base is None:
+        model = load_network(AutoModelForCausalLM, name, "a language model", dtype=dtype)
+    else:
+        what = f"the language model that the adapter {name!r} changes"
+        model = _merge(name, load_network(AutoModelForCausalLM, base, what, dtype=dtype))
     known = model.get_input_embeddings().num_embeddings
     if known < vocabulary:
         model.resize_token_embeddings(vocabulary, mean_resizing=False)
@@ -336,6 +336,29 @@ def load_language_model(name: str, vocabulary: int, dtype: torch.dtype = torch.f
             for table in (model.get_input_embeddings(), model.get_output_embeddings()):
                 table.weight[known:] = table.weight[:known].mean(0)
     return model
+
+
+def _merge(adapter: str, model: PreTrainedModel) -> PreTrainedModel:
+    """A language model with an adapter's changes in its own weights; what does not fit it is refused."""
+    folder = resolve_folder(adapter, "an adapter")
+    what = "an adapter of its model"
+    with refusing(adapter, what):
+        tuned = PeftModel.from_pretrained(model, folder)
+    if not hasattr(tuned, "merge_and_unload"):
+        raise ValueError(f"{adapter!r} is an adapter of the kind {tuned.peft_config['default'].peft_type.value}, which "
+                         "cannot be merged into its model; LoRA's can.")
+    with refusing(adapter, what):  # once more, as only this tells what the file lacks
+        report = tuned.load_adapter(folder, "default", torch_device="cpu")
+    odd = [*report.missing_keys, *report.unexpected_keys]
+    if odd:
+        raise ValueError(f"{adapter!r} does not hold the weights that its configuration asks for: {odd[0]} is missing "
+                         "or unknown.")
+    tables = model.get_input_embeddings(), model.get_output_embeddings()
+    if model.config.tie_word_embeddings and any(isinstance(table, BaseTunerLayer) for table in tables):
+        raise ValueError(f"{adapter!r} changes one of two tables that are the same in its model (embeddings and head), "
+                         "so it cannot be merged; merge it yourself and give the folder of what comes out.")
+    with refusing(adapter, "an adapter of finite weights"):
+        return tuned.merge_and_unload(safe_merge=True).to(model.dtype)
 
 
 def build_model(language_model: str | PreTrainedModel, understanding, generation, *, seed: int, image_in_id: int,

@@ -8,6 +8,8 @@ as well as what it drew for a caption is found among the real pictures. Both are
 pictures, with chance 1 / their number.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -29,6 +31,7 @@ class PictureEvaluation:
     """Everything needed to score a model of one spec at any time; build once, call at each checkpoint.
 
     Of pictures with one caption the first on the test side is taken, so that no two of them are told by the same words.
+    Pictures that are not scored are not opened, however many there are.
     """
 
     def __init__(self, spec: RunSpec, processor: Processor, understanding, generation):
@@ -40,12 +43,14 @@ class PictureEvaluation:
                              "at least 2 are needed.")
         self.captions = captions[: spec.test_watches]
         self.requests = [as_request(talk, spec.seed) for talk in captions[: spec.generated_watches]]
-        real = open_pictures(pictures.folder, [talk.image for talk in captions], spec.image_size)
+        processor.check(self.captions * spec.understands + self.requests * spec.generates)
+        shown = max(len(self.captions) * spec.understands, len(self.requests) * spec.generates)
+        real = open_pictures(pictures.folder, [talk.image for talk in captions[:shown]], spec.image_size)
         if spec.understands:
             self.images_in = understanding.encode(real[: len(self.captions)])
         if spec.generates:
-            shown = list(dict.fromkeys(talk.image for talk in pictures.train))[: len(self.requests)]
-            others = open_pictures(pictures.folder, shown, spec.image_size)
+            others = list(dict.fromkeys(talk.image for talk in pictures.train))[: len(self.requests)]
+            others = open_pictures(pictures.folder, others, spec.image_size)
             self.drawn = (DrawnPictures if generation.codes else DrawnFeatures)(
                 generation, real[: len(self.requests)], others)
 
@@ -158,7 +163,7 @@ def _distinct(talks: list[Conversation]) -> list[Conversation]:
 
 def _numbered(talks: list[Conversation]) -> list[Conversation]:
     """The same with positions for file names, as image tables want them."""
-    return [Conversation(talk.task, number, talk.turns) for number, talk in enumerate(talks)]
+    return [replace(talk, image=number) for number, talk in enumerate(talks)]
 
 
 def _found(metric: str, likeness: np.ndarray) -> list[dict]:

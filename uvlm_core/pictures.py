@@ -1,7 +1,8 @@
 """Captioned pictures (paper section 3, real images): caption files read by path, as conversations about image files.
 
-Belongs here: the formats, requests made from captions, the split, pictures as pixels. Not here: how watches are drawn
-(`smart_watch.py`), conversations and LLaVA's rows (`conversations.py`), where stamps come from (`stamps.py`).
+Belongs here: the formats, requests made from captions, the split, pictures fitted to a size. Not
+here: how a picture becomes RGB (`pixels.py`), conversations and LLaVA's rows (`conversations.py`),
+where stamps come from (`stamps.py`).
 
 The paper trains on LLaVA-1.5's and ShareGPT4V's data and turns caption rows into generation requests. Nothing here is
 drawn at random: a wording depends on the picture and its caption (and a seed), so a row is the same in any order.
@@ -9,15 +10,20 @@ drawn at random: a wording depends on the picture and its caption (and a seed), 
 
 import hashlib
 import json
+import logging
+import os
 import re
-import warnings
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
+from unicodedata import normalize
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from uvlm_core.conversations import (
     IMAGE,
@@ -27,16 +33,20 @@ from uvlm_core.conversations import (
     locate_image,
     make_conversations,
     read_json,
+    read_text,
+    short,
     write_llava,
 )
+from uvlm_core.environment import cache_folder
+from uvlm_core.pixels import SUFFIXES, to_rgb
 from uvlm_core.smart_watch import WORLD_VERSION, sample_watches
-from uvlm_core.weights import cache_folder
 
+_log = logging.getLogger(__name__)
 # the fingerprint of Debian's tuxpaint-stamps-default 2022.06.04-1
 STAMPS = "cc07db7817820755c61a8235dd115fb298d1fd11b457fe3f9947af67342f4ddb"
 DRAWN = 400  # watches that stand in for pictures where there are none
 TEST_SHARE = 0.15  # of the pictures, on average
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # some of Pillow's others start programs to read a file
+SETTLED = 2_000_000_000  # ns, after which a change of a file has another time than the one before
 DESCRIBE = (  # what asks for a caption
     "describe this picture.", "what does this picture show?", "write a caption for this picture.",
     "please say what is in the picture.", "tell me what you see here.", "put this picture into words.",
@@ -65,7 +75,8 @@ _BESIDE = frozenset({
     "various", "visual", "walk", "well", "what", "which", "will", "with", "words", "would", "write", "you", "your"})
 
 
-def read_pictures(captions: str | Path, folder: str | Path, sam: bool = False) -> list[Conversation]:
+def read_pictures(captions: str | Path, folder: str | Path, sam: bool = False, quiet: bool = False
+                  ) -> list[Conversation]:
     """Read captioned pictures whose files are below `folder`; the format of `captions` is seen from its contents.
 
     LLaVA JSON (LLaVA-1.5, ShareGPT4V)   as `conversations.read_llava` reads it; rows without an image are left out, and
@@ -73,31 +84,40 @@ def read_pictures(captions: str | Path, folder: str | Path, sam: bool = False) -
     COCO captions JSON                   "images" and "annotations"
     Karpathy's JSON (dataset_*.json)     its own splits are ignored: `split_of` serves all sources alike
     Flickr30K                            lines "name#number<tab>caption", or "name| number| caption" (results.csv)
-    a folder, the same as `folder`       every PNG with a text file beside it, whose first line is the caption
+    a folder, the same as `folder`       every picture with a text file of its name beside it, whose
+                                         first line is the caption
 
     The rows are in the file's order, one per picture and caption. A row to which LLaVA JSON gives no task is a caption
-    if it is one turn that asks for a description (`asks_for_caption`). Pictures must be there but are not decoded:
-    `open_picture` does that. ValueError names the file, the row (from 0) and the bad value.
+    if it is one turn that asks for a description (`asks_for_caption`). A picture has one name
+    however it is spelled (`locate_image`). It must be there but is not decoded: `open_picture` does
+    that. What is left out is counted in one line on stderr, unless `quiet`. ValueError names the
+    file, the row (from 0) and the bad value.
     """
     captions, folder = Path(captions), Path(folder)
+    find = lru_cache(maxsize=None)(partial(locate_image, folder))
     if captions.is_dir():
         if captions.resolve() != folder.resolve():
             raise ValueError(f"{captions} is a folder, so the pictures are in it and not in {folder}.")
-        rows, read = sorted(folder.rglob("*.png")), partial(_stamp, folder=folder)
+        rows, read, left_out = _captioned_files(folder, find)
     else:
-        rows, read = _recognise(captions, sam)
-    talks, seen = [], set()
+        rows, read, left_out = _recognise(captions, folder, sam, find)
+    talks = []
     for number, row in enumerate(rows):
+        place = f"{captions}, row {number}"
         try:
-            for talk in read(row):
-                if talk.image not in seen:
-                    locate_image(folder, talk.image)
-                    seen.add(talk.image)
-                talks.append(talk)
+            found = read(row)
         except ValueError as error:
-            raise ValueError(f"{captions}, row {number}: {error}") from None
+            raise ValueError(f"{place}: {error}") from None
+        if isinstance(found, str):
+            left_out[found] += 1
+        else:
+            talks += [replace(talk, source=place) for talk in found]
+    without = ", ".join(f"{what} ({count:,})" for what, count in left_out.items() if count)
     if not talks:
-        raise ValueError(f"{captions} has no row with a picture.")
+        why = f" (left out: {without})" if without else ""
+        raise ValueError(f"{captions} has no row with a picture{why}.")
+    if without and not quiet:
+        _log.warning("%s: rows read: %s; left out: %s.", captions, f"{len(talks):,}", without)
     return talks
 
 
@@ -122,7 +142,7 @@ def load_pictures(captions: str, folder: str = "", sam: bool = False) -> Picture
         place = cache_folder() / "stamps"
         if not place.is_dir():
             raise ValueError(f"The stamps are not in {place}; `make stamps` brings them there.")
-        talks = read_pictures(place, place)
+        talks = read_pictures(place, place, quiet=True)  # mirrored ones have no text
         if fingerprint(talks, place) != STAMPS:
             raise ValueError(f"The stamps in {place} are not those of the package's version 2022.06.04-1, whose "
                              "records are kept; give their folder as captions and folder to use them all the same.")
@@ -144,88 +164,192 @@ def load_pictures(captions: str, folder: str = "", sam: bool = False) -> Picture
 
 @lru_cache(maxsize=4)
 def pictures_fingerprint(captions: str, folder: str = "", sam: bool = False) -> str:
-    """What the pictures are that a spec names, for its record; of the stamps without having them."""
+    """What the pictures are that a spec names, for its record; of the stamps without having them.
+
+    Every process of every run asks for it, so the cache keeps it for as long as the file system says
+    the same of each file (`_state`): the files are read whole once.
+    """
     if captions == "stamps":
         return STAMPS
     pictures = load_pictures(captions, folder, sam)
-    return fingerprint((*pictures.train, *pictures.test), pictures.folder)
+    talks, began = (*pictures.train, *pictures.test), time.time_ns()
+    state, newest = _state(talks, pictures.folder)
+    kept = cache_folder() / "fingerprints" / f"{state}.txt"
+    with suppress(OSError, UnicodeDecodeError):
+        if re.fullmatch("[0-9a-f]{64}", found := kept.read_text()):
+            return found
+    found = fingerprint(talks, pictures.folder)
+    with suppress(OSError):  # a cache that cannot be written to costs time alone
+        if newest < began - SETTLED:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial_file = kept.with_suffix(f".{os.getpid()}.partial")
+            partial_file.write_text(found)
+            os.replace(partial_file, kept)
+    return found
 
 
-def _recognise(path: Path, sam: bool) -> tuple[list, Callable]:
-    """The rows of a caption file, and what makes the conversations of one; a row that is left out makes none."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(1000).lstrip()[:1]
-        if start not in (b"[", b"{"):
-            return path.read_text(encoding="utf-8").split("\n"), _flickr_line
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is neither JSON nor text: {error}.") from None
-    content = read_json(path)
+def _state(talks: Sequence[Conversation], folder: Path) -> tuple[str, int]:
+    """What is known of a set of rows without reading a picture, and when one was last changed (ns).
+
+    sha256 over the rows, and size, times and inode of each file: the time of change cannot be set, so
+    that other contents under old times are noticed.
+    """
+    digest, newest = hashlib.sha256(str(folder.resolve()).encode()), 0
+    for talk in talks:
+        turns = [[turn.human, turn.gpt, turn.attributes] for turn in talk.turns]
+        digest.update(json.dumps([talk.task, talk.image, turns]).encode())
+    for name in sorted({talk.image for talk in talks}):
+        try:
+            found = os.stat(folder / name)
+        except OSError as error:
+            raise ValueError(f"image {name!r} in {folder} cannot be read: "
+                             f"{error.strerror or error}.") from error
+        facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        digest.update(json.dumps([name, *facts]).encode())
+        newest = max(newest, found.st_mtime_ns, found.st_ctime_ns)
+    return digest.hexdigest(), newest
+
+
+def _captioned_files(folder: Path, find: Callable) -> tuple[list[Path], Callable, Counter]:
+    """As `_recognise`, of a folder: pictures and the texts of their names, suffixes in any case."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    texts = [path for path in files if path.suffix.lower() == ".txt"]
+    named = {path.with_suffix("") for path in pictures}
+    told = _by_name((path for path in texts if path.with_suffix("") in named), "texts")
+    _by_name((path for path in pictures if path.with_suffix("") in told), "pictures")
+    return (pictures, partial(_file, folder=folder, texts=told, find=find),
+            Counter({"texts without a picture": len(texts) - len(told)}))
+
+
+def _by_name(paths: Iterable[Path], kind: str) -> dict[Path, Path]:
+    """Files by their names without suffix; two of one name are refused."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if (other := found.setdefault(path.with_suffix(""), path)) is not path:
+            raise ValueError(f"{other} and {path} are {kind} of one name, so that nothing says "
+                             "what belongs together; rename or remove one.")
+    return found
+
+
+def _file(path: Path, folder: Path, texts: dict[Path, Path],
+          find: Callable) -> list[Conversation] | str:
+    if path.with_suffix("") not in texts:
+        return "pictures without a text"
+    caption = read_text(texts[path.with_suffix("")]).partition("\n")[0]
+    return [_captioned(find(path.relative_to(folder).as_posix()), caption)]
+
+
+def _recognise(path: Path, folder: Path, sam: bool,
+               find: Callable) -> tuple[list, Callable, Counter]:
+    """The rows of a caption file, what makes the conversations of one, and what no row is about.
+
+    Of a row that is left out the reason is made instead. `find` is `locate_image` for the folder.
+    """
+    text = read_text(path)
+    if text[:1000].lstrip()[:1] not in ("[", "{"):
+        return text.split("\n"), partial(_flickr_line, seen=set(), find=find), Counter()
+    content = read_json(path, text)
     if isinstance(content, list):
-        return content, partial(_llava_row, sam=sam)
+        return content, partial(_llava_row, folder=folder, sam=sam, find=find), Counter()
     images, annotations = content.get("images"), content.get("annotations")
     if isinstance(images, list) and isinstance(annotations, list):
-        names = {str(image.get("id")): image.get("file_name") for image in images if isinstance(image, dict)}
-        return annotations, partial(_coco_row, names=names)
+        names = _coco_names(path, images)
+        told = {str(row.get("image_id")) for row in annotations if isinstance(row, dict)}
+        return (annotations, partial(_coco_row, names=names, seen=set(), find=find),
+                Counter({"pictures without a caption": len(names.keys() - told)}))
     if isinstance(images, list):
-        return images, _karpathy_row
+        return images, partial(_karpathy_row, find=find), Counter()
     raise ValueError(f"{path} is a JSON object of {', '.join(map(repr, content)) or 'nothing'}, neither COCO's "
                      "captions ('images' and 'annotations') nor Karpathy's ('images' with 'sentences').")
 
 
-def _llava_row(row, sam: bool) -> list[Conversation]:
+def _llava_row(row, folder: Path, sam: bool, find: Callable) -> list[Conversation] | str:
     if isinstance(row, dict):
         name = row.get("image")
-        if name is None or not sam and isinstance(name, str) and "sam" in name.split("/")[:-1]:
-            return []
+        if name is None:
+            return "rows without an image"
+        if not sam and isinstance(name, str) and _of_sam(folder, name):
+            return "rows about SAM's pictures"
     talk = conversation_of(row)
     if "task" not in row and talk.task == "vqa" and len(talk.turns) == 1 and asks_for_caption(talk.turns[0].human):
         talk = replace(talk, task="caption")
-    return [talk]
+    return [replace(talk, image=find(talk.image))]
 
 
-def _coco_row(row, names: dict[str, str]) -> list[Conversation]:
+def _of_sam(folder: Path, name: str) -> bool:
+    """Whether a name leads through a folder "sam" below `folder`; its file need not be there."""
+    if "sam" not in name:
+        return False
+    return "sam" in PurePath(os.path.relpath(folder / name.replace("\\", "/"), folder)).parts[:-1]
+
+
+def _coco_names(path: Path, images: list) -> dict[str, str]:
+    """The file name of each image id; an id that is missing or stands for two files is refused."""
+    names: dict[str, str] = {}
+    for number, image in enumerate(images):
+        try:
+            if not isinstance(image, dict):
+                raise ValueError(f"{short(image)} is not an object with the keys id and file_name.")
+            if not isinstance(image.get("file_name"), str):
+                raise ValueError(f"file_name {short(image.get('file_name'))} is not a file name.")
+            key, name = _identifier("id", image.get("id")), image["file_name"]
+            if names.setdefault(key, name) != name:
+                raise ValueError(f"id {image['id']!r} is that of {names[key]!r} and of {name!r}.")
+        except ValueError as error:
+            raise ValueError(f"{path}, images, row {number}: {error}") from None
+    return names
+
+
+def _coco_row(row, names: dict[str, str], seen: set[str], find: Callable) -> list[Conversation]:
     if not (isinstance(row, dict) and {"image_id", "caption"} <= row.keys()):
         raise ValueError("the annotation has no 'image_id' or no 'caption'; COCO's captions are in captions_*.json.")
-    if str(row["image_id"]) not in names:
+    if _identifier("image_id", row["image_id"]) not in names:
         raise ValueError(f"image_id {row['image_id']!r} is not among the images.")
-    return [_captioned(names[str(row["image_id"])], row["caption"])]
+    if row.get("id") is not None:  # nothing here asks for an annotation's id, so it may be missing
+        _once("id", _identifier("id", row["id"]), seen)
+    return [_captioned(find(names[str(row["image_id"])]), row["caption"])]
 
 
-def _karpathy_row(row) -> list[Conversation]:
+def _identifier(key: str, value) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise ValueError(f"{key} {short(value)} is neither an integer nor a text.")
+    return str(value)  # some tools write 7 in one place and "7" in another
+
+
+def _once(key: str, value: str, seen: set[str]) -> None:
+    if value in seen:
+        raise ValueError(f"{key} {value!r} is given a second time.")
+    seen.add(value)
+
+
+def _karpathy_row(row, find: Callable) -> list[Conversation] | str:
     if not (isinstance(row, dict) and isinstance(row.get("filename"), str) and isinstance(row.get("sentences"), list)
             and all(isinstance(sentence, dict) for sentence in row["sentences"])):
         raise ValueError("the image has no 'filename', or its 'sentences' are no list of objects.")
+    if not isinstance(row.get("filepath", ""), str):
+        raise ValueError(f"filepath {short(row['filepath'])} is not the name of a folder.")
     name = f"{row['filepath']}/{row['filename']}" if row.get("filepath") else row["filename"]  # COCO's have folders
-    return [_captioned(name, sentence.get("raw")) for sentence in row["sentences"]]
+    return [_captioned(find(name), sentence.get("raw")) for sentence in row["sentences"]] or (
+        "pictures without a caption")
 
 
-def _flickr_line(line: str) -> list[Conversation]:
+def _flickr_line(line: str, seen: set[str], find: Callable) -> list[Conversation]:
     if not line.strip() or line.startswith("image_name|"):
         return []
-    found = re.fullmatch(r"(.+?)(?:#\d+\t|\| *\d+ *\|?)(.*)", line)  # one line of results.csv lacks its second bar
+    # one line of results.csv lacks its second bar
+    found = re.fullmatch(r"(.+?)(?:#(\d+)\t|\| *(\d+) *\|?)(.*)", line)
     if not found:
         raise ValueError(f"{line[:80]!r} is neither 'name#number<tab>caption' nor 'name| number| caption'.")
-    return [_captioned(found[1], found[2])]
+    name, number, caption = found[1], found[2] or found[3], found[4]
+    _once("the caption", f"{name}#{int(number)}", seen)
+    if found[3] and re.fullmatch(r'"([^"]|"")*"', caption):  # how CSV writers put quotes and bars
+        caption = caption[1:-1].replace('""', '"')
+    return [_captioned(find(name), caption)]
 
 
-def _stamp(path: Path, folder: Path) -> list[Conversation]:
-    text = path.with_suffix(".txt")
-    if not text.is_file():  # mirrored drawings of a stamp have no text of their own
-        return []
-    try:
-        caption = text.read_text(encoding="utf-8").partition("\n")[0]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{text} cannot be read: {error}.") from error
-    return [_captioned(path.relative_to(folder).as_posix(), caption)]
-
-
-def _captioned(name, caption) -> Conversation:
+def _captioned(name: str, caption) -> Conversation:
     """A caption row, asked for in one of several wordings."""
-    if not isinstance(name, str):
-        raise ValueError(f"image {name!r} is not a file name.")
     if not (isinstance(caption, str) and caption.strip()):
         raise ValueError(f"the caption of {name!r} is {caption!r}, not a text.")
     caption = " ".join(caption.split())
@@ -247,43 +371,34 @@ def as_request(conversation: Conversation, seed: int) -> Conversation | None:
         return None
     caption = conversation.turns[0].gpt
     opening = _choose(REQUESTS, seed, conversation.image, caption)
-    return Conversation("generation", conversation.image, (Turn(f"{opening} {caption}", IMAGE),))
+    return replace(conversation, task="generation", turns=(Turn(f"{opening} {caption}", IMAGE),))
 
 
 def split_of(text: str) -> str:
     """The side of a picture, "train" or "test" (about 85 and 15 %), from a text that its near-duplicates share.
 
     Give a stamp's caption (versions of one drawing share it) and the file name of any other picture, whose captions
-    then stay together. Case and punctuation do not count. A picture's side does not depend on what else is read.
+    then stay together. Case, punctuation and the Unicode form of accents do not count. A picture's
+    side does not depend on what else is read.
     """
-    words = re.findall(r"\w+", text.casefold())
+    words = re.findall(r"\w+", normalize("NFC", text).casefold())
     return "test" if _hash("split", *(words or [text])) < TEST_SHARE * 2**64 else "train"
 
 
 def open_picture(path: str | Path, size: int) -> np.ndarray:
-    """A picture as uint8 (size, size, 3): on white, whole, its proportions kept, resized with antialiasing.
+    """A file as uint8 (size, size, 3): on white, whole, its proportions kept, antialiased.
 
-    ValueError for a file that is missing, broken, of another format than `FORMATS`, of pixels without a known range
-    (32 bits, LAB), or of more pixels than Pillow takes for harmless (89 million).
+    ValueError as `pixels.to_rgb`.
     """
     if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 1024:
         raise ValueError(f"picture size {size!r} is not an integer from 8 to 1024.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as opened:
-                return fit_picture(ImageOps.exif_transpose(opened), size)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError(f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels and is not opened.") from None
-    except FileNotFoundError:
-        raise ValueError(f"There is no picture {path}.") from None
-    except Exception as error:  # Pillow promises no particular class
-        raise ValueError(f"{path} is not a whole picture that can be read ({', '.join(FORMATS)}): {error}.") from error
+    return fit_picture(path, size)
 
 
-def fit_picture(picture: Image.Image, size: int) -> np.ndarray:
-    """A picture of any kind and size as uint8 (size, size, 3): on white, whole, its proportions kept."""
-    picture = _on_white(picture)
+def fit_picture(picture: str | Path | Image.Image | np.ndarray, size: int,
+                name: str = "") -> np.ndarray:
+    """A picture of any kind and size, which messages call `name`, as `open_picture` gives it."""
+    picture = to_rgb(picture, name)
     scale = size / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     square = Image.new("RGB", (size, size), "white")
@@ -296,32 +411,24 @@ def open_pictures(folder: Path, names: Sequence[str], size: int) -> np.ndarray:
     return np.stack([open_picture(folder / name, size) for name in names])
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    """A picture of any kind as RGB, what is transparent in white."""
-    if picture.mode.startswith("I;16"):  # Pillow would cut off at 255
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-        raise ValueError(f"its pixels are of Pillow's kind {picture.mode!r}, which has no known range")
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
-
-
 def fingerprint(conversations: Iterable[Conversation], folder: str | Path) -> str:
     """What a set of rows is: sha256 over the rows in their order and the contents of each image file they name.
 
     Every file is read whole, for large sets too: that is less work than decoding it once, which training has to do.
     The folder's own place does not count. ValueError for a picture that is missing or cannot be read.
     """
-    digest, names = hashlib.sha256(), set()
+    digest, find = hashlib.sha256(), lru_cache(maxsize=None)(partial(locate_image, Path(folder)))
+    names = set()
     for talk in conversations:
         if not isinstance(talk.image, str):
             raise ValueError(f"image {talk.image!r} is a position; a fingerprint is of image files.")
-        digest.update(json.dumps(asdict(talk)).encode() + b"\n")
-        names.add(talk.image)
+        row = {"task": talk.task, "image": find(talk.image),  # not where it was read
+               "turns": [asdict(turn) for turn in talk.turns]}
+        digest.update(json.dumps(row).encode() + b"\n")
+        names.add(row["image"])
     for name in sorted(names):
         try:
-            with open(locate_image(Path(folder), name), "rb") as file:
+            with open(Path(folder, name), "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise ValueError(f"image {name!r} in {folder} cannot be read: {error.strerror or error}.") from error

@@ -18,8 +18,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, SiglipVisionConfig
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 
-from uvlm_core import experiments
+from uvlm_core import alignment, experiments
 from uvlm_core.conversations import TASKS, make_conversations
+from uvlm_core.evaluation import ALIGNED
 from uvlm_core.modeling import UnifiedVLM, UnifiedVLMConfig, can_share
 from uvlm_core.processing import IGNORED, NEW_TOKENS, Processor
 from uvlm_core.profiles import PROFILES, Profile, RunSpec, profile
@@ -27,7 +28,7 @@ from uvlm_core.runs import RunStore
 from uvlm_core.smart_watch import sample_watches
 from uvlm_core.training import DTYPES, tune
 from uvlm_core.vision import LLAMAGEN
-from uvlm_core.weights import ROOT, resolve
+from uvlm_core.weights import ROOT, adapted, refusing, resolve
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ SHARED_AMONG = (1, 3, 8)  # GPUs; the paper has 3
 SAMPLE = 200  # watches whose rows tell the tokens of an example
 ARCHITECTURE = "SigLIP-VQ"
 GB = 1e9
+CAPTION_ROW = 1650  # bytes that a row of a caption file takes while the file is read; 700 of them stay (measured)
 
 
 def network_config(name: str, kind: type) -> PreTrainedConfig:
@@ -67,10 +69,16 @@ def network_config(name: str, kind: type) -> PreTrainedConfig:
     """
     if name in PUBLISHED and not _is_there(name):
         return copy.deepcopy(PUBLISHED[name].config)  # a model that grows changes its own
+    if kind is JanusVQVAEConfig and Path(resolve(name)).is_file():
+        return JanusVQVAEConfig(**LLAMAGEN)  # what a single file is taken for
     if not Path(resolve(name)).is_dir():
         raise ValueError(f"Nothing is known of {name!r} without a hub; a plan knows local folders and "
                          f"{', '.join(PUBLISHED)}.")
-    return kind.from_pretrained(resolve(name))
+    base = adapted(name)
+    if base is not None:
+        return network_config(base, kind)
+    with refusing(name, "a configuration"):
+        return kind.from_pretrained(resolve(name))
 
 
 def spaces(spec: RunSpec) -> dict[str, dict]:
@@ -106,10 +114,11 @@ def plan(base: Profile, gpu: str = "A100") -> pd.DataFrame:
     """
     if gpu not in GPUS:
         raise ValueError(f"gpu {gpu!r} is not one of {', '.join(GPUS)}.")
-    spec = base.spec.vary(architecture=ARCHITECTURE, regime="unified")
+    spec, pictured = (some.vary(architecture=ARCHITECTURE, regime="unified") for some in (base.spec, base.picture_spec))
     rows = [*_sizes(spec), *_tokens(spec)]
     numbers = {(part, quantity): value for part, quantity, value, *_ in rows}
-    rows += [*_memory(spec, numbers), *_hours(spec, numbers, gpu), *_downloads(spec), *_runs(base)]
+    rows += [*_memory(spec, numbers), *_scoring(spec), *_hours(spec, numbers, gpu), *_downloads(spec),
+             *_pictures(pictured), *_runs(base)]
     return pd.DataFrame(rows, columns=["part", "quantity", "value", "unit", "note"])
 
 
@@ -178,6 +187,39 @@ def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
     return rows
 
 
+def _scoring(spec: RunSpec) -> list[tuple]:
+    """The main memory that scoring holds: of what is scored, whatever the sets behind it have."""
+    config, sides = network_config(spec.language_model, AutoConfig), spaces(spec)
+    asked, drawn = spec.test_watches * spec.understands, spec.generated_watches * spec.generates
+    opened = max(asked, drawn) + drawn  # the others are what drawn ones are compared with
+    outputs = (asked * sides["SigLIP"]["width"] * sides["SigLIP"]["tokens"] + drawn * sides["VQ"]["tokens"]) * 4
+    compared = min(ALIGNED, asked, drawn)
+    tokens = sum(min(space["tokens"], alignment.GRID**2) for space in sides.values())
+    states = compared * tokens * (config.num_hidden_layers + 1) * config.hidden_size * 4
+    return [("memory of scoring", f"{opened:,} images", opened * spec.image_size**2 * 3 / GB, "GB", "main memory"),
+            ("memory of scoring", "outputs of the encoders", outputs / GB, "GB", ""),
+            ("memory of scoring", f"states of {compared} images", states / GB, "GB", "to compare the two sides")]
+
+
+def _pictures(spec: RunSpec) -> list[tuple]:
+    """What a run about captioned pictures takes beside what one about watches does; its work sets it, not their number
+    (but for the captions)."""
+    opened = max(spec.test_watches, spec.generated_watches) + spec.generated_watches
+    rows = [("pictures", "rows", spec.rows, "", f"about {spec.pictures}, or a caption file"),
+            ("pictures", "opened to score", opened, "", "at most"),
+            ("pictures", "memory of these", opened * spec.image_size**2 * 3 / GB, "GB", "main memory"),
+            ("pictures", "memory of 100,000 captions", 1e5 * CAPTION_ROW / GB, "GB", "in every process, while read")]
+    for (kind, space), count in zip(spaces(spec).items(), (spec.understanding_rows, spec.generation_rows), strict=True):
+        rows.append(("disk", f"outputs of {kind} for pictures of {count:,} rows", _outputs(space, count) / GB, "GB",
+                     "at most, for each seed, computed once"))
+    return rows
+
+
+def _outputs(space: dict, images: int) -> int:
+    """Bytes of an encoder's outputs in the cache."""
+    return images * space["tokens"] * (2 if space["codes"] else 4 * space["width"])
+
+
 def _hours(spec: RunSpec, numbers: dict, gpu: str) -> list[tuple]:
     config = network_config(spec.language_model, AutoConfig)
     tokens, trained = numbers["a run", "tokens"], numbers["parameters", "trained"]
@@ -199,8 +241,8 @@ def _downloads(spec: RunSpec) -> list[tuple]:
         known = PUBLISHED.get(name)
         rows.append(("download", name, known.gigabytes if known else 0.0, "GB", known.licence if known else "is here"))
     for kind, space in spaces(spec).items():
-        size = spec.images * space["tokens"] * (2 if space["codes"] else 4 * space["width"])
-        rows.append(("disk", f"outputs of {kind} for {spec.images:,} images", size / GB, "GB", "computed once"))
+        rows.append(("disk", f"outputs of {kind} for {spec.images:,} images", _outputs(space, spec.images) / GB, "GB",
+                     "computed once, mapped and not held"))
     return rows
 
 

@@ -4,12 +4,17 @@ Belongs here: which image each row is about, what is said of it, in which order 
 drawn (`smart_watch.py`) or pictures read (`pictures.py`), how rows make steps (`training.py`), the test sets
 (`evaluation.py`, `picture_evaluation.py`).
 
-All rows and all seeds draw from one pool, whose images are encoded once. A pool has a `name`, `images(start, stop)`,
-their number `count`, and `rows(processor)`: the understanding and the generation rows of its spec in training order,
-one of them empty in a one-sided regime.
+All rows and all seeds draw from one pool. A pool has a `name`, `images(start, stop)`, their number `count`, and
+`rows(processor)`: the understanding and the generation rows of its spec in training order, one of them empty in a
+one-sided regime. `side(name)` gives the images whose numbers the rows of a side hold, and these are encoded once: of
+watches the whole pool, whose size the spec says, of pictures those that its rows show, however many there are beside.
 """
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +23,7 @@ from uvlm_core.pictures import as_request, load_pictures, open_pictures, picture
 from uvlm_core.processing import Processor, Row
 from uvlm_core.profiles import RunSpec
 from uvlm_core.scoring import TIME_PARTS
-from uvlm_core.smart_watch import Watch, render_batch, sample_watches
+from uvlm_core.smart_watch import Watch, render_batch, sample_watch, sample_watches
 from uvlm_core.vision import cached_features
 
 STREAM = 0  # of the pool of training watches
@@ -40,37 +45,84 @@ class WatchPool:
         """What they show."""
         return sample_watches(STREAM, stop - start, start=start, hours=self.spec.hours)
 
+    def side(self, name: str) -> "WatchPool":
+        """The images of the rows of a side, "understanding" or "generation": all, which all seeds share."""
+        return self
+
     def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
         """The rows of the spec (see the module)."""
-        return training_rows(self.spec, processor, self.watches(0, self.count))
+        return training_rows(self.spec, processor, _Stream(self.spec.hours))
 
 
-class PicturePool:
+class _Stream(dict):
+    """The watches of the pool by number, each drawn when it is first asked for."""
+
+    def __init__(self, hours: int):
+        self.hours = hours
+
+    def __missing__(self, number: int) -> Watch:
+        self[number] = sample_watch(STREAM, number, hours=self.hours)
+        return self[number]
+
+
+class Pictures:
+    """Some pictures of a folder, opened when they are asked for."""
+
+    def __init__(self, name: str, folder: Path, files: list[str], size: int):
+        self.name, self.folder, self.files, self.size = name, folder, files, size
+        self.count = len(files)
+
+    def images(self, start: int, stop: int) -> np.ndarray:
+        """Images `start` .. `stop` - 1: uint8 (images, height, width, 3)."""
+        return open_pictures(self.folder, self.files[start:stop], self.size)
+
+
+class PicturePool(Pictures):
     """The training side of captioned pictures. A task has as many rows as they give it; a spec that asks for more sees
     them again, in another order each time."""
 
     def __init__(self, spec: RunSpec):
         named = spec.pictures, spec.picture_folder, spec.sam_pictures
         self.spec, self.pictures = spec, load_pictures(*named)
-        self.files = list(dict.fromkeys(talk.image for talk in self.pictures.train))
-        self.count = len(self.files)
-        self.name = f"pictures-{pictures_fingerprint(*named)[:16]}-{spec.image_size}px"
+        super().__init__(f"pictures-{pictures_fingerprint(*named)[:16]}-{spec.image_size}px", self.pictures.folder,
+                         list(dict.fromkeys(talk.image for talk in self.pictures.train)), spec.image_size)
 
-    def images(self, start: int, stop: int) -> np.ndarray:
-        """Images `start` .. `stop` - 1: uint8 (images, height, width, 3)."""
-        return open_pictures(self.pictures.folder, self.files[start:stop], self.spec.image_size)
+    @cached_property
+    def talks(self) -> dict[str, list[tuple[Conversation, str]]]:
+        """By side the conversations of the rows, in training order, and whose image each one is shown with.
 
-    def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
-        """The rows of the spec (see the module). ValueError where it asks for a task that no picture has rows of."""
-        spec, places = self.spec, {name: place for place, name in enumerate(self.files)}
-        requests = [as_request(talk, spec.seed) for talk in self.pictures.train]
-        talks = {task: [talk for talk in self.pictures.train if talk.task == task] for task in ("vqa", "caption")}
-        talks["generation"] = [talk for talk in requests if talk is not None]
+        ValueError where the spec asks for a task that no picture has rows of.
+        """
+        spec, train = self.spec, self.pictures.train
+        talks = {task: [talk for talk in train if talk.task == task] for task in ("vqa", "caption")}
+        talks["generation"] = [talk for talk in talks["caption"] if len(talk.turns) == 1]  # what makes a request
         understanding, generation = _ordered(spec, {
             task: self._drawn(number, task, talks[task], count) for number, (task, count) in enumerate(_counts(spec))})
-        drawn = generation[1:] + generation[:1] if spec.shuffled_requests else generation  # whose image a row gets
-        return ([processor.row(talk, places[talk.image]) for talk in understanding],
-                [processor.row(talk, places[other.image]) for talk, other in zip(generation, drawn, strict=True)])
+        shown = [talk.image for talk in generation]
+        shown = shown[1:] + shown[:1] if spec.shuffled_requests else shown
+        return {"understanding": [(talk, talk.image) for talk in understanding],
+                "generation": [(as_request(talk, spec.seed), image)
+                               for talk, image in zip(generation, shown, strict=True)]}
+
+    def side(self, name: str) -> Pictures:
+        """The pictures of the rows of a side, "understanding" or "generation", in the order of the pool.
+
+        Arms of one seed share them, and all seeds where the rows show every picture.
+        """
+        shown = {image for _, image in self.talks[name]}
+        files = [file for file in self.files if file in shown] or self.files[:1]  # a padding image needs a shape
+        if len(files) == self.count:
+            return self
+        mark = hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]
+        return Pictures(f"{self.name}-{mark}", self.folder, files, self.size)
+
+    def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
+        """The rows of the spec (see the module). ValueError as `talks`."""
+        sides = []
+        for name, talks in self.talks.items():
+            places = {file: place for place, file in enumerate(self.side(name).files)}
+            sides.append([processor.row(talk, places[image]) for talk, image in talks])
+        return tuple(sides)
 
     def _drawn(self, number: int, task: str, talks: list[Conversation], count: int) -> list[Conversation]:
         if count and not talks:
@@ -87,7 +139,8 @@ def training_pool(spec: RunSpec) -> WatchPool | PicturePool:
     return PicturePool(spec) if spec.pictures else WatchPool(spec)
 
 
-def training_rows(spec: RunSpec, processor: Processor, watches: list[Watch]) -> tuple[list[Row], list[Row]]:
+def training_rows(spec: RunSpec, processor: Processor,
+                  watches: Sequence[Watch] | Mapping[int, Watch]) -> tuple[list[Row], list[Row]]:
     """The understanding and the generation rows of a spec about watches, in training order.
 
     Every task draws its images from the pool by a permutation of its own; questions, wording and order follow from
@@ -127,9 +180,9 @@ def _partly(watch: Watch, other: Watch, attributes: tuple[str, ...]) -> Watch:
     return replace(watch, **{name: getattr(other, name) for name in names})
 
 
-def pool_features(encoder, pool: WatchPool | PicturePool, progress: bool = False) -> np.ndarray:
-    """The encoder's outputs for the images of a pool, from the cache or computed into it."""
-    return cached_features(encoder, pool.name, pool.count, pool.images, progress)
+def pool_features(encoder, images: WatchPool | Pictures, progress: bool = False) -> np.ndarray:
+    """The encoder's outputs for the images of a pool or of a side of it, from the cache or computed into it."""
+    return cached_features(encoder, images.name, images.count, images.images, progress)
 
 
 def sample_images(pool: WatchPool | PicturePool) -> np.ndarray:

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
+from uvlm_core.divergence import Guard, odd_weight
+from uvlm_core.environment import cache_folder
 from uvlm_core.muon import Muon
 from uvlm_core.reader import CLASSES, labels_of, partial_credit
 from uvlm_core.smart_watch import WORLD_VERSION, render_batch, sample_watches
-from uvlm_core.weights import PRETRAINED, cache_folder, write_sha256
+from uvlm_core.weights import PRETRAINED, load_checkpoint, write_sha256
 
 SIZE = 64  # px: the laptop profile's watches
 SEED = 640  # of weights, batches and watches
@@ -41,9 +43,10 @@ def train(name: str | None, task: nn.Module, batch_of: Callable[[np.random.Gener
     """Train `task` (its forward gives the loss) with AdamW (`muon` with Muon), warm-up and cosine decay to zero.
 
     Batch number `step` is drawn from its own generator, so a training that was killed continues as if it had not been;
-    without a name no checkpoints are written.
+    without a name no checkpoints are written. A checkpoint whose weights are not finite is passed over.
 
-    Returns: minutes of training on this machine, all sessions together.
+    Returns: minutes of training on this machine, all sessions together. ValueError ends a training whose loss,
+    gradient or weights are not finite; nothing of it is written.
     """
     checkpoint = cache_folder() / "pretraining" / f"{name}.pt"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +57,11 @@ def train(name: str | None, task: nn.Module, batch_of: Callable[[np.random.Gener
         optimizer = torch.optim.AdamW(task.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in optimizer.param_groups], steps, pct_start=0.03, cycle_momentum=False)
+    guard = Guard(f"The training of {name or 'a probe'}", steps,
+                  {"learning rate": rate} | ({"of matrices": MUON_RATE} if muon else {}))
     first, seconds = 0, 0.0
-    if name and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    state = load_checkpoint(checkpoint) if name and checkpoint.exists() else None
+    if state is not None and odd_weight(state["task"]) is None:
         task.load_state_dict(state["task"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -69,12 +74,16 @@ def train(name: str | None, task: nn.Module, batch_of: Callable[[np.random.Gener
         loss = task(*batch_of(np.random.default_rng([seed, step])), step=step)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(task.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(task.parameters(), 1.0)
+        guard.check_step(step + 1, loss.item(), norm.item())
         optimizer.step()
         schedule.step()
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-        if name and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps):
+        due = (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps
+        if due:
+            guard.check_weights(step + 1, task.state_dict())
+        if due and name:
             state = {"task": task.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
                      "step": step + 1, "seconds": time.perf_counter() - started}
             torch.save(state, checkpoint.with_suffix(".partial"))
@@ -167,8 +176,12 @@ def ship(name: str, network: nn.Module, config: dict, card: str, minutes: float,
          data: str = f"Watches of world version {WORLD_VERSION}, {SIZE} px.") -> None:
     """Write configuration, weights, model card and sums into `pretrained/<name>`, and drop the checkpoint.
 
-    The card is `card`, what the training cost, and `data`, a sentence on where its pictures come from.
+    The card is `card`, what the training cost, and `data`, a sentence on where its pictures come from. ValueError
+    for weights that are not finite, of which nothing is written.
     """
+    odd = odd_weight(network.state_dict())
+    if odd is not None:
+        raise ValueError(f"The network {name} is not written, because its weight {odd} is not finite.")
     folder = PRETRAINED / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
@@ -177,7 +190,7 @@ def ship(name: str, network: nn.Module, config: dict, card: str, minutes: float,
     cost = (f"Made by `python -m uvlm_core.pretraining {name}` (seed {SEED}): {parameters:,} parameters, {minutes:.0f} "
             f"minutes on one thread of an {'AVX-512' if BF16 else 'x86'} CPU{' with bf16 autocast' if BF16 else ''}; "
             f"weights are float32. {data}")
-    paragraphs = [part if part.startswith("|") else textwrap.fill(part, 118)
+    paragraphs = [part if part.startswith("|") else textwrap.fill(part, 118, break_on_hyphens=False)
                   for part in f"{card.strip()}\n\n{cost}".split("\n\n")]
     (folder / "README.md").write_text("\n\n".join(paragraphs) + "\n")
     write_sha256(folder)
@@ -201,7 +214,8 @@ def train_probe(probe: nn.Module, inputs: Tensor, labels: Tensor) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the networks named on the command line; stamps that are missing are one sentence and exit code 2."""
+    """Train the networks named on the command line; missing stamps and a training that diverges are one sentence and
+    exit code 2."""
     from uvlm_core import siglip_pretraining as siglip  # they import this module
     from uvlm_core import stamps_pretraining as stamps
     from uvlm_core import text_pretraining as text
@@ -227,8 +241,12 @@ def main(arguments: list[str] | None = None) -> int:
         if without:
             print(f"Left out, because the stamps are not there (`make stamps` brings them): {', '.join(without)}.")
         wanted = [name for name in wanted if name not in without]
-    for name in wanted:
-        networks[name]()
+    try:
+        for name in wanted:
+            networks[name]()
+    except (ValueError, OSError) as error:  # a disk that is full, say
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

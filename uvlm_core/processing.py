@@ -21,8 +21,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from uvlm_core.conversations import IMAGE, Conversation
-from uvlm_core.weights import resolve
+from uvlm_core.conversations import IMAGE, Conversation, short
+from uvlm_core.weights import refusing, resolve_folder
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 IMAGE_IN, GENERATE, IMAGE_OUT = IMAGE, "<generate>", "<image_out>"
@@ -44,7 +44,12 @@ class Row:
 
 
 class Processor:
-    """Turns conversations into rows and batches for one tokenizer and one pair of image token counts."""
+    """Turns conversations into rows and batches for one tokenizer and one pair of image token counts.
+
+    `context` is how many tokens the language model reads at most (None: not known); longer rows are refused.
+    """
+
+    context: int | None = None
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens_in: int, tokens_out: int):
         if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
@@ -55,20 +60,38 @@ class Processor:
         self.tokenizer, self.tokens_in, self.tokens_out = tokenizer, tokens_in, tokens_out
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.pad, self.image_in, self.generate, self.image_out = tokenizer.convert_tokens_to_ids(list(NEW_TOKENS))
+        self.control = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
     @classmethod
     def load(cls, name: str, tokens_in: int, tokens_out: int) -> "Processor":
-        """Load a tokenizer by shipped name, local folder or hub id; tokens for images that it lacks come at its end."""
-        return cls(AutoTokenizer.from_pretrained(resolve(name)), tokens_in, tokens_out)
+        """Load a tokenizer by shipped name, local folder or hub id; tokens for images that it lacks come at its end.
+
+        ValueError for what cannot be loaded, or has no token but special ones, as where its files are not there.
+        """
+        what = "a tokenizer"
+        folder = resolve_folder(name, what)
+        with refusing(name, what):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+            raise ValueError(f"{name!r} has no vocabulary, only special tokens; a tokenizer's files are tokenizer.json "
+                             "or those of its kind.")
+        return cls(tokenizer, tokens_in, tokens_out)
 
     @cached_property
     def _seen(self) -> dict[str, list[int]]:
         return {}
 
     def ids_of(self, text: str) -> list[int]:
-        """Token ids of plain text, without special tokens; texts repeat, so each is tokenized once."""
+        """Token ids of plain text; texts repeat, so each is tokenized once.
+
+        Text never becomes a control token, even where it spells one ("<s>", "<image_out>").
+        """
         if text not in self._seen:
-            self._seen[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+            self._seen[text] = encoded["input_ids"]
+            if self.control.intersection(self._seen[text]):
+                raise ValueError(f"The tokenizer makes a control token of the text {text!r}; name one whose "
+                                 "control tokens no text can spell.")
         return self._seen[text]
 
     def human_ids(self, human: str) -> list[int]:
@@ -76,40 +99,58 @@ class Processor:
         before, tag, after = human.partition(IMAGE)
         if not tag:
             return self.ids_of(USER + human + ASSISTANT)
-        return self.ids_of(USER + before) + [self.image_in] * self.tokens_in + self.ids_of(after.strip() + ASSISTANT)
+        return (self.ids_of(USER + before) + [self.image_in] * self.tokens_in
+                + self.ids_of(after.strip() + ASSISTANT))
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an assistant turn, its end included; `<image>` becomes the trigger and the slots of a new image."""
-        if answer == IMAGE:
-            return [self.generate] + [self.image_out] * self.tokens_out + [self.eos]
+        """Ids of an assistant turn in words, its end included; `text` gives the answer back."""
         return self.ids_of(" " + answer) + [self.eos]
 
+    def image_ids(self) -> list[int]:
+        """Ids of an assistant turn that is an image: the trigger, the image's slots, the end."""
+        return [self.generate] + [self.image_out] * self.tokens_out + [self.eos]
+
     def row(self, conversation: Conversation, image: int | None = None) -> Row:
-        """A conversation as a row; `image` overrides its position in the image table."""
+        """A conversation as a row; `image` overrides its position in the image table.
+
+        ValueError for a row that the language model cannot read as a whole.
+        """
         ids, labels = [self.bos], [IGNORED]
+        generates = conversation.task == "generation"
         for turn in conversation.turns:
-            human, answer = self.human_ids(turn.human), self.answer_ids(turn.gpt)
+            human = self.human_ids(turn.human)
+            answer = self.image_ids() if generates else self.answer_ids(turn.gpt)
             ids += human + answer
             # the loss on image slots is the image loss, not the text loss
             labels += [IGNORED] * len(human) + [IGNORED if token == self.image_out else token for token in answer]
+        if self.context is not None and len(ids) > self.context:
+            which = conversation.source or f"A row of the task {conversation.task!r}"
+            raise ValueError(f"{which}: the row has {len(ids)} tokens ({short(conversation.turns[0].gpt)}), and the "
+                             f"language model reads at most {self.context}; shorten it or leave it out.")
         image = conversation.image if image is None else image
-        generates = conversation.task == "generation"
         about = tuple(name for turn in conversation.turns for name in turn.attributes)
         return Row(np.array(ids), np.array(labels), -1 if generates else image, image if generates else -1, about)
+
+    def check(self, conversations: Sequence[Conversation]) -> None:
+        """Refuse conversations that the language model cannot read, before anything is trained."""
+        for conversation in conversations:
+            self.row(conversation)
 
     def padding_row(self) -> Row:
         """A generated image that nobody asked for, with its last four text tokens labelled (pitfall 3).
 
         Its image is number 0 of a table of its own.
         """
-        ids = np.array([self.bos] + self.human_ids("") + self.answer_ids(IMAGE))
+        ids = np.array([self.bos] + self.human_ids("") + self.image_ids())
         labels = np.where(ids == self.image_out, IGNORED, ids)
         labels[np.flatnonzero(labels != IGNORED)[:-4]] = IGNORED
         return Row(ids, labels, -1, 0)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of an answer's ids, special tokens left out."""
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).strip()
+        """The text of an answer's ids, control tokens left out; the inverse of `answer_ids`."""
+        said = self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True,
+                                     clean_up_tokenization_spaces=False)
+        return said.removeprefix(" ")  # the one that `answer_ids` puts before an answer
 
 
 def collate(rows: Sequence[Row], images_in: np.ndarray | None, images_out: np.ndarray | None, pad: int,

@@ -248,7 +248,8 @@ class RunSpec:
         names = {self.vq_tokenizer if "VQ" in self.architecture else "",
                  self.semantic_encoder if "SigLIP" in self.architecture else ""}
         if self.generates:
-            names |= {self.reader} if self.architecture.endswith("VQ") else {self.feature_reader, self.feature_decoder}
+            names |= ({self.reader, self.inception} if self.architecture.endswith("VQ")
+                      else {self.feature_reader, self.feature_decoder})
         return (self.language_model, self.tokenizer, *sorted(names - {""}))
 
     def to_dict(self) -> dict:

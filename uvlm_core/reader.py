@@ -5,9 +5,7 @@ Belongs here: the networks that score what models generate, as readings and as f
 (`vq_pretraining.py`, `siglip_pretraining.py`, on watches of the split "reader" only), the distances (`fidelity.py`).
 """
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 
 from uvlm_core.smart_watch import CORNERS, WEATHERS, Watch
 from uvlm_core.vision import directions, to_pixels
-from uvlm_core.weights import companion_config, load_into, resolve
+from uvlm_core.weights import companion_config, folder_config, load_into, refusing, resolve
 
 SIZE = 64  # px
 BATCH = 256  # images per call
@@ -54,11 +52,10 @@ class AttributeReader(nn.Module):
     @classmethod
     def load(cls, name: str = "pretrained/reader") -> "AttributeReader":
         """Load by shipped name or local folder, frozen."""
-        folder = Path(resolve(name))
-        config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
-        if "width" not in config:
+        width = folder_config(name).get("width")
+        if type(width) is not int or width < 1:
             raise ValueError(f"{name!r} is not an attribute reader's folder; the shipped one is pretrained/reader.")
-        return load_into(cls(config["width"]), folder)
+        return load_into(cls(width), resolve(name))
 
     @torch.no_grad()
     def features(self, images: np.ndarray | Tensor) -> Tensor:
@@ -98,8 +95,10 @@ class FeatureReader(nn.Module):
     @classmethod
     def load(cls, name: str, encoder: str) -> "FeatureReader":
         """Load by shipped name or local folder, frozen; one that was trained on another `encoder` is refused."""
-        folder = Path(resolve(name))
-        return load_into(cls(**companion_config(folder, encoder)), folder)
+        config = companion_config(name, encoder)
+        with refusing(name, "a reader of features"):
+            network = cls(**config)
+        return load_into(network, resolve(name))
 
     @torch.no_grad()
     def read(self, features: np.ndarray) -> list[dict]:

@@ -30,6 +30,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from uvlm_core.backends import Backend, open_backend
+from uvlm_core.conversations import read_json
+from uvlm_core.environment import cache_folder, processes
 from uvlm_core.provenance import code_state, versions
 
 SCHEMA = 1  # of the record; another one is refused
@@ -91,15 +93,21 @@ class RunStore:
     def save(self, spec, record: dict, sheet: Image.Image | None = None) -> dict:
         """Write what a run returned (`scores`, `counts`, `times`, `provenance`, `samples`) as the record of `spec`.
 
-        Returns the whole record as `load` will. A value that is no finite number is written as null. The record is
-        there whole or not at all; when writing fails, RecordError says why and nothing is left behind.
+        Returns the whole record as `load` will. A score that is not finite is missing: null. Of other numbers none may
+        be; ValueError. The record is there whole or not at all; when writing fails, RecordError says why and nothing
+        is left behind.
         """
         path = self.path(spec)
         record = {"schema": SCHEMA, "key": path.stem, "spec": spec.to_dict(),
                   **{name: record.get(name, [] if name == "scores" else {}) for name in _BODY}}
         if sheet is not None:
             record["samples"] = {**record["samples"], "sheet": f"{path.stem}.png"}
-        record = _plain(_without_nan(record))
+        record["scores"] = _without_nan(record["scores"])
+        try:
+            record = _plain(record)
+        except ValueError:
+            raise ValueError(f"{_describe(spec)} did not return a record: beside its scores there is a number that is "
+                             f"not finite.") from None
         if _fault(record):
             raise ValueError(f"{_describe(spec)} did not return a record: {_fault(record)}.")
         picture = path.with_suffix(".png")
@@ -135,7 +143,7 @@ class RunStore:
 
     def prepare(self) -> None:
         """Make the folder, prove that it can be written to, and remove what killed processes left in it."""
-        _make_writable(self.folder)
+        make_writable(self.folder)
         for path in self.folder.glob(f".*{_TEMPORARY}"):
             with suppress(FileNotFoundError):  # another grid on this folder may be faster
                 if time.time() - path.stat().st_mtime > _STALE:
@@ -201,10 +209,10 @@ def run_grid(specs: Iterable, store: RunStore, workers: int = 2, work_folder: Pa
     records = {key: store.load(spec) for key, spec in zip(keys, specs, strict=True)}
     missing = {key: spec for key, spec in zip(keys, specs, strict=True) if records[key] is None}
     if missing:
-        work = Path(work_folder) if work_folder else _cache_folder() / "runs"
+        work = Path(work_folder) if work_folder else cache_folder() / "runs"
         with closing(open_backend()) as backend:
             store.prepare()
-            _make_writable(work)
+            make_writable(work)
             failures = _train(missing, RunStore(store.folder.absolute()), workers, work.absolute(), execute, backend)
         if failures:
             lines = "\n".join(f"{_describe(missing[key])}: {_reason(error)}" for key, error in failures.items())
@@ -298,11 +306,19 @@ def _open_session(folder: Path) -> list[dict]:
     Of several processes of one run (`launch.py`) the first one takes the note.
     """
     path = folder / "sessions.json"
-    sessions = json.loads(path.read_text()) if path.exists() else []
+    sessions = read_json(path) if path.exists() else []
+    told = {"started", "commit", "dirty"}
+    if not (isinstance(sessions, list) and all(isinstance(each, dict) and told <= each.keys() for each in sessions)):
+        raise RecordError(f"{path} does not say when this run was started; delete it to go on from the last "
+                          "checkpoint.")
     session = {"started": datetime.now(UTC).isoformat(timespec="seconds"),
                **code_state("uvlm_core", "requirements.txt")}
-    if int(os.environ.get("RANK", 0)) == 0:
-        _write(path, json.dumps([*sessions, session]).encode())
+    if processes()[1] == 0:
+        try:
+            _write(path, json.dumps([*sessions, session]).encode())
+        except OSError as error:
+            raise RecordError(f"{path} cannot be written ({error.strerror or error}); make room or grant permission "
+                              f"there and run again.") from error
     return [*sessions, session]
 
 
@@ -317,12 +333,6 @@ def _fingerprints(spec) -> dict[str, str]:
     if getattr(spec, "pictures", ""):
         found[spec.pictures] = pictures_fingerprint(spec.pictures, spec.picture_folder, spec.sam_pictures)
     return found
-
-
-def _cache_folder() -> Path:
-    from uvlm_core.weights import cache_folder  # late, as it imports torch
-
-    return cache_folder()
 
 
 def _read(path: Path) -> dict:
@@ -355,7 +365,7 @@ def _fault(record) -> str | None:
     return None
 
 
-def _make_writable(folder: Path) -> None:
+def make_writable(folder: Path) -> None:
     """Make a folder and prove that a file can be written to it, before hours are spent on what belongs there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

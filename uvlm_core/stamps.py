@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from uvlm_core.environment import cache_folder
 from uvlm_core.pictures import read_pictures
-from uvlm_core.weights import cache_folder
 
 PACKAGE = "tuxpaint-stamps-default"
 STAMPS = PurePosixPath("usr/share/tuxpaint/stamps")  # in the package, and below the root where it is installed
@@ -41,7 +41,7 @@ def fetch_stamps(deb: str | Path | None = None, root: str | Path = "/") -> Path:
                 _copy(_installed(Path(root)), made)
             else:
                 _copy(_packed(Path(deb) if deb else _download(Path(aside))), made)
-            read_pictures(made, made)  # all captions can be read
+            read_pictures(made, made, quiet=True)  # all captions can be read
             os.rename(made, target)
     except OSError as error:
         raise ValueError(f"The stamps cannot be written to {target}: {error.strerror or error}.") from error
@@ -64,7 +64,7 @@ def _copy(files: Iterable[tuple[PurePosixPath, bytes]], folder: Path) -> None:
 
 
 def _wanted(path: PurePosixPath) -> bool:
-    stamp = path.suffix in (".png", ".txt") and path.is_relative_to(STAMPS)
+    stamp = path.suffix.lower() in (".png", ".txt") and path.is_relative_to(STAMPS)
     return (stamp or path == LICENCE) and ".." not in path.parts
 
 
@@ -88,6 +88,8 @@ def _packed(deb: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                     raise ValueError("it has no data.tar")
                 size = int(header[48:58])
                 file.seek(size + size % 2, os.SEEK_CUR)  # members begin at even places
+            if int(header[48:58]) > deb.stat().st_size - file.tell():  # else read as a shorter one
+                raise ValueError("it is cut off")
             with tarfile.open(fileobj=file, mode="r|*") as archive:
                 for member in archive:
                     if member.isfile() and _wanted(PurePosixPath(member.name)):
@@ -114,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--deb", help="the package file, where apt-get cannot fetch it")
     try:
         folder = fetch_stamps(parser.parse_args(arguments).deb)
-        print(f"{len(read_pictures(folder, folder))} captioned pictures in {folder}")
+        print(f"{len(read_pictures(folder, folder, quiet=True))} captioned pictures in {folder}")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

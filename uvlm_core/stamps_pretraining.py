@@ -45,7 +45,7 @@ SIGLIP_BATCH = 64
 def read_side(side: str, size: int) -> tuple[list[Conversation], np.ndarray]:
     """The captioned stamps of one side of the split and their pictures, uint8 (stamps, size, size, 3)."""
     folder = resolve("cache/stamps")
-    rows = [row for row in read_pictures(folder, folder) if split_of(caption(row)) == side]
+    rows = [row for row in read_pictures(folder, folder, quiet=True) if split_of(caption(row)) == side]
     return rows, np.stack([open_picture(Path(folder, row.image), size) for row in rows])
 
 

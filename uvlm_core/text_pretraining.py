@@ -26,6 +26,7 @@ from uvlm_core.conversations import (
     make_conversations,
     truth,
 )
+from uvlm_core.divergence import Guard
 from uvlm_core.muon import Muon
 from uvlm_core.processing import IGNORED, Processor, Row, collate, train_tokenizer
 from uvlm_core.smart_watch import ATTRIBUTES, Watch, sample_watches
@@ -131,7 +132,10 @@ def lesson_conversations(lesson: Lesson, seed: int) -> list[Conversation]:
 
 
 def build_language_model(folder: Path = PRETRAINED / "language_model", lessons: Sequence[Lesson] = LESSONS) -> None:
-    """Train the small Llama to answer questions about watches told in words, lesson by lesson."""
+    """Train the small Llama to answer questions about watches told in words, lesson by lesson.
+
+    ValueError for a training that diverges, of which nothing is written.
+    """
     torch.manual_seed(SEED)
     processor = Processor.load("pretrained/tokenizer", 0, 0)  # an image takes no tokens
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(processor.tokenizer), pad_token_id=processor.pad,
@@ -143,18 +147,22 @@ def build_language_model(folder: Path = PRETRAINED / "language_model", lessons: 
     steps, last = sum(lesson.steps for lesson in lessons), lessons[-1].steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / WARM_UP, LAST_RATE + (1 - LAST_RATE) * (steps - step) / last, 1.0))
+    guard = Guard("The training of the language model", steps, {"learning rate of matrices": RATE})
     began, bar = time.perf_counter(), trange(steps, desc="language model")
     for number, lesson in enumerate(lessons):
         rows = [processor.row(talk, image=-1) for talk in lesson_conversations(lesson, SEED + number)]
         for first in range(0, len(rows), BATCH):
             loss = _loss(model, rows[first : first + BATCH], processor.pad)
             loss.backward()
+            norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
+            guard.check_step(schedule.last_epoch + 1, loss.item(), norm.item())
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
             bar.update()
     bar.close()
+    guard.check_weights(steps, model.state_dict())
     model.save_pretrained(folder)
     talks = conversations_in_words(sample_watches(SEED + len(lessons), HELD_OUT), SEED + len(lessons))
     held_out = [(processor.row(talk, image=-1), talk) for talk in talks]

@@ -15,18 +15,25 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import reduce
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
+from uvlm_core import environment
+from uvlm_core.conversations import read_json
+from uvlm_core.divergence import Guard, odd_weight
+from uvlm_core.environment import cache_folder
 from uvlm_core.evaluation import Evaluation
 from uvlm_core.modeling import UnifiedVLM, build_model, load_language_model
 from uvlm_core.muon import Muon
@@ -37,7 +44,7 @@ from uvlm_core.profiles import RunSpec
 from uvlm_core.runs import RunStore, record_key, report_progress, run_grid
 from uvlm_core.smart_watch import ATTRIBUTES
 from uvlm_core.vision import load_encoder
-from uvlm_core.weights import cache_folder, load_into, resolve
+from uvlm_core.weights import load_into, load_state, reason
 
 LM_MATRICES = r".*language_model\.model\.layers\..*(proj|lora_[AB]\.\w+)\.weight"
 LORA_TARGETS = r"language_model\.model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
@@ -65,24 +72,31 @@ def networks(spec: RunSpec):
     measured = spec.feature_loss == "cosine" and not generation.codes
     images = sample_images(training_pool(spec)) if measured or spec.distortions else None
     length = feature_length(generation, images) if measured else 0.0
-    language_model = load_language_model(resolve(spec.language_model), len(processor.tokenizer), DTYPES[spec.precision])
+    language_model = load_language_model(spec.language_model, len(processor.tokenizer), DTYPES[spec.precision])
     model = build_model(language_model, understanding, generation, seed=spec.seed, image_in_id=processor.image_in,
                         generate_id=processor.generate, image_out_id=processor.image_out,
                         shared_adapter=spec.shared_adapter, adapter_positions=spec.adapter_positions,
                         image_loss_weight=spec.alpha, feature_loss=spec.feature_loss,
                         feature_length=length, distortions=spec.distortions,
                         images=images)
+    processor.context = getattr(model.config.text_config, "max_position_embeddings", None)
     return model, processor, understanding, generation
 
 
 def prepare(spec: RunSpec):
     """What a run starts from: (model, processor, training steps, understanding encoder, generation encoder)."""
     model, processor, understanding, generation = networks(spec)
+    model = tune(model, spec)
+    return model, processor, training_steps(spec, processor, understanding, generation), understanding, generation
+
+
+def training_steps(spec: RunSpec, processor: Processor, understanding, generation) -> "Steps":
+    """The steps of a run. Its images are encoded here, unless they are in the cache."""
     pool = training_pool(spec)
-    steps = Steps(spec, processor, *pool.rows(processor),
-                  pool_features(understanding, pool) if spec.understands else None,
-                  pool_features(generation, pool) if spec.generates or spec.padding_image else None)
-    return tune(model, spec), processor, steps, understanding, generation
+    return Steps(spec, processor, *pool.rows(processor),
+                 pool_features(understanding, pool.side("understanding")) if spec.understands else None,
+                 pool_features(generation, pool.side("generation")) if spec.generates or spec.padding_image
+                 else None)
 
 
 def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, Image.Image | None]:
@@ -92,8 +106,11 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, Image.Imag
     generated watches, None where the arm generates none.
     """
     began = time.perf_counter()
-    model, processor, steps, understanding, generation = prepare(spec)
+    model, processor, understanding, generation = networks(spec)
+    model = tune(model, spec)
+    # before the steps: a reader that cannot be loaded is told now, not after hours of encoding
     evaluation = (PictureEvaluation if spec.pictures else Evaluation)(spec, processor, understanding, generation)
+    steps = training_steps(spec, processor, understanding, generation)
     before = [{"fraction": 0.0} | row for row in evaluation.alignment(model)] if spec.regime == "unified" else []
     prepared = time.perf_counter() - began
     result = train(model, steps, spec, folder, evaluation, lambda fraction: report_progress(folder, fraction))
@@ -134,12 +151,13 @@ def load_model(folder: str | Path) -> tuple:
 
     ValueError for a file that is missing or cannot be read.
     """
-    path = Path(folder) / "spec.json"
+    folder = Path(folder).expanduser()
+    path = folder / "spec.json"
     try:
         spec = RunSpec.from_dict(json.loads(path.read_text()))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); a model is a folder with model.safetensors and "
-                         f"spec.json.") from None
+        raise ValueError(f"{path} cannot be read ({error.strerror or error}); a model is a folder with "
+                         f"model.safetensors and spec.json.") from None
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is not a run as RunSpec.to_dict writes it ({error}).") from None
     model, *others = networks(spec)
@@ -171,7 +189,7 @@ class Steps(Dataset):
     another. What an item says of its share in the labelled positions makes the mean over processes that of the step.
     """
 
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes = environment.processes()[0]
 
     def __init__(self, spec: RunSpec, processor: Processor, understanding: list[Row], generation: list[Row],
                  images_in: np.ndarray | None, images_out: np.ndarray | None):
@@ -264,21 +282,44 @@ class LearningCurve(TrainerCallback):
     """Scores the model at the spec's fractions of the data and has the Trainer save a checkpoint there.
 
     The scores so far live beside the checkpoints, keyed by step: a resumed run writes the same ones over them.
+    Weights that are not finite are neither scored nor saved: they end every process of the run.
     """
 
-    def __init__(self, spec: RunSpec, folder: Path, score: Callable[[torch.nn.Module, bool], list[dict]],
+    def __init__(self, trainer: "SpecTrainer", folder: Path, score: Callable[[torch.nn.Module, bool], list[dict]],
                  report: Callable[[float], None]):
         self.path, self.score, self.report = folder / "scores.json", score, report
-        self.scores = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.marks = {max(1, round(spec.steps * fraction)): fraction for fraction in spec.fractions}
-        self.spec, self.seconds = spec, 0.0
+        self.scores = read_json(self.path) if self.path.exists() else {}
+        if not (isinstance(self.scores, dict) and all(step.isdecimal() and isinstance(rows, list)
+                                                      for step, rows in self.scores.items())):
+            raise ValueError(f"{self.path} is not the scores of a run; delete its folder, and the run starts anew.")
+        self.trainer, self.spec = trainer, trainer.train_dataset.spec
+        self.marks = {max(1, round(self.spec.steps * fraction)): fraction for fraction in self.spec.fractions}
+        self.seconds, self.reading = 0.0, True  # the checkpoint, if there is one
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.reading = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        lost = [step for step in self.marks if step <= state.global_step and str(step) not in self.scores]
+        if lost and state.is_world_process_zero:
+            self.reading = False
+            raise ValueError(f"{self.path} lacks the scores of step {lost[0]}, which the checkpoint beside it has "
+                             f"passed; delete {self.path.parent}, and the run starts anew.")
+        if state.max_steps != self.spec.steps:  # else rows would go unseen, or the marks lie elsewhere
+            self.reading = False
+            raise ValueError(f"A run of {self.spec.steps} steps would take {state.max_steps} with {args.world_size} "
+                             f"processes of {max(1, args.n_gpu)} GPUs each; give every process one GPU "
+                             f"(CUDA_VISIBLE_DEVICES), and start several by accelerate launch.")
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         step = state.global_step
         due = step in self.marks
+        if due:
+            self.trainer.check_weights()
         if due and state.is_world_process_zero:
             began = time.perf_counter()
             rows = self.score(model, step == self.spec.steps)
+            _check_scores(rows, f"at step {step} of {self.spec.steps}")
             self.scores[str(step)] = [{"fraction": self.marks[step]} | row for row in rows]
             write_atomically(self.path, json.dumps(self.scores))
             self.seconds += time.perf_counter() - began
@@ -295,14 +336,35 @@ class LearningCurve(TrainerCallback):
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that a kill leaves the old one or the new one."""
     partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with _writing(path.parent):
+        partial.write_text(text)
+        os.replace(partial, path)
+
+
+@contextmanager
+def _writing(folder: str | Path) -> Iterator[None]:
+    """Tell in one sentence what keeps a run's folder from being written: a full disk, above all."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # Python's, torch's and safetensors' own
+        raise ValueError(f"The folder {folder} cannot be written ({reason(error)}); make room there, "
+                         "and running again goes on from the last checkpoint.") from error
+
+
+def _check_scores(rows: list[dict], when: str) -> None:
+    """Refuse scores that are not finite: what the model gives is not. Of alignment they may be missing."""
+    for row in rows:
+        if not (math.isfinite(row["value"]) or row["metric"].startswith("alignment_")):
+            name = " of ".join(filter(None, (row["metric"], row["attribute"])))
+            raise ValueError(f"The score {name} {when} is {row['value']}, so the run is not recorded.")
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end, if there is one."""
+    """The newest checkpoint that was written to its end and has finite weights, if there is one."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{DONE}")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+    whole.sort(key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    return next((str(path) for path in whole
+                 if not any(odd_weight(load_state(file)) for file in path.glob("*.safetensors"))), None)
 
 
 def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Path,
@@ -311,7 +373,8 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
     """Train through transformers' Trainer, resuming from `folder` if a checkpoint is there.
 
     A resumed training equals an uninterrupted one bit for bit. `score` gives score rows of the model as it
-    stands, and is told whether it is the end.
+    stands, and is told whether it is the end. ValueError ends a run whose loss, gradient, weights or scores are not
+    finite; nothing is scored or saved from there on, so that resuming it ends the same.
 
     Returns: {"scores": rows with their fraction, "times": seconds of training and scoring in this process,
         "losses": the Trainer's log}.
@@ -323,16 +386,24 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
         output_dir=str(folder), per_device_train_batch_size=1, num_train_epochs=1, lr_scheduler_type="cosine",
         warmup_steps=float(math.ceil(spec.warmup * total)) if spec.warmup * total >= 1 else 0.0, max_grad_norm=1.0,
         save_strategy="no", save_total_limit=2, logging_steps=max(1, total // 50), report_to="none",
+        logging_nan_inf_filter=False,  # it writes a loss that is not finite down as the mean of those before
         use_cpu=not torch.cuda.is_available(), seed=spec.seed, disable_tqdm=True, remove_unused_columns=False,
         activation_checkpointing=spec.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs a gradient at its inputs
         dataloader_pin_memory=False, ddp_find_unused_parameters=True, label_names=[])  # a step may lack a task
-    curve = LearningCurve(spec, folder, score, report)
-    trainer = SpecTrainer(model, arguments, train_dataset=steps, data_collator=lambda items: items[0],
-                          callbacks=[curve])
+    trainer = SpecTrainer(model, arguments, train_dataset=steps, data_collator=lambda items: items[0])
+    curve = LearningCurve(trainer, folder, score, report)
+    trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    checkpoint = last_checkpoint(folder)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except Exception as error:  # of a file that is cut off, each library has errors of its own
+        if checkpoint is None or not curve.reading:
+            raise
+        raise ValueError(f"The run cannot go on from {checkpoint} ({reason(error)}); "
+                         "delete that folder, and it goes on from an earlier one or starts anew.") from error
     seconds = time.perf_counter() - began
     scores = [row for mark in sorted(curve.scores, key=int) for row in curve.scores[mark]]
     return {"scores": scores, "times": {"training": seconds - curve.seconds, "scoring": curve.seconds},
@@ -340,7 +411,43 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
 
 
 class SpecTrainer(Trainer):
-    """A Trainer whose steps come in their own order and whose optimiser is the spec's, under DeepSpeed too."""
+    """A Trainer whose steps come in their own order and whose optimiser is the spec's, under DeepSpeed too.
+
+    A step whose loss or gradient is not finite ends the run before it changes a weight (under DeepSpeed right after).
+    Every process sees the same numbers, and so all of them end.
+    """
+
+    def __init__(self, *arguments, **names):
+        super().__init__(*arguments, **names)
+        spec = self.train_dataset.spec
+        self.guard = Guard("The run", spec.steps, {"learning_rate": spec.learning_rate,
+                                                   "adapter_learning_rate": spec.adapter_learning_rate})
+
+    def training_step(self, *arguments, **names):
+        self.loss = super().training_step(*arguments, **names)
+        return self.loss
+
+    def _get_grad_norm(self, *arguments, **names):  # called before each step of the optimiser
+        norm = super()._get_grad_norm(*arguments, **names)
+        loss = reduce(self.loss).float()  # the mean over the processes, which is the step's
+        both = torch.stack([loss, torch.as_tensor(norm, dtype=loss.dtype, device=loss.device)])
+        loss, norm = both.tolist()  # one wait for the GPU
+        self.guard.check_step(self.state.global_step + 1, loss, norm)
+        return norm
+
+    def check_weights(self) -> None:
+        """End the run if its weights are not finite or, after the last step, give no finite loss."""
+        step, steps = self.state.global_step, self.train_dataset
+        self.guard.check_weights(step, self.model.state_dict())
+        if step == steps.spec.steps:  # of other weights the next step computes it
+            last = steps[len(steps) - steps.processes + self.args.process_index]
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.compute_loss(self.model, self._prepare_inputs(last))
+            self.guard.check_end(reduce(loss).item())
+
+    def _save_checkpoint(self, *arguments, **names):
+        with _writing(self.args.output_dir):
+            super()._save_checkpoint(*arguments, **names)
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(self.train_dataset)

@@ -8,10 +8,12 @@ frozen: outputs are computed once in float32, without gradient, on a GPU where t
 16 and 17).
 """
 
+import errno
 import logging
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,16 +24,29 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import SiglipVisionModel
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from uvlm_core.weights import cache_folder, companion_config, fingerprint, load_checkpoint, load_into, resolve, take
+from uvlm_core.environment import cache_folder
+from uvlm_core.weights import (
+    companion_config,
+    fingerprint,
+    is_file,
+    load_checkpoint,
+    load_into,
+    load_network,
+    load_state,
+    refusing,
+    resolve,
+    take,
+)
 
 # transformers compares a SigLIP's configuration with its own default, and then warns of that default's token ids
 logging.getLogger("transformers.configuration_utils").addFilter(lambda said: "_token_id must be" not in said.msg)
 BATCH = 64  # images per encoder call; the outputs do not depend on it
 LLAMAGEN = {"num_patches": 16}  # 256 px; the rest of LlamaGen's VQ-16 is what `JanusVQVAEConfig` has by default
+_OF_TEXTS = r"text_model\.|logit_(scale|bias)$"  # what a whole SigLIP has beside its tower
 _LLAMAGEN_NAMES = (  # LlamaGen's names -> those of `JanusVQVAE`
     (r"encoder\.conv_blocks", "encoder.down"), (r"decoder\.conv_blocks", "decoder.up"), (r"\.res\.", ".block."),
     (r"mid\.0", "mid.block_1"), (r"mid\.1", "mid.attn_1"), (r"mid\.2", "mid.block_2"))
@@ -89,14 +104,15 @@ class VQEncoder:
 
     @classmethod
     def load(cls, name: str) -> "VQEncoder":
-        """Load by shipped name or local folder; LlamaGen's checkpoint by file, or by hub id and file."""
-        folder = resolve(name)
-        if name.endswith(".pt"):
-            if not Path(folder).is_file() and name.count("/") == 2:
-                folder = hf_hub_download(*name.rsplit("/", 1))
-            return cls(load_llamagen(folder), name)
-        config = JanusVQVAEConfig.from_pretrained(folder)
-        return cls(load_into(JanusVQVAE(config), folder), name)
+        """Load by shipped name, local folder or hub id; LlamaGen's checkpoint by file, or by hub id and file."""
+        what, place = "a VQ tokenizer", resolve(name)
+        if not is_file(name):
+            return cls(load_network(JanusVQVAE, name, what), name)
+        if not os.path.isfile(place):
+            owner, model, file = name.split("/", 2)
+            with refusing(name, what):
+                place = hf_hub_download(f"{owner}/{model}", file)
+        return cls(load_llamagen(place), name)
 
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> np.ndarray:
@@ -129,18 +145,22 @@ class VQEncoder:
 def load_llamagen(path: str | Path) -> JanusVQVAE:
     """LlamaGen's VQ-16 (the paper's `vq_ds16_c2i.pt`) as the same network under transformers' names, frozen.
 
-    Its weights stand below "ema", "model" or "state_dict", the first that is there. The rows of its codebook are
-    brought to length 1 here, as LlamaGen does at every use. ValueError for a file that is no such checkpoint.
+    Its weights stand below "ema", "model" or "state_dict", the first that is there; in a safetensors file they stand
+    alone. The rows of its codebook are brought to length 1 here, as LlamaGen does at every use. ValueError for a file
+    that is no such checkpoint.
     """
-    found = load_checkpoint(path)
-    held = next((found[key] for key in ("ema", "model", "state_dict") if key in found), None)
-    if not isinstance(held, dict):
+    if Path(path).suffix == ".safetensors":
+        held = found = load_state(path)
+    else:
+        found = load_checkpoint(path)
+        held = next((found[key] for key in ("ema", "model", "state_dict") if key in found), None)
+    if not (isinstance(held, dict) and all(isinstance(weight, torch.Tensor) for weight in held.values())):
         raise ValueError(f"{path} has none of 'ema', 'model' and 'state_dict' with weights in it; "
                          f"there are {', '.join(map(repr, list(found)[:5])) or 'none'}.")
     state = {}
     for name, weight in held.items():
         for theirs, ours in _LLAMAGEN_NAMES:
-            name = re.sub(theirs, ours, name)
+            name = re.sub(theirs, ours, str(name))
         state[name] = weight
     state.pop("quantize.codebook_used", None)  # a count of its training
     network = JanusVQVAE(JanusVQVAEConfig(**LLAMAGEN))
@@ -168,13 +188,7 @@ class SiglipEncoder:
     @classmethod
     def load(cls, name: str) -> "SiglipEncoder":
         """Load by shipped name, local folder (of the tower alone, or of a whole `SiglipModel`) or hub id."""
-        folder = resolve(name)
-        if not Path(folder).is_dir():
-            return cls(SiglipVisionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True), name)
-        whole = SiglipConfig.from_pretrained(folder)
-        if whole.architectures == ["SiglipModel"]:
-            return cls(load_into(SiglipModel(whole), folder).vision_model, name)
-        return cls(load_into(SiglipVisionModel(SiglipVisionConfig.from_pretrained(folder)), folder), name)
+        return cls(load_network(SiglipVisionModel, name, "a SigLIP vision tower", _OF_TEXTS), name)
 
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> np.ndarray:
@@ -210,8 +224,10 @@ class FeatureDecoder(nn.Module):
     @classmethod
     def load(cls, name: str, encoder: str) -> "FeatureDecoder":
         """Load by shipped name or local folder, frozen; one that was trained on another `encoder` is refused."""
-        folder = Path(resolve(name))
-        return load_into(cls(**companion_config(folder, encoder)), folder)
+        config = companion_config(name, encoder)
+        with refusing(name, "a decoder of features"):
+            network = cls(**config)
+        return load_into(network, resolve(name))
 
     @torch.no_grad()
     def decode(self, features: np.ndarray) -> np.ndarray:
@@ -253,11 +269,11 @@ def cached_features(encoder: VQEncoder | SiglipEncoder, images_name: str, count:
             if not path.exists():
                 _compute_features(encoder, path, shape, kind, images, progress)
     except OSError as error:
-        raise ValueError(f"The feature cache {folder} cannot be written ({error.strerror}); "
+        raise ValueError(f"The feature cache {folder} cannot be written ({error.strerror or error}); "
                          "free space there or set UVLM_CACHE to another folder.") from None
     try:
-        table = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError):
+        table = np.lib.format.open_memmap(path, mode="r")
+    except Exception:  # numpy reads the header as Python, so that garbage raises whatever it likes
         raise ValueError(f"{path} is not a whole feature cache; delete it and it will be computed again.") from None
     if table.shape != shape or table.dtype != kind:
         raise ValueError(f"{path} holds {table.dtype} {table.shape}, but this encoder gives {np.dtype(kind)} {shape}; "
@@ -267,6 +283,9 @@ def cached_features(encoder: VQEncoder | SiglipEncoder, images_name: str, count:
 
 def _compute_features(encoder, path: Path, shape, kind, images, progress: bool, chunk: int = 1024) -> None:
     partial = path.with_suffix(".partial")
+    size, free = math.prod(shape) * np.dtype(kind).itemsize, shutil.disk_usage(path.parent).free
+    if size > free:  # told now, not after hours of encoding
+        raise OSError(errno.ENOSPC, f"{size / 1e9:.2g} GB are needed and {free / 1e9:.2g} GB are free")
     try:
         with open(partial, "wb") as file:  # written, not mapped: a full disk is an error here, and a signal there
             header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}

@@ -1,63 +1,189 @@
 """Frozen networks on disk: where a name leads, whether the files are whole, and what they are (their sha256).
 
-Belongs here: paths and files of networks. Not here: what the networks compute (`vision.py`, `reader.py`), how the
-shipped ones were made (`pretraining.py`).
+Belongs here: paths and files of networks, and every error that a library has about them, told in one sentence. Not
+here: what the networks compute (`vision.py`, `reader.py`), how the shipped ones were made (`pretraining.py`).
 """
 
 import argparse
 import hashlib
 import json
 import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.utils import find_adapter_config_file
+from transformers.utils import logging as transformers_logging
 
-ROOT = Path(__file__).resolve().parent.parent
-PRETRAINED = Path(__file__).resolve().parent / "pretrained"
-_CONTENT = (".json", ".safetensors", ".bin", ".pt", ".model")  # suffixes of what a network's folder is known by
+from uvlm_core.conversations import read_json
+from uvlm_core.environment import ROOT, cache_folder
 
-
-def cache_folder() -> Path:
-    """The folder of everything that can be rebuilt: `UVLM_CACHE`, or `.cache` in the checkout."""
-    return Path(os.environ.get("UVLM_CACHE", ROOT / ".cache"))
+PRETRAINED = ROOT / "uvlm_core" / "pretrained"
+FILES = (".pt", ".pth", ".bin", ".safetensors")  # suffixes of a network that is a single file
+# what a network's folder is known by: suffixes, and the files of older tokenizers
+_CONTENT = (".json", ".safetensors", ".bin", ".pt", ".model")
+_VOCABULARIES = ("merges.txt", "vocab.txt")
+_PART = r"[A-Za-z0-9][\w.-]*"
+_HUB_ID = re.compile(rf"{_PART}(/{_PART})?")
+_HUB_FILE = re.compile(rf"{_PART}/{_PART}(/{_PART})+")
+_ADAPTER = "adapter_config.json"
 
 
 def resolve(name: str) -> str:
     """Lead a network's name to what `from_pretrained` takes.
 
     `pretrained/vq` is a shipped folder, `cache/smollm2` one that a make target put into the cache, any other existing
-    folder or file is itself, and the rest is a hub id (`owner/model`, or `owner/model/file` of a single file).
+    folder or file is itself (`~` is the user's home), and the rest is a hub id: `owner/model`, or `owner/model/file` of
+    a single file. ValueError for a name that can be none of them, such as a path that is not there.
     """
     if name.startswith("cache/"):
         folder = cache_folder() / name.removeprefix("cache/")
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise ValueError(f"{name!r} is not in the cache {cache_folder()}; `make {folder.name}` brings it there.")
         return str(folder)
     if name.startswith("pretrained/"):
         folder = PRETRAINED / name.removeprefix("pretrained/")
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             shipped = ", ".join(f"pretrained/{path.name}" for path in sorted(PRETRAINED.iterdir()))
             raise ValueError(f"{name!r} is not a shipped network; shipped are {shipped}.")
         return str(folder)
+    place = os.path.expanduser(name)
+    if os.path.exists(place):
+        return place
+    if not (_HUB_FILE if name.endswith(FILES) else _HUB_ID).fullmatch(name):
+        raise ValueError(f"{name!r} is neither a folder or file that is there nor a hub id (owner/model, or "
+                         "owner/model/file of a single file).")
     return name
+
+
+def is_file(name: str) -> bool:
+    """Whether a name leads to a single file, here or on the hub."""
+    place = resolve(name)
+    return os.path.isfile(place) or (name.endswith(FILES) and not os.path.isdir(place))
+
+
+def resolve_folder(name: str, what: str) -> str:
+    """`resolve` for a network that is a folder or a hub id; a file is refused, and `what` says what was wanted."""
+    if is_file(name):
+        raise ValueError(f"{name!r} is a file, and {what} is a folder or a hub id (owner/model).")
+    return resolve(name)
+
+
+def reason(error: BaseException) -> str:
+    """What a library raised, in a clause: its kind and the first sentence of what it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0].partition(". ")[0].rstrip(" .:") if lines else "no message"
+    return f"{type(error).__name__}: {said}"
+
+
+@contextmanager
+def refusing(name: str, what: str) -> Iterator[None]:
+    """Turn whatever a library raises while it loads `name` into one sentence: it is not `what` that can be loaded.
+
+    What the libraries themselves say is not shown: whoever loads looks at their reports.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # transformers, peft, the hub, safetensors: each has errors of its own
+        here = os.path.exists(resolve(name))
+        raise ValueError(f"{name!r} is not {what} that can be loaded ({reason(error)})." if here else
+                         f"{name!r} is neither a folder here nor {what} that the hub gives ({reason(error)})."
+                         ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def load_network(kind: type, name: str, what: str, beside: str = "", dtype: torch.dtype = torch.float32,
+                 ) -> PreTrainedModel:
+    """Load a network of transformers' by shipped name, local folder or hub id, as transformers loads it.
+
+    So weights may be in parts, of half precision, under the names of older versions, and pickles where there is no
+    safetensors file; of a pickle nothing but weights is read. ValueError for whatever cannot be loaded, and for weights
+    that the configuration does not ask for or asks for in vain.
+
+    Args:
+        kind: a class with `from_pretrained`.
+        what: what the network is, for messages ("a language model").
+        beside: a pattern of weights that may be there unread, those of a larger model which this one is a part of.
+    """
+    folder = resolve_folder(name, what)
+    if adapted(name) is not None:
+        raise ValueError(f"{name!r} is an adapter of another model, which only a language model may be; merge the two "
+                         "and give the folder of what comes out.")
+    with refusing(name, what):
+        network, report = kind.from_pretrained(
+            folder, dtype=dtype, weights_only=True, trust_remote_code=False, output_loading_info=True,
+            ignore_mismatched_sizes=True)  # for they are refused here, by name
+    odd = [(key, "missing") for key in sorted(report["missing_keys"])]
+    odd += [(key, f"of the shape {tuple(found)}, not {tuple(wanted)}")
+            for key, found, wanted in sorted(report["mismatched_keys"])]
+    odd += [(key, "unknown") for key in sorted(report["unexpected_keys"]) if not (beside and re.match(beside, key))]
+    if odd:
+        raise ValueError(f"{name!r} does not hold the weights that its configuration asks for: {odd[0][0]} is "
+                         f"{odd[0][1]}.")
+    return network
+
+
+def adapted(name: str) -> str | None:
+    """The name of the model that `name` is an adapter of (peft's), None where it is a network itself.
+
+    ValueError for an adapter that names no model, one that is not there, or another adapter, and for a folder that
+    holds a whole model too.
+    """
+    place = resolve(name)
+    with refusing(name, "an adapter"):
+        path = None if is_file(name) else find_adapter_config_file(place)
+    if path is None:
+        return None
+    config = read_json(Path(path))
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not (isinstance(base, str) and base):
+        raise ValueError(f"{name!r} is an adapter, and its {_ADAPTER} names no model (base_model_name_or_path).")
+    if any(Path(place).glob("model*.safetensors")) or any(Path(place).glob("pytorch_model*.bin")):
+        raise ValueError(f"{name!r} holds an adapter and a whole model; give a folder of one of them.")
+    try:
+        found = resolve(base)
+    except ValueError as error:
+        raise ValueError(f"{name!r} is an adapter of a model that cannot be found: {error}") from None
+    if os.path.exists(os.path.join(found, _ADAPTER)):
+        raise ValueError(f"{name!r} is an adapter of {base!r}, which is an adapter too; merge one of them.")
+    return base
 
 
 @lru_cache(maxsize=64)
 def fingerprint(name: str) -> str:
-    """What a network is: sha256 over its configuration and weights; of a hub id, over the id itself."""
+    """What a network is: sha256 over its configuration and weights; of a hub id, over the id itself.
+
+    An adapter is known by the model that it changes, too. ValueError for a file that cannot be read.
+    """
     folder = Path(resolve(name))
     digest = hashlib.sha256()
-    if folder.is_file():
-        return _sha256(folder)
-    if not folder.is_dir():
-        digest.update(f"hub:{name}".encode())
-        return digest.hexdigest()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in _CONTENT and path.name != "sha256.json":
-            digest.update(path.name.encode() + _sha256(path).encode())
+    try:
+        if folder.is_file():
+            return _sha256(folder)
+        if not folder.is_dir():
+            digest.update(f"hub:{name}".encode())
+            return digest.hexdigest()
+        for path in sorted(folder.iterdir()):
+            content = path.suffix in _CONTENT or path.name in _VOCABULARIES
+            if content and path.is_file() and path.name != "sha256.json":
+                digest.update(path.name.encode() + _sha256(path).encode())
+    except OSError as error:
+        raise ValueError(f"{name!r} cannot be read ({error.strerror or error}: {error.filename}).") from error
+    base = adapted(name)
+    if base is not None:
+        digest.update(fingerprint(base).encode())
     return digest.hexdigest()
 
 
@@ -106,13 +232,21 @@ def take(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str | 
     return module.eval().requires_grad_(False)
 
 
-def companion_config(folder: str | Path, encoder: str) -> dict:
+def companion_config(name: str, encoder: str) -> dict:
     """The configuration of a network that takes one encoder's features; that of another encoder's is refused."""
-    path = Path(folder) / "config.json"
-    config = json.loads(path.read_text()) if path.is_file() else {}
+    config = folder_config(name)
     if config.pop("of", None) != fingerprint(encoder):
-        raise ValueError(f"{folder} was not trained on the features of {encoder!r}; "
+        raise ValueError(f"{name!r} was not trained on the features of {encoder!r}; "
                          "train one for it, or name none (an empty text).")
+    return config
+
+
+def folder_config(name: str) -> dict:
+    """The configuration of a network of this project's own: its `config.json`, an empty one where there is none."""
+    path = Path(resolve(name)) / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not the configuration of a network.")
     return config
 
 
@@ -129,7 +263,10 @@ def verify(folder: str | Path) -> None:
     folder = Path(folder)
     if not (folder / "sha256.json").is_file():
         raise ValueError(f"{folder} has no sha256.json, so nothing says which files belong there.")
-    for name, wanted in json.loads((folder / "sha256.json").read_text()).items():
+    sums = read_json(folder / "sha256.json")
+    if not isinstance(sums, dict):
+        raise ValueError(f"{folder / 'sha256.json'} is not an object of file names and their sha256.")
+    for name, wanted in sums.items():
         if not (folder / name).is_file() or _sha256(folder / name) != wanted:
             raise ValueError(f"{folder / name} is not the file that was shipped (its sha256 differs from sha256.json).")
 
