@@ -1,7 +1,7 @@
 # Two commands are the product: `make figures` and `make test`. Each sets up what it needs; `make help` lists the rest.
 
-# Each has its default where it is empty too, on the command line or in the environment; SEEDS, NOTEBOOK, WORKERS and
-# DEB have none here.
+# Each has its default where it is empty too, on the command line or in the environment; SEEDS,
+# NOTEBOOK, WORKERS and DEB have none here.
 override PROFILE := $(or $(PROFILE),laptop)
 override GPU := $(or $(GPU),A100)
 override BACKEND := $(or $(BACKEND),loky)

@@ -194,7 +194,8 @@ def test_what_this_model_cannot_do_is_refused(asked):
 def test_the_command_refuses_a_model_that_is_not_there_in_one_sentence(tmp_path, capsys):
     with pytest.raises(ValueError, match="spec.json cannot be read"):
         UVLM(weights=str(tmp_path / "nowhere"))
-    for names in ({"weights": str(tmp_path / "nowhere")}, {"profile": "smoke", "vq_tokenizer": "/data/llamagen"}):
+    for names in ({"weights": str(tmp_path / "nowhere")},
+                  {"profile": "smoke", "vq_tokenizer": "/data/llamagen"}):
         with pytest.raises(SystemExit) as left:
             benchmarks.Command(**names)
         said = capsys.readouterr().err

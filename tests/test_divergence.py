@@ -1,4 +1,4 @@
-"""A training whose numbers are no longer finite: one sentence, no record, and nothing of it is gone on from."""
+"""A training whose numbers are not finite: one sentence, no record, and no checkpoint to go on from."""
 
 import json
 import math
@@ -33,7 +33,8 @@ def guard():
     (1.5, math.nan, "the loss is 1.5 and the norm of its gradient nan"),
     (1.5, math.inf, "the loss is 1.5 and the norm of its gradient inf"),
     (1.5, -1.0, "the loss is 1.5 and the norm of its gradient -1")])  # DeepSpeed's way to say so
-def test_a_step_that_is_not_finite_is_refused_with_its_place_and_the_rates(guard, loss, norm, fault):
+def test_a_step_that_is_not_finite_is_refused_with_its_place_and_the_rates(guard, loss, norm,
+                                                                           fault):
     guard.check_step(11, 2.0, 0.0)
     with pytest.raises(ValueError) as refused:
         guard.check_step(12, loss, norm)
@@ -137,9 +138,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(spec, tmp_path, monkeypatch, cha
     spec = spec.vary(learning_rate=10, adapter_learning_rate=10, **change)
     step = min(2, spec.steps)
     spoil_loss(monkeypatch, step, factor, "text" if spec.regime == "understanding" else "image")
-    assert re.fullmatch(rf"The run diverged at step {step} of {spec.steps}: the loss is {factor} "
-                        r"and the norm of its gradient (nan|inf) \(learning_rate 10, adapter_learning_rate 10\); "
-                        r".*\.", diverging(spec, tmp_path))
+    assert re.fullmatch(rf"The run diverged at step {step} of {spec.steps}: the loss is {factor} and "
+                        r"the norm of its gradient (nan|inf) \(learning_rate 10, "
+                        r"adapter_learning_rate 10\); .*\.", diverging(spec, tmp_path))
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "scores.json").exists()
 
 
@@ -214,7 +215,8 @@ def test_of_scores_only_those_of_alignment_may_be_missing(spec, tmp_path, metric
     model, _, steps, *_ = prepare(spec)
 
     def score(model, last):
-        return [{"metric": metric, "attribute": "time", "value": math.nan if last else 1.0, "samples": 1}]
+        value = math.nan if last else 1.0
+        return [{"metric": metric, "attribute": "time", "value": value, "samples": 1}]
     if allowed:
         assert math.isnan(train(model, steps, spec, tmp_path, score)["scores"][-1]["value"])
     else:
@@ -283,7 +285,8 @@ from uvlm_core import launch
 from uvlm_core.training import Steps
 
 plain = Steps.__getitem__
-Steps.__getitem__ = lambda self, item: plain(self, item) | ({"image_share": math.nan} if item == 3 else {})
+spoilt = {"image_share": math.nan}
+Steps.__getitem__ = lambda self, item: plain(self, item) | (spoilt if item == 3 else {})
 sys.exit(launch.main(sys.argv[1:]))
 """
 
@@ -296,7 +299,8 @@ def test_of_two_processes_both_end_where_one_has_a_loss_that_is_not_finite(spec,
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2",
          "--num_machines", "1", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no",
-         "--main_process_port", "0", str(script), *words(spec), "--records", str(tmp_path / "records")],
+         "--main_process_port", "0", str(script), *words(spec),
+         "--records", str(tmp_path / "records")],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode != 0 and time.monotonic() - began < 300
     said = re.findall(r"^The run diverged at step 2 of 6: the loss is nan .*$", done.stderr, re.M)

@@ -88,12 +88,14 @@ def test_a_notebook_runs_in_this_python_at_the_root_of_the_project(made):
     assert (facts["python"], facts["cwd"]) == (sys.executable, str(execute.ROOT))
 
 
-def test_a_relative_cache_is_that_of_the_folder_in_which_the_command_starts(run, tmp_path, monkeypatch):
+def test_a_relative_cache_is_that_of_the_folder_in_which_the_command_starts(
+        run, tmp_path, monkeypatch):
     write_notebook(tmp_path / "notebooks", "02_curve", SAVES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UVLM_CACHE", "some/cache")
     assert run().status == 0
-    assert json.loads((tmp_path / "figures/curve.json").read_text())["cache"] == str(tmp_path / "some/cache")
+    facts = json.loads((tmp_path / "figures/curve.json").read_text())
+    assert facts["cache"] == str(tmp_path / "some/cache")
 
 
 def test_running_leaves_the_environment_as_it_was(run, tmp_path):

@@ -262,8 +262,14 @@ def base(request, networks, tmp_path_factory) -> Path:
 
 
 def lora(**settings) -> LoraConfig:
-    return LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False,
-                         "task_type": "CAUSAL_LM"} | settings)
+    usual = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"],
+             "init_lora_weights": False, "task_type": "CAUSAL_LM"}
+    return LoraConfig(**usual | settings)
+
+
+def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether two models compute the same, but for rounding."""
+    return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
 
 
 def adapter_of(base: Path, folder: Path, config) -> torch.Tensor:
@@ -292,22 +298,24 @@ def refused(name, message: str) -> None:
 def test_an_adapter_is_merged_into_the_model_that_it_names(base, settings, tmp_path):
     wanted = adapter_of(base, tmp_path, lora(**settings))
     plain, merged = load_language_model(str(base), 0), load_language_model(str(tmp_path), 0)
-    torch.testing.assert_close(merged.eval()(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
+    assert same(merged.eval()(IDS).logits, wanted)
     assert not torch.allclose(plain.eval()(IDS).logits, wanted, rtol=.1, atol=.1)
     assert type(merged) is type(plain) and not hasattr(merged, "peft_config")
     assert merged.state_dict().keys() == plain.state_dict().keys()
-    same = merged.get_input_embeddings().weight is merged.get_output_embeddings().weight
-    assert same == merged.config.tie_word_embeddings
+    tied = merged.get_input_embeddings().weight is merged.get_output_embeddings().weight
+    assert tied == merged.config.tie_word_embeddings
     rows = len(plain.get_input_embeddings().weight)
     grown = load_language_model(str(tmp_path), rows + 4, torch.bfloat16)
     assert {weight.dtype for weight in grown.parameters()} == {torch.bfloat16}
-    torch.testing.assert_close(grown.eval()(IDS).logits[..., :rows].float(), wanted, rtol=.2, atol=.6)
+    found = grown.eval()(IDS).logits[..., :rows].float()
+    torch.testing.assert_close(found, wanted, rtol=.2, atol=.6)
 
 
 def test_an_adapter_of_another_kind_that_can_be_merged_is_merged(base, tmp_path):
-    wanted = adapter_of(base, tmp_path, IA3Config(target_modules=["k_proj", "down_proj"], task_type="CAUSAL_LM",
-                                                  feedforward_modules=["down_proj"], init_ia3_weights=False))
-    torch.testing.assert_close(load_language_model(str(tmp_path), 0).eval()(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
+    wanted = adapter_of(base, tmp_path, IA3Config(
+        target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"],
+        init_ia3_weights=False, task_type="CAUSAL_LM"))
+    assert same(load_language_model(str(tmp_path), 0).eval()(IDS).logits, wanted)
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
@@ -315,28 +323,30 @@ def test_an_adapter_is_there_whatever_the_tuning(tuning, spec, tmp_path):
     wanted = adapter_of(Path(spec.language_model), tmp_path, lora())
     spec = spec.vary(language_model=str(tmp_path), tuning=tuning)
     model = tune(training.networks(spec)[0], spec).eval()
-    found = model.language_model(IDS).logits[..., : wanted.shape[-1]]
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
-    assert sum("lora_A" in name for name in model.state_dict()) == (14 if tuning == "lora" else 0)  # its own
+    assert same(model.language_model(IDS).logits[..., : wanted.shape[-1]], wanted)
+    own = sum("lora_A" in name for name in model.state_dict())  # of the run that starts here
+    assert own == (14 if tuning == "lora" else 0)
 
 
 @pytest.mark.parametrize("kind", [
-    partial(PromptTuningConfig, num_virtual_tokens=4), partial(PrefixTuningConfig, num_virtual_tokens=4),
-    partial(AdaptionPromptConfig, adapter_len=4, adapter_layers=2)], ids=lambda kind: kind.func.__name__)
+    partial(PromptTuningConfig, num_virtual_tokens=4),
+    partial(PrefixTuningConfig, num_virtual_tokens=4),
+    partial(AdaptionPromptConfig, adapter_len=4, adapter_layers=2)],
+    ids=lambda kind: kind.func.__name__)
 def test_an_adapter_that_cannot_be_merged_is_refused(kind, networks, tmp_path):
     config = kind(task_type="CAUSAL_LM")
     adapter_of(networks / "language_model", tmp_path, config)
-    refused(tmp_path, f"is an adapter of the kind {config.peft_type.value}, which cannot be merged into its model")
+    refused(tmp_path, f"is an adapter of the kind {config.peft_type.value}, which cannot be merged")
 
 
-@pytest.mark.parametrize("tables", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]], ids=str)
+@pytest.mark.parametrize("tables", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]],
+                         ids=str)
 def test_an_adapter_that_parts_two_equal_tables_is_refused_and_else_merged(base, tables, tmp_path):
     wanted = adapter_of(base, tmp_path, lora(target_modules=["q_proj", *tables]))
     if base.name == "language_model":  # tied
         refused(tmp_path, "changes one of two tables that are the same in its model")
     else:
-        merged = load_language_model(str(tmp_path), 0)
-        torch.testing.assert_close(merged.eval()(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
+        assert same(load_language_model(str(tmp_path), 0).eval()(IDS).logits, wanted)
 
 
 def spoil_config(**changes):
@@ -378,19 +388,20 @@ class Harmful:
 @pytest.mark.parametrize(("spoil", "message"), [
     (spoil_config(base_model_name_or_path=None), "names no model"),
     (spoil_config(base_model_name_or_path=""), "names no model"),
-    (spoil_config(base_model_name_or_path="/data/vicuna"), "cannot be found: '/data/vicuna' is neither a folder"),
+    (spoil_config(base_model_name_or_path="/data/vicuna"), "cannot be found: '/data/vicuna' is "),
     (spoil_config(peft_type="NEWEST"), "is not an adapter of its model that can be loaded"),
     (spoil_config(target_modules=["no_proj"]), "is not an adapter of its model that can be loaded"),
     (spoil_config(target_modules=["q_proj"]), r"v_proj.lora_A.* is missing or unknown"),
-    (spoil_config(target_modules=["q_proj", "v_proj", "k_proj"]), r"k_proj.lora_A.* is missing or unknown"),
+    (spoil_config(target_modules=["q_proj", "v_proj", "k_proj"]), r"k_proj.lora_A.* is missing or"),
     (spoil_config(r=8), "is not an adapter of its model that can be loaded .*RuntimeError"),
     (spoil_weights(lambda state: state.popitem()), "is missing or unknown"),
-    (spoil_weights(lambda state: next(iter(state.values())).fill_(torch.nan)), "is not an adapter of finite weights"),
-    (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json is not JSON"),
-    (lambda folder: (folder / "adapter_model.safetensors").unlink(), "is not an adapter of its model that can be"),
+    (spoil_weights(lambda state: next(iter(state.values())).fill_(torch.nan)), "of finite weights"),
+    (lambda folder: (folder / "adapter_config.json").write_text("{"), "config.json is not JSON"),
+    (lambda folder: (folder / "adapter_model.safetensors").unlink(), "is not an adapter of its mod"),
     (lambda folder: (folder / "model.safetensors").touch(), "holds an adapter and a whole model"),
     (truncate, "SafetensorError"), (pickled, "UnpicklingError")])
-def test_an_adapter_that_is_not_whole_or_fits_no_model_is_refused(spoil, message, networks, tmp_path, monkeypatch):
+def test_an_adapter_that_is_not_whole_or_fits_no_model_is_refused(
+        spoil, message, networks, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     adapter_of(networks / "language_model", tmp_path, lora())
     spoil(tmp_path)
@@ -401,7 +412,8 @@ def test_an_adapter_that_is_not_whole_or_fits_no_model_is_refused(spoil, message
 def test_an_adapter_with_a_larger_vocabulary_than_its_model_is_refused(networks, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(networks / "language_model")
     model.resize_token_embeddings(model.config.vocab_size + 3, mean_resizing=False)
-    get_peft_model(model, lora(modules_to_save=["embed_tokens", "lm_head"])).save_pretrained(tmp_path)
+    tuned = get_peft_model(model, lora(modules_to_save=["embed_tokens", "lm_head"]))
+    tuned.save_pretrained(tmp_path)
     refused(tmp_path, "is not an adapter of its model that can be loaded .*RuntimeError")
 
 
@@ -418,8 +430,7 @@ def test_an_adapters_weights_alone_are_read_from_a_pickle(networks, tmp_path):
     wanted = adapter_of(networks / "language_model", tmp_path, lora())
     torch.save(load_file(tmp_path / "adapter_model.safetensors"), tmp_path / "adapter_model.bin")
     (tmp_path / "adapter_model.safetensors").unlink()
-    found = load_language_model(str(tmp_path), 0).eval()(IDS).logits
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert same(load_language_model(str(tmp_path), 0).eval()(IDS).logits, wanted)
 
 
 def test_a_record_knows_an_adapter_by_its_model_too(spec, tmp_path):
@@ -427,16 +438,16 @@ def test_a_record_knows_an_adapter_by_its_model_too(spec, tmp_path):
     adapter_of(tmp_path / "base", tmp_path / "adapter", lora())
     asked = spec.vary(language_model=str(tmp_path / "adapter"))
     keys = [record_key(asked)]
-    for path, name in ((tmp_path / "base", "model.safetensors"), (tmp_path / "adapter", "adapter_model.safetensors")):
-        state = load_file(path / name)
+    for name in ("base/model.safetensors", "adapter/adapter_model.safetensors"):
+        state = load_file(tmp_path / name)
         next(iter(state.values())).add_(1e-3)
-        save_file(state, path / name, metadata={"format": "pt"})
+        save_file(state, tmp_path / name, metadata={"format": "pt"})
         fingerprint.cache_clear()
         keys.append(record_key(asked))
     assert len(set(keys)) == 3
     shutil.rmtree(tmp_path / "base")
     fingerprint.cache_clear()
-    with pytest.raises(ValueError, match="is an adapter of a model that cannot be found: .*base' is neither a folder"):
+    with pytest.raises(ValueError, match="is an adapter of a model that cannot be found: .*base' is"):
         record_key(asked)
 
 
@@ -447,12 +458,20 @@ def test_a_plan_of_an_adapter_is_that_of_its_model(spec, tmp_path):
     assert of_adapter.num_parameters() == plan.tuned_model(spec).num_parameters()
 
 
+def test_a_plan_refuses_a_folder_without_a_configuration_in_one_sentence(spec, tmp_path):
+    for change in ({"language_model": str(tmp_path)}, {"semantic_encoder": str(tmp_path)},
+                   {"vq_tokenizer": str(tmp_path)}, {"tokenizer": str(tmp_path)}):
+        with pytest.raises(ValueError, match=f"'{tmp_path}' is not a .* that can be loaded") as error:
+            plan.tuned_model(spec.vary(architecture="SigLIP-VQ", **change))
+        assert "\n" not in str(error.value)
+
+
 def test_a_model_with_what_older_versions_wrote_is_read(networks, tmp_path):
     """Vicuna's files have a buffer per layer that transformers no longer keeps."""
     state = load_file(networks / "language_model" / "model.safetensors")
     shutil.copy(networks / "language_model" / "config.json", tmp_path)
-    torch.save(state | {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(8) for layer in range(2)},
-               tmp_path / "pytorch_model.bin")
+    old = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(8) for layer in (0, 1)}
+    torch.save(state | old, tmp_path / "pytorch_model.bin")
     found = load_language_model(str(tmp_path), 0).state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in state.items())
 
@@ -460,8 +479,9 @@ def test_a_model_with_what_older_versions_wrote_is_read(networks, tmp_path):
 def test_a_model_that_brings_its_own_code_is_refused_and_the_code_not_run(networks, tmp_path):
     shutil.copytree(networks / "language_model", tmp_path / "model")
     path = tmp_path / "model" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {
-        "model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}))
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    config = json.loads(path.read_text()) | {"model_type": "own", "auto_map": own}
+    path.write_text(json.dumps(config))
     (tmp_path / "model" / "own.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')")
     refused(tmp_path / "model", "is not a language model that can be loaded .*custom code")
     assert not (tmp_path / "harm").exists()

@@ -7,6 +7,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from uvlm_core import plan
+from uvlm_core.alignment import representations
+from uvlm_core.evaluation import Evaluation
 from uvlm_core.modeling import UnifiedVLM
 from uvlm_core.profiles import PROFILES, profile
 from uvlm_core.training import prepare
@@ -83,6 +85,34 @@ def test_more_gpus_need_less_memory_each_and_less_time(paper):
     assert paper["a run", "hours on 1 A100"] == pytest.approx(8 * paper["a run", "hours on 8 A100"])
     assert numbers(plan.plan(profile("paper"), "H100"))["a run", "hours on 1 H100"] < paper["a run", "hours on 1 A100"]
     assert paper["a run", "steps"] == -(-180_000 // 393)
+
+
+def test_a_plan_says_what_pictures_take_in_memory_and_on_disk_whatever_their_number(paper):
+    assert paper["pictures", "rows"] == 2700 + 2700
+    assert paper["pictures", "opened to score"] == 200 + 200
+    assert paper["pictures", "memory of these"] == pytest.approx(400 * 224 * 224 * 3 / 1e9)
+    assert paper["pictures", "memory of 100,000 captions"] == pytest.approx(0.165)
+    sizes = {"SigLIP for pictures of 2,700 rows": 2700 * 196 * 768 * 4,
+             "VQ for pictures of 2,700 rows": 2700 * 256 * 2, "VQ for 180,000 images": 180_000 * 256 * 2}
+    for name, size in sizes.items():
+        assert paper["disk", f"outputs of {name}"] == pytest.approx(size / 1e9)
+
+
+def test_a_plan_says_what_scoring_holds(paper, spec, processor, encoders):
+    sizes = {"400 images": 400 * 224 * 224 * 3, "outputs of the encoders": 200 * (196 * 768 + 256) * 4,
+             "states of 100 images": 100 * 2 * 64 * 33 * 4096 * 4}
+    for name, size in sizes.items():
+        assert paper["memory of scoring", name] == pytest.approx(size / 1e9)
+    spec = spec.vary(architecture="SigLIP-VQ", test_watches=7, generated_watches=5)
+    model, *_ = prepare(spec)
+    scored = Evaluation(spec, processor, encoders["SigLIP"], encoders["VQ"])
+    planned = {quantity: round(value * 1e9) for _, quantity, value, *_ in plan._scoring(spec)}
+    assert planned["outputs of the encoders"] == scored.images_in.nbytes + scored.drawn.real.nbytes
+    sides = (scored.questions, scored.images_in), (scored.requests, scored.drawn.real)
+    held = [array.nbytes for talks, images in sides
+            for array in representations(model, processor, talks[:5], images).values()]
+    assert planned["states of 5 images"] == sum(held)
+    assert planned["12 images"] == (7 + 5) * 64 * 64 * 3
 
 
 def test_every_profile_has_a_plan_and_a_header_with_its_numbers():

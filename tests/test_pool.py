@@ -1,15 +1,32 @@
 """Rows about captioned pictures, and a run of them: sides apart, rows in rounds, scores that are retrieval."""
 
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from uvlm_core import evaluation, pictures
+from uvlm_core import pool as pool_module
 from uvlm_core.conversations import Conversation, Turn, write_llava
 from uvlm_core.picture_evaluation import PictureEvaluation, _found
 from uvlm_core.pictures import load_pictures, open_picture, pictures_fingerprint
-from uvlm_core.pool import PicturePool, WatchPool, pool_features, training_pool
+from uvlm_core.pool import (
+    STREAM,
+    PicturePool,
+    WatchPool,
+    pool_features,
+    training_pool,
+    training_rows,
+)
 from uvlm_core.processing import Processor
 from uvlm_core.runs import record_key
+from uvlm_core.smart_watch import sample_watches
 from uvlm_core.training import prepare, train_and_score
 
 WORDS = ("red", "green", "blue", "dark", "light", "round")
@@ -36,6 +53,14 @@ def folder(tmp_path_factory):
 def pictured(spec, folder):
     return spec.vary(pictures=str(folder / "captions.json"), picture_folder=str(folder), vqa_examples=8,
                      caption_examples=40, generation_examples=48, feature_reader="", reader="")
+
+
+def test_the_home_folder_has_its_short_name(pictured, folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    found = load_pictures("~/captions.json", "~")
+    assert found == load_pictures(pictured.pictures, str(folder)) and found.folder == folder
+    with pytest.raises(ValueError, match="nowhere.json cannot be read"):
+        load_pictures("~/nowhere.json", "~")
 
 
 def test_a_pool_holds_the_training_side_alone(pictured, folder, networks):
@@ -73,6 +98,153 @@ def test_rows_show_what_they_tell_and_come_again_in_another_order(pictured, fold
     for regime, empty in (("understanding", 1), ("generation", 0)):
         sides = PicturePool(more.vary(regime=regime)).rows(processor)
         assert not sides[empty] and len(sides[1 - empty]) == (2 * count if empty == 0 else 3 * count)
+
+
+# What is read grows with the work, not with the set
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The names of the pictures that are decoded."""
+    names, plain = [], pictures.open_picture
+
+    def open_one(path, size):
+        names.append(path.name)
+        return plain(path, size)
+    monkeypatch.setattr(pictures, "open_picture", open_one)
+    return names
+
+
+def few(pictured, **change):
+    """A run whose rows show few of the pictures."""
+    return pictured.vary(**{"vqa_examples": 2, "caption_examples": 6, "generation_examples": 7,
+                            "batch_size": 2, "test_watches": 3, "generated_watches": 2} | change)
+
+
+@pytest.mark.parametrize("regime", ["understanding", "generation", "unified"])
+@pytest.mark.parametrize("architecture", ["SigLIP-VQ", "VQ-SigLIP"])
+def test_only_pictures_that_are_scored_are_opened(pictured, opened, encoders, processor, regime,
+                                                  architecture):
+    spec = few(pictured, regime=regime, architecture=architecture)
+    sides = [encoders[kind] for kind in architecture.split("-")]
+    scored = PictureEvaluation(spec, processor, *sides)
+    assert len(opened) == {"understanding": 3, "generation": 2 + 2, "unified": 3 + 2}[regime]
+    asked = [talk.image for talk in scored.captions]
+    assert asked[:2] == opened[:2] and len(set(opened)) == len(opened)
+    if spec.understands:
+        wanted = [open_picture(Path(spec.picture_folder, name), 64) for name in asked]
+        np.testing.assert_array_equal(scored.images_in, sides[0].encode(np.stack(wanted)))
+
+
+@pytest.mark.parametrize(("regime", "count"), [("understanding", 9), ("generation", 4 + 4),
+                                               ("unified", 9 + 4)])
+def test_only_watches_that_are_scored_are_drawn(spec, encoders, processor, monkeypatch, regime, count):
+    plain, drawn = evaluation.render_batch, []
+    monkeypatch.setattr(evaluation, "render_batch",
+                        lambda watches, size: drawn.extend(watches) or plain(watches, size))
+    spec = spec.vary(regime=regime, test_watches=9, generated_watches=4)
+    evaluation.Evaluation(spec, processor, encoders["VQ"], encoders["VQ"])
+    assert len(drawn) == count
+
+
+@pytest.mark.parametrize("change", [
+    {}, dict(regime="understanding"), dict(regime="generation"), dict(shuffled_requests=True),
+    dict(regime="understanding", padding_image=True), dict(architecture="SigLIP-VQ")], ids=str)
+def test_only_pictures_that_rows_show_are_encoded_and_each_row_has_its_own(pictured, opened, change):
+    spec = few(pictured, **change)
+    _, processor, steps, understanding, generation = prepare(spec)
+    shown = {"understanding": {row.image_in for row in steps.understanding},
+             "generation": {row.image_out for row in steps.generation}}
+    pool, padded = training_pool(spec), spec.padding_image and not spec.generates
+    tables = {"understanding": (understanding, steps.images_in),
+              "generation": (generation, steps.images_out)}
+    assert len(opened) == sum(map(len, shown.values())) + padded <= 8 + 7 < pool.count
+    for side, (encoder, table) in tables.items():
+        images = pool.side(side)
+        if not shown[side]:
+            assert table is None or len(table) == padded
+            continue
+        assert shown[side] == set(range(images.count)) and len(table) == images.count
+        np.testing.assert_array_equal(table, encoder.encode(images.images(0, images.count)))
+        for row in getattr(steps, side) if not spec.shuffled_requests else ():
+            number = int(images.files[max(row.image_in, row.image_out)][:2])  # every row tells it
+            assert re.search(rf"\b{number}\b", processor.text(row.ids))
+
+
+def test_arms_of_a_seed_share_what_is_encoded_and_all_seeds_where_every_picture_is_shown(
+        pictured, opened):
+    spec = few(pictured)
+    for regime, encodes in (("unified", True), ("understanding", False), ("generation", False)):
+        opened.clear()
+        prepare(spec.vary(regime=regime))
+        assert bool(opened) == encodes
+    files = [training_pool(spec.vary(seed=seed)).side("generation").files for seed in (0, 1)]
+    assert files[0] != files[1]
+    more = pictured.vary(caption_examples=100, generation_examples=100)
+    whole = [training_pool(more.vary(seed=seed)) for seed in (0, 1)]
+    for pool in whole:  # the table of earlier runs: their records stay what they are
+        assert all(pool.side(name) is pool for name in ("understanding", "generation"))
+    assert whole[0].name == whole[1].name and len(whole[0].files) == whole[0].count
+
+
+def test_a_pool_of_watches_draws_those_that_its_rows_are_about(spec, processor, monkeypatch):
+    plain, drawn = pool_module.sample_watch, []
+
+    def sample(seed, number, **names):
+        drawn.append(number)
+        return plain(seed, number, **names)
+    large = spec.vary(images=5000, hours=13)
+    wanted = training_rows(large, processor, sample_watches(STREAM, 5000, hours=13))
+    monkeypatch.setattr(pool_module, "sample_watch", sample)
+    found = training_pool(large).rows(processor)
+    assert len(drawn) == len(set(drawn)) <= 40 + 8 + 48
+    for some, others in zip(found, wanted, strict=True):
+        assert [row.ids.tolist() for row in some] == [row.ids.tolist() for row in others]
+
+
+def test_pictures_are_read_whole_once_and_again_when_a_file_changes(folder, tmp_path, monkeypatch):
+    copied = tmp_path / "copy"
+    shutil.copytree(folder, copied)
+    named, read = (str(copied / "captions.json"), str(copied)), []
+    plain = pictures.fingerprint
+    monkeypatch.setattr(pictures, "fingerprint", lambda *rows: read.append(1) or plain(*rows))
+
+    def found() -> str:  # as in a new process
+        pictures_fingerprint.cache_clear()
+        load_pictures.cache_clear()
+        return pictures_fingerprint(*named)
+    first = found()
+    assert found() == first and len(read) == 2  # files of just now may change and keep their times
+    monkeypatch.setattr(pictures, "SETTLED", -10**12)
+    assert [found() for _ in range(3)] == [first] * 3 and len(read) == 3
+    time.sleep(0.02)
+    path, before = copied / "07.png", (copied / "07.png").stat()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)  # as long, and with its old time
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (second := found()) != first and len(read) == 4
+    assert found() == second and len(read) == 4
+    rows = json.loads((copied / "captions.json").read_text())
+    (copied / "captions.json").write_text(json.dumps(rows[1:]))
+    assert found() not in (first, second) and len(read) == 5
+
+
+@pytest.mark.parametrize("harm", ["a file in the way", "garbage"])
+def test_what_pictures_are_is_known_without_the_cache(pictured, cache, harm, monkeypatch):
+    monkeypatch.setattr(pictures, "SETTLED", -10**12)
+    named = pictured.pictures, pictured.picture_folder
+    pictures_fingerprint.cache_clear()
+    wanted = pictures_fingerprint(*named)
+    if harm == "garbage":
+        (kept,) = (cache / "fingerprints").iterdir()
+        kept.write_bytes(b"\xff half")
+    else:
+        shutil.rmtree(cache)
+        cache.write_text("")
+    pictures_fingerprint.cache_clear()
+    assert pictures_fingerprint(*named) == wanted
+    pictures_fingerprint.cache_clear()
 
 
 def test_the_key_of_a_record_depends_on_what_the_pictures_are(pictured, folder, tmp_path):

@@ -255,3 +255,106 @@ def test_without_the_stamps_a_network_of_theirs_is_refused_and_all_leaves_them_o
     (cache / "stamps").mkdir(parents=True)
     made.clear()
     assert pretraining.main(["all"]) == 0 and len(made) == 10
+
+
+# A training that diverges
+
+
+class Line(torch.nn.Module):
+    """A task whose loss, gradient or buffer is spoilt in step number `at`."""
+
+    def __init__(self, at: int, what: str):
+        super().__init__()
+        self.weight, self.at, self.what = torch.nn.Parameter(torch.ones(2, 2)), at, what
+        self.register_buffer("means", torch.zeros(2))  # moved by the forward, as a codebook is
+
+    def forward(self, inputs, step):
+        product, spoilt = self.weight * inputs, self.what if step + 1 == self.at else ""
+        if spoilt == "buffer":
+            self.means.fill_(float("nan"))
+        if spoilt == "gradient":
+            product.register_hook(lambda gradient: gradient * float("inf"))
+        return product.square().mean() * (float("nan") if spoilt == "loss" else 1)
+
+
+def train_line(name, task, muon=False, steps=8):
+    def batch(rng):
+        return (torch.from_numpy(rng.random((2, 2), np.float32)),)
+    return pretraining.train(name, task, batch, steps, 0.5, [task.weight] if muon else [])
+
+
+@pytest.mark.parametrize("muon", [False, True])
+@pytest.mark.parametrize(("what", "fault"), [
+    ("loss", r"at step 4 of 8: the loss is nan and the norm of its gradient nan"),
+    ("gradient", r"at step 4 of 8: the loss is \d\S* and the norm of its gradient inf"),
+    ("buffer", r"at step 4 of 8: the loss is \d\S* and the weight means is not finite")])
+def test_a_network_whose_training_diverges_is_not_kept(cache, monkeypatch, what, fault, muon):
+    monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY", 2)
+    for _ in range(2):  # the second time from the checkpoint before
+        with pytest.raises(ValueError, match=rf"The training of line diverged {fault} \(learning rate "
+                                             r"0\.5.*; try a lower rate\."):
+            train_line("line", Line(4, what), muon)
+        state = torch.load(cache / "pretraining" / "line.pt", weights_only=True)
+        assert state["step"] == 2
+        assert all(tensor.isfinite().all() for tensor in state["task"].values())
+
+
+def test_a_checkpoint_of_a_network_that_is_not_finite_is_passed_over(cache, monkeypatch):
+    monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY", 2)
+    task = Line(0, "loss")
+    train_line("line", task)
+    path = cache / "pretraining" / "line.pt"
+    state = torch.load(path, weights_only=True)
+    state["task"]["weight"][0] = float("inf")
+    torch.save(state | {"step": 4}, path)
+    again = Line(0, "loss")
+    train_line("line", again)
+    assert torch.equal(again.weight, task.weight)
+
+
+def test_a_network_that_is_not_finite_is_not_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "PRETRAINED", tmp_path)
+    task = Line(0, "loss")
+    task.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="The network line is not written, because its weight weight "
+                                         "is not finite."):
+        pretraining.ship("line", task, {}, "# Line", 1.0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("step", "what"), [(2, "loss"), (3, "weight")])
+def test_a_language_model_that_diverges_is_not_written(tmp_path, monkeypatch, step, what):
+    plain, seen = text_pretraining._loss, []
+
+    def fill(weight):
+        weight.data.fill_(float("inf"))
+
+    def spoilt(model, *arguments):
+        seen.append(1)
+        loss = plain(model, *arguments)
+        if len(seen) == step and what == "weight":  # in the last step: no loss shows it
+            model.lm_head.weight.register_post_accumulate_grad_hook(fill)
+        return loss * (float("nan") if len(seen) == step and what == "loss" else 1)
+    monkeypatch.setattr(text_pretraining, "_loss", spoilt)
+    fault = {"loss": "step 2 of 3: the loss is nan",
+             "weight": "step 3 of 3: .* the weight lm_head.weight is not finite"}[what]
+    lessons = Lesson(1, 1.0, wordings=1), Lesson(2, 0.3)
+    with pytest.raises(ValueError, match=f"The training of the language model diverged at {fault}"):
+        text_pretraining.build_language_model(tmp_path / "made", lessons)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_network_that_diverges_is_a_sentence_and_exit_status_2(monkeypatch, capsys):
+    made = []
+
+    sentence = "The training of vq diverged at step 3 of 6500: the loss is nan."
+
+    def diverge():
+        raise ValueError(sentence)
+    monkeypatch.setattr(vq_pretraining, "train_vq", diverge)
+    monkeypatch.setattr(vq_pretraining, "train_reader", lambda: made.append("reader"))
+    assert pretraining.main(["vq"]) == 2
+    assert capsys.readouterr().err == f"{sentence}\n"
+    for name in ("build_tokenizer", "build_language_model"):
+        monkeypatch.setattr(text_pretraining, name, lambda: None)
+    assert pretraining.main(["all"]) == 2 and not made  # what needs it is not begun

@@ -50,7 +50,7 @@ DISTORTED = (Distortion("affine", 0.5), Distortion("permutation", 1, "generation
 OTHER = {  # another valid value of every field but the world's version, of which there is one
     "architecture": "SigLIP-VQ", "regime": "generation", "seed": 1, "image_size": 128, "images": 30000,
     "vqa_examples": 9000, "caption_examples": 599, "generation_examples": 9999, "turns": 4,
-    "fewest_turns": 2, "inception": "inception.pth", "precision": "bf16", "activation_checkpointing": True,
+    "fewest_turns": 2, "inception": "owner/model/inception.pth", "precision": "bf16", "activation_checkpointing": True,
     "pictures": "stamps", "picture_folder": "folder", "sam_pictures": True,
     "biases": (AttributeBias("weather", 0.01),), "distortions": DISTORTED, "shuffled_requests": True,
     "language_model": "owner/lm",

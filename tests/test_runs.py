@@ -184,10 +184,20 @@ def test_every_score_has_a_line_of_its_own(store):
     assert '  "counts": {' in lines and '    "rows": 7' in lines
 
 
-def test_a_value_that_is_no_number_is_read_back_as_missing(store):
+def test_a_score_that_is_no_number_is_read_back_as_missing(store):
     scores = [{**body(Stub())["scores"][0], "value": float("nan")}]
     assert store.save(Stub(), body(Stub()) | {"scores": scores})["scores"][0]["value"] is None
     assert [row["value"] for row in store.load(Stub())["scores"]] == [None]
+
+
+@pytest.mark.parametrize("part", [
+    {"samples": {"losses": [{"loss": 0.0, "grad_norm": float("nan")}]}},
+    {"counts": {"padding": float("inf")}}], ids=str)
+def test_of_other_numbers_none_may_be_missing(store, part):
+    with pytest.raises(ValueError, match="did not return a record: beside its scores there is a "
+                                         "number that is not finite."):
+        store.save(Stub(), body(Stub()) | part)
+    assert files(store.folder) == {}
 
 
 @pytest.mark.parametrize("content, fault", [

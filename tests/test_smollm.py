@@ -83,6 +83,13 @@ def test_what_is_no_model_leaves_nothing_behind(file, cache):
     assert not cache.exists() or not any(cache.iterdir())
 
 
+def test_a_cache_that_is_a_file_is_told_in_one_line(cache, capsys):
+    cache.write_text("")
+    assert smollm.main() == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and str(cache) in said
+
+
 def test_a_network_that_is_not_in_the_cache_is_refused_with_the_target_that_brings_it():
     with pytest.raises(ValueError, match="'cache/smollm2' is not in the cache .*; `make smollm2` brings it there."):
         resolve("cache/smollm2")

@@ -53,7 +53,7 @@ def refused(load, name, message=None) -> str:
 def test_a_truncated_weights_file_is_refused_by_its_name(copies, name, left):
     path = copies / name / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * left)])
-    refused(LOADERS[name], copies / name, r"\(.*Error while deserializing header|is not a whole safetensors file \(")
+    refused(LOADERS[name], copies / name, r"\(.*Error while deser|is not a whole safetensors file \(")
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -72,14 +72,14 @@ def test_a_pickle_is_refused_and_not_opened(copies, name, tmp_path):
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_missing_weights_file_is_named(copies, name):
     (copies / name / "model.safetensors").unlink()
-    refused(LOADERS[name], copies / name, "(There is no weights file|Error no file named) model.safetensors")
+    refused(LOADERS[name], copies / name, "(There is no weights file|no file named) model.safeten")
 
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_the_weights_of_another_model_are_refused(copies, name):
     other = {"vq": "siglip", "siglip": "reader", "reader": "vq", "language_model": "siglip"}[name]
     shutil.copy(copies / other / "model.safetensors", copies / name / "model.safetensors")
-    refused(LOADERS[name], copies / name, "holds the weights of another model|does not hold the weights that its conf")
+    refused(LOADERS[name], copies / name, "holds the weights of another|does not hold the weights")
 
 
 @pytest.mark.parametrize(("name", "key"), [
@@ -91,23 +91,26 @@ def test_the_weights_of_another_model_are_refused(copies, name):
      r"{key} is of the shape \(1,", r"for {key} it has \("),
     (lambda state, key: state.update({"odd.weight": torch.ones(2)}),
      "odd.weight is unknown", r"odd.weight it has \(2,\)")])
-def test_one_tensor_too_few_too_many_or_of_another_shape_is_named(copies, name, key, spoil, said, of_ours):
+def test_one_tensor_too_few_too_many_or_of_another_shape_is_named(
+        copies, name, key, spoil, said, of_ours):
     path = copies / name / "model.safetensors"
     state = load_file(path)
     spoil(state, key)
     save_file(state, path)
-    refused(LOADERS[name], copies / name, (of_ours if name == "reader" else said).format(key=re.escape(key)))
+    said = of_ours if name == "reader" else said
+    refused(LOADERS[name], copies / name, said.format(key=re.escape(key)))
 
 
 # --- where a name leads ---
 
 
 @pytest.mark.parametrize("name", [
-    "", "/data/vicuna", "./vicuna", "../vicuna", "~/no/such/folder", "~nobody_at_all/vicuna", "owner/model/", "a b",
-    "models/vq.pt", "weights.pth", "a/b/c", "a//b", "-/model", "nul\0l", "x" * 5000 + "/", "/" + "x" * 5000])
+    "", "/data/vicuna", "./vicuna", "../vicuna", "~/no/such/folder", "~nobody_at_all/vicuna", "a b",
+    "owner/model/", "models/vq.pt", "weights.pth", "a/b/c", "a//b", "-/model", "nul\0l",
+    "x" * 5000 + "/", "/" + "x" * 5000])
 def test_a_path_that_is_not_there_is_never_taken_for_a_hub_id(name):
     for ask in (resolve, fingerprint, *FOLDERS.values()):
-        with pytest.raises(ValueError, match="is neither a folder or file that is there nor a hub id") as error:
+        with pytest.raises(ValueError, match="neither a folder or file that is there nor") as error:
             ask(name)
         assert one_sentence(error) and repr(name) in str(error.value)
 
@@ -151,7 +154,7 @@ def test_a_hub_that_cannot_be_reached_is_told_in_a_sentence(name, monkeypatch):
 def test_a_file_of_the_hub_is_asked_for_by_its_place_in_the_repository(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for name in ("owner/model/vq.pt", "owner/model/some/folder/vq.safetensors"):
-        refused(VQEncoder.load, name, "is neither a folder here nor a VQ tokenizer that the hub gives")
+        refused(VQEncoder.load, name, "is neither a folder here nor a VQ tokenizer that the hub gi")
         for ask in (SiglipEncoder.load, FOLDERS["language_model"], FOLDERS["tokenizer"]):
             refused(ask, name, "is a file, and a .* is a folder or a hub id")
 
@@ -163,9 +166,11 @@ def test_a_tokenizer_whose_files_are_missing_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [FeatureReader, FeatureDecoder])
-@pytest.mark.parametrize("config", ["{", "[1]", '{"width": 24}', '{"width": "a", "tokens": 16, "size": 64}',
-                                    '{"width": 24, "tokens": -1, "size": 64}'])
-def test_a_network_of_features_without_its_configuration_is_refused(kind, config, networks, tmp_path):
+@pytest.mark.parametrize("config", [
+    "{", "[1]", '{"width": 24}', '{"width": "a", "tokens": 16, "size": 64}',
+    '{"width": 24, "tokens": -1, "size": 64}'])
+def test_a_network_of_features_without_its_configuration_is_refused(
+        kind, config, networks, tmp_path):
     of = str(networks / "siglip")
     (tmp_path / "config.json").write_text(config.replace("}", f', "of": "{fingerprint(of)}"}}'))
     refused(partial(kind.load, encoder=of), tmp_path)
@@ -283,13 +288,13 @@ def test_the_processes_are_those_of_the_launcher(variables, found, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert environment.processes() == found
-    assert "" not in map(os.environ.get, variables)  # accelerate would take an empty one for a number
+    assert "" not in map(os.environ.get, variables)  # accelerate would take it for a number
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
 @pytest.mark.parametrize("value", ["three", "-1", "1.5", "²"])
 def test_a_number_of_processes_that_is_none_is_refused(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"The environment variable {name} is '{value}', not a whole number") as error:
+    with pytest.raises(ValueError, match=f"variable {name} is '{value}', not a whole num") as error:
         environment.processes()
     assert one_sentence(error)

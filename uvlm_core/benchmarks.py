@@ -151,7 +151,7 @@ def _cut(text: str, until: str | Sequence[str] | None) -> str:
 
 
 class Command(UVLM):
-    """The same on the command line, where a model that cannot be had is one sentence and exit status 2.
+    """The same on the command line: a model that cannot be had is one sentence and exit status 2.
 
     lmms-eval itself would print a traceback and end with status 0.
     """
@@ -174,7 +174,8 @@ def main() -> None:
     from lmms_eval.models import MODEL_REGISTRY_V2
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    MODEL_REGISTRY_V2.register_manifest(ModelManifest("uvlm", simple_class_path="uvlm_core.benchmarks.Command"))
+    MODEL_REGISTRY_V2.register_manifest(
+        ModelManifest("uvlm", simple_class_path="uvlm_core.benchmarks.Command"))
     evaluate()
 
 

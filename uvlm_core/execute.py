@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
         asked = {name for name in ("seeds", "workers") if getattr(options, name) is not None}
         plan = _plan(notebooks, standard, overrides, asked)
         open_backend().close()  # a cluster that cannot be used is told now, not by the first notebook that trains
-        environment = {"UVLM_CACHE": str(cache_folder())}  # a kernel runs in another folder than this
+        environment = {"UVLM_CACHE": str(cache_folder())}  # a kernel starts in another folder
         if options.replicate:  # features and checkpoints of earlier runs are not to be found either
             environment["UVLM_CACHE"] = str(build / "cache")
             _remove(build)

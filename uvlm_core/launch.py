@@ -7,6 +7,9 @@ Without a GPU, accelerate starts several processes only with `--multi_gpu` (they
 share the rows of each optimiser step out among them, so that the run is the one that a single process would carry out
 but for rounding; their number is part of the record's provenance and not of its key. With `--config_file
 uvlm_core/accelerate/zero2.yaml` DeepSpeed shares gradients and the optimiser's state out too.
+
+A run that diverges writes no record. One that another command or a grid carries out in the same cache
+is refused. Both are one sentence and exit code 2.
 """
 
 import argparse
@@ -26,7 +29,9 @@ from uvlm_core.environment import cache_folder
 from uvlm_core.profiles import RunSpec, profile
 from uvlm_core.runs import RunStore, execute_run, make_writable, record_key
 
-PATIENCE = timedelta(minutes=30)  # of processes for one that computes alone, as when it scores; Trainer's default
+# how long processes wait for one that computes alone, as when it scores: the Trainer's default
+PATIENCE = timedelta(minutes=30)
+
 
 def run(spec: RunSpec, records: Path) -> None:
     """Carry out `spec` on this process and its peers; the first one writes the record.
@@ -34,30 +39,38 @@ def run(spec: RunSpec, records: Path) -> None:
     ValueError on all of them where another `launch` or a grid carries it out in this cache.
     """
     store, spec = RunStore(records), spec.canonical()
-    processes, rank = environment.processes()
-    work = cache_folder() / "runs"
-    folder = work / f"{record_key(spec)}-{processes}"
-    lock = FileLock(work / f"{record_key(spec)}.lock")  # a grid takes the same
+    environment.processes()  # before accelerate reads the same variables: it stumbles over an empty one
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)  # connects the processes
     try:
-        if not _begin(store, spec, lock, rank):
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        record, sheet = execute_run(spec, folder)
-        if rank == 0:
-            store.save(spec, record | {"provenance": record["provenance"] | {"processes": processes}}, sheet)
-            shutil.rmtree(folder, ignore_errors=True)
-            print(f"wrote {store.path(spec)}")
+        # the one that a grid takes
+        lock = FileLock(cache_folder() / "runs" / f"{record_key(spec)}.lock")
+        try:
+            if _begin(store, spec, lock):
+                _carry_out(store, spec)
+        finally:
+            lock.release()
     finally:
-        lock.release()
         PartialState().destroy_process_group()  # else a process may abort at its exit, with its work done
 
 
-def _begin(store: RunStore, spec: RunSpec, lock: FileLock, rank: int) -> bool:
-    """Let the first process take the lock, and tell all of them whether the run is to be carried out.
+def _carry_out(store: RunStore, spec: RunSpec) -> None:
+    processes, rank = environment.processes()
+    folder = cache_folder() / "runs" / f"{record_key(spec)}-{processes}"
+    folder.mkdir(parents=True, exist_ok=True)
+    record, sheet = execute_run(spec, folder)
+    if rank == 0:
+        provenance = record["provenance"] | {"processes": processes}
+        store.save(spec, record | {"provenance": provenance}, sheet)
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"wrote {store.path(spec)}")
+
+
+def _begin(store: RunStore, spec: RunSpec, lock: FileLock) -> bool:
+    """Let the first process take the lock, and tell all whether the run is to be carried out.
 
     It is not where its record is there. ValueError on every process where it cannot be.
     """
+    _, rank = environment.processes()
     wanted, fault = False, ""
     if rank == 0:
         try:
@@ -68,8 +81,8 @@ def _begin(store: RunStore, spec: RunSpec, lock: FileLock, rank: int) -> bool:
                 lock.acquire(blocking=False)
                 wanted = store.load(spec) is None  # whoever had the lock may have written it
         except Timeout:
-            fault = (f"Run {record_key(spec)} is being carried out in the cache {cache_folder()} by another process; "
-                     f"start it again when that has ended.")
+            fault = (f"Run {record_key(spec)} is being carried out in the cache {cache_folder()} "
+                     "by another process; start it again when that has ended.")
         except (ValueError, OSError) as error:
             fault = str(error)
     wanted, fault = broadcast_object_list([wanted, fault])

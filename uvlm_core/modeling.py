@@ -317,11 +317,11 @@ def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def load_language_model(name: str, vocabulary: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A pre-trained language model by shipped name, folder or hub id, with at least `vocabulary` rows of embeddings.
+    """A pre-trained language model by shipped name, folder or hub id, grown to `vocabulary` rows.
 
-    Rows that it lacks start as the mean of its own. An adapter of peft's is merged into the model that it names.
-    ValueError for a folder that holds no whole model, a pickle with more in it than weights, and an adapter that cannot
-    be merged.
+    Rows of embeddings that it lacks start as the mean of its own. An adapter of peft's is merged
+    into the model that it names. ValueError for a folder that holds no whole model, a pickle with
+    more in it than weights, and an adapter that cannot be merged.
     """
     base = adapted(name)
     if base is None:
@@ -339,24 +339,26 @@ def load_language_model(name: str, vocabulary: int, dtype: torch.dtype = torch.f
 
 
 def _merge(adapter: str, model: PreTrainedModel) -> PreTrainedModel:
-    """A language model with an adapter's changes in its own weights; what does not fit it is refused."""
+    """A language model with an adapter's changes in its own weights; what does not fit is refused."""
     folder = resolve_folder(adapter, "an adapter")
     what = "an adapter of its model"
     with refusing(adapter, what):
         tuned = PeftModel.from_pretrained(model, folder)
     if not hasattr(tuned, "merge_and_unload"):
-        raise ValueError(f"{adapter!r} is an adapter of the kind {tuned.peft_config['default'].peft_type.value}, which "
-                         "cannot be merged into its model; LoRA's can.")
+        kind = tuned.peft_config["default"].peft_type.value
+        raise ValueError(f"{adapter!r} is an adapter of the kind {kind}, which cannot be merged "
+                         "into its model; LoRA's can.")
     with refusing(adapter, what):  # once more, as only this tells what the file lacks
         report = tuned.load_adapter(folder, "default", torch_device="cpu")
     odd = [*report.missing_keys, *report.unexpected_keys]
     if odd:
-        raise ValueError(f"{adapter!r} does not hold the weights that its configuration asks for: {odd[0]} is missing "
-                         "or unknown.")
+        raise ValueError(f"{adapter!r} does not hold the weights that its configuration asks for: "
+                         f"{odd[0]} is missing or unknown.")
     tables = model.get_input_embeddings(), model.get_output_embeddings()
-    if model.config.tie_word_embeddings and any(isinstance(table, BaseTunerLayer) for table in tables):
-        raise ValueError(f"{adapter!r} changes one of two tables that are the same in its model (embeddings and head), "
-                         "so it cannot be merged; merge it yourself and give the folder of what comes out.")
+    changed = any(isinstance(table, BaseTunerLayer) for table in tables)
+    if changed and model.config.tie_word_embeddings:  # peft would change the other one too
+        raise ValueError(f"{adapter!r} cannot be merged: it changes one of two tables that are the "
+                         "same in its model (embeddings and head).")
     with refusing(adapter, "an adapter of finite weights"):
         return tuned.merge_and_unload(safe_merge=True).to(model.dtype)
 

@@ -45,12 +45,13 @@ class PictureEvaluation:
         self.requests = [as_request(talk, spec.seed) for talk in captions[: spec.generated_watches]]
         processor.check(self.captions * spec.understands + self.requests * spec.generates)
         shown = max(len(self.captions) * spec.understands, len(self.requests) * spec.generates)
-        real = open_pictures(pictures.folder, [talk.image for talk in captions[:shown]], spec.image_size)
+        names = [talk.image for talk in captions[:shown]]
+        real = open_pictures(pictures.folder, names, spec.image_size)
         if spec.understands:
             self.images_in = understanding.encode(real[: len(self.captions)])
         if spec.generates:
-            others = list(dict.fromkeys(talk.image for talk in pictures.train))[: len(self.requests)]
-            others = open_pictures(pictures.folder, others, spec.image_size)
+            names = list(dict.fromkeys(talk.image for talk in pictures.train))[: len(self.requests)]
+            others = open_pictures(pictures.folder, names, spec.image_size)
             self.drawn = (DrawnPictures if generation.codes else DrawnFeatures)(
                 generation, real[: len(self.requests)], others)
 

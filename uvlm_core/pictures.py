@@ -137,7 +137,7 @@ def load_pictures(captions: str, folder: str = "", sam: bool = False) -> Picture
     "watches" are some Smart Watch images with captions, written to the cache as LLaVA JSON: a stand-in that needs no
     pictures. ValueError for stamps that are not there or not the package's, and as `read_pictures`.
     """
-    place = Path(folder)
+    captions, place = os.path.expanduser(captions), Path(os.path.expanduser(folder))  # `~` as in a network's name
     if captions == "stamps":
         place = cache_folder() / "stamps"
         if not place.is_dir():
@@ -194,7 +194,8 @@ def _state(talks: Sequence[Conversation], folder: Path) -> tuple[str, int]:
     sha256 over the rows, and size, times and inode of each file: the time of change cannot be set, so
     that other contents under old times are noticed.
     """
-    digest, newest = hashlib.sha256(str(folder.resolve()).encode()), 0
+    # 1: what `fingerprint` does today; another number when it does something else
+    digest, newest = hashlib.sha256(f"1 {folder.resolve()}".encode()), 0
     for talk in talks:
         turns = [[turn.human, turn.gpt, turn.attributes] for turn in talk.turns]
         digest.update(json.dumps([talk.task, talk.image, turns]).encode())

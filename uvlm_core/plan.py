@@ -28,7 +28,7 @@ from uvlm_core.runs import RunStore
 from uvlm_core.smart_watch import sample_watches
 from uvlm_core.training import DTYPES, tune
 from uvlm_core.vision import LLAMAGEN
-from uvlm_core.weights import ROOT, adapted, refusing, resolve
+from uvlm_core.weights import ROOT, adapted, refusing, resolve, resolve_network
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ SHARED_AMONG = (1, 3, 8)  # GPUs; the paper has 3
 SAMPLE = 200  # watches whose rows tell the tokens of an example
 ARCHITECTURE = "SigLIP-VQ"
 GB = 1e9
-CAPTION_ROW = 1650  # bytes that a row of a caption file takes while the file is read; 700 of them stay (measured)
+CAPTION_ROW = 1650  # bytes of a row while a caption file is read; 700 of them stay (measured)
 
 
 def network_config(name: str, kind: type) -> PreTrainedConfig:
@@ -77,8 +77,10 @@ def network_config(name: str, kind: type) -> PreTrainedConfig:
     base = adapted(name)
     if base is not None:
         return network_config(base, kind)
-    with refusing(name, "a configuration"):
-        return kind.from_pretrained(resolve(name))
+    what = "a network"
+    folder = resolve_network(name, what)
+    with refusing(name, what):
+        return kind.from_pretrained(folder)
 
 
 def spaces(spec: RunSpec) -> dict[str, dict]:
@@ -114,11 +116,12 @@ def plan(base: Profile, gpu: str = "A100") -> pd.DataFrame:
     """
     if gpu not in GPUS:
         raise ValueError(f"gpu {gpu!r} is not one of {', '.join(GPUS)}.")
-    spec, pictured = (some.vary(architecture=ARCHITECTURE, regime="unified") for some in (base.spec, base.picture_spec))
+    spec, pictured = (some.vary(architecture=ARCHITECTURE, regime="unified")
+                      for some in (base.spec, base.picture_spec))
     rows = [*_sizes(spec), *_tokens(spec)]
     numbers = {(part, quantity): value for part, quantity, value, *_ in rows}
-    rows += [*_memory(spec, numbers), *_scoring(spec), *_hours(spec, numbers, gpu), *_downloads(spec),
-             *_pictures(pictured), *_runs(base)]
+    rows += [*_memory(spec, numbers), *_scoring(spec), *_hours(spec, numbers, gpu),
+             *_downloads(spec), *_pictures(pictured), *_runs(base)]
     return pd.DataFrame(rows, columns=["part", "quantity", "value", "unit", "note"])
 
 
@@ -192,27 +195,31 @@ def _scoring(spec: RunSpec) -> list[tuple]:
     config, sides = network_config(spec.language_model, AutoConfig), spaces(spec)
     asked, drawn = spec.test_watches * spec.understands, spec.generated_watches * spec.generates
     opened = max(asked, drawn) + drawn  # the others are what drawn ones are compared with
-    outputs = (asked * sides["SigLIP"]["width"] * sides["SigLIP"]["tokens"] + drawn * sides["VQ"]["tokens"]) * 4
+    values = {kind: space["tokens"] * (1 if space["codes"] else space["width"])
+              for kind, space in sides.items()}
+    outputs = 4 * (asked * values["SigLIP"] + drawn * values["VQ"])
     compared = min(ALIGNED, asked, drawn)
     tokens = sum(min(space["tokens"], alignment.GRID**2) for space in sides.values())
     states = compared * tokens * (config.num_hidden_layers + 1) * config.hidden_size * 4
-    return [("memory of scoring", f"{opened:,} images", opened * spec.image_size**2 * 3 / GB, "GB", "main memory"),
-            ("memory of scoring", "outputs of the encoders", outputs / GB, "GB", ""),
-            ("memory of scoring", f"states of {compared} images", states / GB, "GB", "to compare the two sides")]
+    sizes = {f"{opened:,} images": opened * spec.image_size**2 * 3,
+             "outputs of the encoders": outputs, f"states of {compared} images": states}
+    return [("memory of scoring", name, size / GB, "GB", "main memory")
+            for name, size in sizes.items()]
 
 
 def _pictures(spec: RunSpec) -> list[tuple]:
-    """What a run about captioned pictures takes beside what one about watches does; its work sets it, not their number
-    (but for the captions)."""
+    """What a run about captioned pictures takes. Its work sets it and not their number, but for the
+    captions."""
     opened = max(spec.test_watches, spec.generated_watches) + spec.generated_watches
+    pixels, captions = opened * spec.image_size**2 * 3 / GB, 1e5 * CAPTION_ROW / GB
     rows = [("pictures", "rows", spec.rows, "", f"about {spec.pictures}, or a caption file"),
             ("pictures", "opened to score", opened, "", "at most"),
-            ("pictures", "memory of these", opened * spec.image_size**2 * 3 / GB, "GB", "main memory"),
-            ("pictures", "memory of 100,000 captions", 1e5 * CAPTION_ROW / GB, "GB", "in every process, while read")]
-    for (kind, space), count in zip(spaces(spec).items(), (spec.understanding_rows, spec.generation_rows), strict=True):
-        rows.append(("disk", f"outputs of {kind} for pictures of {count:,} rows", _outputs(space, count) / GB, "GB",
-                     "at most, for each seed, computed once"))
-    return rows
+            ("pictures", "memory of these", pixels, "GB", "main memory"),
+            ("pictures", "memory of 100,000 captions", captions, "GB", "in every process")]
+    counts = (spec.understanding_rows, spec.generation_rows)
+    return rows + [("disk", f"outputs of {kind} for pictures of {count:,} rows",
+                    _outputs(space, count) / GB, "GB", "at most, for each seed, computed once")
+                   for (kind, space), count in zip(spaces(spec).items(), counts, strict=True)]
 
 
 def _outputs(space: dict, images: int) -> int:
@@ -241,8 +248,8 @@ def _downloads(spec: RunSpec) -> list[tuple]:
         known = PUBLISHED.get(name)
         rows.append(("download", name, known.gigabytes if known else 0.0, "GB", known.licence if known else "is here"))
     for kind, space in spaces(spec).items():
-        rows.append(("disk", f"outputs of {kind} for {spec.images:,} images", _outputs(space, spec.images) / GB, "GB",
-                     "computed once, mapped and not held"))
+        rows.append(("disk", f"outputs of {kind} for {spec.images:,} images",
+                     _outputs(space, spec.images) / GB, "GB", "computed once, mapped and not held"))
     return rows
 
 

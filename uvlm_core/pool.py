@@ -4,10 +4,11 @@ Belongs here: which image each row is about, what is said of it, in which order 
 drawn (`smart_watch.py`) or pictures read (`pictures.py`), how rows make steps (`training.py`), the test sets
 (`evaluation.py`, `picture_evaluation.py`).
 
-All rows and all seeds draw from one pool. A pool has a `name`, `images(start, stop)`, their number `count`, and
-`rows(processor)`: the understanding and the generation rows of its spec in training order, one of them empty in a
-one-sided regime. `side(name)` gives the images whose numbers the rows of a side hold, and these are encoded once: of
-watches the whole pool, whose size the spec says, of pictures those that its rows show, however many there are beside.
+All rows and all seeds draw from one pool. A pool has a `name`, `images(start, stop)`, their number
+`count`, and `rows(processor)`: the understanding and the generation rows of its spec in training
+order, one of them empty in a one-sided regime. `side(name)` gives the images that the rows of a side
+number, and these are encoded once: of watches the whole pool, whose size the spec says; of pictures
+those that rows show, however many there are beside.
 """
 
 import hashlib
@@ -46,7 +47,7 @@ class WatchPool:
         return sample_watches(STREAM, stop - start, start=start, hours=self.spec.hours)
 
     def side(self, name: str) -> "WatchPool":
-        """The images of the rows of a side, "understanding" or "generation": all, which all seeds share."""
+        """The images of the rows of a side, "understanding" or "generation": all, for all seeds."""
         return self
 
     def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
@@ -84,18 +85,20 @@ class PicturePool(Pictures):
     def __init__(self, spec: RunSpec):
         named = spec.pictures, spec.picture_folder, spec.sam_pictures
         self.spec, self.pictures = spec, load_pictures(*named)
-        super().__init__(f"pictures-{pictures_fingerprint(*named)[:16]}-{spec.image_size}px", self.pictures.folder,
-                         list(dict.fromkeys(talk.image for talk in self.pictures.train)), spec.image_size)
+        files = list(dict.fromkeys(talk.image for talk in self.pictures.train))
+        super().__init__(f"pictures-{pictures_fingerprint(*named)[:16]}-{spec.image_size}px",
+                         self.pictures.folder, files, spec.image_size)
 
     @cached_property
     def talks(self) -> dict[str, list[tuple[Conversation, str]]]:
-        """By side the conversations of the rows, in training order, and whose image each one is shown with.
+        """By side the conversations of the rows, in training order, each with the image it shows.
 
         ValueError where the spec asks for a task that no picture has rows of.
         """
         spec, train = self.spec, self.pictures.train
         talks = {task: [talk for talk in train if talk.task == task] for task in ("vqa", "caption")}
-        talks["generation"] = [talk for talk in talks["caption"] if len(talk.turns) == 1]  # what makes a request
+        # those that make a request
+        talks["generation"] = [talk for talk in talks["caption"] if len(talk.turns) == 1]
         understanding, generation = _ordered(spec, {
             task: self._drawn(number, task, talks[task], count) for number, (task, count) in enumerate(_counts(spec))})
         shown = [talk.image for talk in generation]
@@ -105,12 +108,13 @@ class PicturePool(Pictures):
                                for talk, image in zip(generation, shown, strict=True)]}
 
     def side(self, name: str) -> Pictures:
-        """The pictures of the rows of a side, "understanding" or "generation", in the order of the pool.
+        """The pictures of the rows of a side, "understanding" or "generation", in the pool's order.
 
         Arms of one seed share them, and all seeds where the rows show every picture.
         """
         shown = {image for _, image in self.talks[name]}
-        files = [file for file in self.files if file in shown] or self.files[:1]  # a padding image needs a shape
+        # one of none: a padding image needs a shape
+        files = [file for file in self.files if file in shown] or self.files[:1]
         if len(files) == self.count:
             return self
         mark = hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]
@@ -181,7 +185,7 @@ def _partly(watch: Watch, other: Watch, attributes: tuple[str, ...]) -> Watch:
 
 
 def pool_features(encoder, images: WatchPool | Pictures, progress: bool = False) -> np.ndarray:
-    """The encoder's outputs for the images of a pool or of a side of it, from the cache or computed into it."""
+    """The encoder's outputs for a pool or a side of it, from the cache or computed into it."""
     return cached_features(encoder, images.name, images.count, images.images, progress)
 
 

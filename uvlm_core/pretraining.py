@@ -43,10 +43,10 @@ def train(name: str | None, task: nn.Module, batch_of: Callable[[np.random.Gener
     """Train `task` (its forward gives the loss) with AdamW (`muon` with Muon), warm-up and cosine decay to zero.
 
     Batch number `step` is drawn from its own generator, so a training that was killed continues as if it had not been;
-    without a name no checkpoints are written. A checkpoint whose weights are not finite is passed over.
+    without a name no checkpoints are written. One whose weights are not finite is passed over.
 
-    Returns: minutes of training on this machine, all sessions together. ValueError ends a training whose loss,
-    gradient or weights are not finite; nothing of it is written.
+    Returns: minutes of training on this machine, all sessions together. ValueError ends a training
+    whose loss, gradient or weights are not finite; nothing of it is written.
     """
     checkpoint = cache_folder() / "pretraining" / f"{name}.pt"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -176,12 +176,13 @@ def ship(name: str, network: nn.Module, config: dict, card: str, minutes: float,
          data: str = f"Watches of world version {WORLD_VERSION}, {SIZE} px.") -> None:
     """Write configuration, weights, model card and sums into `pretrained/<name>`, and drop the checkpoint.
 
-    The card is `card`, what the training cost, and `data`, a sentence on where its pictures come from. ValueError
-    for weights that are not finite, of which nothing is written.
+    The card is `card`, what the training cost, and `data`, a sentence on where its pictures come from.
+    ValueError for weights that are not finite, of which nothing is written.
     """
     odd = odd_weight(network.state_dict())
     if odd is not None:
-        raise ValueError(f"The network {name} is not written, because its weight {odd} is not finite.")
+        raise ValueError(f"The network {name} is not written, because its weight {odd} is not "
+                         "finite.")
     folder = PRETRAINED / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
@@ -214,8 +215,10 @@ def train_probe(probe: nn.Module, inputs: Tensor, labels: Tensor) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the networks named on the command line; missing stamps and a training that diverges are one sentence and
-    exit code 2."""
+    """Train the networks named on the command line.
+
+    Missing stamps and a training that diverges are one sentence and exit code 2.
+    """
     from uvlm_core import siglip_pretraining as siglip  # they import this module
     from uvlm_core import stamps_pretraining as stamps
     from uvlm_core import text_pretraining as text

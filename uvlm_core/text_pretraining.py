@@ -154,7 +154,7 @@ def build_language_model(folder: Path = PRETRAINED / "language_model", lessons: 
         for first in range(0, len(rows), BATCH):
             loss = _loss(model, rows[first : first + BATCH], processor.pad)
             loss.backward()
-            norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
+            norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
             guard.check_step(schedule.last_epoch + 1, loss.item(), norm.item())
             optimizer.step()
             schedule.step()

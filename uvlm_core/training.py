@@ -72,7 +72,8 @@ def networks(spec: RunSpec):
     measured = spec.feature_loss == "cosine" and not generation.codes
     images = sample_images(training_pool(spec)) if measured or spec.distortions else None
     length = feature_length(generation, images) if measured else 0.0
-    language_model = load_language_model(spec.language_model, len(processor.tokenizer), DTYPES[spec.precision])
+    language_model = load_language_model(spec.language_model, len(processor.tokenizer),
+                                         DTYPES[spec.precision])
     model = build_model(language_model, understanding, generation, seed=spec.seed, image_in_id=processor.image_in,
                         generate_id=processor.generate, image_out_id=processor.image_out,
                         shared_adapter=spec.shared_adapter, adapter_positions=spec.adapter_positions,
@@ -87,16 +88,18 @@ def prepare(spec: RunSpec):
     """What a run starts from: (model, processor, training steps, understanding encoder, generation encoder)."""
     model, processor, understanding, generation = networks(spec)
     model = tune(model, spec)
-    return model, processor, training_steps(spec, processor, understanding, generation), understanding, generation
+    steps = training_steps(spec, processor, understanding, generation)
+    return model, processor, steps, understanding, generation
 
 
 def training_steps(spec: RunSpec, processor: Processor, understanding, generation) -> "Steps":
     """The steps of a run. Its images are encoded here, unless they are in the cache."""
     pool = training_pool(spec)
     return Steps(spec, processor, *pool.rows(processor),
-                 pool_features(understanding, pool.side("understanding")) if spec.understands else None,
-                 pool_features(generation, pool.side("generation")) if spec.generates or spec.padding_image
-                 else None)
+                 pool_features(understanding, pool.side("understanding"))
+                 if spec.understands else None,
+                 pool_features(generation, pool.side("generation"))
+                 if spec.generates or spec.padding_image else None)
 
 
 def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, Image.Image | None]:
@@ -156,8 +159,8 @@ def load_model(folder: str | Path) -> tuple:
     try:
         spec = RunSpec.from_dict(json.loads(path.read_text()))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error}); a model is a folder with "
-                         f"model.safetensors and spec.json.") from None
+        raise ValueError(f"{path} cannot be read ({error.strerror or error}); a model is a folder "
+                         "with model.safetensors and spec.json.") from None
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is not a run as RunSpec.to_dict writes it ({error}).") from None
     model, *others = networks(spec)
@@ -285,31 +288,37 @@ class LearningCurve(TrainerCallback):
     Weights that are not finite are neither scored nor saved: they end every process of the run.
     """
 
-    def __init__(self, trainer: "SpecTrainer", folder: Path, score: Callable[[torch.nn.Module, bool], list[dict]],
+    def __init__(self, trainer: "SpecTrainer", folder: Path,
+                 score: Callable[[torch.nn.Module, bool], list[dict]],
                  report: Callable[[float], None]):
         self.path, self.score, self.report = folder / "scores.json", score, report
         self.scores = read_json(self.path) if self.path.exists() else {}
         if not (isinstance(self.scores, dict) and all(step.isdecimal() and isinstance(rows, list)
                                                       for step, rows in self.scores.items())):
-            raise ValueError(f"{self.path} is not the scores of a run; delete its folder, and the run starts anew.")
+            raise ValueError(f"{self.path} is not the scores of a run; delete its folder, and the "
+                             "run starts anew.")
         self.trainer, self.spec = trainer, trainer.train_dataset.spec
-        self.marks = {max(1, round(self.spec.steps * fraction)): fraction for fraction in self.spec.fractions}
+        self.marks = {max(1, round(self.spec.steps * fraction)): fraction
+                      for fraction in self.spec.fractions}
         self.seconds, self.reading = 0.0, True  # the checkpoint, if there is one
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.reading = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        lost = [step for step in self.marks if step <= state.global_step and str(step) not in self.scores]
+        lost = [step for step in self.marks
+                if step <= state.global_step and str(step) not in self.scores]
         if lost and state.is_world_process_zero:
             self.reading = False
-            raise ValueError(f"{self.path} lacks the scores of step {lost[0]}, which the checkpoint beside it has "
-                             f"passed; delete {self.path.parent}, and the run starts anew.")
-        if state.max_steps != self.spec.steps:  # else rows would go unseen, or the marks lie elsewhere
+            raise ValueError(f"{self.path} lacks the scores of step {lost[0]}, which the checkpoint "
+                             f"beside it has passed; delete {self.path.parent}, and the run "
+                             "starts anew.")
+        if state.max_steps != self.spec.steps:  # rows would go unseen, or marks lie elsewhere
             self.reading = False
-            raise ValueError(f"A run of {self.spec.steps} steps would take {state.max_steps} with {args.world_size} "
-                             f"processes of {max(1, args.n_gpu)} GPUs each; give every process one GPU "
-                             f"(CUDA_VISIBLE_DEVICES), and start several by accelerate launch.")
+            raise ValueError(f"A run of {self.spec.steps} steps would take {state.max_steps} with "
+                             f"{args.world_size} processes of {max(1, args.n_gpu)} GPUs each; give "
+                             "every process one GPU (CUDA_VISIBLE_DEVICES), and start several by "
+                             "accelerate launch.")
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         step = state.global_step
@@ -346,25 +355,30 @@ def _writing(folder: str | Path) -> Iterator[None]:
     """Tell in one sentence what keeps a run's folder from being written: a full disk, above all."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # Python's, torch's and safetensors' own
-        raise ValueError(f"The folder {folder} cannot be written ({reason(error)}); make room there, "
-                         "and running again goes on from the last checkpoint.") from error
+    except (OSError, RuntimeError, SafetensorError) as error:  # Python's, torch's and safetensors'
+        raise ValueError(f"The folder {folder} cannot be written ({reason(error)}); make room "
+                         "there, and running again goes on from the last checkpoint.") from error
 
 
 def _check_scores(rows: list[dict], when: str) -> None:
-    """Refuse scores that are not finite: what the model gives is not. Of alignment they may be missing."""
+    """Refuse scores that are not finite: what the model gives is not.
+
+    Those of alignment may be missing: where all vectors are one, nothing agrees or disagrees.
+    """
     for row in rows:
         if not (math.isfinite(row["value"]) or row["metric"].startswith("alignment_")):
             name = " of ".join(filter(None, (row["metric"], row["attribute"])))
-            raise ValueError(f"The score {name} {when} is {row['value']}, so the run is not recorded.")
+            raise ValueError(f"The score {name} {when} is {row['value']}, so the run is not "
+                             "recorded.")
 
 
 def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end and has finite weights, if there is one."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{DONE}")]
     whole.sort(key=lambda path: int(path.name.split("-")[1]), reverse=True)
-    return next((str(path) for path in whole
-                 if not any(odd_weight(load_state(file)) for file in path.glob("*.safetensors"))), None)
+    finite = (str(path) for path in whole
+              if not any(odd_weight(load_state(file)) for file in path.glob("*.safetensors")))
+    return next(finite, None)
 
 
 def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Path,
@@ -373,8 +387,8 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
     """Train through transformers' Trainer, resuming from `folder` if a checkpoint is there.
 
     A resumed training equals an uninterrupted one bit for bit. `score` gives score rows of the model as it
-    stands, and is told whether it is the end. ValueError ends a run whose loss, gradient, weights or scores are not
-    finite; nothing is scored or saved from there on, so that resuming it ends the same.
+    stands, and is told whether it is the end. ValueError ends a run whose loss, gradient, weights or
+    scores are not finite; nothing is scored or saved from there on, so that resuming it ends the same.
 
     Returns: {"scores": rows with their fraction, "times": seconds of training and scoring in this process,
         "losses": the Trainer's log}.
@@ -386,12 +400,13 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
         output_dir=str(folder), per_device_train_batch_size=1, num_train_epochs=1, lr_scheduler_type="cosine",
         warmup_steps=float(math.ceil(spec.warmup * total)) if spec.warmup * total >= 1 else 0.0, max_grad_norm=1.0,
         save_strategy="no", save_total_limit=2, logging_steps=max(1, total // 50), report_to="none",
-        logging_nan_inf_filter=False,  # it writes a loss that is not finite down as the mean of those before
+        logging_nan_inf_filter=False,  # it takes a loss that is not finite for the mean of the others
         use_cpu=not torch.cuda.is_available(), seed=spec.seed, disable_tqdm=True, remove_unused_columns=False,
         activation_checkpointing=spec.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs a gradient at its inputs
         dataloader_pin_memory=False, ddp_find_unused_parameters=True, label_names=[])  # a step may lack a task
-    trainer = SpecTrainer(model, arguments, train_dataset=steps, data_collator=lambda items: items[0])
+    trainer = SpecTrainer(model, arguments, train_dataset=steps,
+                          data_collator=lambda items: items[0])
     curve = LearningCurve(trainer, folder, score, report)
     trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
@@ -403,7 +418,8 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
         if checkpoint is None or not curve.reading:
             raise
         raise ValueError(f"The run cannot go on from {checkpoint} ({reason(error)}); "
-                         "delete that folder, and it goes on from an earlier one or starts anew.") from error
+                         "delete that folder, and it goes on from an earlier one or starts anew."
+                         ) from error
     seconds = time.perf_counter() - began
     scores = [row for mark in sorted(curve.scores, key=int) for row in curve.scores[mark]]
     return {"scores": scores, "times": {"training": seconds - curve.seconds, "scoring": curve.seconds},
@@ -411,17 +427,17 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
 
 
 class SpecTrainer(Trainer):
-    """A Trainer whose steps come in their own order and whose optimiser is the spec's, under DeepSpeed too.
+    """A Trainer whose steps come in their own order and whose optimiser is the spec's.
 
-    A step whose loss or gradient is not finite ends the run before it changes a weight (under DeepSpeed right after).
-    Every process sees the same numbers, and so all of them end.
+    A step whose loss or gradient is not finite ends the run before a weight changes (under DeepSpeed
+    right after). Every process sees the same numbers, and so all of them end.
     """
 
     def __init__(self, *arguments, **names):
         super().__init__(*arguments, **names)
         spec = self.train_dataset.spec
-        self.guard = Guard("The run", spec.steps, {"learning_rate": spec.learning_rate,
-                                                   "adapter_learning_rate": spec.adapter_learning_rate})
+        self.guard = Guard("The run", spec.steps, {
+            name: getattr(spec, name) for name in ("learning_rate", "adapter_learning_rate")})
 
     def training_step(self, *arguments, **names):
         self.loss = super().training_step(*arguments, **names)
@@ -436,7 +452,7 @@ class SpecTrainer(Trainer):
         return norm
 
     def check_weights(self) -> None:
-        """End the run if its weights are not finite or, after the last step, give no finite loss."""
+        """End the run if its weights are not finite or, after the last step, give no such loss."""
         step, steps = self.state.global_step, self.train_dataset
         self.guard.check_weights(step, self.model.state_dict())
         if step == steps.spec.steps:  # of other weights the next step computes it

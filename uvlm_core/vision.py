@@ -104,7 +104,7 @@ class VQEncoder:
 
     @classmethod
     def load(cls, name: str) -> "VQEncoder":
-        """Load by shipped name, local folder or hub id; LlamaGen's checkpoint by file, or by hub id and file."""
+        """Load by shipped name, local folder or hub id, and LlamaGen's by file, here or on the hub."""
         what, place = "a VQ tokenizer", resolve(name)
         if not is_file(name):
             return cls(load_network(JanusVQVAE, name, what), name)
@@ -145,16 +145,17 @@ class VQEncoder:
 def load_llamagen(path: str | Path) -> JanusVQVAE:
     """LlamaGen's VQ-16 (the paper's `vq_ds16_c2i.pt`) as the same network under transformers' names, frozen.
 
-    Its weights stand below "ema", "model" or "state_dict", the first that is there; in a safetensors file they stand
-    alone. The rows of its codebook are brought to length 1 here, as LlamaGen does at every use. ValueError for a file
-    that is no such checkpoint.
+    Its weights stand below "ema", "model" or "state_dict", the first that is there; in a
+    safetensors file they stand alone. The rows of its codebook are brought to length 1 here, as
+    LlamaGen does at every use. ValueError for a file that is no such checkpoint.
     """
     if Path(path).suffix == ".safetensors":
         held = found = load_state(path)
     else:
         found = load_checkpoint(path)
         held = next((found[key] for key in ("ema", "model", "state_dict") if key in found), None)
-    if not (isinstance(held, dict) and all(isinstance(weight, torch.Tensor) for weight in held.values())):
+    if not (isinstance(held, dict)
+            and all(isinstance(each, torch.Tensor) for each in held.values())):
         raise ValueError(f"{path} has none of 'ema', 'model' and 'state_dict' with weights in it; "
                          f"there are {', '.join(map(repr, list(found)[:5])) or 'none'}.")
     state = {}
@@ -269,8 +270,9 @@ def cached_features(encoder: VQEncoder | SiglipEncoder, images_name: str, count:
             if not path.exists():
                 _compute_features(encoder, path, shape, kind, images, progress)
     except OSError as error:
-        raise ValueError(f"The feature cache {folder} cannot be written ({error.strerror or error}); "
-                         "free space there or set UVLM_CACHE to another folder.") from None
+        said = error.strerror or error
+        raise ValueError(f"The feature cache {folder} cannot be written ({said}); free space there "
+                         "or set UVLM_CACHE to another folder.") from None
     try:
         table = np.lib.format.open_memmap(path, mode="r")
     except Exception:  # numpy reads the header as Python, so that garbage raises whatever it likes
@@ -285,7 +287,8 @@ def _compute_features(encoder, path: Path, shape, kind, images, progress: bool, 
     partial = path.with_suffix(".partial")
     size, free = math.prod(shape) * np.dtype(kind).itemsize, shutil.disk_usage(path.parent).free
     if size > free:  # told now, not after hours of encoding
-        raise OSError(errno.ENOSPC, f"{size / 1e9:.2g} GB are needed and {free / 1e9:.2g} GB are free")
+        needed = f"{size / 1e9:.2g} GB are needed and {free / 1e9:.2g} GB are free"
+        raise OSError(errno.ENOSPC, needed)
     try:
         with open(partial, "wb") as file:  # written, not mapped: a full disk is an error here, and a signal there
             header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}

@@ -1,7 +1,8 @@
 """Frozen networks on disk: where a name leads, whether the files are whole, and what they are (their sha256).
 
-Belongs here: paths and files of networks, and every error that a library has about them, told in one sentence. Not
-here: what the networks compute (`vision.py`, `reader.py`), how the shipped ones were made (`pretraining.py`).
+Belongs here: paths and files of networks, and every error that a library has about them, told in
+one sentence. Not here: what the networks compute (`vision.py`, `reader.py`), how the shipped ones
+were made (`pretraining.py`).
 """
 
 import argparse
@@ -39,9 +40,10 @@ _ADAPTER = "adapter_config.json"
 def resolve(name: str) -> str:
     """Lead a network's name to what `from_pretrained` takes.
 
-    `pretrained/vq` is a shipped folder, `cache/smollm2` one that a make target put into the cache, any other existing
-    folder or file is itself (`~` is the user's home), and the rest is a hub id: `owner/model`, or `owner/model/file` of
-    a single file. ValueError for a name that can be none of them, such as a path that is not there.
+    `pretrained/vq` is a shipped folder, `cache/smollm2` one that a make target put into the cache,
+    any other existing folder or file is itself (`~` is the user's home). The rest is a hub id:
+    `owner/model`, or `owner/model/file` of a single file. ValueError for a name that can be none of
+    them, such as a path that is not there.
     """
     if name.startswith("cache/"):
         folder = cache_folder() / name.removeprefix("cache/")
@@ -58,8 +60,8 @@ def resolve(name: str) -> str:
     if os.path.exists(place):
         return place
     if not (_HUB_FILE if name.endswith(FILES) else _HUB_ID).fullmatch(name):
-        raise ValueError(f"{name!r} is neither a folder or file that is there nor a hub id (owner/model, or "
-                         "owner/model/file of a single file).")
+        raise ValueError(f"{name!r} is neither a folder or file that is there nor a hub id "
+                         "(owner/model, or owner/model/file of a single file).")
     return name
 
 
@@ -70,7 +72,7 @@ def is_file(name: str) -> bool:
 
 
 def resolve_folder(name: str, what: str) -> str:
-    """`resolve` for a network that is a folder or a hub id; a file is refused, and `what` says what was wanted."""
+    """`resolve` for a network (`what`) that is a folder or a hub id; a single file is refused."""
     if is_file(name):
         raise ValueError(f"{name!r} is a file, and {what} is a folder or a hub id (owner/model).")
     return resolve(name)
@@ -83,9 +85,17 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}"
 
 
+def resolve_network(name: str, what: str) -> str:
+    """The same for a network of transformers', which would take defaults for a missing `config.json`."""
+    folder = resolve_folder(name, what)
+    if os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, "config.json")):
+        raise ValueError(f"{name!r} is not {what} that can be loaded: it has no config.json.")
+    return folder
+
+
 @contextmanager
 def refusing(name: str, what: str) -> Iterator[None]:
-    """Turn whatever a library raises while it loads `name` into one sentence: it is not `what` that can be loaded.
+    """Turn whatever a library raises while it loads `name` into one sentence: it is not `what`.
 
     What the libraries themselves say is not shown: whoever loads looks at their reports.
     """
@@ -95,51 +105,52 @@ def refusing(name: str, what: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except Exception as error:  # transformers, peft, the hub, safetensors: each has errors of its own
+    except Exception as error:  # transformers, peft, the hub: each has errors of its own
         here = os.path.exists(resolve(name))
-        raise ValueError(f"{name!r} is not {what} that can be loaded ({reason(error)})." if here else
-                         f"{name!r} is neither a folder here nor {what} that the hub gives ({reason(error)})."
-                         ) from error
+        fault = (f"is not {what} that can be loaded" if here else
+                 f"is neither a folder here nor {what} that the hub gives")
+        raise ValueError(f"{name!r} {fault} ({reason(error)}).") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
 
 
-def load_network(kind: type, name: str, what: str, beside: str = "", dtype: torch.dtype = torch.float32,
-                 ) -> PreTrainedModel:
-    """Load a network of transformers' by shipped name, local folder or hub id, as transformers loads it.
+def load_network(kind: type, name: str, what: str, beside: str = "",
+                 dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load a network by shipped name, local folder or hub id, as transformers loads it.
 
-    So weights may be in parts, of half precision, under the names of older versions, and pickles where there is no
-    safetensors file; of a pickle nothing but weights is read. ValueError for whatever cannot be loaded, and for weights
-    that the configuration does not ask for or asks for in vain.
+    So weights may be in parts, of half precision, and under the names of older versions. Where
+    there is no safetensors file a pickle is read, and nothing but the weights in it. ValueError for
+    whatever cannot be loaded, for weights that are missing and for weights that are unknown.
 
     Args:
         kind: a class with `from_pretrained`.
         what: what the network is, for messages ("a language model").
-        beside: a pattern of weights that may be there unread, those of a larger model which this one is a part of.
+        beside: a pattern of weights that may be there unread: those of a larger model around it.
     """
-    folder = resolve_folder(name, what)
     if adapted(name) is not None:
-        raise ValueError(f"{name!r} is an adapter of another model, which only a language model may be; merge the two "
-                         "and give the folder of what comes out.")
+        raise ValueError(f"{name!r} is an adapter of another model, which only a language model "
+                         "may be; merge the two and give the folder of what comes out.")
+    folder = resolve_network(name, what)
     with refusing(name, what):
         network, report = kind.from_pretrained(
-            folder, dtype=dtype, weights_only=True, trust_remote_code=False, output_loading_info=True,
-            ignore_mismatched_sizes=True)  # for they are refused here, by name
+            folder, dtype=dtype, weights_only=True, trust_remote_code=False,
+            output_loading_info=True, ignore_mismatched_sizes=True)  # refused here, by name
     odd = [(key, "missing") for key in sorted(report["missing_keys"])]
     odd += [(key, f"of the shape {tuple(found)}, not {tuple(wanted)}")
             for key, found, wanted in sorted(report["mismatched_keys"])]
-    odd += [(key, "unknown") for key in sorted(report["unexpected_keys"]) if not (beside and re.match(beside, key))]
+    odd += [(key, "unknown") for key in sorted(report["unexpected_keys"])
+            if not (beside and re.match(beside, key))]
     if odd:
-        raise ValueError(f"{name!r} does not hold the weights that its configuration asks for: {odd[0][0]} is "
-                         f"{odd[0][1]}.")
+        raise ValueError(f"{name!r} does not hold the weights that its configuration asks for: "
+                         f"{odd[0][0]} is {odd[0][1]}.")
     return network
 
 
 def adapted(name: str) -> str | None:
-    """The name of the model that `name` is an adapter of (peft's), None where it is a network itself.
+    """The name of the model that `name` is an adapter of (peft's); None for a whole network.
 
-    ValueError for an adapter that names no model, one that is not there, or another adapter, and for a folder that
-    holds a whole model too.
+    ValueError for an adapter that names no model, one that is not there, or another adapter, and
+    for a folder that holds a whole model too.
     """
     place = resolve(name)
     with refusing(name, "an adapter"):
@@ -149,23 +160,26 @@ def adapted(name: str) -> str | None:
     config = read_json(Path(path))
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not (isinstance(base, str) and base):
-        raise ValueError(f"{name!r} is an adapter, and its {_ADAPTER} names no model (base_model_name_or_path).")
-    if any(Path(place).glob("model*.safetensors")) or any(Path(place).glob("pytorch_model*.bin")):
-        raise ValueError(f"{name!r} holds an adapter and a whole model; give a folder of one of them.")
+        raise ValueError(f"{name!r} is an adapter, and its {_ADAPTER} names no model "
+                         "(base_model_name_or_path).")
+    if any(any(Path(place).glob(whole)) for whole in ("model*.safetensors", "pytorch_model*.bin")):
+        raise ValueError(f"{name!r} holds an adapter and a whole model; give a folder of one.")
     try:
         found = resolve(base)
     except ValueError as error:
-        raise ValueError(f"{name!r} is an adapter of a model that cannot be found: {error}") from None
+        raise ValueError(f"{name!r} is an adapter of a model that cannot be found: {error}"
+                         ) from None
     if os.path.exists(os.path.join(found, _ADAPTER)):
-        raise ValueError(f"{name!r} is an adapter of {base!r}, which is an adapter too; merge one of them.")
+        raise ValueError(f"{name!r} is an adapter of {base!r}, which is an adapter too; merge one.")
     return base
 
 
 @lru_cache(maxsize=64)
 def fingerprint(name: str) -> str:
-    """What a network is: sha256 over its configuration and weights; of a hub id, over the id itself.
+    """What a network is: sha256 over its configuration and weights; of a hub id, over the id.
 
-    An adapter is known by the model that it changes, too. ValueError for a file that cannot be read.
+    An adapter is known by the model that it changes, too. ValueError for a file that cannot be
+    read.
     """
     folder = Path(resolve(name))
     digest = hashlib.sha256()
@@ -180,7 +194,8 @@ def fingerprint(name: str) -> str:
             if content and path.is_file() and path.name != "sha256.json":
                 digest.update(path.name.encode() + _sha256(path).encode())
     except OSError as error:
-        raise ValueError(f"{name!r} cannot be read ({error.strerror or error}: {error.filename}).") from error
+        raise ValueError(f"{name!r} cannot be read ({error.strerror or error}: {error.filename})."
+                         ) from error
     base = adapted(name)
     if base is not None:
         digest.update(fingerprint(base).encode())
@@ -242,7 +257,7 @@ def companion_config(name: str, encoder: str) -> dict:
 
 
 def folder_config(name: str) -> dict:
-    """The configuration of a network of this project's own: its `config.json`, an empty one where there is none."""
+    """The `config.json` of a network of this project's own, an empty one where there is none."""
     path = Path(resolve(name)) / "config.json"
     config = read_json(path) if path.is_file() else {}
     if not isinstance(config, dict):
@@ -265,7 +280,7 @@ def verify(folder: str | Path) -> None:
         raise ValueError(f"{folder} has no sha256.json, so nothing says which files belong there.")
     sums = read_json(folder / "sha256.json")
     if not isinstance(sums, dict):
-        raise ValueError(f"{folder / 'sha256.json'} is not an object of file names and their sha256.")
+        raise ValueError(f"{folder / 'sha256.json'} is not an object of files and their sha256.")
     for name, wanted in sums.items():
         if not (folder / name).is_file() or _sha256(folder / name) != wanted:
             raise ValueError(f"{folder / name} is not the file that was shipped (its sha256 differs from sha256.json).")
