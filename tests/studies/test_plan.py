@@ -1,0 +1,126 @@
+"""The plan of a run: counts that are those of the real thing, without weights and without a hub."""
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from uvlm_core.models.encoders import describe
+from uvlm_core.models.unified import UnifiedVLM
+from uvlm_core.studies import plan, sizes, studies
+from uvlm_core.training.loop import prepare
+from uvlm_core.training.profiles import PROFILES, profile
+
+
+def numbers(table) -> dict:
+    return table.set_index(["part", "quantity"])["value"].to_dict()
+
+
+@pytest.fixture(scope="module")
+def paper() -> dict:
+    return numbers(plan.plan(profile("paper")))
+
+
+def test_vicuna_has_the_parameters_that_its_card_says(paper):
+    assert paper["parameters", "language model"] == 6_738_415_616
+
+
+def test_the_plan_of_the_paper_trains_these_weights(paper):
+    assert paper["parameters", "LoRA"] == 319_815_680
+
+
+def test_the_lora_share_is_what_peft_counts(paper):
+    spec = profile("paper").spec.vary(architecture="SigLIP-VQ")
+    model = sizes.tuned_model(spec)
+    assert isinstance(model, PeftModel) and isinstance(model.get_base_model(), UnifiedVLM)
+    trained, every = model.get_nb_trainable_parameters()
+    assert (paper["parameters", "trained"], paper["parameters", "all"]) == (trained, every)
+    assert paper["parameters", "share trained"] == 100 * trained / every
+    widths = (
+        [(4096, 4096)] * 4 + [(4096, 11008)] * 2 + [(11008, 4096)]
+    )  # q, k, v, o; gate, up; down
+    assert paper["parameters", "LoRA"] == 32 * 128 * sum(map(sum, widths))
+    assert paper["parameters", "trigger's rows"] == 2 * 4096
+    assert paper["parameters", "adapters"] == (768 + 1) * 4096 + (4096 + 1) * 4096 + (8 + 1) * 4096
+    assert paper["parameters", "generation head"] == (4096 + 1) * 16384
+    assert trained == sum(
+        paper["parameters", name]
+        for name in ("LoRA", "trigger's rows", "adapters", "generation head")
+    )
+    assert next(model.parameters()).is_meta
+
+
+@pytest.mark.parametrize("architecture", ["VQ-VQ", "SigLIP-SigLIP", "VQ-SigLIP"])
+def test_every_architecture_of_the_paper_stands_in_full_size_without_weights(architecture):
+    model = sizes.tuned_model(
+        profile("paper").spec.vary(architecture=architecture)
+    ).get_base_model()
+    assert all(parameter.is_meta for parameter in model.parameters())
+    kinds = [
+        space["kind"] for space in (model.config.understanding_space, model.config.generation_space)
+    ]
+    assert [{"vq": "VQ", "siglip": "SigLIP"}[kind] for kind in kinds] == architecture.split("-")
+    assert model.config.shared_adapter == (kinds[0] == kinds[1])
+
+
+def test_the_published_networks_stand_in_full_size():
+    with torch.device("meta"):
+        vicuna = AutoModelForCausalLM.from_config(sizes.PUBLISHED["lmsys/vicuna-7b-v1.5"].config)
+        vq = JanusVQVAE(sizes.PUBLISHED["FoundationVision/LlamaGen/vq_ds16_c2i.pt"].config)
+        smollm = AutoModelForCausalLM.from_config(sizes.PUBLISHED["cache/smollm2"].config)
+    assert len(vicuna.model.layers) == 32
+    assert sum(weight.numel() for weight in vq.parameters()) == 71_883_403
+    assert smollm.num_parameters() == 134_515_008
+    assert sizes.spaces(profile("paper").spec) == {
+        "SigLIP": {"kind": "siglip", "tokens": 196, "width": 768, "codes": 0},
+        "VQ": {"kind": "vq", "tokens": 256, "width": 8, "codes": 16384}}
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
+def test_a_plan_counts_what_the_run_itself_counts(spec, encoders, tuning):
+    spec = spec.vary(architecture="SigLIP-VQ", tuning=tuning)
+    real, planned = prepare(spec)[0], sizes.tuned_model(spec)
+    assert sizes.spaces(spec) == {kind: describe(encoder) for kind, encoder in encoders.items()}
+    for count in (lambda some: sum(p.numel() for p in some.parameters()),
+                  lambda some: sum(p.numel() for p in some.parameters() if p.requires_grad)):
+        assert count(real) == count(planned)
+    assert sorted(real.state_dict()) == sorted(planned.state_dict())
+
+
+def test_more_gpus_need_less_memory_each_and_less_time(paper):
+    for name in ("gradients", "Adam's moments", "activations", "logits"):
+        each = [
+            paper[f"memory of each of {gpus} GPU{'s' * (gpus > 1)}", name] for gpus in (1, 3, 8)
+        ]
+        assert each[0] / 3 == pytest.approx(each[1]) and each[0] / 8 == pytest.approx(each[2])
+    assert paper["a run", "hours on 1 A100"] == pytest.approx(8 * paper["a run", "hours on 8 A100"])
+    assert (
+        numbers(plan.plan(profile("paper"), "H100"))["a run", "hours on 1 H100"]
+        < paper["a run", "hours on 1 A100"]
+    )
+    assert paper["a run", "steps"] == -(-180_000 // 393)
+
+
+def test_every_profile_has_a_plan_with_the_runs_of_every_study():
+    for name in PROFILES:
+        found = numbers(plan.plan(profile(name)))
+        assert all(value >= 0 for value in found.values())
+        asked = {quantity for part, quantity in found if part == "runs"}
+        assert asked == {f"{study.number:02d} {study.name.replace('_', ' ')}" for study in studies()
+                         if name in study.scales}
+    laptop = numbers(plan.plan(profile("laptop")))
+    assert (laptop["runs", "02 mutual benefit"], laptop["runs", "04 affine alignment"]) == (34, 228)
+    assert any(part == "measured" for part, _ in laptop)
+
+
+def test_what_nothing_is_known_of_is_refused_in_one_sentence(capsys):
+    assert plan.main(["--profile", "paper", "--gpu", "TPU"]) == 2
+    assert capsys.readouterr().err == "gpu 'TPU' is not one of A100, H100, L40S, RTX4090.\n"
+    assert plan.main(["--profile", "nature"]) == 2
+    assert "'nature' is not one of smoke, laptop, smollm, paper" in capsys.readouterr().err
+    with pytest.raises(
+        ValueError,
+        match="Nothing is known of 'owner/model' without a hub; a plan knows local folders",
+    ):
+        sizes.tuned_model(profile("paper").spec.vary(language_model="owner/model"))

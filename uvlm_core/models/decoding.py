@@ -1,0 +1,310 @@
+"""Answers and images from a unified model (paper section 3): batched, with a KV cache, greedy or
+sampled.
+
+Belongs here: decoding. Not here: what an answer is worth (`answers.py`) or an image (`images.py`).
+
+Text and images are decoded by one mechanism, `Continuation`, and through the same adapters as in
+training (pitfalls 5 and 6). What comes out does not depend on the batch size, nor on whether the
+cache is used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers.cache_utils import Cache, DynamicLayer
+
+from uvlm_core.data.conversations import Conversation
+from uvlm_core.data.tokens import Processor, image_rows
+from uvlm_core.models.heads import sample
+from uvlm_core.models.unified import UnifiedVLM
+
+ROWS_A_CALL = 64  # rows decoded side by side; chosen by `make bench`, results do not depend on it
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer of the KV cache with room to grow.
+
+    transformers' own copies all it holds for every new token, which was two thirds of the time of
+    decoding here.
+    """
+
+    ROOM = 128  # positions to add at a time
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Append (rows, heads, tokens, head width) each; returns all keys and values so far."""
+        start, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        if start == 0 or end > self.room[0].shape[-2]:
+            held = (self.keys, self.values) if start else (key_states[..., :0, :],
+                                                           value_states[..., :0, :])
+            self.room = [F.pad(old, (0, 0, 0, end + self.ROOM - start)) for old in held]
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        for room, new in zip(self.room, (key_states, value_states), strict=True):
+            room[..., start:end, :] = new
+        self.keys, self.values = (room[..., :end, :] for room in self.room)
+        return self.keys, self.values
+
+
+class Continuation:
+    """Rows that are being continued side by side: their KV cache and which of its positions are
+    real.
+
+    Rows may get segments of different lengths: a segment is padded at the right, its padding is
+    masked for good, and positions count real tokens only.
+    """
+
+    def __init__(self, model: UnifiedVLM, cached: bool = True):
+        self.model = model
+        self.cache = Cache(layer_class_to_replicate=RoomyLayer) if cached else None
+        self.valid = None  # (rows, positions so far) bool
+        self.embeds = None  # (rows, positions so far, LM width), kept only without a cache
+
+    def read(self, embeds: torch.Tensor, valid: torch.Tensor, whole: bool = False) -> torch.Tensor:
+        """Append a segment (rows, tokens, LM width) of which `valid` (rows, tokens) says what is
+        real.
+
+        Returns: the hidden state (rows, LM width) at each row's last real token of the segment; a
+        row without any keeps a meaningless one, and its caller ignores it. With `whole` those of
+        all tokens, (rows, tokens, LM width). ValueError for a segment of several tokens that ends
+        beyond what the language model reads.
+        """
+        self.valid = valid if self.valid is None else torch.cat([self.valid, valid], 1)
+        if embeds.shape[1] > 1:
+            self._check_length()
+        positions = (self.valid.cumsum(1) - 1).clamp(min=0)  # (rows, positions so far)
+        if self.cache is None:
+            self.embeds = embeds if self.embeds is None else torch.cat([self.embeds, embeds], 1)
+            hidden = self.model.hidden_states(self.embeds, attention_mask=self.valid,
+                                              position_ids=positions,
+                                              use_cache=False)[:, -embeds.shape[1] :]
+        else:
+            hidden = self.model.hidden_states(embeds, attention_mask=self.valid, use_cache=True,
+                                              position_ids=positions[:, -embeds.shape[1] :],
+                                              past_key_values=self.cache)
+        if whole:
+            return hidden
+        order = torch.arange(1, valid.shape[1] + 1, device=valid.device)
+        last = (valid * order).argmax(1)  # (rows,) the last real token
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+    def _check_length(self) -> None:
+        most = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        if most is not None and self.valid.shape[1] > most and (longest := int(self.valid.sum(1).max())) > most:
+            raise ValueError(f"A conversation of {longest} tokens was asked, and the language "
+                             f"model reads at most {most}; shorten it.")
+
+
+def _segment(pieces: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor,
+                                                                                       torch.Tensor]:
+    """Token ids of different lengths -> ids (rows, tokens) padded at the right, and which of them
+    are real."""
+    length = max(len(piece) for piece in pieces)
+    ids = torch.full((len(pieces), length), pad)
+    for row, piece in enumerate(pieces):
+        ids[row, : len(piece)] = torch.as_tensor(piece, dtype=torch.long)
+    lengths = torch.tensor([len(piece) for piece in pieces])
+    return ids.to(device), (torch.arange(length) < lengths[:, None]).to(device)
+
+
+def _check(temperature: float, batch_size: int) -> None:
+    if not 0 <= temperature <= 10:
+        raise ValueError(f"temperature {temperature!r} is not from 0 (greedy) to 10.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size!r} is below 1.")
+
+
+@torch.inference_mode()
+def answer(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conversation],
+           images_in: np.ndarray, *,
+           limit: int = 16, temperature: float = 0.0, seed: int = 0, batch_size: int = ROWS_A_CALL,
+           cached: bool = True, only: Sequence[str] | None = None) -> list[list[str]]:
+    """Answer every human turn of understanding conversations, each in the context of the model's
+    own earlier answers.
+
+    Args:
+        images_in: encoder output by image position, as for `tokens.collate`.
+        limit: new tokens per answer at most.
+        only: the texts that may be answered; the model then takes the likeliest token that leads on
+        to one of them.
+
+    Returns: the answers per conversation, in order.
+    """
+    _check(temperature, batch_size)
+    model.eval()
+    paths = None if only is None else _paths([processor.answer_ids(text) for text in only],
+                                             processor.eos)
+    turns = max(len(conversation.turns) for conversation in conversations)
+    draws = torch.rand(len(conversations), turns, limit,
+                       generator=torch.Generator().manual_seed(seed)).to(model.device)
+    answers: list[list[str]] = [[] for _ in conversations]
+    # like lengths side by side
+    order = sorted(range(len(conversations)), key=lambda i: len(conversations[i].turns))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        rows = [conversations[i] for i in batch]
+        images = image_rows(images_in, [row.image for row in rows]).to(model.device)
+        continuation = Continuation(model, cached)
+        # ids that the model has not read yet
+        pending: list[list[int]] = [[processor.bos] for _ in rows]
+        for turn in range(max(len(row.turns) for row in rows)):
+            asked = torch.tensor([turn < len(row.turns) for row in rows], device=model.device)
+            pieces = [ids + (processor.human_ids(row.turns[turn].human) if live else [])
+                      for ids, row, live in zip(pending, rows, asked.tolist(), strict=True)]
+            ids, valid = _segment(pieces, processor.pad, model.device)
+            hidden = continuation.read(model.embed(ids, images if turn == 0 else None), valid)
+            new, pending = _answer_turn(model, processor, continuation, hidden, asked, limit,
+                                        temperature,
+                                        draws[batch, turn], paths)
+            for i, said, live in zip(batch, new, asked.tolist(), strict=True):
+                if live:
+                    answers[i].append(processor.text(said))
+    return answers
+
+
+@torch.inference_mode()
+def log_likelihoods(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conversation],
+                    images_in: np.ndarray, *, batch_size: int = ROWS_A_CALL) -> list[tuple[float,
+                                                                                           bool]]:
+    """How likely a model finds the answers of understanding conversations of one turn.
+
+    Returns: per conversation the sum of the log-probabilities of its answer's tokens, the end not
+    among them, and whether these are what the model would say (greedily).
+    """
+    _check(0, batch_size)
+    model.eval()
+    found = []
+    for start in range(0, len(conversations), batch_size):
+        rows = conversations[start : start + batch_size]
+        asked = [[processor.bos] + processor.human_ids(row.turns[0].human) for row in rows]
+        told = [processor.answer_ids(row.turns[0].gpt)[:-1] for row in rows]
+        ids, valid = _segment([before + after for before, after in zip(asked, told, strict=True)],
+                              processor.pad,
+                              model.device)
+        images = image_rows(images_in, [row.image for row in rows]).to(model.device)
+        hidden = Continuation(model, cached=False).read(model.embed(ids, images), valid, whole=True)
+        for row, before, after in zip(hidden, asked, told, strict=True):
+            # (answer tokens, vocabulary)
+            logits = model.language_model.lm_head(row[len(before) - 1 :][: len(after)])
+            chosen = torch.tensor(after, device=logits.device)
+            likely = F.log_softmax(logits.double(), -1).gather(1, chosen[:, None])
+            found.append((float(likely.sum()), bool((logits.argmax(-1) == chosen).all())))
+    return found
+
+
+def _paths(texts: Sequence[Sequence[int]], eos: int) -> dict:
+    """Texts as a tree: token id -> what may follow it. After a text's end nothing but its end
+    may."""
+    root: dict = {}
+    for ids in texts:
+        node = root
+        for token in ids:
+            node = node.setdefault(token, {})
+        node[eos] = node
+    return root
+
+
+def _answer_turn(model, processor, continuation, hidden, live, limit, temperature, draws, paths):
+    """Decode one answer per live row; returns the new ids, and per row the ids the model has not
+    read yet."""
+    said: list[list[int]] = [[] for _ in hidden]
+    nodes = [paths] * len(hidden)
+    live = live.clone()
+    for step in range(limit):
+        logits = model.language_model.lm_head(hidden)  # (rows, vocabulary)
+        if paths is not None:
+            allowed = torch.full_like(logits, -torch.inf)
+            for row, node in enumerate(nodes):
+                allowed[row, list(node)] = 0
+            logits = logits + allowed
+        chosen = sample(logits, temperature, draws[:, step])  # (rows,)
+        if paths is not None:
+            nodes = [node[token] for node, token in zip(nodes, chosen.tolist(), strict=True)]
+        live &= chosen != processor.eos
+        for row in live.nonzero().flatten().tolist():
+            said[row].append(int(chosen[row]))
+        if not live.any() or step == limit - 1:
+            break
+        hidden = continuation.read(model.embed(chosen[:, None]), live[:, None])
+    # the model has read no answer's end yet, nor the last token of an answer that was cut at the
+    # limit
+    return said, [([ids[-1]] if cut else []) + [processor.eos] for ids, cut in zip(said,
+                                                                                   live.tolist(),
+                                                                                   strict=True)]
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """What a model generated: codes (images, tokens) or features (images, tokens, width), and
+    whether it emitted the trigger by itself (images,); where it did not, the trigger was put in its
+    place."""
+
+    tokens: np.ndarray
+    triggered: np.ndarray
+
+
+@torch.inference_mode()
+def generate_images(model: UnifiedVLM, processor: Processor, requests: Sequence[Conversation], *,
+                    temperature: float = 0.0, seed: int = 0, batch_size: int = ROWS_A_CALL,
+                    cached: bool = True) -> GeneratedImages:
+    """Generate one image per request (conversations of the task "generation").
+
+    Temperature applies to codes; features are regressed and have none.
+    """
+    _check(temperature, batch_size)
+    model.eval()
+    space = model.config.generation_space
+    draws = torch.rand(len(requests), space["tokens"], generator=torch.Generator().manual_seed(seed)).to(model.device)
+    images, triggered = [], []
+    for start in range(0, len(requests), batch_size):
+        rows = requests[start : start + batch_size]
+        prompts = [[processor.bos] + processor.human_ids(row.turns[0].human) for row in rows]
+        ids, valid = _segment(prompts, processor.pad, model.device)
+        continuation = Continuation(model, cached)
+        hidden = continuation.read(model.embed(ids), valid)
+        triggered.append(model.language_model.lm_head(hidden).argmax(-1) == processor.generate)
+        one = torch.ones(len(rows), 1, dtype=torch.bool, device=model.device)
+        hidden = continuation.read(model.embed(torch.full_like(one, processor.generate,
+                                                               dtype=torch.long)), one)
+        tokens = []
+        for step in range(space["tokens"]):
+            predicted = model.predict(hidden)  # (rows, codes) or (rows, width)
+            draw = draws[start : start + len(rows), step]
+            token = model.head.choose(predicted, temperature, draw)
+            tokens.append(token)
+            if step + 1 < space["tokens"]:
+                hidden = continuation.read(model.embed_generation(token[:, None], start=step), one)
+        images.append(torch.stack(tokens, 1))  # (rows, tokens) or (rows, tokens, width)
+    return GeneratedImages(torch.cat(images).cpu().numpy(), torch.cat(triggered).cpu().numpy())
+
+
+@torch.inference_mode()
+def predict_features(model: UnifiedVLM, processor: Processor, requests: Sequence[Conversation],
+                     images_out: np.ndarray,
+                     batch_size: int = ROWS_A_CALL) -> np.ndarray:
+    """What a model with SigLIP output predicts for every token of the true images that it reads the
+    true ones before.
+
+    `images_out` holds the features (images, tokens, width) of the requests' images, in their order;
+    so does what comes back. Training asks for this; `generate_images` reads the model's own
+    features instead.
+    """
+    model.eval()
+    predicted = []
+    for start in range(0, len(requests), batch_size):
+        rows = requests[start : start + batch_size]
+        images = torch.from_numpy(np.asarray(images_out[start : start + len(rows)],
+                                             np.float32)).to(model.device)
+        prompts = [[processor.bos] + processor.human_ids(row.turns[0].human) + [processor.generate]
+                   for row in rows]
+        continuation = Continuation(model)
+        ids, valid = _segment(prompts, processor.pad, model.device)
+        first = continuation.read(model.embed(ids), valid)  # (rows, LM width)
+        embeds = model.embed_generation(images[:, :-1])  # (rows, tokens - 1, LM width)
+        hidden = continuation.read(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool,
+                                                      device=model.device), True)
+        # (rows, tokens, width)
+        predicted.append(model.predict(torch.cat([first[:, None], hidden], 1)))
+    return torch.cat(predicted).cpu().numpy()

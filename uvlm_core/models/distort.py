@@ -1,0 +1,227 @@
+"""What a distortion does to the tokens of an image space (paper section 4.1).
+
+Belongs here: the maps of each family, and the measures of what they do. Not here: a distortion as a
+value, and what the families are (`distortion.py`), how well two spaces agree (`alignment.py`).
+"""
+
+import numpy as np
+import torch
+from scipy.linalg import polar, schur
+from torch import nn
+
+from uvlm_core.models.distortion import FAMILIES, SIDES, Distortion
+
+BLOCKS = 12  # of the residual family
+BEND = 2.0  # how far into tanh's curve a residual block's units reach, as root mean square
+
+
+class Distort(nn.Module):
+    """A distortion of tokens (..., width) as a network without parameters; what it draws are
+    persistent buffers.
+
+    Made empty, so that saved buffers can be loaded into it; `draw` fills it from a seed.
+
+    Args:
+        width: of the tokens that come in; `self.width` of those that go out.
+        codes: of the space's codebook, for the family "permutation" (0: it has none, which that
+        family refuses).
+    """
+
+    def __init__(self, distortion: Distortion, width: int, codes: int = 0):
+        super().__init__()
+        self.distortion, self.codes = distortion, codes
+        family, self.width = distortion.family, width
+        if not distortion.changes:
+            return
+        if family == "permutation":
+            if not codes:
+                raise ValueError("distortion 'permutation' needs a space of codes; SigLIP features "
+                                 "have none.")
+            self.register_buffer("places", torch.zeros(codes, dtype=torch.long))
+        elif family == "residual":
+            self.register_buffer("inner", torch.zeros(BLOCKS, width, 4 * width))
+            self.register_buffer("outer", torch.zeros(BLOCKS, 4 * width, width))
+        if family in ("residual", "warp"):
+            # from tokens to the units in which they are bent
+            self.register_buffer("scale", torch.ones(()))
+            self.register_buffer("gain", torch.ones(()))  # back to their mean length
+        elif family != "permutation":
+            if family == "width":
+                self.width = round(width * distortion.dose)
+                if self.width != width * distortion.dose:
+                    raise ValueError(f"distortion dose {distortion.dose!r} of 'width' makes "
+                                     f"{width} coordinates {width * distortion.dose:g}, which is "
+                                     f"no whole number from 1 up.")
+            self.register_buffer("matrix", torch.zeros(width, self.width))
+            self.register_buffer("offset", torch.zeros(self.width))
+
+    @torch.no_grad()
+    def draw(self, seed: int, tokens: torch.Tensor) -> "Distort":
+        """Fill the buffers; the mean length of `tokens` (..., width) is the unit of shifts and
+        bends. Returns itself.
+        """
+        family, dose = self.distortion.family, self.distortion.dose
+        if not self.distortion.changes:
+            return self
+        length = float(tokens.norm(dim=-1).mean())
+        rng = np.random.default_rng([seed, list(FAMILIES).index(family),
+                                     SIDES.index(self.distortion.side)])
+        if family == "permutation":
+            self.places.copy_(torch.from_numpy(_permutation(rng, self.codes, dose)))
+        elif family == "residual":
+            width = self.inner.shape[1]
+            for inner, outer in zip(self.inner, self.outer, strict=True):
+                inner.copy_(torch.from_numpy(_orthonormal(rng, *inner.shape)))
+                outer.copy_(torch.from_numpy(_orthonormal(rng, *outer.shape)))
+            # units of x inner have a root mean square of length / (2 sqrt(width))
+            self.scale.fill_(BEND * 2 * width**0.5 / length)
+        elif family == "warp":
+            self.scale.fill_(self.width**0.5 / length)
+        if family in ("residual", "warp"):
+            self.gain.fill_(length / float(self(tokens).norm(dim=-1).mean()))
+        elif family != "permutation":
+            matrix, offset = _affine(rng, family, dose, *self.matrix.shape, length)
+            self.matrix.copy_(torch.from_numpy(matrix))
+            self.offset.copy_(torch.from_numpy(offset))
+        return self
+
+    def lookup(self, images: torch.Tensor) -> torch.Tensor:
+        """Codes (images, tokens) as they are looked up; anything else comes back as it is."""
+        if self.distortion.family == "permutation" and self.distortion.changes and not images.is_floating_point():
+            return self.places[images]
+        return images
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (..., width in) -> (..., width out)."""
+        family, dose = self.distortion.family, self.distortion.dose
+        if not self.distortion.changes or family == "permutation":
+            return tokens
+        if family == "residual":
+            for inner, outer in zip(self.inner, self.outer, strict=True):
+                tokens = tokens + dose * self._bend(tokens, inner, outer)
+            return self.gain * tokens
+        if family == "warp":
+            return self.gain * torch.asinh(dose * self.scale * tokens) / (dose * self.scale)
+        return tokens @ self.matrix + self.offset
+
+    def inverse(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What came in for tokens (..., width out) that went out; ValueError for a projection to
+        fewer coordinates.
+
+        Of codes use `lookup` and the inverse permutation `places.argsort()`.
+        """
+        family, dose = self.distortion.family, self.distortion.dose
+        if not self.distortion.changes or family == "permutation":
+            return tokens
+        if family == "residual":
+            tokens = tokens / self.gain
+            for inner, outer in zip(self.inner.flip(0), self.outer.flip(0), strict=True):
+                found = tokens
+                for _ in range(400):  # a contraction: each round leaves at most `dose` of the error
+                    found = tokens - dose * self._bend(found, inner, outer)
+                tokens = found
+            return tokens
+        if family == "warp":
+            return torch.sinh(dose * self.scale * tokens / self.gain) / (dose * self.scale)
+        if self.matrix.shape[1] < self.matrix.shape[0]:
+            raise ValueError(f"A projection from {self.matrix.shape[0]} to {self.matrix.shape[1]} "
+                             "coordinates has no inverse.")
+        return (tokens - self.offset) @ torch.linalg.pinv(self.matrix)
+
+    def _bend(self, tokens: torch.Tensor, inner: torch.Tensor, outer: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.scale * (tokens @ inner)) @ outer / self.scale
+
+
+def angle(matrix: np.ndarray) -> float:
+    """How far a square matrix turns: root mean square of the angles of its rotation part, in
+    degrees."""
+    turns = np.angle(np.linalg.eigvals(polar(matrix)[0]))
+    return float(np.degrees(np.sqrt((turns**2).mean())))
+
+
+def condition_number(matrix: np.ndarray) -> float:
+    """The largest singular value of a matrix over its smallest."""
+    return float(np.linalg.cond(matrix))
+
+
+def displacement(distort: Distort, tokens: torch.Tensor) -> float:
+    """How far tokens (count, width) move, as a share of their length; NaN for another width."""
+    if distort.width != tokens.shape[-1]:
+        return float("nan")
+    moved = (distort(tokens) - tokens).norm(dim=-1)
+    return float((moved / tokens.norm(dim=-1)).mean())
+
+
+def strength(distort: Distort, tokens: torch.Tensor) -> dict[str, float]:
+    """What a distortion does to tokens (count, width), in numbers that compare families:
+    displacement, length (after, as a share of that before), and of linear ones angle, condition
+    number and shift (in lengths)."""
+    length = tokens.norm(dim=-1).mean()
+    found = {"displacement": displacement(distort, tokens),
+             "length": float(distort(tokens).norm(dim=-1).mean() / length)}
+    if hasattr(distort, "matrix") and distort.width == tokens.shape[-1]:
+        matrix = distort.matrix.double().numpy()
+        found |= {"angle": angle(matrix), "condition": condition_number(matrix),
+                  "shift": float(distort.offset.norm() / length)}
+    return found
+
+
+def random_rotation(rng: np.random.Generator, width: int) -> np.ndarray:
+    """A rotation matrix (width, width), uniform among all of them."""
+    return _rotation_of(rng.standard_normal((width, width)))
+
+
+def _rotation_of(matrix: np.ndarray) -> np.ndarray:
+    """The rotation in a matrix's QR decomposition, made unique by signs and free of reflection."""
+    q, r = np.linalg.qr(matrix)
+    q = q * np.sign(np.diag(r))
+    q[:, 0] *= np.sign(np.linalg.det(q))
+    return q
+
+
+def partial_rotation(rotation: np.ndarray, part: float) -> np.ndarray:
+    """A point of the geodesic from the identity (`part` 0) to a rotation (1): every angle times
+    `part`."""
+    # diagonal, as a rotation is a normal matrix
+    triangle, vectors = schur(rotation, output="complex")
+    turns = np.exp(1j * part * np.angle(np.diag(triangle)))
+    return ((vectors * turns) @ vectors.conj().T).real
+
+
+def _affine(rng: np.random.Generator, family: str, dose: float, width: int, out: int,
+            length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix (width, out) and offset (out,) of a linear family. What is drawn does not depend on
+    the dose."""
+    matrix, offset = np.eye(width, out), np.zeros(out)
+    if family == "width":
+        return _orthonormal(rng, width, out) * max(1.0, out / width) ** 0.5, offset
+    if family == "authors":
+        scaled = _rotation_of(rng.random((width, width))) * rng.uniform(1 - dose, 1 + dose, width)
+        return scaled, rng.uniform(-dose, dose, width)
+    if family in ("rotation", "affine"):
+        matrix = partial_rotation(random_rotation(rng, width), dose)
+    if family in ("scaling", "affine"):
+        axes = random_rotation(rng, width)
+        scales = 10 ** (dose * np.linspace(-0.5, 0.5, width))
+        scales /= np.sqrt((scales**2).mean())
+        matrix = matrix @ (axes * scales) @ axes.T
+    if family in ("shift", "affine"):
+        direction = rng.standard_normal(width)
+        offset = dose * length * direction / np.linalg.norm(direction)
+    return matrix, offset
+
+
+def _orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """A random matrix (rows, columns) whose rows or columns, whichever are fewer, are
+    orthonormal."""
+    tall = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))[0]
+    return tall if rows > columns else tall.T
+
+
+def _permutation(rng: np.random.Generator, codes: int, share: float) -> np.ndarray:
+    """Places of codes (codes,): a random part of at least two of them goes round in a circle, the
+    rest stays."""
+    moved = rng.permutation(codes)[: max(2, round(share * codes))]
+    places = np.arange(codes)
+    places[moved] = np.roll(moved, 1)
+    return places

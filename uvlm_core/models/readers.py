@@ -1,0 +1,173 @@
+"""The readers: small frozen networks that read every attribute of a watch back, from its image or
+from its features.
+
+Belongs here: the networks that score what models generate, as readings and as features for
+distances between sets (paper section 4.1 scores images with Inception's, which have never seen a
+watch). Not here: their training (`pretraining/`, on watches of the
+split "reader" only), the distances (`images.py`).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from uvlm_core.data.attributes import ATTRIBUTES, attribute_with
+from uvlm_core.data.smart_watch import Watch
+from uvlm_core.models.encoders import directions, to_pixels
+from uvlm_core.models.weights import companion_config, folder_config, load_into
+from uvlm_core.places import refusing, resolve
+
+READER_SIZE = 64  # px
+READINGS_A_CALL = 256  # images per call
+
+
+def reader_classes() -> dict[str, Sequence]:
+    """What a reader classifies (hour, minute, second, weather, ...), and what each class stands
+    for.
+    """
+    return {part: classes for attribute in ATTRIBUTES.values() if attribute.in_readers
+            for part, classes in attribute.parts.items()}
+
+
+class AttributeReader(nn.Module):
+    """Convolutions at 32 x 32, 16 x 16 and 8 x 8, then one vector of `width` features and a linear
+    head per attribute.
+
+    Every attribute is a classification; the features keep where things are, because most attributes
+    are positions.
+    """
+
+    name = "reader"  # of the distances in its features
+
+    def __init__(self, width: int = 192):
+        super().__init__()
+        self.width = width
+
+        def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs),
+                    nn.ReLU()]
+
+        self.trunk = nn.Sequential(
+            nn.PixelUnshuffle(2),  # (images, 12, 32, 32)
+            *block(12, 32, 1), *block(32, 32, 1), *block(32, 64, 2), *block(64, 64, 1),
+            *block(64, 64, 1),
+            # (images, 12 * 8 * 8)
+            *block(64, 96, 2), *block(96, 96, 1), nn.Conv2d(96, 12, 1), nn.Flatten(),
+            nn.Linear(768, width), nn.ReLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(classes))
+                                    for name, classes in reader_classes().items()})
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Logits (images, classes) per attribute, from floats in [-1, 1] of shape (images, 3, 64,
+        64).
+        """
+        features = self.trunk(pixels)  # (images, width)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @classmethod
+    def load(cls, name: str = "pretrained/reader") -> "AttributeReader":
+        """Load by shipped name or local folder, frozen."""
+        width = folder_config(name).get("width")
+        if type(width) is not int or width < 1:
+            raise ValueError(f"{name!r} is not an attribute reader's folder; the shipped one is "
+                             f"pretrained/reader.")
+        return load_into(cls(width), resolve(name))
+
+    @torch.no_grad()
+    def features(self, images: np.ndarray | Tensor) -> Tensor:
+        """Features of images, uint8 (images, 64, 64, 3) -> float32 (images, width)."""
+        return torch.cat([self.trunk(pixels) for pixels in _batches(images)])
+
+    @torch.no_grad()
+    def read(self, images: np.ndarray | Tensor) -> list[dict]:
+        """What images show: per image hour, minute, second, weather, battery, weather_corner and
+        battery_corner.
+
+        Images are uint8 (images, 64, 64, 3), as an array or a tensor; anything else raises
+        ValueError.
+        """
+        return [reading for pixels in _batches(images) for reading in _readings(self(pixels))]
+
+
+class FeatureReader(nn.Module):
+    """The same from penultimate-layer features of one SigLIP, by their directions alone: a probe
+    with convolutions.
+
+    It scores what models with SigLIP output generate, in the space in which they do (pitfall 14).
+    """
+
+    def __init__(self, width: int, tokens: int, channels: int = 96):
+        super().__init__()
+        self.config = {"width": width, "tokens": tokens, "channels": channels}
+        side = math.isqrt(tokens)
+        self.trunk = nn.Sequential(
+            nn.Unflatten(2, (side, side)),  # (images, width, side, side)
+            nn.Conv2d(width, channels, 3, 1, 1), nn.GELU(), nn.Conv2d(channels, channels, 3, 1, 1),
+            nn.GELU(),
+            nn.Conv2d(channels, 12, 1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(12 * tokens, 192),
+            nn.GELU())
+        self.heads = nn.ModuleDict({name: nn.Linear(192, len(classes))
+                                    for name, classes in reader_classes().items()})
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits (images, classes) per attribute, from features (images, tokens, width)."""
+        hidden = self.trunk(directions(features).transpose(1, 2))  # (images, 192)
+        return {name: head(hidden) for name, head in self.heads.items()}
+
+    @classmethod
+    def load(cls, name: str, encoder: str) -> "FeatureReader":
+        """Load by shipped name or local folder, frozen; one that was trained on another `encoder`
+        is refused.
+        """
+        config = companion_config(name, encoder)
+        with refusing(name, "a reader of features"):
+            network = cls(**config)
+        return load_into(network, resolve(name))
+
+    @torch.no_grad()
+    def read(self, features: np.ndarray) -> list[dict]:
+        """What features (images, tokens, width) show: per image the same seven values as
+        `AttributeReader.read`.
+        """
+        wanted = (self.config["tokens"], self.config["width"])
+        if features.ndim != 3 or features.shape[1:] != wanted or not len(features):
+            raise ValueError(f"Features are of shape (images, {wanted[0]}, {wanted[1]}), not "
+                             f"{features.shape}.")
+        parts = torch.from_numpy(np.ascontiguousarray(features, np.float32)).split(READINGS_A_CALL)
+        return [reading for part in parts for reading in _readings(self(part))]
+
+
+def _readings(logits: dict[str, Tensor]) -> list[dict]:
+    """The most likely value of every attribute, per image."""
+    classes = reader_classes()
+    chosen = {name: values.argmax(1).tolist() for name, values in logits.items()}
+    return [{name: classes[name][number] for name, number in zip(chosen, numbers, strict=True)}
+            for numbers in zip(*chosen.values(), strict=True)]
+
+
+def class_numbers(watches: Sequence[Watch]) -> Tensor:
+    """Class numbers, (watches, classified parts), in the order of `reader_classes`."""
+    known = [attribute for attribute in ATTRIBUTES.values() if attribute.in_readers]
+    return torch.tensor([[classes.index(value) for attribute in known for classes, value in zip(
+        attribute.parts.values(), attribute.split(attribute.value(watch)), strict=True)]
+        for watch in watches])
+
+
+def partial_credit(name: str, chosen: Tensor, truth: Tensor) -> Tensor:
+    """Partial credit as the paper's, of class numbers (images,); hour, minute and second apart."""
+    return attribute_with(name).credit(name, chosen, truth)
+
+
+def _batches(images: np.ndarray | Tensor) -> list[Tensor]:
+    """Pixels in [-1, 1], (batch, 3, 64, 64), batch by batch; the whole input is checked first."""
+    images = images.numpy() if isinstance(images, Tensor) else images
+    several = isinstance(images, np.ndarray) and images.ndim == 4
+    if several and len(images) == 0:
+        raise ValueError("There are no images to read; the reader takes one or more.")
+    # refuses what is not uint8 images of this size
+    to_pixels(images[:1] if several else images, READER_SIZE)
+    return [to_pixels(images[start : start + READINGS_A_CALL], READER_SIZE).contiguous()
+            for start in range(0, len(images), READINGS_A_CALL)]

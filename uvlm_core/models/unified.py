@@ -1,0 +1,495 @@
+"""The unified vision-language model (paper section 3, figure 2): adapters, generation head, the two
+losses.
+
+Belongs here: the network and its configuration. Not here: the frozen encoders, whose outputs come
+in as codes or features (`encoders.py`), training (`loop.py`), decoding loops
+(`models/decoding.py`).
+
+    understanding: image -> encoder -> understanding adapter -> LM -> text
+    generation:    text -> LM -> generation head -> image token -> generation adapter -> LM -> ... -> decoder
+
+A distortion (`distortion.py`) of one side stands before or after that side's adapter.
+
+A space is what an encoder gives: {"kind", "tokens", "width", "codes"}. Any pair of spaces is a
+configuration; nothing here knows the four architectures by name.
+"""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import ModelOutput
+
+from uvlm_core.data.tokens import IGNORED
+from uvlm_core.models.distort import Distort
+from uvlm_core.models.distortion import SIDES, Distortion
+from uvlm_core.models.encoders import describe
+from uvlm_core.models.heads import head_of
+from uvlm_core.models.kinds import FEATURE_LOSSES, KINDS, kind_of_space
+from uvlm_core.models.weights import load_network
+from uvlm_core.places import adapted, refusing, resolve_folder
+
+# of learned embeddings of rows and columns when they are made; their sum has 0.3
+POSITION_SCALE = 0.2
+
+
+class UnifiedVLMConfig(PreTrainedConfig):
+    """Configuration of a `UnifiedVLM`.
+
+    Args:
+        text_config: the language model's.
+        understanding_space, generation_space: dictionaries as `encoders.describe` gives them.
+        shared_adapter: one adapter for both spaces (pitfall 2); needs equal kind and width.
+        adapter_positions: learned embeddings of row and column on image slots (the paper has none).
+        image_loss_weight: alpha of the loss, whatever the kind of output.
+        feature_loss: of SigLIP output, "cosine" (1 - cosine, the paper's) or "mse".
+        feature_length: with "cosine" the length that generated features are given before the LM
+            reads them, in training as in decoding, because that loss leaves their length open; 0
+            leaves it as it is.
+        understanding_distortion, generation_distortion: dictionaries of family, dose and place
+        (`Distortion`), or None. image_in_id, image_out_id: the slot tokens; generate_id the one
+        that triggers an image.
+    """
+
+    model_type = "uvlm"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig,
+                                                         model_type="llama")}
+
+    text_config: dict | PreTrainedConfig | None = None
+    understanding_space: dict | None = None
+    generation_space: dict | None = None
+    shared_adapter: bool = False
+    adapter_positions: bool = False
+    image_loss_weight: float = 0.2
+    feature_loss: str = "cosine"
+    feature_length: float = 0.0
+    understanding_distortion: dict | None = None
+    generation_distortion: dict | None = None
+    image_in_id: int = 3
+    generate_id: int = 4
+    image_out_id: int = 5
+    # of this composite; the language model's own setting is in text_config
+    tie_word_embeddings: bool = False
+
+    def check(self) -> None:
+        """Refuse spaces that no model can be built from, in one sentence."""
+        for side in ("understanding_space", "generation_space"):
+            space = getattr(self, side) or {}
+            if set(space) != {"kind", "tokens", "width",
+                              "codes"} or space["kind"] not in space_kinds():
+                raise ValueError(f"{side} {space!r} is not a dictionary of kind (one of "
+                                 f"{', '.join(space_kinds())}), tokens, width and codes.")
+            if self.adapter_positions and math.isqrt(space["tokens"]) ** 2 != space["tokens"]:
+                raise ValueError(f"{side} has {space['tokens']} tokens, which are no square of "
+                                 "rows and columns; leave adapter_positions off for it.")
+        if self.feature_loss not in FEATURE_LOSSES:
+            raise ValueError(f"feature_loss {self.feature_loss!r} is not one of "
+                             f"{', '.join(FEATURE_LOSSES)}.")
+        if self.shared_adapter and not can_share(*map(self.adapter_space, SIDES)):
+            raise ValueError("An adapter can be shared only by spaces of one kind, width and "
+                             f"number of tokens, not by {self.adapter_space(SIDES[0])!r} and "
+                             f"{self.adapter_space(SIDES[1])!r}.")
+
+    def distortion(self, side: str) -> Distortion | None:
+        """The distortion of a side, "understanding" or "generation", if it has one."""
+        values = getattr(self, f"{side}_distortion")
+        return None if values is None else Distortion(**values, side=side)
+
+    def adapter_space(self, side: str) -> dict:
+        """The space of a side as its adapter reads it: a distortion may have changed its width."""
+        space, distortion = getattr(self, f"{side}_space"), self.distortion(side)
+        if distortion is None or distortion.place == "after":
+            return space
+        return space | {"width": Distort(distortion, space["width"], space["codes"]).width}
+
+
+def space_kinds() -> list[str]:
+    """The kinds of spaces as a configuration names them."""
+    return [name.lower() for name in KINDS]
+
+
+def can_share(understanding_space: dict, generation_space: dict) -> bool:
+    """Whether the two spaces can have one adapter: same kind, tokens and width."""
+    return all(understanding_space[name] == generation_space[name] for name in ("kind", "tokens",
+                                                                                "width"))
+
+
+class Adapter(nn.Module):
+    """Image tokens -> LM inputs in the paper's forms: linear for VQ codes, a two-layer GELU MLP for
+    SigLIP features."""
+
+    def __init__(self, space: dict, width: int, positions: bool):
+        super().__init__()
+        first = nn.Linear(space["width"], width)
+        linear = kind_of_space(space).adapter == "linear"
+        self.project = first if linear else nn.Sequential(first, nn.GELU(), nn.Linear(width, width))
+        side = math.isqrt(space["tokens"])
+        self.row_positions = nn.Parameter(torch.zeros(side, width)) if positions else None
+        self.column_positions = nn.Parameter(torch.zeros(side, width)) if positions else None
+
+    def forward(self, tokens: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """Map image tokens `start`, `start` + 1, ... (images, tokens, space width) to (images,
+        tokens, LM width)."""
+        embeds = self.project(tokens)
+        if self.row_positions is None:
+            return embeds
+        # (tokens, LM width)
+        positions = (self.row_positions[:, None] + self.column_positions).flatten(0, 1)
+        return embeds + positions[start : start + tokens.shape[1]]
+
+
+@dataclass
+class UnifiedVLMOutput(ModelOutput):
+    """Losses of one step: each a mean over its own valid positions, their counts beside them."""
+
+    loss: torch.Tensor | None = None
+    text_loss: torch.Tensor | None = None
+    image_loss: torch.Tensor | None = None
+    text_positions: int | None = None
+    image_positions: int | None = None
+
+
+class UnifiedVLM(PreTrainedModel):
+    """One language model that answers about images and emits image tokens."""
+
+    config_class = UnifiedVLMConfig
+    config: UnifiedVLMConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = False  # else Trainer rescales our loss by the number of text labels
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: UnifiedVLMConfig, language_model: PreTrainedModel | None = None):
+        super().__init__(config)
+        config.check()
+        width = config.text_config.hidden_size
+        space_in, space_out = config.understanding_space, config.generation_space
+        with torch.device("meta") if language_model is not None else nullcontext():
+            self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.understanding_adapter, self.generation_adapter = (
+            Adapter(config.adapter_space(side), width, config.adapter_positions) for side in SIDES)
+        if config.shared_adapter:
+            self.generation_adapter = None
+        for side, space in zip(SIDES, (space_in, space_out), strict=True):
+            distortion = config.distortion(side)
+            if distortion is not None:
+                tokens = space["width"] if distortion.place == "before" else width
+                self.add_module(f"{side}_distortion", Distort(distortion, tokens, space["codes"]))
+        self.head = head_of(space_out)
+        self.generation_head = nn.Linear(width, self.head.width(space_out))
+        for side, space in (("understanding_codebook", space_in),
+                            ("generation_codebook", space_out)):
+            # persistent; (0, width) for SigLIP
+            self.register_buffer(side, torch.zeros(space["codes"], space["width"]))
+        self.post_init()
+        # until here a form without weights stood for it, as seven billion take minutes
+        if language_model is not None:
+            self.language_model = language_model
+
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, Adapter):
+            # as large as the tokens they are added to, else learned late
+            if module.row_positions is not None:
+                init.normal_(module.row_positions, std=POSITION_SCALE)
+                init.normal_(module.column_positions, std=POSITION_SCALE)
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self):
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.language_model.set_input_embeddings(value)
+
+    def floating_point_ops(self, *args, **kwargs) -> int:
+        """Not counted: transformers' estimate knows nothing of buckets, and no score uses it."""
+        return 0
+
+    def embed_understanding(self, images: torch.Tensor) -> torch.Tensor:
+        """Codes (images, tokens) or features (images, tokens, width) of input images -> (images,
+        tokens, LM width)."""
+        return self._embed("understanding", images, self.understanding_adapter)
+
+    def embed_generation(self, images: torch.Tensor, start: int = 0,
+                         read_back: torch.Tensor | None = None) -> torch.Tensor:
+        """The same for tokens `start`, ... of images that the model generates; where `read_back`
+        (images,) is False it gets zeros in place of them."""
+        adapter = self.understanding_adapter if self.config.shared_adapter else self.generation_adapter
+        if self.config.feature_length:
+            images = F.normalize(images, dim=-1) * self.config.feature_length
+        return self._embed("generation", images, adapter, start, read_back)
+
+    def _embed(self, side: str, images: torch.Tensor, adapter: Adapter, start: int = 0,
+               read_back: torch.Tensor | None = None) -> torch.Tensor:
+        """What both sides have in common, in training and in decoding: look up, distort, adapt."""
+        distort, codebook = getattr(self, f"{side}_distortion", None), getattr(self,
+                                                                               f"{side}_codebook")
+        if distort is None:
+            tokens = _look_up(images, codebook)  # (images, tokens, space width)
+        else:
+            tokens = _look_up(distort.lookup(images), codebook)
+            if distort.distortion.place == "before":
+                tokens = distort(tokens)
+        if read_back is not None:
+            tokens = tokens * read_back[:, None, None]
+        embeds = adapter(tokens, start)
+        return distort(embeds) if distort is not None and distort.distortion.place == "after" else embeds
+
+    def embed(self, input_ids: torch.Tensor, images_in: torch.Tensor | None = None,
+              images_out: torch.Tensor | None = None, read_back: torch.Tensor
+              | None = None) -> torch.Tensor:
+        """Token ids and the images of their slots -> LM inputs (rows, tokens, LM width)."""
+        embeds = self.get_input_embeddings()(input_ids)
+        for images, slot, embed in (
+                (images_in, self.config.image_in_id, self.embed_understanding),
+                (images_out, self.config.image_out_id, partial(self.embed_generation,
+                                                               read_back=read_back))):
+            if images is not None:
+                slots = (input_ids == slot).unsqueeze(-1)  # (rows, tokens, 1)
+                embeds = embeds.masked_scatter(slots, embed(images).to(embeds.dtype))
+        return embeds
+
+    def hidden_states(self, embeds: torch.Tensor, **kwargs) -> torch.Tensor:
+        """LM inputs -> last hidden states (rows, tokens, LM width)."""
+        # adapters are in float32 whatever the language model is in
+        embeds = embeds.to(self.language_model.dtype)
+        return self.language_model.model(inputs_embeds=embeds, **kwargs).last_hidden_state
+
+    def forward(self, buckets: list[dict] | None = None, padding: dict | None = None,
+                text_share: float = 1.0,
+                image_share: float = 1.0, **names) -> UnifiedVLMOutput:
+        """Losses of one step.
+
+        Args:
+            buckets: what `tokens.collate` gives; one bucket may also be given by its own names:
+                input_ids, labels (rows, tokens), images_in, images_out (images, tokens) or (images,
+                tokens, width); read_back (images,) says which images to draw the LM reads back
+                (`RunSpec.feature_dropout`), all where it is absent.
+            padding: a bucket of padding images as in the authors' code: their image loss counts as
+                zero in the mean, their text labels are trained (pitfall 3; only to measure what it
+                does).
+            text_share, image_share: what the two losses count in `loss`; of several processes, how
+                many positions of a step this one has over their mean (`loop.Steps`).
+
+        The text loss is the mean cross-entropy over all labelled positions of all buckets, the
+        image loss the mean over all image slots (cross-entropy of codes, 1 - cosine of features);
+        loss = text loss + alpha x image loss. A language model in bf16 makes the whole step one of
+        mixed precision.
+        """
+        mixed = self.language_model.dtype == torch.bfloat16
+        with torch.autocast(self.understanding_codebook.device.type, torch.bfloat16, enabled=mixed):
+            return self._losses([names] if buckets is None else buckets, padding, text_share,
+                                image_share)
+
+    def _losses(self, buckets: list[dict], padding: dict | None, text_share: float,
+                image_share: float):
+        text_hidden, text_labels, image_hidden, image_targets = [], [], [], []
+        padded = 0  # image slots that count and have no loss
+        for bucket in buckets + ([] if padding is None else [padding]):
+            ids, images_out = bucket["input_ids"], bucket.get("images_out")
+            embeds = self.embed(ids, bucket.get("images_in"), images_out, bucket.get("read_back"))
+            hidden = self.hidden_states(embeds, use_cache=False)
+            hidden = hidden[:, :-1]  # the hidden state at a position predicts the next one
+            labels = bucket["labels"][:, 1:]
+            text_hidden.append(hidden[labels != IGNORED])  # (labelled positions, LM width)
+            text_labels.append(labels[labels != IGNORED])
+            if bucket is padding:
+                padded = images_out.shape[0] * images_out.shape[1]
+            elif images_out is not None:
+                # (image slots, LM width)
+                image_hidden.append(hidden[ids[:, 1:] == self.config.image_out_id])
+                image_targets.append(images_out.flatten(0, 1))
+        text_hidden, text_labels = torch.cat(text_hidden), torch.cat(text_labels)
+        # zero, with a gradient function, where no position is labelled
+        text_loss = text_hidden.sum()
+        if len(text_labels):
+            text_loss = F.cross_entropy(self.language_model.lm_head(text_hidden).float(),
+                                        text_labels)
+        loss, image_loss, slots = text_share * text_loss, None, 0
+        if image_hidden:
+            slots = sum(len(targets) for targets in image_targets)
+            image_loss = self.image_loss(torch.cat(image_hidden),
+                                         torch.cat(image_targets)) * slots / (slots + padded)
+            loss = loss + image_share * self.config.image_loss_weight * image_loss
+        return UnifiedVLMOutput(loss=loss, text_loss=text_loss.detach(),
+                                image_loss=None if image_loss is None else image_loss.detach(),
+                                text_positions=len(text_labels), image_positions=slots)
+
+    def predict(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (..., LM width), of any type -> what comes next in an image: logits (...,
+        codes) or features (..., width)."""
+        return self.generation_head(hidden.to(next(self.generation_head.parameters()).dtype))
+
+    def image_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss of image tokens: hidden (slots, LM width), targets (slots,) codes or (slots,
+        width) features."""
+        return self.head.loss(self.predict(hidden), targets, self.config.feature_loss)
+
+
+def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Codes become their rows of the codebook; features stay as they are."""
+    return images if images.is_floating_point() else codebook[images]
+
+
+def load_language_model(name: str, vocabulary: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A pre-trained language model by shipped name, folder or hub id, with at least `vocabulary`
+    rows of embeddings.
+
+    Rows that it lacks start as the mean of its own. An adapter of peft's is merged into the model
+    that it names. ValueError for a folder that holds no whole model, a pickle with more in it than
+    weights, and an adapter that cannot be merged.
+    """
+    base = adapted(name)
+    if base is None:
+        model = load_network(AutoModelForCausalLM, name, "a language model", dtype=dtype)
+    else:
+        what = f"the language model that the adapter {name!r} changes"
+        model = _merge(name, load_network(AutoModelForCausalLM, base, what, dtype=dtype))
+    known = model.get_input_embeddings().num_embeddings
+    if known < vocabulary:
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+        with torch.no_grad():
+            for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+                table.weight[known:] = table.weight[:known].mean(0)
+    return model
+
+
+def _merge(adapter: str, model: PreTrainedModel) -> PreTrainedModel:
+    """A language model with an adapter's changes in its own weights; what does not fit it is
+    refused."""
+    folder = resolve_folder(adapter, "an adapter")
+    what = "an adapter of its model"
+    with refusing(adapter, what):
+        tuned = PeftModel.from_pretrained(model, folder)
+    if not hasattr(tuned, "merge_and_unload"):
+        raise ValueError(f"{adapter!r} is an adapter of the kind "
+                         f"{tuned.peft_config['default'].peft_type.value}, which cannot be merged "
+                         f"into its model; LoRA's can.")
+    with refusing(adapter, what):  # once more, as only this tells what the file lacks
+        report = tuned.load_adapter(folder, "default", torch_device="cpu")
+    odd = [*report.missing_keys, *report.unexpected_keys]
+    if odd:
+        raise ValueError(f"{adapter!r} does not hold the weights that its configuration asks for: "
+                         f"{odd[0]} is missing or unknown.")
+    tables = model.get_input_embeddings(), model.get_output_embeddings()
+    changed = any(isinstance(table, BaseTunerLayer) for table in tables)
+    if changed and model.config.tie_word_embeddings:  # peft would change the other one too
+        raise ValueError(f"{adapter!r} cannot be merged: it changes one of two tables that are the "
+                         "same in its model (embeddings and head).")
+    with refusing(adapter, "an adapter of finite weights"):
+        return tuned.merge_and_unload(safe_merge=True).to(model.dtype)
+
+
+def build_model(language_model: str | PreTrainedModel, understanding, generation, *, seed: int,
+                image_in_id: int,
+                image_out_id: int, shared_adapter: bool, distortions: tuple[Distortion, ...] = (),
+                images: np.ndarray | None = None, **settings) -> UnifiedVLM:
+    """Put a pre-trained language model (a folder, hub id or module) and two encoders' spaces
+    together.
+
+    The language model keeps its weights and their type, and as a module becomes a part of what is
+    built; adapters and head start from the seed (see `_start`) in float32. An adapter is shared
+    where that is asked for and the two spaces allow it, as in the paper's preset. `distortions`, at
+    most one a side, are drawn from the seed too; the mean length of the tokens of `images` (uint8)
+    is the unit of their shifts. `settings` are further ones of `UnifiedVLMConfig`.
+    """
+    if not isinstance(language_model, PreTrainedModel):
+        language_model = load_language_model(language_model, 0)
+    settings |= {f"{each.side}_distortion": {"family": each.family, "dose": each.dose,
+                                             "place": each.place}
+                 for each in distortions}
+    config = UnifiedVLMConfig(
+        text_config=language_model.config, understanding_space=describe(understanding),
+        generation_space=describe(generation), image_in_id=image_in_id, image_out_id=image_out_id,
+        **settings)
+    config.shared_adapter = shared_adapter and can_share(*map(config.adapter_space, SIDES))
+    model = UnifiedVLM(config, language_model)
+    _start(model, seed)
+    for buffer, encoder in (("understanding_codebook", understanding),
+                            ("generation_codebook", generation)):
+        if encoder.codes:
+            getattr(model, buffer).copy_(encoder.codebook)
+    for each in distortions:
+        _draw_distortion(model, each, understanding if each.side == "understanding" else generation,
+                         images, seed)
+    if generation.codes:
+        _start_head(model)
+    return model
+
+
+@torch.no_grad()
+def _start(model: UnifiedVLM, seed: int) -> None:
+    """Initial weights of adapters and head, each from the seed and the kind of its own space alone.
+
+    What a model starts from on one side then does not depend on its other side: models of one task
+    of two architectures that have that task's space in common are one and the same
+    (`experiments.mutual_benefit` trains them once). Two adapters of one kind start apart.
+    """
+    kinds = [space_kinds().index(space["kind"]) for space in (model.config.understanding_space,
+                                                              model.config.generation_space)]
+    numbers = (kinds[0], kinds[1] + 2 * (kinds[0] == kinds[1]), 4 + kinds[1])
+    for part, number in zip((model.understanding_adapter, model.generation_adapter,
+                             model.generation_head), numbers,
+                            strict=True):
+        if part is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(8 * seed + number)
+                part.apply(model._init_weights)
+
+
+@torch.no_grad()
+def _draw_distortion(model: UnifiedVLM, distortion: Distortion, encoder, images: np.ndarray,
+                     seed: int) -> None:
+    """Draw a side's distortion; its units are those of the images' tokens where it stands."""
+    distort = getattr(model, f"{distortion.side}_distortion")
+    tokens = torch.from_numpy(encoder.encode(images))
+    tokens = _look_up(tokens if tokens.is_floating_point() else tokens.long(),
+                      getattr(model, f"{distortion.side}_codebook"))
+    if distortion.place == "after":
+        shared = distortion.side == "understanding" or model.config.shared_adapter
+        tokens = (model.understanding_adapter if shared else model.generation_adapter)(tokens)
+    distort.draw(seed, tokens)
+
+
+@torch.no_grad()
+def _start_head(model: UnifiedVLM) -> None:
+    """Let the head's row of a code start as the LM input of that code, at the scale of its usual
+    start.
+
+    Codes that look alike then share what is learned from either: the image loss falls faster, and
+    requests are followed earlier (docs/log.md). A distortion is left out: it touches what is read,
+    not what is written.
+    """
+    adapter = model.understanding_adapter if model.generation_adapter is None else model.generation_adapter
+    tokens = model.generation_codebook  # (codes, space width)
+    # a distortion of the width: the adapter reads nothing else
+    if model.config.adapter_space("generation")["width"] != tokens.shape[1]:
+        tokens = model.generation_distortion(tokens)
+    rows = adapter(tokens[:, None], 0)[:, 0]  # (codes, LM width)
+    rows = rows - rows.mean(0)
+    model.generation_head.weight.copy_(rows * (rows.shape[1] ** -0.5 / rows.std()))
+
+
+AutoConfig.register(UnifiedVLMConfig.model_type, UnifiedVLMConfig)
+AutoModel.register(UnifiedVLMConfig, UnifiedVLM)

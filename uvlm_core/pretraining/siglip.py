@@ -1,0 +1,348 @@
+"""How `pretrained/siglip` and what goes with it were made: the encoder, a decoder of its features,
+and their reader.
+
+Belongs here: their losses, their data and their model cards. Not here: what they compute in use
+(`vision.py`, `reader.py`), the loop that trains them (`pretraining.py`).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoTokenizer, SiglipConfig, SiglipModel
+
+from uvlm_core.data.smart_watch import Watch, render_batch, sample_watch, sample_watches, split_of
+from uvlm_core.models.encoders import FeatureDecoder, SiglipEncoder
+from uvlm_core.models.readers import FeatureReader, class_numbers, reader_classes
+from uvlm_core.places import fingerprint, resolve
+from uvlm_core.pretraining.common import (
+    BF16,
+    PROBE_WATCHES,
+    SEED,
+    SIZE,
+    TABLE_HEAD,
+    TEST_SEED,
+    WATCHES,
+    Grid,
+    Probe,
+    ReadingTask,
+    drawing_loss,
+    held_out_watches,
+    pixel_error,
+    read_table,
+    ship,
+    to_float,
+    train,
+    train_probe,
+)
+
+SIGLIP = SiglipConfig(
+    text_config=dict(vocab_size=541, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+                     num_attention_heads=4,
+                     max_position_embeddings=28, pad_token_id=0, bos_token_id=1, eos_token_id=2),
+    vision_config=dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4,
+                       num_attention_heads=4,
+                       image_size=SIZE, patch_size=8))
+SIGLIP_STEPS = 2500
+REDRAWING = 5.0  # weight of the pixels that the penultimate layer must keep
+DUPLICATE_GROUPS = 32  # of near-duplicates in a batch
+# watches that differ in one attribute only: without them weather and corners tell all images apart
+GROUP = 4
+# coarse directions of the hands, told beside the numbers, because numbers alone left hands unread
+DIRECTIONS = {
+    "hour_side": ("hour", 3), "minute_side": ("minute", 15), "second_side": ("second", 15),
+    "minute_mark": ("minute", 5), "second_mark": ("second", 5)}
+QUADRANTS = ("top right", "bottom right", "bottom left", "top left")  # clockwise from twelve
+PHRASES = {  # what captions are made of: attributes -> words
+    ("hour", "minute", "second"): "time {0:02d}:{1:02d}:{2:02d}", ("hour",): "hour {0}",
+    ("minute",): "minute {0}",
+    ("second",): "second {0}", ("hour_side",): "hour {0}", ("minute_side",): "minute {0}",
+    ("second_side",): "second {0}", ("minute_mark",): "minute at {0}",
+    ("second_mark",): "second at {0}",
+    ("weather",): "weather {0}", ("battery",): "battery {0}%", ("weather_corner",): "weather {0}",
+    ("battery_corner",): "battery {0}"}
+ALONE = tuple(PHRASES)[1:]  # what a caption of one attribute says
+WHOLE = (tuple(PHRASES)[0], *tuple(PHRASES)[9:])  # a full caption
+DIFFERENCES = (("hour",), ("minute",), ("second",), ("weather",), ("battery",),
+               ("weather_corner", "battery_corner"))
+DECODER_STEPS = 2500
+FEATURE_READER_STEPS = 3000
+
+
+class SiglipTask(nn.Module):
+    """Sigmoid loss (Zhai et al. 2023) of images against captions that tell some attributes each,
+    and a redrawing loss.
+
+    A caption is true of every image that has what it says, so the pairs' signs come from the
+    attributes: several images of a batch may share a true caption, and no pair is a false negative.
+    A caption's positives together weigh as much as its negatives: with every pair weighing the
+    same, the network learned how often captions are true and nothing of images (every attribute at
+    chance after 500 steps; balanced, battery and its corner stood at .9 after 160).
+
+    Captions alone left the hands unread and then lost (docs/log.md), so each token of the
+    penultimate layer, which the study uses, must also give back the pixels of its patch through one
+    linear map.
+    """
+
+    def __init__(self, network: SiglipModel):
+        super().__init__()
+        self.network = network
+        nn.init.constant_(network.logit_scale, math.log(10))
+        nn.init.zeros_(network.logit_bias)
+        vision = network.config.vision_config
+        self.redraw = nn.Linear(vision.hidden_size, 3 * vision.patch_size**2)
+
+    def forward(self, images: Tensor, ids: Tensor, true: Tensor, step: int) -> Tensor:
+        pixels = to_float(images)
+        with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+            seen = self.network.vision_model(pixels, output_hidden_states=True)
+            told = self.network.text_model(input_ids=ids).pooler_output  # (captions, width)
+            drawn = self.redraw(seen.hidden_states[-2])  # (images, tokens, pixels of a patch)
+        likeness = F.normalize(told.float(), dim=1) @ F.normalize(seen.pooler_output.float(),
+                                                                  dim=1).T
+        logits = likeness * self.network.logit_scale.exp() + self.network.logit_bias
+        losses = -F.logsigmoid(torch.where(true, logits, -logits))  # (captions, images)
+        positives = (losses * true).sum(1) / true.sum(1)
+        negatives = (losses * ~true).sum(1) / (~true).sum(1).clamp(min=1)
+        drawn = F.pixel_shuffle(Grid()(drawn.float()), self.network.config.vision_config.patch_size)
+        return (positives + negatives).mean() + REDRAWING * drawing_loss(drawn, pixels)
+
+
+def caption_of(watch: Watch, phrases: Sequence[tuple[str, ...]]) -> str:
+    """What SigLIP's captions say, e.g. `time 10:09:36, weather sunny, battery bottom right`."""
+    shown = vars(watch) | {name: getattr(watch, attribute) // step
+                           for name, (attribute, step) in DIRECTIONS.items()}
+    shown |= {name: QUADRANTS[shown[name]] for name in DIRECTIONS if name.endswith("_side")}
+    return ", ".join(PHRASES[names].format(*(shown[name] for name in names)) for names in phrases)
+
+
+def caption_ids(captions: Sequence[str], length: int = SIGLIP.text_config.max_position_embeddings) -> Tensor:
+    """Token ids of captions, (captions, length), cut or padded to the text length of the SigLIP, as
+    it was trained."""
+    return _tokenizer()(list(captions), padding="max_length", truncation=True, return_tensors="pt",
+                        max_length=length)["input_ids"]
+
+
+@lru_cache(maxsize=1)
+def _tokenizer():
+    return AutoTokenizer.from_pretrained(resolve("pretrained/tokenizer"))
+
+
+def near_duplicates(count: int, seed: int) -> list[Watch]:
+    """`count` groups of `GROUP` watches of the split "train" that differ in one attribute (or in
+    both corners)."""
+    watches = []
+    for index, watch in enumerate(sample_watches(seed, count)):
+        rng, group = np.random.default_rng([seed, index]), [watch]
+        names = DIFFERENCES[rng.integers(len(DIFFERENCES))]
+        while len(group) < GROUP:
+            donor = sample_watch(seed, int(rng.integers(2**31)))
+            other = replace(watch, **{name: getattr(donor, name) for name in names})
+            if split_of(other) == "train":
+                group.append(other)
+        watches += group
+    return watches
+
+
+def fit_siglip(name: str, network: SiglipModel, batch_of: Callable[[np.random.Generator], tuple],
+               steps: int) -> float:
+    """Train a SigLIP on batches of images, token ids and signs, and freeze it; returns the
+    minutes."""
+    task = SiglipTask(network)
+    # the fused kernel's bf16 gradient takes 40 % of a step on a CPU
+    network.set_attn_implementation("eager")
+    matrices = [parameter for key, parameter in task.named_parameters()
+                if parameter.ndim == 2 and ".encoder.layers." in key]
+    minutes = train(name, task, batch_of, steps, 1e-3, matrices)
+    network.requires_grad_(False)
+    return minutes
+
+
+def train_siglip() -> None:
+    """The SigLIP -> pretrained/siglip, measured by a one-hidden-layer probe and by retrieval."""
+    torch.manual_seed(SEED)
+    watches = near_duplicates(WATCHES // GROUP * 2, SEED)
+    images, labels = torch.from_numpy(render_batch(watches, SIZE)), class_numbers(watches)
+    columns = [labels[:, list(reader_classes()).index(attribute)] // step
+               for attribute, step in DIRECTIONS.values()]
+    labels, names = torch.cat([labels, torch.stack(columns, 1)], 1), (*reader_classes(),
+                                                                      *DIRECTIONS)
+
+    def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        rows = (rng.integers(len(watches) // GROUP, size=(DUPLICATE_GROUPS, 1)) * GROUP
+                + np.arange(GROUP)).flatten()
+        # a third of the captions says one thing, so that each attribute alone is worth learning, a
+        # third the time alone (without it everything else tells the images apart), a third several
+        # things, as captions do
+        told = [[ALONE[rng.integers(len(ALONE))]] for _ in rows] + [[WHOLE[0]] for _ in rows]
+        told += [[WHOLE[k] for k in np.sort(rng.permutation(len(WHOLE))[: rng.integers(2, 6)])]
+                 for _ in rows]
+        ids = caption_ids([caption_of(watches[row], phrases) for row, phrases in zip([*rows] * 3,
+                                                                                     told,
+                                                                                     strict=True)])
+        unsaid = torch.tensor([[all(name not in said for said in phrases) for name in names]
+                               for phrases in told])
+        shown = labels[rows]  # (images, attributes)
+        # (captions, images)
+        true = ((shown[None] == shown.repeat(3, 1)[:, None]) | unsaid[:, None]).all(2)
+        return images[rows], ids, true
+
+    network = SiglipModel(SIGLIP)
+    minutes = fit_siglip("siglip", network, batch, SIGLIP_STEPS)
+    held_out, truth = held_out_watches()
+    width, layers, tokens = SIGLIP.vision_config.hidden_size, SIGLIP.vision_config.num_hidden_layers, 64
+    untrained = SiglipModel(SIGLIP).eval().requires_grad_(False)
+    ship("siglip", network, {**SIGLIP.to_dict(), "architectures": ["SiglipModel"]}, f"""
+# SigLIP of the laptop profile
+
+`SiglipModel`, {SIZE} px in {tokens} patches, {layers} layers of width {width}, with a small text
+side (tokens of `pretrained/tokenizer`) for retrieval. Pixels in [-1, 1]; the study uses the penultimate layer's
+patch features.
+
+Data: {len(watches):,} watches of the split "train" in groups of {GROUP} that differ in one attribute;
+{SIGLIP_STEPS:,} steps of {DUPLICATE_GROUPS * GROUP} images and three times as many captions: a third says one attribute, a
+third the time, a third several things. Sigmoid loss; a caption is a positive of every image of which it is true, and
+its positives together weigh as much as its negatives. Besides, a linear map must give back each patch's pixels from the
+penultimate layer (weight {REDRAWING:.0f}; the map is not shipped): with captions alone the hands were lost.
+
+Quality on held-out watches (split "test", seed {TEST_SEED}). Probes with one hidden layer on the patch features,
+trained on {PROBE_WATCHES:,} watches, of this network and, as a control, of one with random weights; and what the most likely
+caption says (`minute 37` among sixty), without any probe:
+
+{TABLE_HEAD}
+{probe_siglip("features", network, held_out, truth)}
+{probe_siglip("random weights", untrained, held_out, truth)}
+{read_table("captions", ZeroShot(network), to_float(held_out), truth)}
+
+Retrieval of the right one of 250 held-out images (chance .004): {retrieval(network, WHOLE):.3f} by a full caption,
+{retrieval(network, WHOLE[:1]):.3f} by the time alone.
+""", minutes)
+
+
+def probe_siglip(title: str, network: SiglipModel, held_out: Tensor, truth: Tensor) -> str:
+    """Rows of the card's table: what a one-hidden-layer probe reads from penultimate-layer patch features."""
+    encoder, watches = SiglipEncoder(network.vision_model, "siglip"), sample_watches(SEED, PROBE_WATCHES)
+    known, features = (torch.from_numpy(encoder.encode(images))
+                       for images in (render_batch(watches, SIZE), held_out.numpy()))  # (watches, tokens, width)
+    probe = Probe(nn.LayerNorm(encoder.width, elementwise_affine=False), nn.Flatten(), nn.Dropout(0.2),
+                  nn.Linear(encoder.tokens * encoder.width, 256), nn.GELU(), width=256)
+    train_probe(probe, known, class_numbers(watches))
+    return read_table(title, probe, features, truth)
+
+
+class ZeroShot(nn.Module):
+    """Reads by captions alone: an image's likeness to `minute 37` is its logit of that minute."""
+
+    def __init__(self, network: SiglipModel):
+        super().__init__()
+        self.network = network
+        self.told = {name: network.text_model(input_ids=caption_ids(
+            [PHRASES[(name,)].format(value) for value in values])).pooler_output for name, values in reader_classes().items()}
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        seen = F.normalize(self.network.vision_model(pixels).pooler_output, dim=1)
+        return {name: seen @ F.normalize(told, dim=1).T for name, told in self.told.items()}
+
+
+@torch.no_grad()
+def retrieval(network: SiglipModel, phrases: Sequence[tuple[str, ...]], count: int = 250) -> float:
+    """Share of captions whose most likely image is the right one of `count` held-out images."""
+    watches = sample_watches(TEST_SEED, count, "test")
+    pixels = to_float(torch.from_numpy(render_batch(watches, SIZE)))
+    ids = caption_ids([caption_of(watch, phrases) for watch in watches])
+    found = network(input_ids=ids, pixel_values=pixels).logits_per_text.argmax(1)
+    return (found == torch.arange(count)).float().mean().item()
+
+
+class DecoderTask(nn.Module):
+    """The pixels of images from their features, under the loss of the VQ tokenizer's pictures."""
+
+    def __init__(self, network: FeatureDecoder):
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor, images: Tensor, step: int) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+            drawn = self.network(features)
+        return drawing_loss(drawn.float(), to_float(images))
+
+
+def noisy(features: Tensor) -> Tensor:
+    """Half of the images with their features (images, tokens, width) off by up to as much as they are long."""
+    amount = torch.rand(len(features), 1, 1) ** 2 * (torch.rand(len(features), 1, 1) < 0.5)
+    lengths = features.norm(dim=-1, keepdim=True) * features.shape[-1] ** -0.5
+    return features + torch.randn_like(features) * lengths * amount
+
+
+def fit_decoder(name: str, encoder: SiglipEncoder, images: np.ndarray) -> tuple[FeatureDecoder, float]:
+    """A decoder trained on the features of images, uint8 (images, 64, 64, 3), and the minutes."""
+    features, pixels = torch.from_numpy(encoder.encode(images)), torch.from_numpy(images)
+
+    def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        rows = rng.integers(len(images), size=32)
+        return features[rows], pixels[rows]
+
+    task = DecoderTask(FeatureDecoder(encoder.width, encoder.tokens, SIZE))
+    minutes = train(name, task, batch, DECODER_STEPS, 2e-3)
+    return task.network, minutes
+
+
+def train_decoder() -> None:
+    """The decoder of SigLIP's features -> pretrained/siglip_decoder, to look at; no score goes through it."""
+    torch.manual_seed(SEED)
+    encoder = SiglipEncoder.load("pretrained/siglip")
+    images = render_batch(sample_watches(SEED, PROBE_WATCHES), SIZE)
+    decoder, minutes = fit_decoder("siglip_decoder", encoder, images)
+    held_out, _ = held_out_watches()
+    drawn = decoder.decode(encoder.encode(held_out.numpy()))
+    error = pixel_error(drawn, held_out.numpy())
+    ship("siglip_decoder", decoder, decoder.config | {"of": fingerprint("pretrained/siglip")}, f"""
+# Decoder of the laptop profile's SigLIP features
+
+`FeatureDecoder`: {encoder.tokens} penultimate-layer features of `pretrained/siglip` to {SIZE} px, by the features'
+directions alone, with a few convolutions. It is there so that a person can look at what a model with SigLIP output
+generates; scores do not go through it.
+
+Data: {len(images):,} watches of the split "train"; {DECODER_STEPS:,} steps of 32; L1 + L2 on pixels, weighted by local
+contrast.
+
+Quality on held-out watches (split "test", seed {TEST_SEED}): mean absolute pixel error {error:.4f} of 1
+({len(drawn)} watches).
+""", minutes)
+
+
+def train_feature_reader() -> None:
+    """The probe that scores generated features -> pretrained/siglip_reader, trained on features of real watches."""
+    torch.manual_seed(SEED)
+    encoder = SiglipEncoder.load("pretrained/siglip")
+    watches = sample_watches(SEED, 2 * PROBE_WATCHES, "reader")
+    features, labels = torch.from_numpy(encoder.encode(render_batch(watches, SIZE))), class_numbers(watches)
+
+    def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        rows = rng.integers(len(watches), size=64)
+        return features[rows], labels[rows]
+
+    task = ReadingTask(FeatureReader(encoder.width, encoder.tokens), prepare=noisy)
+    minutes = train("siglip_reader", task, batch, FEATURE_READER_STEPS, 2e-3)
+    held_out, truth = held_out_watches()
+    ship("siglip_reader", task.network, task.network.config | {"of": fingerprint("pretrained/siglip")}, f"""
+# Probe of the laptop profile's SigLIP features
+
+`FeatureReader` (a small CNN) reads hour, minute, second, weather, battery and both corners from the {encoder.tokens}
+penultimate-layer features of `pretrained/siglip`, by their directions alone. It scores what a model with SigLIP output
+generates, in that space, and has seen no watch that any other network was trained or tested on.
+
+Data: features of {len(watches):,} watches of the split "reader"; to half of each batch noise is added;
+{FEATURE_READER_STEPS:,} steps of 64.
+
+Quality on the features of held-out watches (split "test", seed {TEST_SEED}), the ceiling of what can be read from
+generated ones:
+
+{TABLE_HEAD}
+{read_table("features", task.network, torch.from_numpy(encoder.encode(held_out.numpy())), truth)}
+""", minutes)

@@ -1,0 +1,241 @@
+"""How the text half of `pretrained/` was made: the tokenizer, and a small Llama that has read
+conversations only.
+
+Belongs here: what the laptop profile has in place of Vicuna. Not here: the vision networks
+(`pretraining.py`). The Llama gives LoRA a base to adapt, and a unified model what Vicuna has: it
+understands what a caption or a request says, and has never seen an image. Rebuilt by `make
+encoders`.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import trange
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.data.conversations import (
+    IMAGE,
+    TASKS,
+    AttributeBias,
+    Conversation,
+    Turn,
+    make_conversations,
+)
+from uvlm_core.data.smart_watch import Watch, sample_watches
+from uvlm_core.data.tokens import IGNORED, Processor, Row, collate, train_tokenizer
+from uvlm_core.places import PRETRAINED, write_sha256
+from uvlm_core.training.divergence import Guard
+from uvlm_core.training.muon import Muon
+
+TEXT_SEED = 900_000  # of watches and words; the runs' seeds start at 0
+TEXT_WATCHES = 20_000  # whose conversations the tokenizer has read
+HELD_OUT = 512
+MENTION_RATE = 0.8  # of each attribute but the time in what tells a watch in words
+SENSE_QUESTIONS = 4  # of common sense, at most, about a watch
+TEXT_BATCH = 32
+RATE, WARM_UP = 0.01, 30  # of Muon; steps
+WEIGHT_DECAY = 0.1  # of the matrices: large ones are slow to learn anything after this
+LAST_RATE = 0.05  # share of the rate that is left at the end of the last lesson
+# Untied as in Vicuna. Weights of three times the usual scale: with the usual one, AdamW soon moves
+# every token's embedding further in common than they were apart, and which of its tokens a text
+# holds is then hard to tell.
+SHAPE = dict(hidden_size=128, intermediate_size=344, num_hidden_layers=4, num_attention_heads=4,
+             num_key_value_heads=4,
+             max_position_embeddings=1024, tie_word_embeddings=False, initializer_range=0.06)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A stretch of the language model's training: what its texts tell and ask."""
+
+    steps: int
+    corners: float  # share of the texts that tell the two corners and nothing else
+    wordings: int | None = None  # of each phrase, None for all
+
+
+# Which corner belongs to the icon and which to the battery is learned in this order only: from
+# texts about the corners alone, in one wording before all. From everything at once the model learns
+# which corners are named, and guesses.
+LESSONS = (Lesson(150, 1.0, wordings=1), Lesson(300, 1.0), Lesson(900, 0.25))
+
+
+def build_tokenizer(folder: Path = PRETRAINED / "tokenizer") -> None:
+    """Train the tokenizer on the text of conversations about watches of the training split."""
+    watches = sample_watches(TEXT_SEED, TEXT_WATCHES)
+    texts = [text for task in TASKS for talk in make_conversations(watches, task, TEXT_SEED)
+             for turn in talk.turns for text in (f"USER: {turn.human} ASSISTANT:", f" {turn.gpt}")
+             if text.strip() != IMAGE]
+    tokenizer = train_tokenizer([text.replace(IMAGE, "") for text in texts], folder)
+    lengths = [len(tokenizer(text)["input_ids"]) for text in texts[:20_000]]
+    _card(folder, "Tokenizer of the laptop profile", {
+        "kind": "byte-level BPE, every digit a token of its own, lossless",
+        "tokens": len(tokenizer),
+        "trained on": f"{len(texts)} turns about {TEXT_WATCHES} watches (training split, stream "
+                      f"{TEXT_SEED})",
+        "mean tokens of a turn": round(sum(lengths) / len(lengths), 2)})
+
+
+def conversations_in_words(watches: Sequence[Watch], seed: int, corners_alone: bool = False,
+                           wordings: int | None = None) -> list[Conversation]:
+    """Questions and answers about watches that a caption or a request tells in words, where an
+    image would stand.
+
+    `corners_alone`: the words tell both corners and nothing else.
+    """
+    biases = [AttributeBias(name, 0.0, TASKS) for name in ("time", "weather",
+                                                           "battery")] if corners_alone else []
+    rate = 1.0 if corners_alone else MENTION_RATE
+    told = [make_conversations(watches, task, seed, biases=biases, mention_rate=rate,
+                               wordings=wordings)
+            for task in ("caption", "generation")]
+    talks = []
+    for position, asked in enumerate(make_conversations(watches, "vqa", seed, biases=biases,
+                                                        wordings=wordings)):
+        turn = told[position % 2][position].turns[0]
+        words = turn.human if turn.gpt == IMAGE else turn.gpt
+        questions = [replace(question, human=question.human.removeprefix(IMAGE).strip())
+                     for question in asked.turns if question.attributes[0] in turn.attributes]
+        if not corners_alone:
+            rng = np.random.default_rng([seed, position, len(TASKS)])  # a stream of its own
+            sense = common_sense(watches[position], turn.attributes)
+            questions += [sense[i] for i in rng.permutation(len(sense))[:SENSE_QUESTIONS]]
+            questions = [questions[i] for i in rng.permutation(len(questions))]
+        first, *others = questions
+        talks.append(replace(asked, turns=(replace(first, human=f"{IMAGE}\n{words} {first.human}"),
+                                           *others)))
+    return talks
+
+
+def common_sense(watch: Watch, told: Sequence[str]) -> list[Turn]:
+    """What any reader of words, clocks and numbers can say of a watch whose attributes `told` it
+    was told.
+
+    The numeral next to a hand, what a level amounts to, and what is seen at a place. The study asks
+    none of it, but Vicuna knows it; without it a model that draws has to find out from images what
+    digits amount to, and where to look up what belongs to a corner (docs/log.md).
+    """
+    turns = []
+    if "time" in told:
+        numerals = round(watch.hour + watch.minute / 60), round(watch.minute / 5), round(watch.second / 5)
+        turns += [Turn(f"where does the {hand} hand point?", str(numeral % 12 or 12), ("time",))
+                  for hand, numeral in zip(("hour", "minute", "second"), numerals, strict=True)]
+    if "battery" in told:
+        turns.append(Turn("how full is the battery in tenths?", str(round(watch.battery / 10)),
+                          ("battery",)))
+    for name in ("weather", "battery"):
+        if {name, f"{name}_corner"} <= set(told):
+            corner, shown = getattr(watch, f"{name}_corner"), ATTRIBUTES[name].truth(watch)
+            turns.append(Turn(f"what does the {corner} corner show?", shown, (name,)))
+    return turns
+
+
+def lesson_conversations(lesson: Lesson, seed: int) -> list[Conversation]:
+    """The conversations of a lesson in their order, each about a watch of its own (training split,
+    stream `seed`)."""
+    watches = sample_watches(seed, lesson.steps * TEXT_BATCH)
+    alone = round(lesson.corners * len(watches))
+    talks = (conversations_in_words(watches[:alone], seed, True, lesson.wordings)
+             + conversations_in_words(watches[alone:], seed, False, lesson.wordings))
+    return [talks[i] for i in np.random.default_rng(seed).permutation(len(talks))]
+
+
+def build_language_model(folder: Path = PRETRAINED / "language_model",
+                         lessons: Sequence[Lesson] = LESSONS) -> None:
+    """Train the small Llama to answer questions about watches told in words, lesson by lesson.
+
+    ValueError for a training that diverges, of which nothing is written.
+    """
+    torch.manual_seed(TEXT_SEED)
+    processor = Processor.load("pretrained/tokenizer", 0, 0)  # an image takes no tokens
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(processor.tokenizer),
+                                         pad_token_id=processor.pad,
+                                         bos_token_id=processor.bos, eos_token_id=processor.eos,
+                                         **SHAPE))
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
+    optimizer = Muon([{"params": matrices, "lr": RATE, "weight_decay": WEIGHT_DECAY,
+                       "orthogonal": True},
+                      {"params": rest, "lr": 2e-3, "weight_decay": 0.0}], momentum=0.9)
+    steps, last = sum(lesson.steps for lesson in lessons), lessons[-1].steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
+        (step + 1) / WARM_UP, LAST_RATE + (1 - LAST_RATE) * (steps - step) / last, 1.0))
+    guard = Guard("The training of the language model", steps, {"learning rate of matrices": RATE})
+    began, bar = time.perf_counter(), trange(steps, desc="language model")
+    for number, lesson in enumerate(lessons):
+        rows = [processor.row(talk, image=-1) for talk in lesson_conversations(lesson,
+                                                                               TEXT_SEED + number)]
+        for first in range(0, len(rows), TEXT_BATCH):
+            loss = _loss(model, rows[first : first + TEXT_BATCH], processor.pad)
+            loss.backward()
+            norm = torch.nn.utils.get_total_norm([parameter.grad
+                                                  for parameter in model.parameters()])
+            guard.check_step(schedule.last_epoch + 1, loss.item(), norm.item())
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            bar.update()
+    bar.close()
+    guard.check_weights(steps, model.state_dict())
+    model.save_pretrained(folder)
+    talks = conversations_in_words(sample_watches(TEXT_SEED + len(lessons), HELD_OUT),
+                                   TEXT_SEED + len(lessons))
+    held_out = [(processor.row(talk, image=-1), talk) for talk in talks]
+    in_order = ", then ".join(
+        f"{lesson.steps} steps with {lesson.corners:.0%} of the texts about the corners alone"
+        + (f", in {lesson.wordings} wording" if lesson.wordings else "") for lesson in lessons)
+    _card(folder, "Small Llama of the laptop profile", {
+        "class": "LlamaForCausalLM", "parameters": sum(p.numel() for p in model.parameters()),
+        "shape": json.dumps(SHAPE),
+        "trained on": f"conversations about watches told in words (training split, streams from "
+                      f"{TEXT_SEED}), {TEXT_BATCH} a step: {in_order}; the loss is on the answers",
+        "cost": f"{(time.perf_counter() - began) / 60:.1f} minutes on {torch.get_num_threads()} "
+                f"thread(s)",
+        f"answers right, of {len(held_out)} held-out conversations": ", ".join(
+            f"{name} {share:.3f}" for name, share in _answers_right(model.eval(),
+                                                                    held_out).items())})
+
+
+@torch.inference_mode()
+def _answers_right(model: LlamaForCausalLM, held_out: Sequence[tuple[Row,
+                                                                     Conversation]]) -> dict[str,
+                                                                                             float]:
+    """Share of answers of which every token is the likeliest one, per attribute, and of common
+    sense."""
+    right = {name: [] for name in (*ATTRIBUTES, "common sense")}
+    for row, talk in held_out:
+        hits = model(input_ids=torch.from_numpy(row.ids)[None]).logits[0,
+                                                                       :-1].argmax(-1).numpy() == row.ids[1:]
+        said = row.labels[1:] != IGNORED  # one run of true values an answer
+        starts = np.flatnonzero(said & ~np.r_[False, said[:-1]])
+        ends = np.flatnonzero(said & ~np.r_[said[1:], False]) + 1
+        for turn, start, end in zip(talk.turns, starts, ends, strict=True):
+            (name,) = turn.attributes
+            # the first turn begins with the words
+            plain = turn.human.endswith(ATTRIBUTES[name].questions)
+            right[name if plain else "common sense"].append(hits[start:end].all())
+    return {name: float(np.mean(values)) for name, values in right.items()}
+
+
+def _loss(model: LlamaForCausalLM, rows, pad: int) -> torch.Tensor:
+    """Mean cross-entropy per real token over the rows' buckets."""
+    total, count = 0.0, 0
+    for bucket in collate(rows, None, None, pad):
+        targets = int((bucket["labels"][:, 1:] != IGNORED).sum())
+        total = total + model(**bucket).loss * targets
+        count += targets
+    return total / count
+
+
+def _card(folder: Path, title: str, facts: dict) -> None:
+    lines = [f"# {title}", "", "Made by `make encoders`; the code that measured these figures "
+                               "wrote them.", "",
+             *(f"- {name}: {value}" for name, value in facts.items())]
+    (folder / "README.md").write_text("\n".join(lines) + "\n")
+    write_sha256(folder)

@@ -1,0 +1,330 @@
+"""Where the runs of a grid are carried out: here, or on a Dask, Ray or Slurm cluster (no section of
+the paper).
+
+Belongs here: starting a call somewhere in a process of its own, and learning how it ended. Not
+here: which runs there are, what one does, its folder, lock and record (`runs.py`).
+
+The environment variable `UVLM_BACKEND` (`make BACKEND=...`) names the backend:
+
+    loky                                   processes of this machine, which end with this one (the default)
+    dask:tcp://host:8786                   a Dask cluster by the address of its scheduler, or
+    dask:/shared/scheduler.json            by the file that `dask scheduler --scheduler-file` writes
+    ray, ray:host:6379                     the Ray cluster that this machine belongs to, or the one at an address
+    slurm, slurm:partition=gpu,timeout_min=600    Slurm jobs by submitit, with its parameters
+
+The machines of a cluster share a disk with the checkout, the records and the cache at the same
+paths, and have a Python with the same packages that finds `uvlm_core` (`PYTHONPATH`). A run's
+folder, lock and record on that disk are all there is of it. A run whose worker died is started
+elsewhere and goes on from its folder once the dead one's lock is gone: on one machine at once.
+Between machines the file system must know `flock` (NFS 4 does, Lustre where it is mounted with it);
+the lock of a machine that vanished is gone when the server gives up on it, after a minute or two.
+Without `flock` a lock is a file that outlives its machine, and the run waits until somebody deletes
+it.
+"""
+
+import importlib
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from joblib.externals.loky import ProcessPoolExecutor
+
+from uvlm_core.environment import cache_folder, variable
+
+GPUS = Path("/proc/driver/nvidia/gpus")
+_PATIENCE = 10  # s, for a scheduler to answer
+# of every call; read when torch and numpy are imported, so it must be there before
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false"}
+
+
+def local_gpus() -> list[str]:
+    """The GPUs of this machine that this process may use, by their CUDA names, as the driver lists
+    them (no torch)."""
+    count = len(list(GPUS.glob("*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # empty has CUDA's own meaning here: no GPU
+    return [str(number) for number in range(count)] if visible is None else [
+        name for name in visible.split(",") if name][:count]
+
+
+def open_backend(name: str | None = None) -> "Backend":
+    """The backend called `name`, by default what `UVLM_BACKEND` says, else loky; `close` it after
+    use.
+
+    ValueError for an unknown name, a package that is not installed, and a cluster that does not
+    answer.
+    """
+    name = name or variable("UVLM_BACKEND", "loky")
+    kind, _, where = name.partition(":")
+    if kind not in _BACKENDS:
+        raise ValueError(f"backend {name!r} is not one of {', '.join(_BACKENDS)}, with an address "
+                         f"or parameters after a colon.")
+    return _BACKENDS[kind](where)
+
+
+class Backend:
+    """Carries out calls, each in a process of its own. A subclass says in `_start` how."""
+
+    def __init__(self):
+        self._environment = _ENVIRONMENT | {"UVLM_CACHE": str(cache_folder())}
+        self._stops: dict[Future, Callable[[], object]] = {}
+
+    def submit(self, function: Callable, *arguments) -> Future:
+        """Start a call. The future ends with the exception of the call, or with what befell its
+        worker."""
+        future, stop = self._start(function, arguments)
+        self._stops[future] = stop
+        return future
+
+    def release(self, future: Future) -> None:
+        """Give back what a call holds, and stop it if it can be stopped and has not ended."""
+        self._stops.pop(future)()
+
+    def close(self) -> None:
+        """Release all calls and leave the cluster."""
+        for future in list(self._stops):
+            self.release(future)
+
+    def _start(self, function: Callable, arguments: tuple) -> tuple[Future, Callable[[], object]]:
+        raise NotImplementedError
+
+
+class Loky(Backend):
+    """Processes of this machine, which end with this one; each sees one GPU, where there are any.
+
+    One executor per call: loky's executor breaks as a whole when one of its processes dies.
+    """
+
+    def __init__(self, where: str = ""):
+        if where:
+            raise ValueError(f"backend 'loky' takes nothing after a colon, and has {where!r}.")
+        super().__init__()
+        self._gpus, self._taken = local_gpus(), []
+
+    def _start(self, function, arguments):
+        gpu = min(self._gpus, key=self._taken.count, default=None)  # the one with the fewest calls
+        self._taken += [gpu]
+        executor = _own_process(self._environment | ({} if gpu is None
+                                                     else {"CUDA_VISIBLE_DEVICES": gpu}))
+
+        def stop():
+            executor.shutdown(kill_workers=True)
+            self._taken.remove(gpu)
+        return executor.submit(function, *arguments), stop
+
+
+class Dask(Backend):
+    """A Dask cluster that is there. A call whose worker dies is started on another one, three times
+    by Dask's default.
+
+    A call that has begun cannot be stopped: after an interrupt it goes on to its end.
+    """
+
+    def __init__(self, where: str):
+        super().__init__()
+        distributed = _package("distributed", "dask")
+        address = where if where.startswith(("tcp://", "tls://")) else _scheduler_of(where)
+        try:
+            self._client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The Dask scheduler {address} does not answer ({_sentence(error)}).") from None
+
+    def _start(self, function, arguments):
+        task = self._client.submit(_alone, self._environment, _packed(function, arguments),
+                                   pure=False)
+        return _follow(partial(self._result, task), task.cancel)
+
+    def _result(self, task) -> BaseException | None:
+        """What the call came to. A task that was submitted while the scheduler went away is never
+        heard of again."""
+        while self._client.status in ("running", "connecting"):
+            with suppress(TimeoutError):
+                return task.result(_PATIENCE)
+        raise ConnectionError("the Dask scheduler went away")
+
+    def close(self):
+        super().close()
+        self._client.close()
+
+
+class Ray(Backend):
+    """A Ray cluster that is there. A call takes a processor, and a GPU where there are any.
+
+    A call whose worker dies is started again, three times by Ray's default.
+    """
+
+    def __init__(self, where: str = ""):
+        super().__init__()
+        self._ray = _package("ray", "ray")
+        try:
+            if where:  # Ray itself tries for minutes, and would start a cluster at "local"
+                host, _, port = where.rpartition(":")
+                socket.create_connection((host, port), _PATIENCE).close()
+            self._ray.init(where or "auto", log_to_driver=False, logging_level="error")
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(f"The Ray cluster {where or 'of this machine'} does not answer "
+                             f"({_sentence(error)}).") from None
+        gpus = 1 if self._ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        self._call = self._ray.remote(num_cpus=1, num_gpus=gpus)(_alone)
+
+    def _start(self, function, arguments):
+        task = self._call.remote(self._environment, _packed(function, arguments))
+        return _follow(partial(self._ray.get, task), partial(self._ray.cancel, task, force=True))
+
+    def close(self):
+        super().close()
+        self._ray.shutdown()
+
+
+class Slurm(Backend):
+    """Slurm jobs by submitit, an hour each if `timeout_min` says nothing else; its files go into
+    the cache.
+
+    A job that is preempted or runs out of time is queued again, three times by submitit's default.
+    """
+
+    def __init__(self, where: str = "", cluster: str = "slurm"):
+        super().__init__()
+        submitit = _package("submitit", "slurm")
+        try:
+            self._executor = submitit.AutoExecutor(cache_folder() / "slurm", cluster)
+            self._executor.update_parameters(name="uvlm", **{"slurm_timeout_min": 60}
+                                             | _parameters(where))
+        except (NameError, RuntimeError, ValueError) as error:
+            raise ValueError(f"backend 'slurm:{where}' cannot be used ({_sentence(error)}).") from None
+
+    def _start(self, function, arguments):
+        try:
+            job = self._executor.submit(_Resumable(), self._environment,
+                                        _packed(function, arguments))
+        except RuntimeError as error:  # what sbatch says
+            raise ValueError(f"Slurm does not take the job ({_sentence(error)}).") from None
+        return _follow(job.result, partial(job.cancel, check=False))
+
+
+_BACKENDS = {"loky": Loky, "dask": Dask, "ray": Ray, "slurm": Slurm}
+
+
+class _Resumable:
+    """The call of a Slurm job. Because it has a `checkpoint`, submitit queues a job that is stopped
+    again."""
+
+    def __call__(self, environment, call):
+        return _alone(environment, call)
+
+    def checkpoint(self, environment, call):
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, environment, call)
+
+
+def _packed(function: Callable, arguments: tuple) -> bytes:
+    """A call as it travels: opened in its own process only, so that a cluster's worker imports
+    nothing of it."""
+    return pickle.dumps(partial(function, *arguments))
+
+
+def _carry_out(call: bytes) -> None:
+    pickle.loads(call)()
+
+
+def _alone(environment: dict[str, str], call: bytes) -> BaseException | None:
+    """On a cluster: carry out a call in a process of its own, as on one machine; the exception it
+    ended with.
+
+    A worker lives long. In a new process threads are set before numpy and torch are imported, the
+    code is what the checkout holds now, and a run that wants too much memory does not take the
+    worker with it.
+    """
+    # Dask's workers are daemons, which may not start processes
+    multiprocessing.current_process().daemon = False
+    executor = _own_process(environment)
+    try:
+        return executor.submit(_carry_out, call).exception()
+    finally:
+        executor.shutdown(kill_workers=True)
+
+
+def _own_process(environment: dict[str, str]) -> ProcessPoolExecutor:
+    """An executor of one process, which ends with this one."""
+    return ProcessPoolExecutor(1, env=environment, initializer=_follow_parent,
+                               initargs=(os.getpid(),))
+
+
+def _follow_parent(parent: int) -> None:
+    """In a new process: leave interrupts to the parent, and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _follow(wait: Callable[[], BaseException | None],
+            cancel: Callable[[], object]) -> tuple[Future, Callable[[], object]]:
+    """A future of a call on a cluster, and what stops it: `wait` blocks until it has ended and
+    gives its exception."""
+    future = Future()
+
+    def follow():
+        try:
+            error = wait()
+        except BaseException as fault:
+            error = fault
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    threading.Thread(target=follow, daemon=True).start()
+    return future, lambda: future.done() or cancel()
+
+
+def _scheduler_of(path: str) -> str:
+    """The address in a scheduler file of Dask."""
+    try:
+        return json.loads(Path(path).read_text())["address"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"backend 'dask:{path}' names neither an address, such as "
+                         f"tcp://host:8786, nor a scheduler file that can be read.") from None
+
+
+def _parameters(text: str) -> dict[str, int | str]:
+    """`partition=gpu,timeout_min=600` as submitit takes it."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if not (name and value):
+            raise ValueError(f"{part!r} is not of the form name=value")
+        found[f"slurm_{name}"] = int(value) if value.isdigit() else value
+    return found
+
+
+def _package(name: str, backend: str) -> ModuleType:
+    """A package that only some need, or the sentence that says how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(f"backend {backend!r} needs the package {name}; install it by `python -m "
+                         f"pip install -r requirements.txt -r requirements-cluster.txt`.") from None
+
+
+def _sentence(error: BaseException) -> str:
+    """The first line of an error."""
+    return str(error).partition("\n")[0].rstrip(". ") or type(error).__name__

@@ -1,0 +1,125 @@
+"""One run from its spec to what its record holds (paper sections 3 and 4).
+
+Belongs here: training and scoring put together, and how a run says how it was made. Not here:
+training (`training`), scores (`scoring`), the record (`store.py`), grids of runs (`grid.py`).
+
+Of several processes of one run (`launch.py`) each carries out this.
+"""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.data.tokens import padding_share
+from uvlm_core.environment import processes
+from uvlm_core.files import read_json
+from uvlm_core.runs.files import RecordError, report_progress, write_whole
+from uvlm_core.runs.provenance import code_state, versions
+from uvlm_core.runs.store import fingerprints
+from uvlm_core.scoring.evaluation import Evaluation
+from uvlm_core.scoring.picture_evaluation import PictureEvaluation
+from uvlm_core.training.loop import Steps, networks, train, training_steps, tune
+from uvlm_core.training.spec import RunSpec
+
+
+def execute_run(spec, work_folder: Path) -> tuple[dict, np.ndarray | None]:
+    """Carry out `spec`, resuming from what `work_folder` holds.
+
+    Returns: the body of its record, and its pictures or None.
+
+    A `RunSpec` is trained and scored; any other spec has `run(folder)`, which returns the body, and
+    in it perhaps "pictures", uint8 (images, height, width, 3).
+    Provenance: versions, commit, whether `uvlm_core` or the requirements differed from it, device,
+    threads, the sha256 of each network, and when the run was started and resumed.
+    """
+    work_folder = Path(work_folder)
+    trained = isinstance(spec, RunSpec)
+    torch.set_num_threads(spec.training.threads if trained else 1)
+    first, *later = sessions = _open_session(work_folder)
+    if trained:
+        body, pictures = train_and_score(spec, work_folder)
+    else:
+        logging.disable_progress_bar()  # the grid has one bar
+        body = dict(spec.run(work_folder))
+        pictures = body.pop("pictures", None)
+    provenance = {
+        "started": first["started"],
+        "resumed": [session["started"] for session in later],
+        "commit": first["commit"],
+        "dirty": any(session["dirty"] or session["commit"] != first["commit"]
+                     for session in sessions),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": versions("torch", "transformers", "peft", "numpy"),
+        "networks": fingerprints(spec),
+    }
+    return {**body, "provenance": provenance | body.get("provenance", {})}, pictures
+
+
+def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, np.ndarray | None]:
+    """Train and score one run in `folder`, or go on with it there.
+
+    Returns: the body of its record but for the provenance ("scores", "counts", "times", "samples"),
+    and the `shown_watches` generated images, uint8 (images, height, width, 3), or None.
+    """
+    began = time.perf_counter()
+    model, processor, understanding, generation = networks(spec)
+    model = tune(model, spec)
+    # before the steps: a reader that cannot be loaded is reported now, not after hours of encoding
+    kind = PictureEvaluation if spec.data.pictures else Evaluation
+    evaluation = kind(spec, processor, understanding, generation)
+    steps = training_steps(spec, processor, understanding, generation)
+    unified = spec.training.regime == "unified"
+    before = [{"fraction": 0.0} | row for row in evaluation.alignment(model)] if unified else []
+    prepared = time.perf_counter() - began
+    result = train(model, steps, spec, folder, evaluation,
+                   lambda fraction: report_progress(folder, fraction))
+    samples, pictures = evaluation.samples()
+    losses = {name: [entry[name] for entry in result["losses"]] for name in ("step", "loss")}
+    return {"scores": before + result["scores"], "counts": _counts(model, steps),
+            "times": {"preparing": prepared} | result["times"],
+            "samples": samples | {"losses": losses}}, pictures
+
+
+def _counts(model: torch.nn.Module, steps: Steps) -> dict:
+    """Count steps, rows, tokens and parameters; "padding" is its share of some steps."""
+    some = [bucket for item in range(0, len(steps), max(1, len(steps) // 20))
+            for bucket in steps[item]["buckets"]]
+    rows = {"understanding": steps.understanding, "generation": steps.generation}
+    return {"steps": steps.spec.steps, **{f"{task} rows": len(own) for task, own in rows.items()},
+            "tokens": int(sum(len(row.ids) for own in rows.values() for row in own)),
+            "padding": round(padding_share(some, steps.processor.pad), 4),
+            **{f"{task} rows about {name}": sum(name in row.about for row in own)
+               for task, own in rows.items() for name in ATTRIBUTES},
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "trained parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+
+
+def _open_session(folder: Path) -> list[dict]:
+    """Note in a run's folder that it starts or resumes, when, and with which code.
+
+    Of several processes of one run (`launch.py`) the first one takes the note. Returns all
+    notes, the first one first.
+    """
+    path = folder / "sessions.json"
+    sessions = read_json(path) if path.exists() else []
+    told = {"started", "commit", "dirty"}
+    if not (isinstance(sessions, list)
+            and all(isinstance(each, dict) and told <= each.keys() for each in sessions)):
+        raise RecordError(f"{path} does not say when this run was started; delete it to go on from "
+                          f"the last checkpoint.")
+    session = {"started": datetime.now(UTC).isoformat(timespec="seconds"),
+               **code_state("uvlm_core", "requirements.txt")}
+    if processes()[1] == 0:
+        try:
+            write_whole(path, json.dumps([*sessions, session]).encode())
+        except OSError as error:
+            raise RecordError(f"{path} cannot be written ({error.strerror or error}); make room or "
+                              f"grant permission there and run again.") from error
+    return [*sessions, session]

@@ -1,0 +1,174 @@
+"""Grids of runs (no section of the paper): load the records that exist, carry out the others.
+
+Belongs here: the order of a grid, its workers, its bar, and the report of runs that fail. Not here:
+records (`store.py`), what one run does (`carry_out.py`), where it is carried out (`backends.py`).
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+
+from filelock import FileLock
+from joblib.externals.loky.process_executor import BrokenProcessPool
+from tqdm import tqdm
+
+from uvlm_core.environment import cache_folder, variable
+from uvlm_core.runs.backends import Backend, open_backend
+from uvlm_core.runs.files import RecordError, make_writable, read_progress
+from uvlm_core.runs.store import RunStore, canonical_of, describe, record_key
+
+# s, after which a shared disk shows what another machine wrote; NFS remembers for a minute
+_VISIBLE = 90
+
+
+class RunsFailed(RuntimeError):
+    """Some runs of a grid failed, the others have their record; `failures`: key -> exception."""
+
+    def __init__(self, message: str, failures: dict[str, BaseException]):
+        super().__init__(message)
+        self.failures = failures
+
+
+def run_grid(specs: Iterable, store: RunStore, workers: int = 2, work_folder: Path | None = None,
+             execute: Callable | None = None) -> list[dict]:
+    """Load the records of `specs` from `store` and carry out the missing runs, `workers` at a time.
+
+    Each run has a process of its own, so that nothing of an earlier one is in its way. The death of
+    that process, or an exception in it, costs its run only: the others finish and are recorded,
+    then RunsFailed names every run that failed. On this machine no process outlives this one; on a
+    cluster (`backends.py`) runs that have begun may go on to their records. A record that `store`
+    refuses, a folder that cannot be written to, or a backend that cannot be used stops the grid
+    before anything is trained.
+
+    Args:
+        specs: specs that several share one run (`canonical`) are carried out once.
+        work_folder: a run works in `<work_folder>/<key>`. That outlives a kill, for resuming, and
+            is removed once the record is there.
+        execute: `execute(spec, folder)` returns a record's body and its pictures or None;
+            `carry_out.execute_run` by default.
+
+    Returns: the records in the order of the specs.
+    """
+    if type(workers) is not int or workers < 1:
+        raise ValueError(f"workers {workers!r} is not an integer from 1 up.")
+    specs = [canonical_of(spec) for spec in specs]
+    keys = [record_key(spec) for spec in specs]
+    records = {key: store.load(spec) for key, spec in zip(keys, specs, strict=True)}
+    missing = {key: spec for key, spec in zip(keys, specs, strict=True) if records[key] is None}
+    if missing:
+        work = Path(work_folder) if work_folder else cache_folder() / "runs"
+        asked = dict(missing)
+        with closing(open_backend()) as backend, _turn():
+            missing = {key: spec for key, spec in asked.items() if store.load(spec) is None}
+            store.prepare()
+            make_writable(work)
+            failures = _train(missing, RunStore(store.folder.absolute()), workers, work.absolute(),
+                              execute, backend)
+        if failures:
+            lines = "\n".join(f"{describe(missing[key])}: {_reason(error)}"
+                              for key, error in failures.items())
+            message = (f"{len(failures)} of {len(missing)} runs failed; the others are finished "
+                       f"and kept, and running again resumes these:\n{lines}")
+            raise RunsFailed(message, failures) from next(iter(failures.values()))
+        records |= {key: _written(store, spec) for key, spec in asked.items()}
+    return [records[key] for key in keys]
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Wait until no other notebook of one `make figures` trains, as each grid uses all workers.
+
+    `UVLM_TURNS` names the lock. Without it, as in two separate commands, grids share the work.
+    """
+    place = variable("UVLM_TURNS", "")
+    with FileLock(place) if place else nullcontext():
+        yield
+
+
+def _train(missing: dict, store: RunStore, workers: int, work: Path, execute: Callable | None,
+           backend: Backend) -> dict[str, BaseException]:
+    """Train the specs in `missing` (by key) in parallel and return what went wrong, by key."""
+    cost = {key: float(spec.cost()) if hasattr(spec, "cost") else 1.0
+            for key, spec in missing.items()}
+    # the longest first, so that none is left alone at the end
+    waiting = sorted(missing, key=cost.get, reverse=True)
+    running, finished, failures = {}, set(), {}
+
+    def work_done() -> float:
+        return sum(cost[key] * (1 if key in finished else read_progress(work / key))
+                   for key in missing)
+
+    def state() -> str:
+        return f"{len(finished)} of {len(missing)} runs"
+
+    def show(bar) -> None:
+        done = work_done()
+        bar.initial = min(bar.initial, done)  # what was cut off before its first checkpoint is lost
+        bar.set_description_str(state(), refresh=False)
+        bar.update(done - bar.n)
+
+    bar = tqdm(desc=state(), total=sum(cost.values()), initial=work_done(), smoothing=0,
+               mininterval=1, miniters=0,
+               bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} to go")
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                key = waiting.pop(0)
+                running[backend.submit(_run, missing[key], store, work / key, execute)] = key
+            show(bar)
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                key = running.pop(future)
+                backend.release(future)
+                finished.add(key)
+                if future.exception() is not None:
+                    failures[key] = future.exception()
+                    bar.write(f"{describe(missing[key])} failed: {_reason(failures[key])}",
+                              file=sys.stderr)
+        show(bar)
+    finally:
+        bar.close()
+    return failures
+
+
+def _run(spec, store: RunStore, folder: Path, execute: Callable | None) -> None:
+    """Carry out one run in a worker, from its folder to its record.
+
+    The lock lets two grids share the work, not the folder.
+    """
+    if record_key(spec) != folder.name:
+        raise ValueError(f"{describe(spec)} is {folder.name} where the grid was started, so its "
+                         f"networks are others "
+                         f"on this machine; give a cluster one checkout.")
+    if execute is None:
+        # late: whoever only reads records needs no torch
+        from uvlm_core.runs.carry_out import execute_run as execute
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if store.load(spec) is None:
+            # another grid may have finished and removed it, into another store
+            folder.mkdir(exist_ok=True)
+            store.save(spec, *execute(spec, folder))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _written(store: RunStore, spec) -> dict:
+    """Read what a worker wrote; from another machine it may take a while to be seen here."""
+    deadline = time.monotonic() + _VISIBLE
+    while (record := store.load(spec)) is None:
+        if time.monotonic() > deadline:
+            raise RecordError(f"{describe(spec)} is finished, but its record is not in "
+                              f"{store.folder}; the machines "
+                              f"of a cluster must share that folder.")
+        time.sleep(0.5)
+    return record
+
+
+def _reason(error: BaseException) -> str:
+    """Why a run failed, in a clause."""
+    if isinstance(error, BrokenProcessPool):
+        return "its worker died (it was killed, or there was no memory left)"
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,190 @@
+"""The test side of captioned pictures and what is asked of a model there (paper section 5): one
+scored checkpoint.
+
+Belongs here: captions, requests and what drawn pictures are compared with. Not here: watches
+(`evaluation.py`), reading pictures (`pictures.py`), distances between sets (`images.py`).
+
+Pictures have no attributes to ask for. A model understands as well as it tells the true caption
+among others; it draws as well as what it drew for a caption is found among the real pictures. Both
+are retrieval among the test side's pictures, with chance 1 / their number.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from uvlm_core.data.conversations import Conversation, Turn
+from uvlm_core.data.pictures import as_request, load_pictures, open_pictures
+from uvlm_core.data.tokens import IGNORED, Processor, collate
+from uvlm_core.models.decoding import generate_images, log_likelihoods
+from uvlm_core.models.kinds import KINDS, OUTPUTS, kinds_of
+from uvlm_core.scoring import images as fidelity
+from uvlm_core.scoring.alignment import measure_alignment, representations
+from uvlm_core.training.spec import RunSpec
+
+ALIGNED_PICTURES = 100  # test pictures whose two sides are compared
+NEAREST = (1, 5)  # a retrieval counts if the right one is the first, or among the first five
+CAPTION_ROWS = 64  # rows per forward
+
+
+class PictureEvaluation:
+    """Everything needed to score a model of one spec at any time; build once, call at each
+    checkpoint.
+
+    Of pictures with one caption the first on the test side is taken, so that no two of them are
+    told by the same words. Pictures that are not scored are not opened, however many there are.
+    """
+
+    def __init__(self, spec: RunSpec, processor: Processor, understanding, generation):
+        self.spec, self.processor = spec, processor
+        pictures = load_pictures(spec.data.pictures, spec.data.picture_folder, spec.data.sam_pictures)
+        captions = _distinct([talk for talk in pictures.test if talk.task == "caption"])
+        if len(captions) < 2:
+            raise ValueError(f"The pictures {spec.data.pictures!r} have {len(captions)} captions on the test side; "
+                             "at least 2 are needed.")
+        self.captions = captions[: spec.scoring.test_watches]
+        self.requests = [as_request(talk, spec.training.seed) for talk in captions[: spec.scoring.generated_watches]]
+        processor.check(self.captions * spec.understands + self.requests * spec.generates)
+        shown = max(len(self.captions) * spec.understands, len(self.requests) * spec.generates)
+        real = open_pictures(pictures.folder, [talk.image for talk in captions[:shown]], spec.data.image_size)
+        if spec.understands:
+            self.images_in = understanding.encode(real[: len(self.captions)])
+        if spec.generates:
+            others = list(dict.fromkeys(talk.image for talk in pictures.train))[: len(self.requests)]
+            others = open_pictures(pictures.folder, others, spec.data.image_size)
+            self.drawn = DRAWN_PICTURES[KINDS[kinds_of(spec.model.architecture)[1]].output](
+                generation, real[: len(self.requests)], others)
+
+    def __call__(self, model, last: bool = True) -> list[dict]:
+        """Score rows of a model as it stands: metric, attribute, value, samples. Retrieval of
+        captions asks for every pair of a picture and a caption, and is done at the end only.
+        """
+        rows = []
+        if self.spec.understands:
+            rows += self._captions(model) + (self._retrieval(model) if last else [])
+        if self.spec.generates:
+            generated = generate_images(model, self.processor, self.requests)
+            rows += [{"metric": "triggered", "attribute": "", "value": float(generated.triggered.mean()),
+                      "samples": len(self.requests)}, *self.drawn.scores(generated.tokens)]
+        if last and self.spec.training.regime == "unified":
+            rows += self.alignment(model)
+        return rows
+
+    def alignment(self, model) -> list[dict]:
+        """Score rows of how well a unified model's two sides agree on the first test pictures
+        (`alignment.py`).
+        """
+        count = min(ALIGNED_PICTURES, len(self.captions), len(self.requests))
+        sides = ((self.captions, self.images_in), (self.requests, self.drawn.outputs))
+        return measure_alignment(*(representations(model, self.processor, _numbered(talks[:count]), images)
+                                   for talks, images in sides))
+
+    @torch.inference_mode()
+    def _captions(self, model) -> list[dict]:
+        """token_accuracy and caption_loss (nats a token) of the true captions, given their words
+        before.
+        """
+        model.eval()
+        losses, right = [], []
+        talks = _numbered(self.captions)
+        for start in range(0, len(talks), CAPTION_ROWS):
+            rows = [self.processor.row(talk) for talk in talks[start : start + CAPTION_ROWS]]
+            for bucket in collate(rows, self.images_in, None, self.processor.pad):
+                bucket = {name: tensor.to(model.device) for name, tensor in bucket.items()}
+                hidden = model.hidden_states(model.embed(bucket["input_ids"], bucket["images_in"]), use_cache=False)
+                labels = bucket["labels"][:, 1:]
+                logits = model.language_model.lm_head(hidden[:, :-1][labels != IGNORED]).float()  # (tokens, vocabulary)
+                losses.append(F.cross_entropy(logits, labels[labels != IGNORED], reduction="none").cpu())
+                right.append((logits.argmax(-1) == labels[labels != IGNORED]).float().cpu())
+        return [{"metric": name, "attribute": "caption", "value": float(torch.cat(values).mean()),
+                 "samples": len(talks)} for name, values in (("token_accuracy", right), ("caption_loss", losses))]
+
+    def _retrieval(self, model) -> list[dict]:
+        """caption_retrieval: the true caption among all, by its likelihood given the picture less
+        its mean over the pictures (some captions are likely whatever is shown); picture_retrieval:
+        the true picture, given a caption.
+        """
+        count, likely = len(self.captions), []
+        for number in range(count):  # the picture of one row, the caption of another; one question for all
+            talks = [Conversation("caption", number, (Turn(self.captions[0].turns[0].human, talk.turns[0].gpt),))
+                     for talk in self.captions]
+            likely.append([value for value, _ in log_likelihoods(model, self.processor, talks, self.images_in)])
+        likely = np.array(likely)  # (pictures, captions)
+        return [*_found("caption_retrieval", likely - likely.mean(0)), *_found("picture_retrieval", likely.T)]
+
+    def samples(self) -> tuple[dict, None]:
+        """Return nothing to look at: drawn pictures may be too near to training pictures of another
+        licence.
+        """
+        return {}, None
+
+
+class DrawnPictureCodes:
+    """Scores of generated codes: their pixels, in the features of an ImageNet network."""
+
+    def __init__(self, encoder, real: np.ndarray, others: np.ndarray):
+        self.encoder, self.outputs = encoder, encoder.encode(real)
+        self.network = fidelity.EfficientNetFeatures()
+        self.real = real
+        self.known = self.network.features(real)
+        redrawn = encoder.decode(self.outputs)
+        self.fixed = [*fidelity.floor(real, others, self.network),
+                      *(row | {"metric": f"{row['metric']}_tokenizer"} for row in self._rows(redrawn))]
+
+    def scores(self, codes: np.ndarray) -> list[dict]:
+        """Score rows of codes (images, tokens), with what other real pictures (`_floor`) and the
+        real ones as the tokenizer draws them (`_tokenizer`) score.
+        """
+        return [*self._rows(self.encoder.decode(codes)), *self.fixed]
+
+    def _rows(self, pictures: np.ndarray) -> list[dict]:
+        likeness = F.normalize(self.network.features(pictures), dim=1) @ F.normalize(self.known, dim=1).T
+        return [*fidelity.distances(pictures, self.real, self.network), *_found(OUTPUTS["codes"].retrieval, likeness.numpy())]
+
+
+class DrawnPictureFeatures:
+    """Scores of generated features, in their own space (pitfall 14)."""
+
+    def __init__(self, encoder, real: np.ndarray, others: np.ndarray):
+        self.outputs = encoder.encode(real)
+        self.fixed = fidelity.feature_floor(encoder.encode(others), self.outputs, {}, [])
+
+    def scores(self, features: np.ndarray) -> list[dict]:
+        """Score rows of features (images, tokens, width)."""
+        drawn, real = (values.reshape(len(values), -1) for values in (features, self.outputs))
+        drawn, real = (values - real.mean(0) for values in (drawn, real))  # what all pictures have in common tells none
+        drawn, real = (values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-8)
+                       for values in (drawn, real))
+        return [*fidelity.feature_distances(features, self.outputs, {}, []), *self.fixed,
+                *_found(OUTPUTS["features"].retrieval, drawn @ real.T)]
+
+
+DRAWN_PICTURES = {"codes": DrawnPictureCodes, "features": DrawnPictureFeatures}  # one for each of `kinds.OUTPUTS`
+
+
+def _distinct(talks: list[Conversation]) -> list[Conversation]:
+    """The first conversation of every caption, and of every picture."""
+    found, told, shown = [], set(), set()
+    for talk in talks:
+        if talk.turns[0].gpt not in told and talk.image not in shown:
+            found.append(talk)
+            told.add(talk.turns[0].gpt)
+            shown.add(talk.image)
+    return found
+
+
+def _numbered(talks: list[Conversation]) -> list[Conversation]:
+    """The same with positions for file names, as image tables want them."""
+    return [replace(talk, image=number) for number, talk in enumerate(talks)]
+
+
+def _found(metric: str, likeness: np.ndarray) -> list[dict]:
+    """Shares of rows of (queries, candidates) whose own column is among the largest; ties count
+    against them.
+    """
+    own = likeness.diagonal()[:, None]
+    rank = (likeness >= own).sum(1)  # 1 where nothing else is as large
+    return [{"metric": metric, "attribute": f"first {most}", "value": float((rank <= most).mean()),
+             "samples": len(likeness)} for most in NEAREST]

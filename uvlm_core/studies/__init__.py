@@ -1,0 +1,21 @@
+"""The questions, one file each (paper sections 4 and 5, and the set-up of section 3).
+
+Belongs here: a study with its runs, table, claims and figures in `<name>.py`, which ends with
+`STUDY = Study(...)`, and what iterates over the studies: `scoreboard`, `plan`. Not here: how a run
+is carried out (`runs/`), how an answer or an image is scored (`scoring/`).
+
+A new study is a new file here, a notebook and a test. No list of studies has to be changed.
+"""
+
+import importlib
+import pkgutil
+
+
+def studies() -> list:
+    """Return every study of this package: the STUDY of each module, in the notebooks' order."""
+    modules = [
+        importlib.import_module(f"{__name__}.{found.name}")
+        for found in pkgutil.iter_modules(__path__)
+    ]
+    found = [module.STUDY for module in modules if hasattr(module, "STUDY")]
+    return sorted(found, key=lambda study: (study.number, study.name))

@@ -1,0 +1,822 @@
+"""Where in a model is the knowledge, and where does it cross? (Paper section 4.3, figures 7 and 8.)
+
+If a model of little data about an attribute cannot answer questions about it, either its image
+tokens do not carry it, or the LM does not read it from them. Linear probes with controls (pitfall
+18) tell what is there; activation patching tells which layers the answer depends on. Three models
+are looked into: one that can answer, trained on complete data, and two with the attribute rare,
+understanding-only and unified.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from uvlm_core.data.conversations import make_conversations
+from uvlm_core.data.smart_watch import render_batch, sample_watches
+from uvlm_core.models.kinds import KINDS
+from uvlm_core.runs.store import RunStore, record_key
+from uvlm_core.studies.attribute_transfer import RARE
+from uvlm_core.studies.attribute_transfer import STUDY as TRANSFER
+from uvlm_core.studies.base import (
+    Arm,
+    Drawn,
+    Measurement,
+    OpenedStudy,
+    Scale,
+    Study,
+    recorded,
+    scores,
+)
+from uvlm_core.studies.style import (
+    COLOURS,
+    COLUMN,
+    LINES,
+    NAMES,
+    PAGE,
+    REFERENCES,
+    draw_points,
+    need,
+    theme,
+)
+from uvlm_core.training.profiles import Profile, profile
+from uvlm_core.training.spec import RunSpec
+
+PROBED_CLASSES = {
+    "weather": 3,
+    "battery": 5,
+    "hour": 12,
+    "weather_corner": 4,
+    "battery_corner": 4,
+}  # as probing has
+MAPPED_MODELS = ("understanding", "unified")
+WHOLE_IMAGE = ("pooled", "all")  # probes of the mean token, and of all tokens side by side
+# group of tokens -> how it is drawn: told apart by fill and line, not by shades of grey
+PATCHED_GROUPS = {
+    "image": ("image tokens", {"color": "black", "linestyle": "-", "marker": "o"}),
+    "last": (
+        "last token",
+        {"color": "black", "linestyle": "--", "marker": "^", "markerfacecolor": "white"},
+    ),
+    "question": (
+        "question",
+        {"color": "#808080", "linestyle": ":", "marker": "s", "markersize": 2.5},
+    ),
+}
+_MODELS = ("complete", "understanding", "unified")
+_KEYS = ["architecture", "arm", "rare", "rate", "rare_in", "seed"]
+_PROBES = ("architecture", "arm", "rate", "seed", "attribute", "place", "accuracy", "control")
+_VALUE_COLOURS = (
+    "#332288",
+    "#ddcc77",
+    "#117733",
+    "#aa4499",
+    "#88ccee",
+)  # of an attribute: no architecture has them
+ENCODER = "encoder's tokens"  # the arm that probes them
+_LEVELS = {
+    "random features": ("random features of the pixels", REFERENCES["baseline"]),
+    ENCODER: ("encoder's tokens side by side", REFERENCES["ceiling"]),
+}
+_EFFECTS = [
+    "model",
+    "attribute",
+    "layer",
+    "group",
+    "effect",
+    "low",
+    "high",
+    "flipped",
+    "gap",
+    "told",
+    "samples",
+]
+
+
+@dataclass(frozen=True)
+class ProbesScale(Scale):
+    """With what is looked into: the rare attribute, the architecture of the three models, and the
+    pairs of watches.
+    """
+
+    rare: str = "weather"
+    inspected: str = "VQ-VQ"
+    pairs: int = 40
+
+
+@dataclass(frozen=True)
+class EncoderTokens(Measurement):
+    """Probes of an encoder's tokens side by side: what can be read at most from what a model
+    gets.
+    """
+
+    spec: RunSpec
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> "EncoderTokens":
+        """Return the measurement for the understanding side of a run; what it does not depend on is
+        left out.
+        """
+        kind = spec.model.understanding
+        network = KINDS[kind].network
+        return cls(
+            profile("laptop").spec.vary(
+                architecture=f"{kind}-{kind}",
+                image_size=spec.data.image_size,
+                hours=spec.data.hours,
+                test_watches=spec.scoring.test_watches,
+                **{network: getattr(spec.model, network)},
+            )
+        )
+
+    def to_dict(self) -> dict:
+        return {"measurement": type(self).__name__, "spec": self.spec.to_dict()}
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return (getattr(self.spec.model, KINDS[self.spec.model.understanding].network),)
+
+    def run(self, folder: Path) -> dict:
+        """Return the record's body: scores of the metrics probe and probe_control by attribute."""
+        from uvlm_core.models.encoders import (
+            load_encoder,
+            vectors,
+        )  # late: who reads the record needs no torch
+        from uvlm_core.scoring import probing
+
+        watches, images = _probed(self.spec)
+        encoder = load_encoder(self.spec.model.understanding, self.spec)
+        tokens = vectors(encoder, encoder.encode(images)).reshape(
+            len(images), -1
+        )  # (images, tokens * width)
+        return {
+            "scores": [
+                {
+                    "fraction": 1.0,
+                    "metric": metric,
+                    "attribute": row["attribute"],
+                    "value": row[column],
+                    "samples": row["samples"],
+                }
+                for row in probing.probe(tokens, watches).to_dict("records")
+                for metric, column in (("probe", "accuracy"), ("probe_control", "control"))
+            ]
+        }
+
+
+@dataclass(frozen=True)
+class Inspection(Measurement):
+    """What is in three trained models: probes of single tokens, maps, likeness, and patching.
+
+    It trains the models first if the cache does not hold them. The record's tables: tokens (token,
+    and for each "model, place, quantity" a column, of quantity accuracy and control), maps (the
+    attribute's value, and for each "model, place, method, axis" a column), cka (models, first,
+    second, cka) and patching (`_EFFECTS`).
+    """
+
+    complete: RunSpec
+    understanding: RunSpec
+    unified: RunSpec
+    rare: str
+    pairs: int  # of watches
+
+    @property
+    def models(self) -> dict[str, RunSpec]:
+        """The three runs by name."""
+        return {name: getattr(self, name) for name in _MODELS}
+
+    @property
+    def attribute(self) -> str:
+        """What is probed: the rare attribute, of the time the hour."""
+        part = RARE[self.rare][0]
+        return part if part in PROBED_CLASSES else "hour"
+
+    def to_dict(self) -> dict:
+        return {
+            "measurement": type(self).__name__,
+            "rare": self.rare,
+            "pairs": self.pairs,
+            "models": {name: spec.to_dict() for name, spec in self.models.items()},
+        }
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for spec in self.models.values() for name in spec.networks))
+
+    def cost(self) -> float:
+        return sum(spec.cost() for spec in self.models.values())
+
+    def run(self, folder: Path) -> dict:
+        """Return the record's body."""
+        from uvlm_core.data.smart_watch import TEST_STREAM
+        from uvlm_core.models.encoders import vectors  # late: who reads the record needs no torch
+        from uvlm_core.runs.trained import trained_models
+        from uvlm_core.scoring.alignment import representations
+
+        watches, images = _probed(self.complete)
+        models = dict(
+            zip(_MODELS, trained_models(list(self.models.values()), workers=1), strict=True)
+        )
+        talks = make_conversations(watches, "vqa", TEST_STREAM)
+        states = {}  # model -> place -> (images, tokens, width)
+        for name, (model, processor, encoder, _) in models.items():
+            outputs = encoder.encode(images)
+            states[name] = {"encoder": vectors(encoder, outputs)} | representations(
+                model, processor, talks, outputs
+            )
+        tables = {
+            "tokens": self._tokens(states, watches),
+            "maps": self._maps(states, watches),
+            "cka": _likeness(states),
+            "patching": self._patching(models, watches),
+        }
+        return {
+            "tables": {name: table.to_dict("list") for name, table in tables.items()},
+            "counts": {"test watches": len(watches), "pairs": self.pairs},
+        }
+
+    def _tokens(self, states: dict, watches: list) -> pd.DataFrame:
+        from uvlm_core.scoring import probing
+
+        found = pd.concat(
+            [
+                probing.probe_places(places, watches, by_token=True).assign(model=name)
+                for name, places in states.items()
+            ]
+        )
+        found = found[found["attribute"] == self.attribute]
+        return _wide(found, "token", ["model", "place"], ["accuracy", "control"])
+
+    def _maps(self, states: dict, watches: list) -> pd.DataFrame:
+        from uvlm_core.scoring import probing
+
+        last = list(states["unified"])[-1]
+        found = pd.concat(
+            [
+                probing.maps(states[name][place].mean(1)).assign(model=name, place=place)
+                for place in ("adapter", last)
+                for name in MAPPED_MODELS
+            ]
+        )
+        values = (
+            [watch.weather for watch in watches]
+            if self.attribute in ("weather", "hour")
+            else (probing.probe_labels(watches)[self.attribute].tolist())
+        )
+        wide = _wide(
+            found.round({"x": 2, "y": 2}), "image", ["model", "place", "method"], ["x", "y"]
+        )
+        return wide.drop(columns="image").assign(value=values)
+
+    def _patching(self, models: dict, watches: list) -> pd.DataFrame:
+        from uvlm_core.scoring import patching
+
+        part, found = RARE[self.rare][0], []
+        couples = patching.pairs_of(watches[: self.pairs], part)
+        for name, (model, processor, encoder, _) in models.items():
+            sides = [
+                encoder.encode(render_batch(side, self.complete.data.image_size))
+                for side in zip(*couples, strict=True)
+            ]
+            effects = patching.patch_effects(
+                model, processor, couples, part, sides, tuple(patching.GROUPS[:3])
+            )
+            found.append(effects.assign(model=name))
+        return pd.concat(found, ignore_index=True)[_EFFECTS]
+
+
+def _probed(spec: RunSpec) -> tuple[list, np.ndarray]:
+    """The test watches that are probed, and their images."""
+    from uvlm_core.data.smart_watch import TEST_STREAM
+
+    watches = sample_watches(TEST_STREAM, spec.scoring.test_watches, "test", hours=spec.data.hours)
+    return watches, render_batch(watches, spec.data.image_size)
+
+
+def _likeness(states: dict) -> pd.DataFrame:
+    """Linear CKA of the mean token between every two places of two models."""
+    from uvlm_core.scoring.alignment import linear_cka
+
+    pooled = {
+        name: {place: tokens.mean(1) for place, tokens in places.items()}
+        for name, places in states.items()
+    }
+    rows = [
+        (f"{first} / {second}", one, other, linear_cka(pooled[first][one], pooled[second][other]))
+        for first, second in (("unified", "understanding"), ("unified", "complete"))
+        for one in states[first]
+        for other in states[second]
+    ]
+    return pd.DataFrame(rows, columns=["models", "first", "second", "cka"])
+
+
+def _wide(table: pd.DataFrame, index: str, keys: list[str], values: list[str]) -> pd.DataFrame:
+    """One row for each value of `index`, one column for each combination of keys and each of
+    `values`.
+
+    A record is smaller so. `_long` undoes it.
+    """
+    wide = table.pivot_table(index=index, columns=keys, values=values, sort=False)
+    wide.columns = [", ".join(map(str, (*names[1:], names[0]))) for names in wide.columns]
+    return wide.reset_index()
+
+
+def _long(table: pd.DataFrame, index: list[str], keys: list[str]) -> pd.DataFrame:
+    """The table that `_wide` was made of, with the columns of `index`, then the keys, then the
+    values.
+    """
+    parts = {column: column.rpartition(", ") for column in table if column not in index}
+    rows = []
+    for names in dict.fromkeys(before for before, _, _ in parts.values()):
+        values = {
+            value: table[column] for column, (before, _, value) in parts.items() if before == names
+        }
+        rows.append(
+            table[index].assign(**dict(zip(keys, names.split(", "), strict=True)), **values)
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+def arms(base: Profile, scale: ProbesScale) -> list[Arm]:
+    """Return the runs of `attribute_transfer` that are probed, its pixels, the encoders' tokens,
+    and the inspection.
+    """
+    transfer = replace(TRANSFER.scale(base.name), seeds=scale.seeds)
+    if scale.rare not in transfer.rates or scale.inspected not in transfer.architectures:
+        raise ValueError(
+            f"There are no runs of {scale.rare!r} and {scale.inspected!r}; rare in the {base.name} "
+            f"profile are {', '.join(transfer.rates)}, its architectures "
+            f"{', '.join(transfer.architectures)}."
+        )
+    rate = transfer.firm_rates[-1]
+    found = [
+        arm
+        for arm in TRANSFER.arms(base, transfer)
+        if arm.labels["regime"] != "generation"
+        and (
+            arm.labels["rare_in"] == "none"
+            or (arm.labels["rare_in"], arm.labels["rare"], arm.labels["rate"])
+            == ("understanding", scale.rare, rate)
+        )
+    ]
+    labels = {
+        "regime": "none",
+        "rare": "none",
+        "rate": 1.0,
+        "rare_in": "none",
+        "arm": ENCODER,
+        "seed": 0,
+    }
+    tokens = [
+        Arm(EncoderTokens.of(base.spec.vary(architecture=name)), labels | {"architecture": name})
+        for name in transfer.architectures
+    ]
+    three = {
+        name: next(
+            arm.spec.canonical()
+            for arm in found
+            if arm.labels["seed"] == 0
+            and arm.labels["architecture"] == scale.inspected
+            and arm.labels["arm"] == regime
+            and arm.labels["rare"] == rare
+        )
+        for name, regime, rare in (
+            ("complete", "understanding", "none"),
+            ("understanding", "understanding", scale.rare),
+            ("unified", "unified", scale.rare),
+        )
+    }
+    return [*found, *tokens, Arm(Inspection(**three, rare=scale.rare, pairs=scale.pairs), {})]
+
+
+def probe_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
+    """Return the probes of every arm, a row for each attribute and place.
+
+    Columns: architecture, arm, rare, rate, rare_in, seed, attribute (what is probed), place (empty
+    for pixels and an encoder's tokens side by side), accuracy, control (of random labels), record.
+    """
+    table = scores([arm for arm in arms if arm.labels], store)
+    own = table[table["metric"].isin(("probe", "probe_control"))]
+    wide = (
+        own.set_index([*_KEYS, "attribute", "record", "metric"])["value"]
+        .unstack("metric", sort=False)
+        .reset_index()
+    )
+    parts = wide["attribute"].str.partition(", ")
+    wide = wide.assign(attribute=parts[0], place=parts[2])
+    wide = wide.rename(columns={"probe": "accuracy", "probe_control": "control"}).rename_axis(
+        columns=None
+    )
+    return wide[[*_KEYS, "attribute", "place", "accuracy", "control", "record"]]
+
+
+def inspection_of(opened: OpenedStudy) -> Inspection:
+    """Return the measurement of the three models."""
+    return opened.arms[-1].spec
+
+
+def _looked_into(opened: OpenedStudy, name: str) -> tuple[pd.DataFrame, dict]:
+    """A table of the inspection, and what a figure of it has in common with the others."""
+    inspection = inspection_of(opened)
+    models = {name: record_key(spec) for name, spec in inspection.models.items()}
+    return recorded(inspection, opened.store, name), {
+        "facts": {"pairs": inspection.pairs, "rare": inspection.rare, "models": models},
+        "records": [record_key(inspection)],
+        "seeds": 1,
+    }
+
+
+# Figures
+
+
+def short(place: str) -> str:
+    """Return a place of a model as a tick's label."""
+    return {"encoder": "enc", "adapter": "in"}.get(place, place.removeprefix("layer "))
+
+
+@theme()
+def draw_probes(table: pd.DataFrame) -> Figure:
+    """Draw the accuracy of linear probes of an image's mean token by place in the model.
+
+    An architecture a row, an attribute a column. Hollow: models of complete data. `table` as
+    `probe_table` gives it, of one rare attribute at one rate and of complete data, with the pixels
+    and the encoder's tokens.
+    """
+    need(table, "embedding_probes", _PROBES)
+    known = set(table["attribute"])
+    if missing := [name for name in PROBED_CLASSES if name not in known]:
+        raise ValueError(
+            f"The table of figure 'embedding_probes' has no probes of {', '.join(missing)}."
+        )
+    names = [name for name in COLOURS if (table["architecture"] == name).any()]
+    arms = [arm for arm in LINES if (table["arm"] == arm).any()]
+    places = [place for place in dict.fromkeys(table["place"].fillna("")) if place]
+    figure = Figure(figsize=(PAGE, 1.1 + 1.35 * len(names)))
+    grid = figure.subplots(len(names), len(PROBED_CLASSES), squeeze=False)
+    for line, name in zip(grid, names, strict=True):
+        for axes, (attribute, classes) in zip(line, PROBED_CLASSES.items(), strict=True):
+            own = table[(table["architecture"] == name) & (table["attribute"] == attribute)]
+            for number, (arm, whole) in enumerate(itertools.product(arms, (False, True))):
+                run = own[(own["arm"] == arm) & ((own["rate"] == 1) == whole)]
+                if len(run):
+                    aside = 0.06 * (number - len(arms) + 0.5)  # so that bars do not overlap
+                    at = run["place"].map(places.index) + aside
+                    look = {"color": COLOURS[name]} | LINES[arm] | {"markersize": 2.5}
+                    draw_points(
+                        axes,
+                        at,
+                        run["accuracy"],
+                        look | ({"markerfacecolor": "white", "alpha": 0.6} if whole else {}),
+                    )
+            control = own.groupby("place")["control"].mean().reindex(places)
+            axes.plot(range(len(places)), control, **REFERENCES["floor"])
+            axes.axhline(1 / classes, **REFERENCES["chance"])
+            for arm, (_, look) in _LEVELS.items():
+                level = table[
+                    (table["arm"] == arm)
+                    & table["architecture"].isin((name, "any"))
+                    & (table["attribute"] == attribute)
+                ]
+                axes.axhline(level["accuracy"].mean(), **look)
+            axes.set(ylim=(0, 1.04), xlim=(-0.4, len(places) - 0.6))
+            axes.set_xticks(range(len(places)), [short(place) for place in places])
+            axes.tick_params(labelleft=axes is line[0], labelbottom=line[0] is grid[-1][0])
+            if line[0] is grid[0][0]:
+                axes.set_title(NAMES.get(attribute, attribute))
+        line[0].set_ylabel(f"{name}\naccuracy")
+    figure.supxlabel("place (mean token): encoder, adapter's output, layers of the LM", fontsize=8)
+    handles = [Line2D([], [], color="black", label=arm, **LINES[arm]) for arm in arms]
+    handles += [
+        Line2D(
+            [],
+            [],
+            color="black",
+            linestyle="",
+            marker="o",
+            markerfacecolor="white",
+            label="complete data",
+        ),
+        Line2D([], [], label="random labels", **REFERENCES["floor"]),
+        Line2D([], [], label="chance", **REFERENCES["chance"]),
+        *(Line2D([], [], label=words, **look) for words, look in _LEVELS.values()),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    return figure
+
+
+@theme()
+def draw_tokens(table: pd.DataFrame, attribute: str) -> Figure:
+    """Draw the selectivity of probes of single image tokens, laid out as in the image: a model a
+    row, a place a column.
+
+    Columns of `table`: model, place, token, selectivity.
+    """
+    need(table, "embedding_probes_tokens", ("model", "place", "token", "selectivity"))
+    own = table
+    models, places = list(dict.fromkeys(own["model"])), list(dict.fromkeys(own["place"]))
+    figure = Figure(figsize=(PAGE, 0.5 + 1.15 * len(models)))
+    grid = figure.subplots(len(models), len(places), squeeze=False)
+    for line, model in zip(grid, models, strict=True):
+        for axes, place in zip(line, places, strict=True):
+            values = own[(own["model"] == model) & (own["place"] == place)]
+            side = math.isqrt(len(values))
+            image = axes.imshow(
+                values["selectivity"].to_numpy().reshape(side, side), vmin=0, vmax=1, cmap="Greys"
+            )
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            if line[0] is grid[0][0]:
+                axes.set_title(place)
+        line[0].set_ylabel(model)
+    figure.colorbar(
+        image, ax=grid, shrink=0.7, label=f"selectivity, {NAMES.get(attribute, attribute)}"
+    )
+    return figure
+
+
+@theme()
+def draw_maps(table: pd.DataFrame, attribute: str) -> Figure:
+    """Draw t-SNE and UMAP of an image's mean token, a point a watch: a method and place a row, a
+    model a column.
+
+    The colour is the attribute's value. Columns of `table`: model, place, method, x, y, and the
+    attribute.
+    """
+    need(table, "embedding_probes_maps", ("model", "place", "method", "x", "y", attribute))
+    models = list(dict.fromkeys(table["model"]))
+    kinds = list(table[["place", "method"]].drop_duplicates().itertuples(index=False, name=None))
+    values = sorted(table[attribute].unique())
+    figure = Figure(figsize=(PAGE, 0.6 + 1.6 * len(kinds)))
+    grid = figure.subplots(len(kinds), len(models), squeeze=False)
+    for line, (place, method) in zip(grid, kinds, strict=True):
+        for axes, model in zip(line, models, strict=True):
+            own = table[
+                (table["model"] == model) & (table["place"] == place) & (table["method"] == method)
+            ]
+            for value, colour in zip(values, _VALUE_COLOURS, strict=False):
+                points = own[own[attribute] == value]
+                axes.plot(
+                    points["x"], points["y"], ".", color=colour, markersize=3, markeredgewidth=0
+                )
+            axes.set(xticks=[], yticks=[])
+            if line[0] is grid[0][0]:
+                axes.set_title(model)
+        line[0].set_ylabel(f"{method}\n{place}")
+    handles = [
+        Line2D([], [], linestyle="", marker="o", color=colour, label=value)
+        for value, colour in zip(values, _VALUE_COLOURS, strict=False)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(values))
+    return figure
+
+
+@theme()
+def draw_cka(table: pd.DataFrame) -> Figure:
+    """Draw linear CKA between every two places of two models, of an image's mean token.
+
+    Columns of `table`: models ("one / another"), first, second, cka.
+    """
+    need(table, "embedding_probes_cka", ("models", "first", "second", "cka"))
+    pairs = list(dict.fromkeys(table["models"]))
+    figure = Figure(figsize=(COLUMN if len(pairs) < 2 else PAGE, 2.6))
+    grid = figure.subplots(1, len(pairs), squeeze=False)[0]
+    for axes, pair in zip(grid, pairs, strict=True):
+        own = table[table["models"] == pair]
+        first, second = list(dict.fromkeys(own["first"])), list(dict.fromkeys(own["second"]))
+        square = own.pivot_table(index="first", columns="second", values="cka").reindex(
+            first, columns=second
+        )
+        sns.heatmap(
+            square,
+            ax=axes,
+            vmin=0,
+            vmax=1,
+            cmap="Greys",
+            annot=True,
+            fmt=".2f",
+            cbar=False,
+            square=True,
+            annot_kws={"fontsize": 7},
+        )
+        axes.set_xticks(axes.get_xticks(), [short(place) for place in second])
+        axes.set_yticks(axes.get_yticks(), [short(place) for place in first], rotation=0)
+        one, other = pair.split(" / ")
+        axes.set(xlabel=other, ylabel=one)
+    return figure
+
+
+@theme()
+def draw_patching(table: pd.DataFrame) -> Figure:
+    """Draw how far another watch's states, put in at one layer and group of tokens, take the answer
+    to that watch's.
+
+    A model a panel, with the share of pairs that it tells apart. Columns of `table`: model,
+    attribute, layer, group, effect, low, high (an interval over pairs of watches), told, samples.
+    """
+    need(
+        table,
+        "embedding_probes_patching",
+        ("model", "attribute", "layer", "group", "effect", "low", "high", "told", "samples"),
+    )
+    models = list(dict.fromkeys(table["model"]))
+    figure = Figure(figsize=(PAGE, 2.6))
+    grid = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
+    for axes, model in zip(grid, models, strict=True):
+        axes.axhline(0, color="#bcbcbc", linewidth=0.6)
+        axes.axhline(1, color="#bcbcbc", linewidth=0.6)
+        for (group, (_, look)), aside in zip(PATCHED_GROUPS.items(), (-0.08, 0.08, 0), strict=True):
+            own = table[(table["model"] == model) & (table["group"] == group)].sort_values("layer")
+            at = own["layer"] + aside  # so that bars do not overlap
+            axes.vlines(at, own["low"], own["high"], color=look["color"], linewidth=0.8)
+            axes.plot(at, own["effect"], **{"linewidth": 1.0, "markersize": 4} | look)
+        told = table.loc[table["model"] == model, "told"].iloc[0]
+        axes.set(
+            title=f"{model}\n({told:.0%} of pairs told apart)",
+            xlabel="LM layer (0: what it reads)",
+            xticks=sorted(table["layer"].unique()),
+        )
+        low = np.nanmin([0, table["effect"].min(), table["low"].min()])
+        high = np.nanmax([1, table["effect"].max(), table["high"].max()])
+        axes.set_ylim(max(-1.0, low) - 0.06, min(2.0, high) + 0.06)
+    grid[0].set_ylabel("share of the way to the\ndonor's answer")
+    handles = [
+        Line2D([], [], label=words, **{"linewidth": 1.0, "markersize": 4} | look)
+        for words, look in PATCHED_GROUPS.values()
+    ]
+    handles.append(
+        Line2D(
+            [],
+            [],
+            color="black",
+            linestyle="",
+            marker="|",
+            markersize=8,
+            markeredgewidth=0.8,
+            label="95 % interval over pairs of watches",
+        )
+    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    return figure
+
+
+def show_probes(opened: OpenedStudy) -> Drawn:
+    """Draw the probes of all models beside those of pixels and encoders."""
+    return Drawn(draw_probes(opened.table), opened.table, {"rare": opened.scale.rare})
+
+
+def show_tokens(opened: OpenedStudy) -> Drawn:
+    """Draw the probes of single tokens in the three models."""
+    table, common = _looked_into(opened, "tokens")
+    found = _long(table[~table["token"].isin(WHOLE_IMAGE)], ["token"], ["model", "place"])
+    found = found.assign(selectivity=found["accuracy"] - found["control"])
+    shown = found[["model", "place", "token", "selectivity"]]
+    return Drawn(draw_tokens(shown, inspection_of(opened).attribute), shown, **common)
+
+
+def show_maps(opened: OpenedStudy) -> Drawn:
+    """Draw the maps of two models."""
+    table, common = _looked_into(opened, "maps")
+    attribute = inspection_of(opened).attribute
+    shown = _long(table, ["value"], ["model", "place", "method"])
+    shown = shown.rename(columns={"value": attribute if attribute != "hour" else "weather"})
+    return Drawn(draw_maps(shown, shown.columns[0]), shown, **common)
+
+
+def show_cka(opened: OpenedStudy) -> Drawn:
+    """Draw how alike the three models are."""
+    table, common = _looked_into(opened, "cka")
+    return Drawn(draw_cka(table), table, **common)
+
+
+def show_patching(opened: OpenedStudy) -> Drawn:
+    """Draw which layers carry the answer in the three models."""
+    table, common = _looked_into(opened, "patching")
+    return Drawn(draw_patching(table), table, **common)
+
+
+# What the figures say
+
+
+def tell_probes(opened: OpenedStudy) -> str:
+    """Say what a probe reads of the rare attribute in the last layer, and in the pixels."""
+    inspection, table = inspection_of(opened), opened.table
+    own = table[table["attribute"] == inspection.attribute]
+    last = own[own["place"] == own["place"].max()]  # "layer 4" comes last in the alphabet, too
+
+    def mean(arm: str, rare: str, rows: pd.DataFrame) -> float:
+        chosen = rows[
+            (rows["arm"] == arm)
+            & (rows["rare"] == rare)
+            & rows["architecture"].isin((opened.scale.inspected, "any"))
+        ]
+        return chosen["accuracy"].mean()
+
+    rare = inspection.rare
+    return (
+        f"{opened.scale.inspected}, {inspection.attribute}, last layer: a probe of the mean token "
+        "is right in "
+        f"{mean('understanding', 'none', last):.2f} of the cases after complete data, in "
+        f"{mean('understanding', rare, last):.2f} where it is rare, and in "
+        f"{mean('unified', rare, last):.2f} where "
+        f"it is rare and the model also learns to draw. Random features of the pixels have "
+        f"{mean('random features', 'none', own):.2f}, the encoder's tokens side by side "
+        f"{mean(ENCODER, 'none', own):.2f}."
+    )
+
+
+def tell_tokens(opened: OpenedStudy) -> str:
+    """Say whether the places hold the attribute at all, and whether the mean token does."""
+    table = recorded(inspection_of(opened), opened.store, "tokens").set_index("token")
+    places = list(dict.fromkeys(name.split(", ")[1] for name in table.columns))
+    found = [
+        f"{table.loc['all', f'{model}, {places[-1]}, accuracy']:.2f} from all tokens and "
+        f"{table.loc['pooled', f'{model}, {places[-1]}, accuracy']:.2f} from their mean ({model})"
+        for model in _MODELS
+    ]
+    first = table.loc["all", f"{_MODELS[0]}, {places[0]}, accuracy"]
+    return (
+        f"Side by side, the encoder's tokens tell the {inspection_of(opened).attribute} in "
+        f"{first:.2f} of the "
+        f"cases. In {places[-1]} probes are right in {'; '.join(found)}. What rises in single "
+        "tokens from the "
+        f"encoder to the first layers is what attention copies into them."
+    )
+
+
+def tell_maps(opened: OpenedStudy) -> str:
+    """Say how to read the maps."""
+    return (
+        "Clusters are suggestive and say less than a probe does. The coordinates come from the "
+        "record: computed "
+        "anew on another machine, t-SNE and UMAP give other ones."
+    )
+
+
+def tell_cka(opened: OpenedStudy) -> str:
+    """Say at which place the models part."""
+    table, _ = _looked_into(opened, "cka")
+    same = table[table["first"] == table["second"]]
+    found = []
+    for pair, own in same.groupby("models", sort=False):
+        one, other = pair.split(" / ")
+        found.append(
+            f"{one} and {other} agree by {own['cka'].iloc[0]:.2f} at the {own['first'].iloc[0]} "
+            "and by "
+            f"{own['cka'].iloc[-1]:.2f} in {own['first'].iloc[-1]}"
+        )
+    return f"Linear CKA of the same place in two models: {'; '.join(found)}."
+
+
+def tell_patching(opened: OpenedStudy) -> str:
+    """Say at which layer the answer passes from the image tokens to the last token."""
+    table, _ = _looked_into(opened, "patching")
+    found = []
+    for model in _MODELS:
+        own = table[table["model"] == model].pivot_table(
+            index="layer", columns="group", values="effect"
+        )
+        passed = own.index[own["last"] > own["image"]]
+        told = table.loc[table["model"] == model, "told"].iloc[0]
+        where = f"layer {passed[0]}" if len(passed) else "no layer"
+        found.append(f"{model}: {where} ({told:.0%} of the pairs told apart)")
+    return (
+        "The first layer at which the last token carries more of the answer than the image "
+        "tokens: "
+        f"{'; '.join(found)}. Where a model tells few pairs apart, there is little to carry."
+    )
+
+
+STUDY = Study(
+    name="embedding_probes",
+    number=6,
+    section="4.3, figures 7 and 8",
+    question="Does a model that cannot answer about an attribute lack it, or not read it?",
+    scales={
+        "smoke": ProbesScale(1, pairs=4),
+        "laptop": ProbesScale(3),
+        "smollm": ProbesScale(1, inspected="SigLIP-VQ"),
+        "paper": ProbesScale(1, inspected="SigLIP-VQ"),
+    },
+    arms=arms,
+    table=probe_table,
+    figures={
+        "embedding_probes": show_probes,
+        "embedding_probes_tokens": show_tokens,
+        "embedding_probes_maps": show_maps,
+        "embedding_probes_cka": show_cka,
+        "embedding_probes_patching": show_patching,
+    },
+    findings={
+        "embedding_probes": tell_probes,
+        "embedding_probes_tokens": tell_tokens,
+        "embedding_probes_maps": tell_maps,
+        "embedding_probes_cka": tell_cka,
+        "embedding_probes_patching": tell_patching,
+    },
+)

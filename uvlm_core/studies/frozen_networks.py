@@ -1,0 +1,486 @@
+"""What do the frozen networks keep of a watch? (Paper section 3, the VQ tokenizer and SigLIP.)
+
+A unified model can neither answer nor draw what they lose. All numbers are of held-out watches, on
+which no network was trained.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from uvlm_core.data.attributes import ATTRIBUTES, chances
+from uvlm_core.data.smart_watch import render_batch, sample_watches
+from uvlm_core.runs.store import RunStore
+from uvlm_core.studies.base import Arm, Drawn, Measurement, OpenedStudy, Scale, Study, recorded
+from uvlm_core.studies.style import (
+    COLUMN,
+    GREYS,
+    NAMES,
+    PAGE,
+    REFERENCES,
+    draw_picture,
+    need,
+    theme,
+)
+from uvlm_core.training.profiles import Profile
+
+SHOWN_WATCHES = 6
+PROBED = 2000  # watches that a linear probe is fitted on, at most
+RANKED = 256  # watches whose captions SigLIP tells apart
+_SPACES = ("from codes", "from features")  # rows of pictures, in their order in the record
+_READINGS = ["network", "inputs", "metric", "attribute", "value", "chance", "samples"]
+
+
+@dataclass(frozen=True)
+class FrozenNetworks(Measurement):
+    """What the frozen networks keep of held-out watches. Nothing is trained but linear probes.
+
+    The record's tables: codes (code, uses), errors (space, error: mean absolute difference of
+    pixels from 0 to 1), and three of `draw_readings`: readers, captions, probe. Its pictures: the
+    first `SHOWN_WATCHES` watches decoded from their codes, then from their features.
+    """
+
+    image_size: int  # px
+    images: int  # in the training pool
+    vq_tokenizer: str
+    semantic_encoder: str
+    reader: str
+    feature_reader: str
+    feature_decoder: str
+    held_out: int = 1000  # watches
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return (
+            self.vq_tokenizer,
+            self.semantic_encoder,
+            self.reader,
+            self.feature_reader,
+            self.feature_decoder,
+        )
+
+    def run(self, folder: Path) -> dict:
+        """Return the record's body."""
+        from uvlm_core.models.encoders import (
+            FeatureDecoder,
+            SiglipEncoder,
+            VQEncoder,
+        )  # late: they import torch
+        from uvlm_core.models.readers import AttributeReader, FeatureReader
+        from uvlm_core.pretraining.common import TEST_SEED
+
+        held_out = sample_watches(TEST_SEED, self.held_out, "test")
+        watches = render_batch(held_out, self.image_size)
+        vq, siglip = VQEncoder.load(self.vq_tokenizer), SiglipEncoder.load(self.semantic_encoder)
+        codes, features = (
+            vq.encode(watches),
+            siglip.encode(watches),
+        )  # (watches, tokens), (watches, tokens, width)
+        decoded = dict(
+            zip(
+                _SPACES,
+                (
+                    vq.decode(codes),
+                    FeatureDecoder.load(self.feature_decoder, self.semantic_encoder).decode(
+                        features
+                    ),
+                ),
+                strict=True,
+            )
+        )
+        readers = {
+            "held-out watches": (pixels := AttributeReader.load(self.reader)).read(watches),
+            "from codes": pixels.read(decoded["from codes"]),
+            "features": FeatureReader.load(self.feature_reader, self.semantic_encoder).read(
+                features
+            ),
+        }
+        errors = [
+            (space, float(np.abs(images.astype(float) - watches).mean() / 255))
+            for space, images in decoded.items()
+        ]
+        uses = np.bincount(codes.ravel(), minlength=vq.codes)
+        tables = {
+            "codes": pd.DataFrame({"code": range(vq.codes), "uses": uses}),
+            "errors": pd.DataFrame(errors, columns=["space", "error"]),
+            "readers": _read(readers, held_out),
+            "captions": self._captions(held_out, watches),
+            "probe": self._probe(held_out, watches, vq, siglip, codes, features),
+        }
+        return {
+            "tables": {name: table.to_dict("list") for name, table in tables.items()},
+            "counts": {
+                "held-out watches": len(watches),
+                "probed watches": min(PROBED, self.images),
+            },
+            "pictures": np.concatenate([images[:SHOWN_WATCHES] for images in decoded.values()]),
+        }
+
+    def _captions(self, held_out: list, watches: np.ndarray) -> pd.DataFrame:
+        """How often SigLIP ranks a watch's own caption first, or among ten, of all captions."""
+        import torch
+        from transformers import SiglipModel
+
+        from uvlm_core.models.encoders import to_pixels
+        from uvlm_core.places import resolve
+        from uvlm_core.pretraining.siglip import WHOLE, caption_ids, caption_of
+
+        rows, network = (
+            [],
+            SiglipModel.from_pretrained(resolve(self.semantic_encoder), dtype=torch.float32).eval(),
+        )
+        count = min(RANKED, self.held_out)
+        for told, phrases in (("full caption", WHOLE), ("the time alone", WHOLE[:1])):
+            captions = [caption_of(watch, phrases) for watch in held_out[:count]]
+            with torch.inference_mode():
+                likeness = network(
+                    input_ids=caption_ids(captions), pixel_values=to_pixels(watches[:count])
+                ).logits_per_image
+            better = (likeness > likeness.diagonal()[:, None]).sum(
+                1
+            )  # captions likelier than the image's own
+            rows += [
+                (
+                    "SigLIP",
+                    told,
+                    "image to caption",
+                    name,
+                    (better < most).float().mean().item(),
+                    most / count,
+                    count,
+                )
+                for name, most in (("first", 1), ("among 10", 10))
+            ]
+        return pd.DataFrame(rows, columns=_READINGS)
+
+    def _probe(
+        self,
+        held_out: list,
+        watches: np.ndarray,
+        vq,
+        siglip,
+        codes: np.ndarray,
+        features: np.ndarray,
+    ) -> pd.DataFrame:
+        """What ridge regression reads from all tokens of an image: weather and corners as one-hot,
+        the battery as a number, each hand as a point on the circle.
+        """
+        import torch
+        from scipy.spatial.distance import cdist
+        from sklearn.linear_model import Ridge
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        from uvlm_core.data.smart_watch import POOL_STREAM
+        from uvlm_core.models.readers import class_numbers, partial_credit, reader_classes
+
+        known = sample_watches(POOL_STREAM, min(PROBED, self.images))
+        images, labels, truth = (
+            render_batch(known, self.image_size),
+            class_numbers(known).numpy(),
+            class_numbers(held_out),
+        )
+        targets = {
+            name: np.eye(len(classes)) for name, classes in reader_classes().items()
+        }  # (classes, what is predicted)
+        targets |= {
+            name: np.exp(2j * np.pi * np.arange(len(reader_classes()[name])) / len(reader_classes()[name]))[
+                :, None
+            ].view(float)
+            for name in ATTRIBUTES["time"].parts
+        } | {"battery": np.arange(101)[:, None] / 100}
+        wanted = np.hstack(
+            [targets[name][labels[:, column]] for column, name in enumerate(reader_classes())]
+        )
+        ends = np.cumsum([targets[name].shape[1] for name in reader_classes()])[:-1]
+        book, rows = vq.codebook.numpy(), []
+        for inputs, *spaces in (
+            ("pixels", images / np.float32(255), watches / np.float32(255)),
+            ("VQ vectors", book[vq.encode(images)], book[codes]),
+            ("SigLIP features", siglip.encode(images), features),
+        ):
+            seen, asked = (part.reshape(len(part), -1) for part in spaces)  # (watches, features)
+            probe = make_pipeline(StandardScaler(), Ridge(alpha=0.1 * seen.shape[1])).fit(
+                seen, wanted
+            )
+            for column, (name, part) in enumerate(
+                zip(reader_classes(), np.split(probe.predict(asked), ends, axis=1), strict=True)
+            ):
+                found = torch.from_numpy(cdist(part, targets[name]).argmin(1))
+                credit = partial_credit(name, found, truth[:, column]).mean().item()
+                rows.append(
+                    (
+                        "linear probe",
+                        inputs,
+                        "partial credit",
+                        name,
+                        credit,
+                        chances()[name],
+                        len(held_out),
+                    )
+                )
+        return pd.DataFrame(rows, columns=_READINGS)
+
+
+def _read(readings: dict[str, list], held_out: list) -> pd.DataFrame:
+    """Partial credit and exact answers of the readers, by what they read."""
+    import torch
+
+    from uvlm_core.models.readers import class_numbers, partial_credit, reader_classes
+
+    truth, rows = class_numbers(held_out), []  # (watches, attributes)
+    for inputs, some in readings.items():
+        found = torch.tensor(
+            [
+                [classes.index(reading[name]) for name, classes in reader_classes().items()]
+                for reading in some
+            ]
+        )
+        for column, (name, classes) in enumerate(reader_classes().items()):
+            credit = partial_credit(name, found[:, column], truth[:, column]).mean().item()
+            exact = (found[:, column] == truth[:, column]).float().mean().item()
+            rows += [
+                ("readers", inputs, "partial credit", name, credit, chances()[name], len(held_out)),
+                ("readers", inputs, "exact", name, exact, 1 / len(classes), len(held_out)),
+            ]
+    return pd.DataFrame(rows, columns=_READINGS)
+
+
+def arms(base: Profile, scale: Scale) -> list[Arm]:
+    """Return the one measurement of this study."""
+    spec = base.spec
+    return [
+        Arm(
+            FrozenNetworks(
+                spec.data.image_size,
+                spec.data.images,
+                spec.model.vq_tokenizer,
+                spec.model.semantic_encoder,
+                spec.scoring.reader,
+                spec.scoring.feature_reader,
+                spec.scoring.feature_decoder,
+            ),
+            {},
+        )
+    ]
+
+
+def readings_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
+    """Return what readers, SigLIP's captions and linear probes read, see `draw_readings`."""
+    return pd.concat(
+        [recorded(arms[0].spec, store, name) for name in ("readers", "captions", "probe")],
+        ignore_index=True,
+    )
+
+
+# Figures
+
+
+@theme()
+def draw_vq(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
+    """Draw watches, what is left of them in each space, and how often the VQ tokenizer uses each of
+    its codes.
+
+    `table` has the columns code and uses, a row for each code of the codebook; `images` gives by
+    row name uint8 arrays (images, height, width, 3), equally many in each.
+    """
+    need(table, "frozen_networks_vq", ("code", "uses"))
+    count = len(next(iter(images.values())))
+    figure = Figure(figsize=(PAGE, 0.7 + 0.62 * len(images) * PAGE / count))
+    left, right = figure.subfigures(1, 2, width_ratios=(2.4, 1))
+    grid, axes = left.subplots(len(images), count, squeeze=False), right.subplots()
+    for line, (name, pictures) in zip(grid, images.items(), strict=True):
+        for place, picture in zip(line, pictures, strict=True):
+            draw_picture(place, picture)
+        line[0].set_ylabel(name)
+    uses = np.sort(table["uses"].to_numpy())[::-1] / table["uses"].sum()
+    axes.step(
+        np.arange(1, len(uses) + 1),
+        100 * np.where(uses > 0, uses, np.nan),
+        where="mid",
+        color=GREYS[0],
+    )
+    axes.axhline(100 / len(uses), **REFERENCES["chance"])
+    axes.set(
+        title=f"{(uses > 0).sum()} of {len(uses)} codes in use",
+        xlabel="code, by frequency",
+        ylabel="% of uses",
+        xlim=(1, len(uses)),
+        yscale="log",
+    )  # the white patch's code is a hundred times as frequent as most
+    return figure
+
+
+@theme()
+def draw_readings(table: pd.DataFrame) -> Figure:
+    """Draw what a network or a probe reads, by attribute, beside chance: a panel for each network
+    and metric.
+
+    Columns: network, inputs, metric, attribute, value, chance.
+    """
+    need(
+        table,
+        "frozen_networks_readings",
+        ("network", "inputs", "metric", "attribute", "value", "chance"),
+    )
+    attributes = list(dict.fromkeys(table["attribute"]))
+    inputs = list(dict.fromkeys(table["inputs"]))
+    panels = list(dict.fromkeys(zip(table["network"], table["metric"], strict=True)))
+    figure = Figure(
+        figsize=(min(PAGE, max(COLUMN, 1.2 + 1.6 * len(panels))), 1.2 + 0.26 * len(attributes))
+    )
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (network, metric) in zip(grid, panels, strict=True):
+        shown = table[(table["network"] == network) & (table["metric"] == metric)]
+        places = [attributes.index(name) for name in shown["attribute"]]
+        axes.plot(shown["chance"], places, "|", color="#767676", markersize=11, label="chance")
+        for number, (name, marker, grey) in enumerate(zip(inputs, "osD", GREYS, strict=False)):
+            found = shown[shown["inputs"] == name]
+            at = [
+                attributes.index(name) + 0.5 * ((number + 0.5) / len(inputs) - 0.5)
+                for name in found["attribute"]
+            ]
+            axes.plot(found["value"], at, marker, color=grey, markersize=4, label=name)
+        axes.set(
+            title=f"{network}\n{metric}", xlim=(-0.02, 1.04), ylim=(len(attributes) - 0.5, -0.5)
+        )
+    grid[0].set_yticks(range(len(attributes)), [NAMES.get(name, name) for name in attributes])
+    handles = {
+        label: handle
+        for axes in grid
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(), handles, loc="outside upper center", ncols=2 if len(panels) == 1 else 4
+    )
+    return figure
+
+
+def show_vq(opened: OpenedStudy) -> Drawn:
+    """Draw held-out watches, their reconstructions, and the use of the codes."""
+    from uvlm_core.pretraining.common import TEST_SEED
+
+    spec = opened.arms[0].spec
+    pictures = np.split(opened.store.pictures(opened.store.load(spec)), len(_SPACES))
+    true = render_batch(sample_watches(TEST_SEED, SHOWN_WATCHES, "test"), spec.image_size)
+    codes = recorded(spec, opened.store, "codes")
+    return Drawn(draw_vq(codes, {"watch": true} | dict(zip(_SPACES, pictures, strict=True))), codes)
+
+
+def _readings(network: str, opened: OpenedStudy) -> Drawn:
+    """The rows of one network and their figure."""
+    table = opened.table[opened.table["network"] == network]
+    return Drawn(draw_readings(table), table)
+
+
+def show_readers(opened: OpenedStudy) -> Drawn:
+    """Draw what the readers read from real watches, from reconstructions and from features."""
+    return _readings("readers", opened)
+
+
+def show_captions(opened: OpenedStudy) -> Drawn:
+    """Draw how often SigLIP ranks a watch's own caption first."""
+    return _readings("SigLIP", opened)
+
+
+def show_probe(opened: OpenedStudy) -> Drawn:
+    """Draw what a linear probe reads from pixels, VQ vectors and SigLIP features."""
+    return _readings("linear probe", opened)
+
+
+# What the figures say
+
+
+def _value(table: pd.DataFrame, inputs: str, metric: str, *attributes: str) -> float:
+    """The mean over some attributes, or over all."""
+    own = table[(table["inputs"] == inputs) & (table["metric"] == metric)]
+    return own.loc[own["attribute"].isin(attributes) if attributes else slice(None), "value"].mean()
+
+
+def tell_vq(opened: OpenedStudy) -> str:
+    """Say how far reconstructions are from the watches, and how many codes are used."""
+    spec, store = opened.arms[0].spec, opened.store
+    errors = recorded(spec, store, "errors").set_index("space")["error"]
+    uses = recorded(spec, store, "codes")["uses"]
+    return (
+        f"A pixel decoded from codes is off by {errors['from codes']:.4f} on average, where black "
+        "to white is 1; "
+        f"one decoded from features by {errors['from features']:.4f}. Of {len(uses)} codes, "
+        f"{(uses > 0).sum()} are "
+        f"used by {spec.held_out:,} held-out watches. The decoder of features is for looking only: "
+        "no score goes "
+        f"through it."
+    )
+
+
+def tell_readers(opened: OpenedStudy) -> str:
+    """Say how often the readers are right, which bounds every score that they give."""
+    table = opened.table
+    hands = " and ".join(
+        f"{_value(table, 'from codes', 'exact', name):.3f} ({name})"
+        for name in ("minute", "second")
+    )
+    return (
+        "On real watches the reader of pixels earns "
+        f"{_value(table, 'held-out watches', 'partial credit'):.4f} of "
+        f"partial credit, on reconstructions {_value(table, 'from codes', 'partial credit'):.4f}; "
+        "the reader of "
+        f"features earns {_value(table, 'features', 'partial credit'):.4f}. From reconstructions "
+        "it reads the hands "
+        f"exactly in {hands} of the cases: no watch drawn through the VQ tokenizer can score "
+        "higher than this."
+    )
+
+
+def tell_captions(opened: OpenedStudy) -> str:
+    """Say how well SigLIP tells captions apart."""
+    captions = opened.table[opened.table["network"] == "SigLIP"]
+    first = captions[captions["attribute"] == "first"].set_index("inputs")
+    return (
+        f"Of {first['samples'].iloc[0]} captions SigLIP ranks a watch's own first in "
+        f"{first.loc['full caption', 'value']:.3f} of the cases when it names all attributes, and "
+        "in "
+        f"{first.loc['the time alone', 'value']:.3f} when it gives the time alone; guessing has "
+        f"{first['chance'].iloc[0]:.3f}."
+    )
+
+
+def tell_probe(opened: OpenedStudy) -> str:
+    """Say what a linear map reads from each space."""
+    table = opened.table
+    hands = ATTRIBUTES["time"].parts
+    found = [
+        f"{_value(table, inputs, 'partial credit', *hands):.2f} from {inputs}"
+        for inputs in ("pixels", "VQ vectors", "SigLIP features")
+    ]
+    return (
+        f"A linear probe earns on the hands {', '.join(found)}, where guessing has 0.50. This is a "
+        "lower bound: a "
+        f"small network reads more from each space, and so may a language model."
+    )
+
+
+STUDY = Study(
+    name="frozen_networks",
+    number=1,
+    section="3, architecture",
+    question="How much of a watch survives the frozen encoders?",
+    scales={"smoke": Scale(1), "laptop": Scale(1), "smollm": Scale(1)},
+    arms=arms,
+    table=readings_table,
+    figures={
+        "frozen_networks_vq": show_vq,
+        "frozen_networks_reader": show_readers,
+        "frozen_networks_siglip": show_captions,
+        "frozen_networks_probe": show_probe,
+    },
+    findings={
+        "frozen_networks_vq": tell_vq,
+        "frozen_networks_reader": tell_readers,
+        "frozen_networks_siglip": tell_captions,
+        "frozen_networks_probe": tell_probe,
+    },
+)

@@ -1,0 +1,252 @@
+"""What a profile takes before anything is fetched or trained: `make plan PROFILE=paper` (paper
+appendix, set-up).
+
+Belongs here: sizes, tokens, memory, operations and downloads of one run, from configurations alone,
+the number of runs that each study asks for, and what runs with a record took. Not here: the
+configurations (`sizes.py`), how a run is carried out (`training/`).
+
+The run that is planned is the unified one of SigLIP-VQ, the paper's main architecture and its most
+expensive one.
+"""
+
+import argparse
+import sys
+
+import pandas as pd
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from uvlm_core.data.conversations import TASKS, make_conversations
+from uvlm_core.data.smart_watch import sample_watches
+from uvlm_core.data.tokens import IGNORED
+from uvlm_core.environment import ROOT
+from uvlm_core.runs.store import RunStore
+from uvlm_core.studies import studies
+from uvlm_core.studies.base import Measurement
+from uvlm_core.studies.sizes import PUBLISHED, network_config, spaces, text_processor, tuned_model
+from uvlm_core.training.loop import DTYPES
+from uvlm_core.training.profiles import PROFILES, Profile, profile
+from uvlm_core.training.spec import REGIMES, RunSpec
+
+GPU_SPEEDS = {"A100": 312, "H100": 989, "L40S": 362, "RTX4090": 165}  # dense bf16 TFLOP/s
+UTILISATION = 0.4  # of a GPU's peak in training, an assumption
+SHARED_AMONG = (1, 3, 8)  # GPUs; the paper has 3
+COUNTED_WATCHES = 200  # whose rows tell the tokens of an example
+PLANNED = "SigLIP-VQ"
+GB = 1e9
+
+
+def plan(base: Profile, gpu: str = "A100") -> pd.DataFrame:
+    """Return what one run of a profile takes, one number a row: columns part, quantity, value,
+    unit, note.
+
+    ValueError for an unknown GPU, or a network that nothing is known of.
+    """
+    if gpu not in GPU_SPEEDS:
+        raise ValueError(f"gpu {gpu!r} is not one of {', '.join(GPU_SPEEDS)}.")
+    spec = base.spec.vary(architecture=PLANNED, regime="unified")
+    rows = [*_sizes(spec), *_tokens(spec)]
+    numbers = {(part, quantity): value for part, quantity, value, *_ in rows}
+    rows += [*_memory(spec, numbers), *_hours(spec, numbers, gpu), *_downloads(spec), *_runs(base)]
+    return pd.DataFrame(rows, columns=["part", "quantity", "value", "unit", "note"])
+
+
+def _sizes(spec: RunSpec) -> list[tuple]:
+    model = tuned_model(spec)
+    published = network_config(spec.model.language_model, AutoConfig)
+    with torch.device("meta"):
+        bare = AutoModelForCausalLM.from_config(published)
+    parts = {"language model": bare.num_parameters(), "LoRA": 0, "trigger's rows": 0, "adapters": 0,
+             "generation head": 0}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = ("LoRA" if "lora_" in name else "trigger's rows" if "trainable_tokens" in name
+                else "adapters" if "adapter." in name and "language_model" not in name
+                else "generation head" if "generation_head" in name else None)
+        if part is not None:
+            parts[part] += parameter.numel()
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    every = sum(parameter.numel() for parameter in model.parameters())
+    return [
+        *(("parameters", part, count, "", "") for part, count in parts.items() if count),
+        ("parameters", "all", every, "", "with the tokens for images"),
+        ("parameters", "trained", trained, "", ""),
+        ("parameters", "share trained", 100 * trained / every, "%", "as peft counts"),
+    ]
+
+
+def _tokens(spec: RunSpec) -> list[tuple]:
+    processor, note = text_processor(spec)
+    watches, means = sample_watches(0, COUNTED_WATCHES), {}
+    for task in TASKS:
+        talks = make_conversations(
+            watches, task, 0, (spec.data.fewest_turns or spec.data.turns, spec.data.turns), (), spec.data.mention_rate
+        )
+        made = [processor.row(talk, 0) for talk in talks]
+        means[task] = sum(len(row.ids) for row in made) / COUNTED_WATCHES
+        means[f"{task} labelled"] = (
+            sum(int((row.labels != IGNORED).sum()) for row in made) / COUNTED_WATCHES
+        )
+    counts = {
+        "vqa": spec.data.vqa_examples,
+        "caption": spec.data.caption_examples,
+        "generation": spec.data.generation_examples,
+    }
+    labelled = sum(counts[task] * means[f"{task} labelled"] for task in TASKS) / spec.rows
+    filled = (
+        "rows"
+        if spec.training.batch_counts == "all"
+        else f"{spec.training.batch_counts} rows and the rest beside them"
+    )
+    return [*(("tokens an example", task, means[task], "", note) for task in TASKS),
+            ("tokens an example", "text loss", labelled, "", "positions"),
+            ("a run", "examples", spec.rows, "", ""),
+            ("a run", "steps", spec.steps, "", f"of {spec.training.batch_size} {filled}"),
+            ("a run", "tokens", sum(counts[task] * means[task] for task in TASKS), "", "")]
+
+
+def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
+    config = network_config(spec.model.language_model, AutoConfig)
+    trained = numbers["parameters", "trained"]
+    frozen = numbers["parameters", "all"] - trained
+    unit = DTYPES[spec.training.precision].itemsize
+    tokens = numbers["a run", "tokens"] / spec.steps
+    slots = spec.data.generation_examples / spec.steps * spaces(spec)["VQ"]["tokens"]
+    labelled = numbers["tokens an example", "text loss"] * spec.rows / spec.steps
+    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    # of one layer for its backward: norms, q, k, v, attention and sums (8 x width), gate, up and
+    # their product (3 x inner); all layers keep them without checkpointing, and only their inputs
+    # with it
+    layer = tokens * (8 * width + 3 * inner) * unit
+    kept = (
+        layers * tokens * width * unit + layer if spec.training.activation_checkpointing else layers * layer
+    )
+    logits = (
+        (slots * spaces(spec)["VQ"]["codes"] + labelled * config.vocab_size) * 3 * 4
+    )  # with softmax and gradient
+    rows = []
+    for gpus in SHARED_AMONG:
+        parts = {
+            "frozen weights": frozen * unit,
+            "trained weights": 4 * trained,
+            "gradients": 4 * trained / gpus,
+            "Adam's moments": 8 * trained / gpus,
+            "activations": kept / gpus,
+            "logits": logits / gpus,
+        }
+        note = "one process" if gpus == 1 else "ZeRO-2"
+        rows += [(f"memory of each of {gpus} GPU{'s' * (gpus > 1)}", name, size / GB, "GB", note)
+                 for name, size in (parts | {"all": sum(parts.values())}).items()]
+    return rows
+
+
+def _hours(spec: RunSpec, numbers: dict, gpu: str) -> list[tuple]:
+    config = network_config(spec.model.language_model, AutoConfig)
+    tokens, trained = numbers["a run", "tokens"], numbers["parameters", "trained"]
+    # a weight costs 2 operations forward and 2 for the gradient of its input; 2 more for its own
+    # where it is trained, and the forward once more with checkpointing
+    everywhere = 6 if spec.training.activation_checkpointing else 4
+    length = tokens / spec.rows
+    attention = (
+        2 * config.num_hidden_layers * config.hidden_size * length
+    )  # scores and values, causal: half of each
+    work = tokens * (everywhere * (numbers["parameters", "all"] + attention) + 2 * trained)
+    peak = GPU_SPEEDS[gpu]
+    rows = [("a run", "operations", work, "FLOP", "training alone")]
+    return rows + [
+        (
+            "a run",
+            f"hours on {gpus} {gpu}",
+            work / (gpus * peak * 1e12 * UTILISATION) / 3600,
+            "h",
+            f"at {UTILISATION:.0%} of {peak} TFLOP/s, an assumption",
+        )
+        for gpus in SHARED_AMONG
+    ]
+
+
+def _downloads(spec: RunSpec) -> list[tuple]:
+    rows = []
+    for name in (spec.model.language_model, spec.model.semantic_encoder, spec.model.vq_tokenizer):
+        known = PUBLISHED.get(name)
+        rows.append(
+            (
+                "download",
+                name,
+                known.gigabytes if known else 0.0,
+                "GB",
+                known.licence if known else "is here",
+            )
+        )
+    for kind, space in spaces(spec).items():
+        size = spec.data.images * space["tokens"] * (2 if space["codes"] else 4 * space["width"])
+        rows.append(
+            (
+                "disk",
+                f"outputs of {kind} for {spec.data.images:,} images",
+                size / GB,
+                "GB",
+                "computed once",
+            )
+        )
+    return rows
+
+
+def _runs(base: Profile) -> list[tuple]:
+    rows = []
+    for study in studies():
+        if base.name in study.scales:
+            trained = [spec for spec in study.specs(base) if not isinstance(spec, Measurement)]
+            rows.append(
+                ("runs", f"{study.number:02d} {study.name.replace('_', ' ')}", len(trained), "", "")
+            )
+    minutes = {regime: [] for regime in REGIMES}
+    for record in RunStore(ROOT / "figures" / "runs" / base.name).all():
+        if "measurement" not in record["spec"]:
+            spec = RunSpec.from_dict(record["spec"])
+            if spec.data.vqa_examples == base.spec.data.vqa_examples:
+                minutes[spec.training.regime].append(sum(record["times"].values()) / 60)
+    rows += [
+        (
+            "measured",
+            f"{regime}, {base.spec.data.vqa_examples} rows of questions",
+            pd.Series(taken).median(),
+            "min",
+            f"median of {len(taken)} records",
+        )
+        for regime, taken in minutes.items()
+        if taken
+    ]
+    return rows
+
+
+def show(table: pd.DataFrame) -> str:
+    """Return a plan as text: its parts with their numbers."""
+    lines = []
+    for part, rows in table.groupby("part", sort=False):
+        lines.append(part)
+        for _, row in rows.iterrows():
+            number = f"{row['value']:,.0f}" if row["value"] >= 1000 else f"{row['value']:.4g}"
+            lines.append(
+                f"  {row['quantity']:<40} {number:>24} {row['unit']:<5} {row['note']}".rstrip()
+            )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; bad input is refused in one sentence with exit code 2."""
+    parser = argparse.ArgumentParser(description="Say what a run of a profile takes.")
+    parser.add_argument("--profile", default="laptop", help=f"one of {', '.join(PROFILES)}")
+    parser.add_argument("--gpu", default="A100", help=f"one of {', '.join(GPU_SPEEDS)}")
+    options = parser.parse_args(arguments)
+    try:
+        print(show(plan(profile(options.profile), options.gpu)))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What may be said of a handful of seeds: intervals over seeds, and the rule of the verdicts
+(paper: single runs).
+
+Belongs here: the interval of a mean, and the rule that turns paired differences into a verdict. Not
+here: which differences a claim compares (the studies), scores of single answers or images
+(`scoring/`).
+
+The rule was fixed before the runs that it judges:
+
+1. "no effect", if the 90 % t interval of the mean difference lies within the margin on both sides
+   of zero. These are two one-sided tests at 5 %. The margin is the smallest effect of interest, .05
+   unless a claim states another.
+2. Otherwise "replicates", if the 95 % t interval lies above zero, and "contradicts", if it lies
+   below.
+3. Otherwise "undecided".
+
+So a difference that is certainly positive and certainly smaller than the margin has "no effect": it
+is too small to matter. A question of our own does not replicate: its answers are "yes" and "no". A
+verdict needs `ENOUGH_SEEDS`. Fewer seeds are judged by the earlier rule, which has no "no effect"
+and needs `FEWEST_SEEDS`.
+"""
+
+import numpy as np
+from scipy import stats
+
+PAPER_VERDICTS = ("replicates", "contradicts", "no effect", "undecided")
+OWN_VERDICTS = ("yes", "no", "no effect", "undecided")
+MARGIN = 0.05  # smallest effect of interest, of partial credit and of what is read back
+ENOUGH_SEEDS = 8
+FEWEST_SEEDS = 3  # of the earlier rule
+
+
+def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return (mean, low, high) of independent seeds, by t; of one value the ends are NaN."""
+    values = np.asarray(values, float)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(
+            f"An interval needs a list of at least one value, not an array of shape {values.shape}."
+        )
+    if len(values) == 1:
+        return float(values[0]), float("nan"), float("nan")
+    mean, error = values.mean(), stats.sem(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * error)
+    return float(mean), float(mean - half), float(mean + half)
+
+
+def by_earlier_rule(seeds: int) -> bool:
+    """Return whether so few seeds are judged by the earlier rule."""
+    return seeds < ENOUGH_SEEDS
+
+
+def verdict(differences, margin: float | None = MARGIN, own: bool = False) -> str:
+    """Judge the claim that paired differences, one a seed, are above zero, by the rule at this
+    file's head.
+
+    Args:
+        differences: in the claim's direction.
+        margin: smallest effect of interest in their unit; None if there is none, and then never "no
+            effect".
+        own: whether the question is our own and not a claim of the paper.
+    """
+    above, below, none, undecided = OWN_VERDICTS if own else PAPER_VERDICTS
+    _, low, high = mean_interval(differences)
+    if by_earlier_rule(len(differences)):
+        if len(differences) < FEWEST_SEEDS:
+            return undecided
+    elif margin is not None:
+        _, least, most = mean_interval(differences, confidence=0.9)
+        if -margin < least and most < margin:
+            return none
+    return above if low > 0 else below if high < 0 else undecided

@@ -1,0 +1,334 @@
+"""What all figures have in common: one style, and one way to save a figure with its data and its
+provenance.
+
+Belongs here: the style table, `save_figure`, `provenance`, and how arms, means, legends and
+pictures are drawn. Not here: the figures themselves, one function each, in the studies.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from uvlm_core.data.smart_watch import WORLD_VERSION
+from uvlm_core.runs.provenance import code_state, versions
+from uvlm_core.studies.publishing import says_the_same
+from uvlm_core.studies.statistics import mean_interval
+from uvlm_core.training.spec import REGIMES
+
+COLUMN, PAGE = 3.3, 6.9  # inches: the width of a figure in one column, and across both
+# Colour says which architecture, line and marker say which regime, in every figure; grey is what no
+# model did. The colours are four of seaborn's "colorblind" palette.
+COLOURS = {
+    "SigLIP-VQ": "#0173b2",
+    "VQ-VQ": "#de8f05",
+    "SigLIP-SigLIP": "#029e73",
+    "VQ-SigLIP": "#cc78bc",
+}
+LINES = {
+    "unified": {"linestyle": "-", "marker": "o"},
+    "understanding": {"linestyle": "--", "marker": "s"},
+    "generation": {"linestyle": "-.", "marker": "^"},
+    "shuffled": {
+        "linestyle": ":",
+        "marker": "x",
+    },  # the control: requests paired with other rows' images
+    "absent": {
+        "linestyle": (0, (3, 1, 1, 1)),
+        "marker": "v",
+    },  # the control: requests without the attribute
+}
+REFERENCES = {
+    "chance": {"color": "#767676", "linestyle": (0, (1, 1.5)), "linewidth": 1.0},
+    "floor": {
+        "color": "#767676",
+        "linestyle": (0, (5, 2)),
+        "linewidth": 1.0,
+    },  # real images against real images
+    "baseline": {"color": "#767676", "linestyle": "-.", "linewidth": 1.0},  # what no model has made
+    "ceiling": {
+        "color": "#767676",
+        "linestyle": "-",
+        "linewidth": 1.0,
+    },  # what a probe reads from the same input
+}
+_RC = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 9,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.title_fontsize": 7,
+    "lines.linewidth": 1.4, "lines.markersize": 3.5, "axes.linewidth": 0.6, "grid.linewidth": 0.4,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+    "figure.figsize": (COLUMN, 2.4), "figure.constrained_layout.use": True,
+    "figure.dpi": 100, "savefig.dpi": 200, "savefig.bbox": None, "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # text in the PDF stays text
+}
+_SUFFIXES = (".png", ".pdf", ".csv", ".json")
+
+MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+INTERVAL_SEEDS = 3  # fewer are drawn one by one: the t interval of two covers the whole axis
+DIGITS = 6  # significant ones of the numbers in a CSV
+GREYS = ("#222222", "#808080", "#bcbcbc")  # of tasks and hands: colours are kept for architectures
+NAMES = {"weather_corner": "weather corner", "battery_corner": "battery corner"}
+REPORTED = {
+    "color": "#767676",
+    "markersize": 4,
+    "markeredgecolor": "white",  # the authors' own results
+    "markeredgewidth": 0.4,
+    "zorder": 4,
+}
+
+
+def style(architecture: str, regime: str = "unified") -> dict:
+    """`color`, `linestyle` and `marker` of an arm, for any of matplotlib's plot functions."""
+    for kind, name, table in (("architecture", architecture, COLOURS), ("regime", regime, LINES)):
+        if name not in table:
+            raise ValueError(
+                f"{kind} {name!r} has no style; those with one are {', '.join(table)}."
+            )
+    return {"color": COLOURS[architecture]} | LINES[regime]
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Draw in the style of every figure: legible in one column, text from 7 pt up."""
+    with mpl.rc_context(), sns.axes_style("whitegrid"):
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def stamp(figure: Figure, profile: str, seeds: int, records: int) -> None:
+    """Write a figure's scale into its corner: profile, seeds per arm, runs behind it."""
+    text = f"{profile} profile, {_count(seeds, 'seed')}, {_count(records, 'run')}"
+    height = 10 / 72 / figure.get_figheight()  # a line of 7 pt, as a fraction of the figure
+    layout = figure.get_layout_engine()
+    if layout is not None and hasattr(layout, "set"):
+        layout.set(rect=(0, height, 1, 1 - height))
+    figure.text(0.995, 0.15 * height, text, ha="right", va="bottom", fontsize=7, color="#767676")
+
+
+def provenance(
+    profile: str,
+    seeds: int,
+    records: Iterable[str] = (),
+    counts: dict[str, int] | None = None,
+    **facts,
+) -> dict:
+    """Where a figure comes from: what `save_figure` writes beside it.
+
+    Args:
+        seeds: seeds per arm.
+        records: keys of the run records behind the figure.
+        counts: sample counts by name, such as {"test watches": 500}.
+        facts: further JSON values by name.
+
+    Returns: these, and the versions, the git commit, whether anything but `figures/` differs from
+        it (both "unknown" without git), and the date (UTC).
+    """
+    return {
+        "profile": profile,
+        "seeds": seeds,
+        "records": sorted(set(records)),
+        "counts": dict(counts or {}),
+        **facts,
+        "versions": versions("torch", "transformers", "numpy", "matplotlib")
+        | {"world": WORLD_VERSION},
+        **code_state(".", ":(exclude)figures"),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def save_figure(
+    figure: Figure, data: pd.DataFrame, name: str, folder: Path | str, provenance: dict
+) -> dict[str, Path]:
+    """Write `name`.png, .pdf, .csv (the data) and .json (the provenance) into `folder`, all or
+    none.
+
+    Equal input gives equal bytes: no file holds the time of writing. Numbers have `DIGITS`
+    significant digits. The rows keep their order. Files that say the same already stay as they are.
+
+    Returns: the paths by suffix without its dot.
+    Raises: ValueError for a name that is more than small letters, digits and underscores, for data
+        without rows, for provenance that is not JSON, and for a folder that cannot be written.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise ValueError(
+            f"Figure name {name!r} may hold small letters, digits and underscores only."
+        )
+    if data.empty:
+        raise ValueError(f"Figure {name!r} has no data: its table is empty.")
+    try:
+        facts = json.dumps(provenance, indent=1, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The provenance of figure {name!r} is not JSON: {error}.") from None
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
+            parts = {suffix: Path(temporary) / f"{name}{suffix}" for suffix in _SUFFIXES}
+            with theme():
+                figure.savefig(parts[".png"], metadata={"Software": None})
+                figure.set_layout_engine("none")  # it is laid out, which takes longer than drawing
+                figure.savefig(parts[".pdf"], metadata={"CreationDate": None})
+            data.to_csv(
+                parts[".csv"], index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"
+            )
+            parts[".json"].write_text(facts + "\n", encoding="utf-8")
+            if not all(says_the_same(part, folder / part.name) for part in parts.values()):
+                for part in parts.values():
+                    os.replace(part, folder / part.name)
+    except OSError as error:
+        raise ValueError(
+            f"Figure {name!r} cannot be written to {folder}: {error.strerror or error}."
+        ) from error
+    return {suffix[1:]: folder / f"{name}{suffix}" for suffix in _SUFFIXES}
+
+
+def need(table: pd.DataFrame, name: str, columns: tuple[str, ...]) -> None:
+    """Refuse a table that a figure cannot be drawn from."""
+    for column in columns:
+        if column not in table:
+            raise ValueError(
+                f"The table of figure {name!r} has no column {column!r}; it needs "
+                f"{', '.join(columns)}."
+            )
+    if table.empty:
+        raise ValueError(f"The table of figure {name!r} is empty; it needs at least one row.")
+
+
+def arms_of(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """The arms (architecture, regime) of a table, in the order of the style tables."""
+    found = set(zip(table["architecture"], table["regime"], strict=True))
+    return [
+        (name, regime)
+        for name in COLOURS
+        for regime in (*REGIMES, "shuffled")
+        if (name, regime) in found
+    ]
+
+
+def of_arm(table: pd.DataFrame, architecture: str, regime: str) -> pd.DataFrame:
+    """The rows of one arm."""
+    return table[(table["architecture"] == architecture) & (table["regime"] == regime)]
+
+
+def look_of(architecture: str, regime: str) -> dict:
+    """Return `style` with hollow marks for one task: curves on each other can be seen."""
+    return style(architecture, regime) | (
+        {"markerfacecolor": "white"} if regime in REGIMES[:2] else {}
+    )
+
+
+def draw_picture(axes: Axes, image: np.ndarray) -> Axes:
+    """An image, pixel by pixel, without axes."""
+    axes.imshow(image, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set(linewidth=0.4, color="#bcbcbc")
+    return axes
+
+
+def draw_mean(axes: Axes, at: float, values, look: dict, upright: bool = True) -> float:
+    """Draw the mean of values over seeds with its 95 % t interval, or with the seeds themselves if
+    they are few.
+
+    `upright` says along which axis the values run. Returns the mean.
+    """
+    values = np.asarray(values, float)
+    mean, low, high = mean_interval(values)
+    order = slice(None) if upright else slice(None, None, -1)  # (place, value) or (value, place)
+    if len(values) >= INTERVAL_SEEDS:
+        axes.plot(*([at, at], [low, high])[order], color=look["color"], linewidth=0.8)
+    elif len(values) > 1:
+        axes.plot(
+            *([at] * len(values), values)[order],
+            "_" if upright else "|",
+            color=look["color"],
+            markersize=4,
+            markeredgewidth=0.7,
+        )
+    axes.plot(*([at], [mean])[order], **look | {"linestyle": ""})
+    return mean
+
+
+def draw_points(axes: Axes, at: pd.Series, values: pd.Series, look: dict) -> None:
+    """Draw `draw_mean` of the values at each place, joined by a line."""
+    groups = values.groupby(np.asarray(at))
+    means = [draw_mean(axes, place, group, look) for place, group in groups]
+    axes.plot(list(groups.groups), means, **look | {"linewidth": 1.0})
+
+
+def spread_handles(table: pd.DataFrame, upright: bool = True) -> list[Line2D]:
+    """Return the legend's entry of seeds or intervals, by the number of the seeds."""
+    seeds = table["seed"].nunique()
+    if seeds < 2:
+        return []
+    if seeds < INTERVAL_SEEDS:
+        return [
+            Line2D(
+                [],
+                [],
+                color="black",
+                linestyle="",
+                marker="_" if upright else "|",
+                markersize=4,
+                label="one seed",
+            )
+        ]
+    return [Line2D([], [], color="black", linewidth=0.8, label="95 % t interval")]
+
+
+def arms_legend(
+    figure: Figure,
+    table: pd.DataFrame,
+    *others: Line2D,
+    lines: bool = True,
+    names: bool = True,
+    ncols: int = 3,
+) -> None:
+    """Put one legend above the panels: a table's architectures, its regimes, other entries.
+
+    A single architecture stands in the title instead.
+    """
+    arms = arms_of(table)
+    known = list(dict.fromkeys(name for name, _ in arms))
+    one = len(known) == 1
+    handles = [] if one or not names else colour_handles(known)
+    for regime in [regime for regime in LINES if regime in {regime for _, regime in arms}]:
+        look = look_of(known[0], regime) | ({} if one else {"color": "black"}) | (
+            {} if lines else {"linestyle": ""})
+        handles.append(Line2D([], [], label=regime, **look))
+    figure.legend(
+        handles=[*handles, *others],
+        loc="outside upper center",
+        ncols=ncols,
+        columnspacing=1.2,
+        title=known[0] if one else None,
+    )
+
+
+def colour_handles(names: Iterable[str]) -> list[Line2D]:
+    """Return a legend's entries of architectures: their colours."""
+    return [Line2D([], [], color=COLOURS[name], linewidth=3, label=name) for name in names]
+
+
+def known_architectures(table: pd.DataFrame) -> list[str]:
+    """Return the architectures of a table, in the order of their colours."""
+    return [name for name in COLOURS if (table["architecture"] == name).any()]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

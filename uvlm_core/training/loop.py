@@ -1,0 +1,440 @@
+"""How a run is trained (paper section 3): initial model, steps, optimiser, Trainer, learning curve.
+
+Belongs here: what happens between a spec and its trained model, and loading a trained model. Not
+here: the rows (`pool.py`), the scores (`scoring`, which `runs/carry_out.py` brings in), the record
+(`runs/store.py`).
+
+Arms are comparable by construction (common random numbers): a step takes its understanding rows
+and, beside them, its generation rows in proportion. Two arms of one seed share initial weights,
+understanding rows, their order and the step at which each is seen; leaving a regime out leaves only
+its rows out.
+"""
+
+import json
+import math
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import reduce
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
+
+from uvlm_core import environment
+from uvlm_core.data.tokens import IGNORED, Processor, Row, collate
+from uvlm_core.files import read_json
+from uvlm_core.models.encoders import load_encoder
+from uvlm_core.models.unified import UnifiedVLM, build_model, load_language_model
+from uvlm_core.models.weights import load_into, load_state
+from uvlm_core.places import reason
+from uvlm_core.training.divergence import Guard, odd_weight
+from uvlm_core.training.muon import Muon
+from uvlm_core.training.pool import pool_features, sample_images, training_pool
+from uvlm_core.training.spec import RunSpec
+
+LM_MATRICES = r".*language_model\.model\.layers\..*(proj|lora_[AB]\.\w+)\.weight"
+LORA_TARGETS = (r"language_model\.model\.layers\.\d+\."
+                r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# peft asks by the old name
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+# written into a checkpoint last: one without it was cut off and is not resumed from
+DONE = "complete"
+
+
+def feature_length(encoder, images: np.ndarray) -> float:
+    """Measure the mean length of an encoder's features over some images (uint8)."""
+    return float(np.linalg.norm(encoder.encode(images), axis=-1).mean())
+
+
+def networks(spec: RunSpec):
+    """Make the untrained model and what belongs to it.
+
+    Initial weights follow from the seed and the spaces alone, so the regimes of one seed start from
+    the same ones.
+
+    Returns: (model, processor, understanding encoder, generation encoder).
+    """
+    torch.set_num_threads(spec.training.threads)
+    logging.disable_progress_bar()  # the grid has one bar; loading and saving a few MB needs none
+    kinds = spec.model.understanding, spec.model.generation
+    encoders = {kind: load_encoder(kind, spec) for kind in set(kinds)}
+    understanding, generation = (encoders[kind] for kind in kinds)
+    processor = Processor.load(spec.model.tokenizer, understanding.tokens, generation.tokens)
+    measured = spec.training.feature_loss == "cosine" and not generation.codes
+    images = sample_images(training_pool(spec)) if measured or spec.model.distortions else None
+    length = feature_length(generation, images) if measured else 0.0
+    language_model = load_language_model(spec.model.language_model, len(processor.tokenizer),
+                                         DTYPES[spec.training.precision])
+    model = build_model(language_model, understanding, generation, seed=spec.training.seed,
+                        image_in_id=processor.image_in,
+                        generate_id=processor.generate, image_out_id=processor.image_out,
+                        shared_adapter=spec.model.shared_adapter,
+                        adapter_positions=spec.model.adapter_positions,
+                        image_loss_weight=spec.alpha, feature_loss=spec.training.feature_loss,
+                        feature_length=length, distortions=spec.model.distortions,
+                        images=images)
+    processor.context = getattr(model.config.text_config, "max_position_embeddings", None)
+    return model, processor, understanding, generation
+
+
+def prepare(spec: RunSpec):
+    """Make all that a run starts from.
+
+    Returns: (model, processor, training steps, understanding encoder, generation encoder).
+    """
+    model, processor, understanding, generation = networks(spec)
+    model = tune(model, spec)
+    steps = training_steps(spec, processor, understanding, generation)
+    return model, processor, steps, understanding, generation
+
+
+def training_steps(spec: RunSpec, processor: Processor, understanding, generation) -> "Steps":
+    """Make the steps of a run. Its images are encoded here, unless they are in the cache."""
+    pool = training_pool(spec)
+    images_in = images_out = None
+    if spec.understands:
+        images_in = pool_features(understanding, pool.side("understanding"))
+    if spec.generates or spec.training.padding_image:
+        images_out = pool_features(generation, pool.side("generation"))
+    return Steps(spec, processor, *pool.rows(processor), images_in, images_out)
+
+
+def load_model(folder: str | Path) -> tuple:
+    """Load a trained model from a folder with `model.safetensors` and the run's `spec.json`.
+
+    Returns what `networks` does. ValueError for a file that is missing or cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    path = folder / "spec.json"
+    try:
+        spec = RunSpec.from_dict(json.loads(path.read_text()))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error}); a model is a folder "
+                         f"with model.safetensors and spec.json.") from None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a run as RunSpec.to_dict writes it ({error}).") from None
+    model, *others = networks(spec)
+    return (load_into(tune(model, spec), folder), *others)
+
+
+class Steps(Dataset):
+    """The optimiser steps as items: understanding rows and, in proportion, generation rows.
+
+    Of several processes each takes a share of a step's rows, as an item of its own; the items of a
+    step follow one another. What an item says of its share in the labelled positions makes the mean
+    over processes that of the step.
+    """
+
+    processes = environment.processes()[0]
+
+    def __init__(self, spec: RunSpec, processor: Processor,
+                 understanding: list[Row], generation: list[Row],
+                 images_in: np.ndarray | None, images_out: np.ndarray | None):
+        self.spec, self.processor = spec, processor
+        self.understanding, self.generation = understanding, generation
+        self.images_in, self.images_out = images_in, images_out
+
+        if min(len(self.rows(step)) for step in range(spec.steps)) < self.processes:
+            raise ValueError(f"batch_size {spec.training.batch_size} leaves some of "
+                             f"{self.processes} processes without a row.")
+
+    def __len__(self) -> int:
+        return self.spec.steps * self.processes
+
+    def rows(self, step: int) -> list[Row]:
+        """The rows of a step."""
+        count = self.spec.steps
+        return [row for rows in (self.understanding, self.generation)
+                for row in rows[len(rows) * step // count : len(rows) * (step + 1) // count]]
+
+    def __getitem__(self, item: int) -> dict:
+        step, process = divmod(item, self.processes)
+        rows = self.rows(step)
+        own = rows[process :: self.processes]
+        inputs = {"buckets": collate(own, self.images_in, self.images_out, self.processor.pad)}
+        if self.processes > 1:
+            inputs |= {f"{kind}_share": self.processes * count(own) / max(1, count(rows))
+                       for kind, count in (("text", _labelled), ("image", self._drawn))}
+        if self.spec.training.feature_dropout:
+            rng = np.random.default_rng([self.spec.training.seed, 4, item])
+            for bucket in inputs["buckets"]:
+                if "images_out" in bucket and bucket["images_out"].is_floating_point():
+                    dropout = self.spec.training.feature_dropout
+                    kept = rng.random(len(bucket["images_out"])) >= dropout
+                    bucket["read_back"] = torch.from_numpy(kept)  # (images,)
+        if self.spec.training.padding_image:
+            blank = np.zeros_like(self.images_out[:1])  # (1, tokens) or (1, tokens, width)
+            (inputs["padding"],) = collate([self.processor.padding_row()], None, blank,
+                                           self.processor.pad)
+        return inputs
+
+
+    def _drawn(self, rows: list[Row]) -> int:
+        return sum(int((row.ids == self.processor.image_out).sum()) for row in rows)
+
+
+def _labelled(rows: list[Row]) -> int:
+    return sum(int((row.labels[1:] != IGNORED).sum()) for row in rows)
+
+
+def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
+    """Make trainable what `tuning` says of the LM (all, LoRA, none), and adapters and head."""
+    if spec.training.tuning == "lora":
+        # adapters and head are new: peft trains them in full and saves them beside the LoRA weights
+        new = [name for name, child in model.named_children()
+               if name != "language_model" and next(child.parameters(), None) is not None]
+        # so may be the token that triggers an image: the model must read it and say it, so both
+        # tables learn its row
+        untie(model.language_model)
+        tokens = dict.fromkeys(("model.embed_tokens", "lm_head"), [model.config.generate_id])
+        return get_peft_model(model, LoraConfig(
+            r=spec.training.lora_rank, lora_alpha=spec.training.lora_alpha,
+            target_modules=LORA_TARGETS, modules_to_save=new,
+            trainable_token_indices={f"language_model.{name}": rows
+                                     for name, rows in tokens.items()}))
+    model.language_model.requires_grad_(spec.training.tuning == "full")
+    return model
+
+
+def untie(language_model: torch.nn.Module) -> None:
+    """Give a language model whose embeddings are also its head a head of its own, a copy.
+
+    peft does not see that the two are one where the language model is a part of another model.
+    """
+    if language_model.config.tie_word_embeddings:
+        head = language_model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        language_model.config.tie_word_embeddings = False
+
+
+def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
+    """Make an optimiser of two groups: the LM (Muon: its matrices alone), and the rest.
+
+    The rest learns at `adapter_learning_rate`.
+    """
+    trainable = [(name, parameter) for name, parameter in model.named_parameters()
+                 if parameter.requires_grad]
+    pattern = re.compile(LM_MATRICES if spec.training.optimizer == "muon"
+                         else r".*language_model\..*")
+    first = [parameter for name, parameter in trainable if pattern.fullmatch(name)]
+    rest = [parameter for name, parameter in trainable if not pattern.fullmatch(name)]
+    groups = [{"params": first, "lr": spec.training.learning_rate},
+              {"params": rest, "lr": spec.training.adapter_learning_rate}]
+    groups = [group | {"weight_decay": spec.training.weight_decay}
+              for group in groups if group["params"]]
+    if spec.training.optimizer == "adamw":
+        return torch.optim.AdamW(groups)  # the authors' Trainer leaves its defaults, and so do we
+    groups[0]["orthogonal"] = bool(first)
+    return Muon(groups, spec.training.momentum)
+
+
+class LearningCurve(TrainerCallback):
+    """Scores the model at the spec's fractions of the data and saves a checkpoint there.
+
+    The scores so far live beside the checkpoints, keyed by step: a resumed run writes the same ones
+    over them. Weights that are not finite are neither scored nor saved: they end every process of
+    the run.
+    """
+
+    def __init__(self, trainer: "SpecTrainer", folder: Path,
+                 score: Callable[[torch.nn.Module, bool], list[dict]],
+                 report: Callable[[float], None]):
+        self.path, self.score, self.report = folder / "scores.json", score, report
+        self.scores = read_json(self.path) if self.path.exists() else {}
+        if not (isinstance(self.scores, dict) and all(step.isdecimal() and isinstance(rows, list)
+                                                      for step, rows in self.scores.items())):
+            raise ValueError(f"{self.path} is not the scores of a run; delete its folder, and the "
+                             f"run starts anew.")
+        self.trainer, self.spec = trainer, trainer.train_dataset.spec
+        self.marks = {max(1, round(self.spec.steps * fraction)): fraction
+                      for fraction in self.spec.scoring.fractions}
+        self.seconds, self.reading = 0.0, True  # the checkpoint, if there is one
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.reading = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        lost = [step for step in self.marks if step <= state.global_step
+                and str(step) not in self.scores]
+        if lost and state.is_world_process_zero:
+            self.reading = False
+            raise ValueError(f"{self.path} lacks the scores of step {lost[0]}, which the "
+                             f"checkpoint beside it has passed; delete {self.path.parent}, and the "
+                             f"run starts anew.")
+        # else rows would go unseen, or the marks lie elsewhere
+        if state.max_steps != self.spec.steps:
+            self.reading = False
+            raise ValueError(f"A run of {self.spec.steps} steps would take {state.max_steps} with "
+                             f"{args.world_size} processes of {max(1, args.n_gpu)} GPUs each; give "
+                             f"every process one GPU (CUDA_VISIBLE_DEVICES), and start several by "
+                             f"accelerate launch.")
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        step = state.global_step
+        due = step in self.marks
+        if due:
+            self.trainer.check_weights()
+        if due and state.is_world_process_zero:
+            began = time.perf_counter()
+            rows = self.score(model, step == self.spec.steps)
+            _check_scores(rows, f"at step {step} of {self.spec.steps}")
+            self.scores[str(step)] = [{"fraction": self.marks[step]} | row for row in rows]
+            write_atomically(self.path, json.dumps(self.scores))
+            self.seconds += time.perf_counter() - began
+            model.train()
+        control.should_save = due
+        self.report(step / self.spec.steps)
+        return control
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / DONE).touch()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a kill leaves the old one or the new one."""
+    partial = path.with_suffix(".partial")
+    with _writing(path.parent):
+        partial.write_text(text)
+        os.replace(partial, path)
+
+
+@contextmanager
+def _writing(folder: str | Path) -> Iterator[None]:
+    """Tell in one sentence what keeps a run's folder from being written: a full disk, above all."""
+    try:
+        yield
+    # Python's, torch's and safetensors' own
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"The folder {folder} cannot be written ({reason(error)}); make room "
+                         "there, and running again goes on from the last checkpoint.") from error
+
+
+def _check_scores(rows: list[dict], when: str) -> None:
+    """Refuse scores that are not finite: the model's output is not. Alignment's may be missing."""
+    for row in rows:
+        if not (math.isfinite(row["value"]) or row["metric"].startswith("alignment_")):
+            name = " of ".join(filter(None, (row["metric"], row["attribute"])))
+            raise ValueError(f"The score {name} {when} is {row['value']}, so the run is not "
+                             f"recorded.")
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end and has finite weights, if there is one."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{DONE}")]
+    whole.sort(key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    for path in whole:
+        if not any(odd_weight(load_state(file)) for file in path.glob("*.safetensors")):
+            return str(path)
+    return None
+
+
+def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Path,
+          score: Callable[[torch.nn.Module, bool], list[dict]],
+          report: Callable[[float], None] = lambda fraction: None) -> dict:
+    """Train with transformers' Trainer, resuming from `folder` if a checkpoint is there.
+
+    A resumed training equals an uninterrupted one bit for bit. `score` gives score rows of the
+    model as it stands, and is told whether it is the end. ValueError ends a run whose loss,
+    gradient, weights or scores are not finite; nothing is scored or saved from there on, so that
+    resuming it ends the same.
+
+    Returns: {"scores": rows with their fraction, "times": seconds of training and scoring in this
+        process, "losses": the Trainer's log}.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    total = spec.steps
+    warmup = spec.training.warmup * total
+    warmup = float(math.ceil(warmup)) if warmup >= 1 else 0.0  # a step, not a fraction
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=1, num_train_epochs=1,
+        lr_scheduler_type="cosine", warmup_steps=warmup, max_grad_norm=1.0,
+        save_strategy="no", save_total_limit=2, logging_steps=max(1, total // 50), report_to="none",
+        # it writes a loss that is not finite down as the mean of those before
+        logging_nan_inf_filter=False,
+        use_cpu=not torch.cuda.is_available(), seed=spec.training.seed, disable_tqdm=True,
+        remove_unused_columns=False,
+        activation_checkpointing=spec.training.activation_checkpointing,
+        # the other kind needs a gradient at its inputs
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        # a step may lack a task
+        dataloader_pin_memory=False, ddp_find_unused_parameters=True, label_names=[])
+    trainer = SpecTrainer(model, arguments, train_dataset=steps,
+                          data_collator=lambda items: items[0])
+    curve = LearningCurve(trainer, folder, score, report)
+    trainer.add_callback(curve)
+    trainer.remove_callback(PrinterCallback)
+    began = time.perf_counter()
+    checkpoint = last_checkpoint(folder)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except Exception as error:  # of a file that is cut off, each library has errors of its own
+        if checkpoint is None or not curve.reading:
+            raise
+        raise ValueError(f"The run cannot go on from {checkpoint} ({reason(error)}); delete that "
+                         f"folder, and it goes on from an earlier one or starts anew.") from error
+    seconds = time.perf_counter() - began
+    scores = [row for mark in sorted(curve.scores, key=int) for row in curve.scores[mark]]
+    return {"scores": scores,
+            "times": {"training": seconds - curve.seconds, "scoring": curve.seconds},
+            "losses": [log for log in trainer.state.log_history if "loss" in log]}
+
+
+class SpecTrainer(Trainer):
+    """A Trainer with the steps' own order and the spec's optimiser, under DeepSpeed too.
+
+    A step whose loss or gradient is not finite ends the run before it changes a weight (under
+    DeepSpeed right after). Every process sees the same numbers, and so all of them end.
+    """
+
+    def __init__(self, *arguments, **names):
+        super().__init__(*arguments, **names)
+        spec = self.train_dataset.spec
+        rates = {name: getattr(spec.training, name)
+                 for name in ("learning_rate", "adapter_learning_rate")}
+        self.guard = Guard("The run", spec.steps, rates)
+
+    def training_step(self, *arguments, **names):
+        self.loss = super().training_step(*arguments, **names)
+        return self.loss
+
+    def _get_grad_norm(self, *arguments, **names):  # called before each step of the optimiser
+        norm = super()._get_grad_norm(*arguments, **names)
+        loss = reduce(self.loss).float()  # the mean over the processes, which is the step's
+        both = torch.stack([loss, torch.as_tensor(norm, dtype=loss.dtype, device=loss.device)])
+        loss, norm = both.tolist()  # one wait for the GPU
+        self.guard.check_step(self.state.global_step + 1, loss, norm)
+        return norm
+
+    def check_weights(self) -> None:
+        """End the run if its weights or, after the last step, its loss is not finite."""
+        step, steps = self.state.global_step, self.train_dataset
+        self.guard.check_weights(step, self.model.state_dict())
+        if step == steps.spec.steps:  # of other weights the next step computes it
+            last = steps[len(steps) - steps.processes + self.args.process_index]
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.compute_loss(self.model, self._prepare_inputs(last))
+            self.guard.check_end(reduce(loss).item())
+
+    def _save_checkpoint(self, *arguments, **names):
+        with _writing(self.args.output_dir):
+            super()._save_checkpoint(*arguments, **names)
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset)
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self.model, self.train_dataset.spec)
+        return self.optimizer

@@ -1,0 +1,200 @@
+"""Where a run's training rows come from (paper section 3): a pool of images, of watches or of
+captioned pictures.
+
+Belongs here: which image each row is about, what is said of it, in which order rows come. Not here:
+how watches are drawn (`smart_watch.py`) or pictures read (`pictures.py`), how rows make steps
+(`training.py`), the test sets (`evaluation.py`, `picture_evaluation.py`).
+
+All rows and all seeds draw from one pool. A pool has a `name`, `images(start, stop)`, their number
+`count`, and `rows(processor)`: the understanding and the generation rows of its spec in training
+order, one of them empty in a one-sided regime. `side(name)` gives the images whose numbers the rows
+of a side hold, and these are encoded once: of watches the whole pool, whose size the spec says, of
+pictures those that its rows show, however many there are beside.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from uvlm_core.data.attributes import take_over
+from uvlm_core.data.conversations import Conversation, make_conversations
+from uvlm_core.data.pictures import as_request, load_pictures, open_pictures, pictures_fingerprint
+from uvlm_core.data.smart_watch import POOL_STREAM, Watch, render_batch, sample_watch, sample_watches
+from uvlm_core.data.tokens import Processor, Row
+from uvlm_core.models.encoders import cached_features
+from uvlm_core.training.spec import RunSpec
+
+MEASURED_IMAGES = 64  # images of a pool that tell how long a space's tokens are
+
+
+class WatchPool:
+    """The Smart Watch world: every image is drawn when it is asked for."""
+
+    def __init__(self, spec: RunSpec):
+        self.spec, self.count = spec, spec.data.images
+        self.name = f"watches-{spec.data.world}-{spec.data.hours}h-train-{POOL_STREAM}-{spec.data.image_size}px"
+
+    def images(self, start: int, stop: int) -> np.ndarray:
+        """Images `start` .. `stop` - 1: uint8 (images, height, width, 3)."""
+        return render_batch(self.watches(start, stop), self.spec.data.image_size)
+
+    def watches(self, start: int, stop: int) -> list[Watch]:
+        """What they show."""
+        return sample_watches(POOL_STREAM, stop - start, start=start, hours=self.spec.data.hours)
+
+    def side(self, name: str) -> "WatchPool":
+        """The images of the rows of a side, "understanding" or "generation": all, which all seeds
+        share."""
+        return self
+
+    def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
+        """The rows of the spec (see the module)."""
+        return training_rows(self.spec, processor, _Stream(self.spec.data.hours))
+
+
+class _Stream(dict):
+    """The watches of the pool by number, each drawn when it is first asked for."""
+
+    def __init__(self, hours: int):
+        self.hours = hours
+
+    def __missing__(self, number: int) -> Watch:
+        self[number] = sample_watch(POOL_STREAM, number, hours=self.hours)
+        return self[number]
+
+
+class Pictures:
+    """Some pictures of a folder, opened when they are asked for."""
+
+    def __init__(self, name: str, folder: Path, files: list[str], size: int):
+        self.name, self.folder, self.files, self.size = name, folder, files, size
+        self.count = len(files)
+
+    def images(self, start: int, stop: int) -> np.ndarray:
+        """Images `start` .. `stop` - 1: uint8 (images, height, width, 3)."""
+        return open_pictures(self.folder, self.files[start:stop], self.size)
+
+
+class PicturePool(Pictures):
+    """The training side of captioned pictures. A task has as many rows as they give it; a spec that
+    asks for more sees them again, in another order each time."""
+
+    def __init__(self, spec: RunSpec):
+        named = spec.data.pictures, spec.data.picture_folder, spec.data.sam_pictures
+        self.spec, self.pictures = spec, load_pictures(*named)
+        super().__init__(f"pictures-{pictures_fingerprint(*named)[:16]}-{spec.data.image_size}px",
+                         self.pictures.folder,
+                         list(dict.fromkeys(talk.image for talk in self.pictures.train)),
+                         spec.data.image_size)
+
+    @cached_property
+    def talks(self) -> dict[str, list[tuple[Conversation, str]]]:
+        """By side the conversations of the rows, in training order, and whose image each one is
+        shown with.
+
+        ValueError where the spec asks for a task that no picture has rows of.
+        """
+        spec, train = self.spec, self.pictures.train
+        talks = {task: [talk for talk in train if talk.task == task] for task in ("vqa", "caption")}
+        # what makes a request
+        talks["generation"] = [talk for talk in talks["caption"] if len(talk.turns) == 1]
+        understanding, generation = _ordered(spec, {
+            task: self._drawn(number, task, talks[task], count)
+            for number, (task, count) in enumerate(_counts(spec))})
+        shown = [talk.image for talk in generation]
+        shown = shown[1:] + shown[:1] if spec.data.shuffled_requests else shown
+        return {"understanding": [(talk, talk.image) for talk in understanding],
+                "generation": [(as_request(talk, spec.training.seed), image)
+                               for talk, image in zip(generation, shown, strict=True)]}
+
+    def side(self, name: str) -> Pictures:
+        """The pictures of the rows of a side, "understanding" or "generation", in the order of the
+        pool.
+
+        Arms of one seed share them, and all seeds where the rows show every picture.
+        """
+        shown = {image for _, image in self.talks[name]}
+        # a padding image needs a shape
+        files = [file for file in self.files if file in shown] or self.files[:1]
+        if len(files) == self.count:
+            return self
+        mark = hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]
+        return Pictures(f"{self.name}-{mark}", self.folder, files, self.size)
+
+    def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
+        """The rows of the spec (see the module). ValueError as `talks`."""
+        sides = []
+        for name, talks in self.talks.items():
+            places = {file: place for place, file in enumerate(self.side(name).files)}
+            sides.append([processor.row(talk, places[image]) for talk, image in talks])
+        return tuple(sides)
+
+    def _drawn(self, number: int, task: str, talks: list[Conversation],
+               count: int) -> list[Conversation]:
+        if count and not talks:
+            raise ValueError(f"The pictures {self.spec.data.pictures!r} have no row of the task "
+                             f"{task!r}; ask for 0 of them.")
+        rounds = -(-count // max(1, len(talks)))
+        order = [place for each in range(rounds)
+                 for place in np.random.default_rng([self.spec.training.seed, number,
+                                                     each]).permutation(len(talks)).tolist()]
+        return [talks[place] for place in order[:count]]
+
+
+def training_pool(spec: RunSpec) -> WatchPool | PicturePool:
+    """The pool that a spec names."""
+    return PicturePool(spec) if spec.data.pictures else WatchPool(spec)
+
+
+def training_rows(spec: RunSpec, processor: Processor,
+                  watches: Sequence[Watch] | Mapping[int, Watch]) -> tuple[list[Row], list[Row]]:
+    """The understanding and the generation rows of a spec about watches, in training order.
+
+    Every task draws its images from the pool by a permutation of its own; questions, wording and
+    order follow from (seed, task, position) alone.
+    """
+    rows: dict[str, list[Row]] = {}
+    for number, (task, count) in enumerate(_counts(spec)):
+        images = np.random.default_rng([spec.training.seed,
+                                        number]).permutation(spec.data.images)[:count].tolist()
+        told = [watches[image] for image in images]
+        if task == "generation":
+            told = [take_over(watch, other, spec.data.shuffled_attributes)
+                    for watch, other in zip(told, told[1:] + told[:1], strict=True)]
+        talks = make_conversations(told, task, spec.training.seed,
+                                   (spec.data.fewest_turns or spec.data.turns, spec.data.turns),
+                                   spec.data.biases,
+                                   spec.data.mention_rate)
+        if task == "generation" and spec.data.shuffled_requests:
+            images = images[1:] + images[:1]  # the control: a request and another row's image
+        rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]
+    return _ordered(spec, rows)
+
+
+def _counts(spec: RunSpec) -> tuple[tuple[str, int], ...]:
+    """How many rows of each task the spec's arm sees."""
+    return (("vqa", spec.data.vqa_examples * spec.understands),
+            ("caption", spec.data.caption_examples * spec.understands),
+            ("generation", spec.data.generation_examples * spec.generates))
+
+
+def _ordered(spec: RunSpec, rows: dict[str, list]) -> tuple[list, list]:
+    """Questions and captions in one order of the seed's, and requests as they are."""
+    understanding = rows["vqa"] + rows["caption"]
+    order = np.random.default_rng([spec.training.seed, 3]).permutation(len(understanding))
+    return [understanding[i] for i in order], rows["generation"]
+
+
+def pool_features(encoder, images: WatchPool | Pictures, progress: bool = False) -> np.ndarray:
+    """The encoder's outputs for the images of a pool or of a side of it, from the cache or computed
+    into it."""
+    return cached_features(encoder, images.name, images.count, images.images, progress)
+
+
+def sample_images(pool: WatchPool | PicturePool) -> np.ndarray:
+    """The first images of a pool, by which lengths are measured: uint8 (images, height, width,
+    3)."""
+    return pool.images(0, min(MEASURED_IMAGES, pool.count))

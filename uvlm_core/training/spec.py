@@ -1,0 +1,463 @@
+"""One training run as a value: `RunSpec`, in four parts (paper section 3 and appendix).
+
+Belongs here: every setting that changes a result, its validation, and which settings one arm cannot
+see. Not here: the values of a profile (`profiles.py`), which runs a study asks for (`studies`).
+
+The default of every field is the paper's value. A field that is added later gets the value that
+leaves earlier runs as they were, so that it is in no earlier run's dictionary and renames none.
+"""
+
+import json
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+
+from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.data.conversations import TASKS, AttributeBias
+from uvlm_core.data.smart_watch import HOURS, WORLD_VERSION
+from uvlm_core.models.distortion import Distortion
+from uvlm_core.models.kinds import FEATURE_LOSSES, KINDS, OUTPUTS, kinds_of, output_of
+
+# the paper's: the space that images are understood in - the one that they are generated in
+ARCHITECTURES = ("SigLIP-VQ", "VQ-VQ", "SigLIP-SigLIP", "VQ-SigLIP")
+REGIMES = ("understanding", "generation", "unified")
+TUNINGS = ("full", "lora", "frozen")
+OPTIMIZERS = ("muon", "adamw")
+PRECISIONS = ("fp32", "bf16")
+COUNTED = ("understanding", "generation", "all")  # rows that fill a step
+_CHOICES = {"regime": REGIMES, "tuning": TUNINGS, "optimizer": OPTIMIZERS, "batch_counts": COUNTED,
+            "feature_loss": FEATURE_LOSSES, "hours": HOURS, "precision": PRECISIONS}
+_LEAST = {"seed": 0, "image_size": 32, "images": 1, "vqa_examples": 0, "caption_examples": 0,
+          "generation_examples": 0, "turns": 1, "fewest_turns": 0, "test_watches": 1,
+          "generated_watches": 2, "probe_watches": 0, "shown_watches": 0, "lora_rank": 1,
+          "lora_alpha": 1, "batch_size": 1, "threads": 1}
+# numpy's largest seed, the renderer's largest image, one question about each attribute
+_MOST = {"seed": 2**32 - 1, "image_size": 1024, "turns": len(ATTRIBUTES)}
+_RATES = ("learning_rate", "adapter_learning_rate", "image_loss_weight", "feature_loss_weight")
+_SHARES = ("momentum", "weight_decay", "warmup", "feature_dropout")
+_LISTS = {"biases": AttributeBias, "distortions": Distortion, "shuffled_attributes": str,
+          "fractions": float}
+_TYPE_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
+
+
+class _Part:
+    """The checks of a single field, for all parts. ValueError names the value and what is
+    allowed."""
+
+    def __post_init__(self):
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in _LISTS:
+                value = _read_list(each.name, value)
+            elif each.type is float and type(value) is int:
+                value = float(value)
+            elif type(value) is not each.type:
+                raise ValueError(f"{each.name} {value!r} is not {_TYPE_NAMES[each.type]}.")
+            _check(each.name, value)
+            object.__setattr__(self, each.name, value)
+
+    def deviations(self) -> dict:
+        """The fields that differ from the paper's values, as JSON values by name."""
+        values = json.loads(json.dumps(asdict(self)))  # with lists for tuples
+        return {each.name: values[each.name] for each in fields(self)
+                if getattr(self, each.name) != each.default}
+
+
+@dataclass(frozen=True)
+class DataSpec(_Part):
+    """The training rows. All counts are of rows; a vqa row is one conversation about one image."""
+
+    world: int = WORLD_VERSION
+    image_size: int = 224  # px
+    images: int = 180_000  # the pool of training images that all rows and all seeds draw from
+    vqa_examples: int = 60_000
+    caption_examples: int = 60_000
+    generation_examples: int = 60_000
+    turns: int = 4  # questions per vqa row, at most
+    fewest_turns: int = 1  # their number is drawn from here to `turns`; 0: always `turns`
+    mention_rate: float = 0.5  # of each attribute but the time, in captions and requests
+    hours: int = 12  # 13: the authors' hours 0..12, of which 0 and 12 look the same (pitfall 10)
+    biases: tuple[AttributeBias, ...] = ()
+    shuffled_requests: bool = False  # control: every request is paired with another row's image
+    shuffled_attributes: tuple[str, ...] = ()  # control: requests name another row's values
+    pictures: str = ""  # instead of watches: "stamps", "watches" as files, or a caption file
+    picture_folder: str = ""  # of a caption file's pictures
+    sam_pictures: bool = False  # read LLaVA rows about SAM's pictures; the authors leave them out
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.fewest_turns > self.turns:
+            raise ValueError(f"fewest_turns {self.fewest_turns!r} is above turns, {self.turns}.")
+        for name in self.shuffled_attributes:
+            if name not in ATTRIBUTES or self.shuffled_attributes.count(name) > 1:
+                raise ValueError(f"shuffled_attributes {self.shuffled_attributes!r} are not "
+                                 f"different "
+                                 f"names out of {', '.join(ATTRIBUTES)}.")
+        rivals = {ATTRIBUTES[name].excludes for name in self.shuffled_attributes} - {""}
+        if not rivals <= set(self.shuffled_attributes):
+            raise ValueError(f"shuffled_attributes {self.shuffled_attributes!r} have one corner "
+                             f"without the other; weather and battery would stand in the same one.")
+        if self.pictures and (self.biases or self.shuffled_attributes):
+            raise ValueError(f"The pictures {self.pictures!r} have no known attributes: biases and "
+                             f"shuffled_attributes are of watches only.")
+        most = max(self.vqa_examples, self.caption_examples, self.generation_examples)
+        if most > self.images and not self.pictures:
+            raise ValueError(f"A run of {most} rows of one task needs as many images, but images "
+                             f"is {self.images}.")
+
+
+@dataclass(frozen=True)
+class ModelSpec(_Part):
+    """The spaces of images, and the networks, each a shipped name, a local folder or a hub id."""
+
+    architecture: str = "VQ-VQ"  # understanding input - generation output
+    language_model: str = "lmsys/vicuna-7b-v1.5"
+    tokenizer: str = "lmsys/vicuna-7b-v1.5"
+    semantic_encoder: str = "google/siglip-base-patch16-224"
+    vq_tokenizer: str = "FoundationVision/LlamaGen/vq_ds16_c2i.pt"
+    shared_adapter: bool = True  # where input and output space are one (pitfall 2)
+    adapter_positions: bool = False  # learned embeddings of row and column on image slots
+    distortions: tuple[Distortion, ...] = ()  # of what the LM reads, at most one a side
+
+    def __post_init__(self):
+        super().__post_init__()
+        kinds_of(self.architecture)
+        sides = [distortion.side for distortion in self.distortions]
+        if len(set(sides)) < len(sides):
+            raise ValueError(f"distortions {self.distortions!r} are not at most one a side.")
+        for distortion in self.distortions:
+            kind = getattr(self, distortion.side)
+            if distortion.family == "permutation" and KINDS[kind].output != "codes":
+                raise ValueError(
+                    f"distortion 'permutation' of the {distortion.side} side needs a space of "
+                    f"codes, and {kind} of {self.architecture} has none.")
+
+    @property
+    def understanding(self) -> str:
+        """The kind of space that images to understand come from."""
+        return kinds_of(self.architecture)[0]
+
+    @property
+    def generation(self) -> str:
+        """The kind of space in which images are generated."""
+        return kinds_of(self.architecture)[1]
+
+
+@dataclass(frozen=True)
+class TrainingSpec(_Part):
+    """How the model is trained."""
+
+    regime: str = "unified"
+    seed: int = 0
+    tuning: str = "lora"
+    precision: str = "bf16"  # of the language model; "bf16" computes the rest of a step in it, too
+    activation_checkpointing: bool = True  # less memory, about a third more time, the same numbers
+    lora_rank: int = 128
+    lora_alpha: int = 256
+    optimizer: str = "adamw"
+    learning_rate: float = 2e-4  # of the language model (Muon: of its matrices)
+    momentum: float = 0.9  # of Muon; AdamW has its own
+    adapter_learning_rate: float = 1e-4  # of adapters, head; with Muon also of embeddings, norms
+    weight_decay: float = 0.0
+    warmup: float = 0.03  # fraction of the steps
+    image_loss_weight: float = 0.2  # alpha of an output of codes
+    feature_loss_weight: float = 1.0  # alpha of an output of features
+    feature_loss: str = "cosine"  # of an output of features; "mse" is the other one
+    feature_dropout: float = 0.0  # share of images whose generated features are not read back
+    padding_image: bool = False  # the authors' padding image in every step (pitfall 3)
+    batch_size: int = 393  # rows per step, of all processes together
+    batch_counts: str = "all"  # rows that this counts; others come beside them, in proportion
+    threads: int = 8
+
+
+@dataclass(frozen=True)
+class ScoringSpec(_Part):
+    """When and on how much the model is scored, and the networks that read its images ("":
+    none)."""
+
+    # of the training; rising, the last one is 1
+    fractions: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    test_watches: int = 200
+    generated_watches: int = 200
+    probe_watches: int = 0  # test watches whose image tokens are probed at the end
+    shown_watches: int = 0  # generated watches that the record keeps as pictures
+    reader: str = ""  # of generated pixels
+    feature_reader: str = ""  # of the semantic encoder's features
+    feature_decoder: str = ""  # from these features to pixels
+    inception: str = ""  # a file of torch-fidelity's Inception v3, for FID
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.probe_watches and not 10 <= self.probe_watches <= self.test_watches:
+            raise ValueError(f"probe_watches {self.probe_watches!r} is neither 0 nor from 10 to "
+                             f"test_watches, {self.test_watches}.")
+        if self.shown_watches > self.generated_watches:
+            raise ValueError(f"shown_watches {self.shown_watches!r} is above generated_watches, "
+                             f"{self.generated_watches}.")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training run as a value. On one machine two equal specs give the same metrics bit for
+    bit.
+
+    Settings are read by part (`spec.training.seed`) and changed by name (`spec.vary(seed=3)`): no
+    name is in two parts.
+    """
+
+    data: DataSpec = field(default_factory=DataSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    training: TrainingSpec = field(default_factory=TrainingSpec)
+    scoring: ScoringSpec = field(default_factory=ScoringSpec)
+
+    def __post_init__(self):
+        for each in fields(self):
+            if not isinstance(getattr(self, each.name), each.type):
+                raise ValueError(f"{each.name} {getattr(self, each.name)!r} is not a "
+                                 f"{each.type.__name__}.")
+        if self.rows == 0:
+            raise ValueError(f"A run of regime {self.training.regime!r} has no training rows; "
+                             f"give it at least one.")
+        if self.data.pictures and self.scoring.probe_watches:
+            raise ValueError(f"The pictures {self.data.pictures!r} have no known attributes: "
+                             f"probe_watches {self.scoring.probe_watches!r} is of watches only.")
+
+    def __str__(self) -> str:
+        names = {"architecture": self.model.architecture, "regime": self.training.regime,
+                 "seed": self.training.seed}
+        return ", ".join(f"{name} {value}" for name, value in names.items())
+
+    @property
+    def understands(self) -> bool:
+        """Whether the arm is trained on questions and captions."""
+        return self.training.regime in ("understanding", "unified")
+
+    @property
+    def generates(self) -> bool:
+        """Whether the arm is trained on generation requests."""
+        return self.training.regime in ("generation", "unified")
+
+    @property
+    def understanding_rows(self) -> int:
+        """The rows of questions and captions that this arm sees."""
+        return (self.data.vqa_examples + self.data.caption_examples) * self.understands
+
+    @property
+    def generation_rows(self) -> int:
+        """The requests that this arm sees."""
+        return self.data.generation_examples * self.generates
+
+    @property
+    def rows(self) -> int:
+        """The training rows that this arm sees."""
+        return self.understanding_rows + self.generation_rows
+
+    @property
+    def alpha(self) -> float:
+        """The weight of the image loss beside the text loss, for the architecture's kind of
+        output."""
+        return getattr(self.training, output_of(self.model.architecture).weight)
+
+    @property
+    def steps(self) -> int:
+        """The number of optimiser steps.
+
+        It is set by the rows of one task that the spec has, whether or not the arm sees them, so
+        that
+        the arms of one comparison take the same number. With batch_counts "all" it is set by all
+        rows
+        that the arm sees.
+        """
+        understanding = self.data.vqa_examples + self.data.caption_examples
+        generation = self.data.generation_examples
+        rows = {"understanding": understanding or generation,
+                "generation": generation or understanding,
+                "all": self.rows}[self.training.batch_counts]
+        return math.ceil(rows / self.training.batch_size)
+
+    def canonical(self) -> "RunSpec":
+        """Set what this arm cannot see to the paper's values; equal canonical specs share one run.
+
+        So architectures share the single-task arms of the spaces that they have in common, and arms
+        that differ in the other task's rows are one, because they train the same weights on the
+        same
+        steps (a test shows it).
+        """
+        spec = self.vary(
+            distortions=[each for each in self.model.distortions
+                         if each.changes and self._sees(each.side)],
+            biases=[replace(bias, tasks=seen) for bias in self.data.biases
+                    if bias.rate < 1 and (seen := self._seen_tasks(bias))])
+        spec = spec._merged()
+        return spec.vary(**{name: DEFAULTS[name] for name in spec._unseen()})
+
+    def _merged(self) -> "RunSpec":
+        """The same run as other architectures, row counts and ways of counting would name it."""
+        regime, counts = self.training.regime, self.training.batch_counts
+        if self.training.padding_image:  # every arm sees both sides
+            return self
+        changes = {}
+        if counts == "all" and regime != "unified":
+            changes["batch_counts"] = counts = regime
+        kinds = self.model.understanding, self.model.generation
+        one_adapter = {"shared_adapter": DEFAULTS["shared_adapter"]}
+        if regime == "understanding":
+            changes |= {"architecture": f"{kinds[0]}-{kinds[0]}", **one_adapter}
+            if counts == "understanding":
+                changes["generation_examples"] = 0
+        elif regime == "generation":
+            # two adapters of one kind start apart, and with a distortion of the width none is
+            # shared
+            widths = [each for each in self.model.distortions if each.family == "width"]
+            if kinds[0] != kinds[1] and not widths:
+                changes |= {"architecture": f"{kinds[1]}-{kinds[1]}", **one_adapter}
+            if counts == "generation":
+                changes |= {"vqa_examples": 0, "caption_examples": 0}
+        elif self.understanding_rows == self.generation_rows and counts == "generation":
+            changes["batch_counts"] = "understanding"  # as many steps
+        return self.vary(**changes)
+
+    def _unseen(self) -> list[str]:
+        """The fields that cannot change this arm's result."""
+        data, training = self.data, self.training
+        unseen = [name for kind, output in OUTPUTS.items()
+                  for name in (*output.settings, *output.scorers)
+                  if not (self.generates and KINDS[self.model.generation].output == kind)]
+        unseen += [kind.network for name, kind in KINDS.items()
+                   if name not in (self.model.understanding, self.model.generation)]
+        for names, seen in (
+            (("shuffled_requests", "shuffled_attributes"), self.generates),
+            (("shown_watches",), self.generates and not data.pictures),
+            (("turns", "fewest_turns", "probe_watches"), self.understands),
+            (("picture_folder", "sam_pictures"), data.pictures),
+            (("lora_rank", "lora_alpha"), training.tuning == "lora"),
+            (("momentum",), training.optimizer == "muon"),
+        ):
+            unseen += () if seen else names
+        return unseen
+
+    def _sees(self, side: str) -> bool:
+        """Whether the arm reads images of a side of the model."""
+        if side == "understanding":
+            return self.understands
+        return self.generates or self.training.padding_image
+
+    def _seen_tasks(self, bias: AttributeBias) -> tuple[str, ...]:
+        """The tasks of a bias that this arm is trained on, in one order."""
+        return tuple(task for task in TASKS if task in bias.tasks and (
+            self.generates if task == "generation" else self.understands))
+
+    def cost(self) -> float:
+        """The cost of the run relative to others, in rows, for the order and the ETA of a grid."""
+        asked = (self.scoring.test_watches * self.understands
+                 + self.scoring.generated_watches * self.generates)
+        return self.rows + 10.0 * len(self.scoring.fractions) * asked / 50
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The frozen networks that the result depends on."""
+        values, unseen = self.flat(), self._unseen()
+        encoders = [kind.network for kind in KINDS.values()]
+        readers = ("reader", "feature_reader", "feature_decoder", "inception")
+        names = {values[name] for name in (*encoders, *readers) if name not in unseen}
+        return (self.model.language_model, self.model.tokenizer, *sorted(names - {""}))
+
+    @property
+    def captioned(self) -> tuple[str, str, bool] | None:
+        """The run's pictures, as `data.pictures.load_pictures` takes them; None for watches."""
+        if not self.data.pictures:
+            return None
+        return self.data.pictures, self.data.picture_folder, self.data.sam_pictures
+
+    def to_dict(self) -> dict:
+        """The deviations from the paper by part, as JSON values; `from_dict` reads them back."""
+        found = {each.name: getattr(self, each.name).deviations() for each in fields(self)}
+        return {part: values for part, values in found.items() if values}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "RunSpec":
+        """Read what `to_dict` writes; the paper's values complete it. ValueError for unknown
+        names."""
+        parts = {each.name: each.type for each in fields(cls)}
+        if not isinstance(values, dict):
+            raise ValueError(f"{values!r} is not a run as a dictionary of {', '.join(parts)}.")
+        for part, given in values.items():
+            if part not in parts:
+                raise ValueError(f"{part!r} is not a part of a run; the parts are "
+                                 f"{', '.join(parts)}.")
+            names = [each.name for each in fields(parts[part])]
+            if not isinstance(given, dict):
+                raise ValueError(f"{part} {given!r} is not a dictionary of {', '.join(names)}.")
+            for name in given:
+                if name not in names:
+                    raise ValueError(f"{name!r} is not a field of {part}; the fields are "
+                                     f"{', '.join(names)}.")
+        return cls(**{part: parts[part](**given) for part, given in values.items()})
+
+    def vary(self, **changes) -> "RunSpec":
+        """Change some values by their names. ValueError for an unknown name."""
+        for name in changes:
+            if name not in PART_OF:
+                raise ValueError(f"{name!r} is not a field of a run; the fields are "
+                                 f"{', '.join(PART_OF)}.")
+        parts = {}
+        for name, value in changes.items():
+            parts.setdefault(PART_OF[name], {})[name] = value
+        return replace(self, **{part: replace(getattr(self, part), **own)
+                                for part, own in parts.items()})
+
+    def flat(self) -> dict:
+        """Every setting by its name, as it is."""
+        return {name: getattr(getattr(self, part), name) for name, part in PART_OF.items()}
+
+
+_FIELDS = [(part.name, each) for part in fields(RunSpec) for each in fields(part.type)]
+PART_OF = {each.name: part for part, each in _FIELDS}  # field -> its part
+DEFAULTS = {each.name: each.default for _, each in _FIELDS}  # the paper's values
+
+
+def _read_list(name: str, value) -> tuple:
+    """A field that holds several: values as they are, or as `to_dict` writes them."""
+    kind = _LISTS[name]
+    if name == "fractions":
+        if not (isinstance(value, tuple | list) and value
+                and all(type(each) in (int, float) for each in value)
+                and value[0] > 0 and list(value) == sorted(set(value)) and value[-1] == 1):
+            raise ValueError(f"fractions {value!r} is not a tuple of rising numbers above 0 that "
+                             f"ends "
+                             f"with 1.")
+        return tuple(map(float, value))
+    if isinstance(value, tuple | list) and kind is not str:
+        value = tuple(_read_item(kind, each) if isinstance(each, dict) else each
+                      for each in value)
+    if not (isinstance(value, tuple | list) and all(isinstance(each, kind) for each in value)):
+        raise ValueError(f"{name} {value!r} is not a tuple of {kind.__name__}.")
+    return tuple(value)
+
+
+def _read_item(kind: type, values: dict):
+    """A bias or a distortion as `to_dict` writes it."""
+    names = {each.name: each.default is MISSING for each in fields(kind)}
+    needed = {name for name, must in names.items() if must}
+    if not needed <= values.keys() <= names.keys():
+        raise ValueError(f"{values!r} is not {kind.__name__} as a dictionary of "
+                         f"{', '.join(names)}; "
+                         f"{' and '.join(sorted(needed))} must be there.")
+    return kind(**values)
+
+
+def _check(name: str, value) -> None:
+    """Refuse a value that is not one of the field's choices or outside of its range."""
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(map(str, _CHOICES[name]))}.")
+    if name in _LEAST and value < _LEAST[name]:
+        raise ValueError(f"{name} {value!r} is below {_LEAST[name]}.")
+    if name in _MOST and value > _MOST[name]:
+        raise ValueError(f"{name} {value!r} is above {_MOST[name]}.")
+    if name in _RATES and not 0 < value <= 10:
+        raise ValueError(f"{name} {value!r} is not above 0 and at most 10.")
+    if name in _SHARES and not 0 <= value < 1:
+        raise ValueError(f"{name} {value!r} is not from 0 to below 1.")
+    if name == "mention_rate" and not 0 <= value <= 1:
+        raise ValueError(f"mention_rate {value!r} is not from 0 to 1.")
+    if name == "world" and value != WORLD_VERSION:
+        raise ValueError(f"world {value!r} is not {WORLD_VERSION}, the version this code draws.")
