@@ -15,7 +15,7 @@ from uvlm_core.environment import ROOT
 from uvlm_core.studies import studies
 
 NOTEBOOKS = runner.find_notebooks(ROOT / "notebooks")
-SHOWN = re.compile(r'\.show\("(\w+)"\)')
+SHOWN = re.compile(r'\.show\("(\w+)"')
 named = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -45,7 +45,7 @@ def test_every_figure_of_every_study_is_shown_in_a_notebook():
     sources = "\n".join(source for path in NOTEBOOKS for source in code_of(path))
     patterns = [
         re.sub(r"\{\w+\}", r"\\w+", name)
-        for name in re.findall(r'\.show\(f?"([\w{}]+)"\)', sources)
+        for name in re.findall(r'\.show\((?:\*\(f)?"([\w{}]+)"', sources)
     ]
     for study in studies():
         for name in study.figures:
@@ -89,9 +89,8 @@ def test_a_notebook_is_short_and_leaves_the_work_to_its_study(path):
     lines = [line for line in source.splitlines() if line.strip() and not line.startswith("%")]
     assert len(lines) <= 40
     tree = ast.parse("\n".join(line for line in source.splitlines() if not line.startswith("%")))
-    assert not [
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.While)
-    ]
+    loops = ast.FunctionDef | ast.For | ast.While
+    assert not [node for node in ast.walk(tree) if isinstance(node, loops)]
 
 
 def test_a_figure_comes_with_its_document_its_data_and_its_provenance(ran):

@@ -4,10 +4,13 @@ import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from uvlm_core.models.encoders import describe
 from uvlm_core.models.unified import UnifiedVLM
+from uvlm_core.scoring.alignment import representations
+from uvlm_core.scoring.evaluation import Evaluation
 from uvlm_core.studies import plan, sizes, studies
 from uvlm_core.training.loop import prepare
 from uvlm_core.training.profiles import PROFILES, profile
@@ -102,6 +105,37 @@ def test_more_gpus_need_less_memory_each_and_less_time(paper):
     assert paper["a run", "steps"] == -(-180_000 // 393)
 
 
+def test_a_plan_says_what_pictures_take_in_memory_and_on_disk_whatever_their_number(paper):
+    assert paper["pictures", "rows"] == 2700 + 2700
+    assert paper["pictures", "opened to score"] == 200 + 200
+    assert paper["pictures", "memory of these"] == pytest.approx(400 * 224 * 224 * 3 / 1e9)
+    assert paper["pictures", "memory of 100,000 captions"] == pytest.approx(0.165)
+    sizes = {"SigLIP for pictures of 2,700 rows": 2700 * 196 * 768 * 4,
+             "VQ for pictures of 2,700 rows": 2700 * 256 * 2,
+             "VQ for 180,000 images": 180_000 * 256 * 2}
+    for name, size in sizes.items():
+        assert paper["disk", f"outputs of {name}"] == pytest.approx(size / 1e9)
+
+
+def test_a_plan_says_what_scoring_holds(paper, spec, processor, encoders):
+    sizes = {"400 images": 400 * 224 * 224 * 3,
+             "outputs of the encoders": 200 * (196 * 768 + 256) * 4,
+             "states of 100 images": 100 * 2 * 64 * 33 * 4096 * 4}
+    for name, size in sizes.items():
+        assert paper["memory of scoring", name] == pytest.approx(size / 1e9)
+    spec = spec.vary(architecture="SigLIP-VQ", test_watches=7, generated_watches=5)
+    model, *_ = prepare(spec)
+    scored = Evaluation(spec, processor, encoders["SigLIP"], encoders["VQ"])
+    planned = {quantity: round(value * 1e9) for _, quantity, value, *_ in plan._scoring(spec)}
+    held = scored.images_in.nbytes + scored.drawn.real.nbytes
+    assert planned["outputs of the encoders"] == held
+    sides = (scored.questions, scored.images_in), (scored.requests, scored.drawn.real)
+    held = [array.nbytes for talks, images in sides
+            for array in representations(model, processor, talks[:5], images).values()]
+    assert planned["states of 5 images"] == sum(held)
+    assert planned["12 images"] == (7 + 5) * 64 * 64 * 3
+
+
 def test_every_profile_has_a_plan_with_the_runs_of_every_study():
     for name in PROFILES:
         found = numbers(plan.plan(profile(name)))
@@ -124,3 +158,17 @@ def test_what_nothing_is_known_of_is_refused_in_one_sentence(capsys):
         match="Nothing is known of 'owner/model' without a hub; a plan knows local folders",
     ):
         sizes.tuned_model(profile("paper").spec.vary(language_model="owner/model"))
+
+
+def test_a_plan_refuses_a_folder_without_a_configuration_in_one_sentence(spec, tmp_path):
+    for name in ("language_model", "semantic_encoder", "vq_tokenizer", "tokenizer"):
+        changed = spec.vary(**{"architecture": "SigLIP-VQ", name: str(tmp_path)})
+        with pytest.raises(ValueError, match=f"'{tmp_path}' is not .* that can be loaded") as error:
+            sizes.tuned_model(changed)
+        assert "\n" not in str(error.value)
+
+
+def test_a_single_file_is_taken_for_llamagens_tokenizer(tmp_path):
+    (tmp_path / "vq.pth").touch()
+    config = sizes.network_config(str(tmp_path / "vq.pth"), JanusVQVAEConfig)
+    assert (config.num_patches, config.num_embeddings) == (16, 16384)

@@ -279,10 +279,15 @@ class OpenedStudy:
         """One row a comparison, with the columns `VERDICT_COLUMNS`."""
         return judge(self.study, self.table, self.scale)
 
-    def show(self, name: str) -> None:
-        """Draw a figure, save it with data and provenance, display it, and print its finding."""
-        if name not in self.figures:
-            raise ValueError(f"figure {name!r} is not one of {', '.join(self.figures)}.")
+    def show(self, *names: str) -> None:
+        """Draw figures, save each with data and provenance, display it, and print its finding."""
+        for name in names:
+            if name not in self.figures:
+                raise ValueError(f"figure {name!r} is not one of {', '.join(self.figures)}.")
+        for name in names:
+            self._show(name)
+
+    def _show(self, name: str) -> None:
         drawn = self.study.figures[name](self)
         shown, records = drawn.shown, drawn.records
         if records is None:

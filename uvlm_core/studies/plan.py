@@ -21,6 +21,8 @@ from uvlm_core.data.smart_watch import sample_watches
 from uvlm_core.data.tokens import IGNORED
 from uvlm_core.environment import ROOT
 from uvlm_core.runs.store import RunStore
+from uvlm_core.scoring.alignment import GRID
+from uvlm_core.scoring.evaluation import ALIGNED_WATCHES
 from uvlm_core.studies import studies
 from uvlm_core.studies.base import Measurement
 from uvlm_core.studies.sizes import PUBLISHED, network_config, spaces, text_processor, tuned_model
@@ -34,6 +36,7 @@ SHARED_AMONG = (1, 3, 8)  # GPUs; the paper has 3
 COUNTED_WATCHES = 200  # whose rows tell the tokens of an example
 PLANNED = "SigLIP-VQ"
 GB = 1e9
+CAPTION_BYTES = 1650  # of a row while a caption file is read; 700 of them stay (measured)
 
 
 def plan(base: Profile, gpu: str = "A100") -> pd.DataFrame:
@@ -47,7 +50,8 @@ def plan(base: Profile, gpu: str = "A100") -> pd.DataFrame:
     spec = base.spec.vary(architecture=PLANNED, regime="unified")
     rows = [*_sizes(spec), *_tokens(spec)]
     numbers = {(part, quantity): value for part, quantity, value, *_ in rows}
-    rows += [*_memory(spec, numbers), *_hours(spec, numbers, gpu), *_downloads(spec), *_runs(base)]
+    rows += [*_memory(spec, numbers), *_scoring(spec), *_hours(spec, numbers, gpu),
+             *_downloads(spec), *_pictures(base), *_runs(base)]
     return pd.DataFrame(rows, columns=["part", "quantity", "value", "unit", "note"])
 
 
@@ -141,6 +145,54 @@ def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
     return rows
 
 
+def _scoring(spec: RunSpec) -> list[tuple]:
+    """Return the main memory that scoring takes; it grows with what is scored, not with the data."""
+    config, sides = network_config(spec.model.language_model, AutoConfig), spaces(spec)
+    asked = spec.scoring.test_watches * spec.understands
+    drawn = spec.scoring.generated_watches * spec.generates
+    opened = max(asked, drawn) + drawn  # as many more are what generated ones are compared with
+    values = {kind: space["tokens"] * (1 if space["codes"] else space["width"])
+              for kind, space in sides.items()}
+    compared = min(ALIGNED_WATCHES, asked, drawn)
+    tokens = sum(min(space["tokens"], GRID**2) for space in sides.values())
+    states = compared * tokens * (config.num_hidden_layers + 1) * config.hidden_size
+    sizes = {f"{opened:,} images": opened * spec.data.image_size**2 * 3,
+             "outputs of the encoders": 4 * (asked * values["SigLIP"] + drawn * values["VQ"]),
+             f"states of {compared} images": 4 * states}
+    return [("memory of scoring", name, size / GB, "GB", "main memory")
+            for name, size in sizes.items()]
+
+
+def _pictures(base: Profile) -> list[tuple]:
+    """Return what a run about captioned pictures takes, where the profile has one.
+
+    Only the captions' memory grows with the caption file; all else follows from the rows asked for.
+    """
+    specs = [spec for study in studies() if base.name in study.scales
+             for spec in study.specs(base) if isinstance(spec, RunSpec) and spec.data.pictures]
+    if not specs:
+        return []
+    widest = max(specs, key=lambda each: each.rows)  # an arm of one task has no rows of the other
+    spec = widest.vary(architecture=PLANNED, regime="unified")
+    drawn = spec.scoring.generated_watches
+    opened = max(spec.scoring.test_watches, drawn) + drawn
+    rows = [("pictures", "rows", spec.rows, "", f"about {spec.data.pictures}, or a caption file"),
+            ("pictures", "opened to score", opened, "", "at most"),
+            ("pictures", "memory of these", opened * spec.data.image_size**2 * 3 / GB, "GB",
+             "main memory"),
+            ("pictures", "memory of 100,000 captions", 1e5 * CAPTION_BYTES / GB, "GB",
+             "in every process")]
+    counts = (spec.understanding_rows, spec.generation_rows)
+    return rows + [("disk", f"outputs of {kind} for pictures of {count:,} rows",
+                    _outputs(space, count) / GB, "GB", "at most, for each seed, computed once")
+                   for (kind, space), count in zip(spaces(spec).items(), counts, strict=True)]
+
+
+def _outputs(space: dict, images: int) -> int:
+    """Return the bytes of an encoder's outputs in the cache."""
+    return images * space["tokens"] * (2 if space["codes"] else 4 * space["width"])
+
+
 def _hours(spec: RunSpec, numbers: dict, gpu: str) -> list[tuple]:
     config = network_config(spec.model.language_model, AutoConfig)
     tokens, trained = numbers["a run", "tokens"], numbers["parameters", "trained"]
@@ -179,17 +231,9 @@ def _downloads(spec: RunSpec) -> list[tuple]:
                 known.licence if known else "is here",
             )
         )
-    for kind, space in spaces(spec).items():
-        size = spec.data.images * space["tokens"] * (2 if space["codes"] else 4 * space["width"])
-        rows.append(
-            (
-                "disk",
-                f"outputs of {kind} for {spec.data.images:,} images",
-                size / GB,
-                "GB",
-                "computed once",
-            )
-        )
+    rows += [("disk", f"outputs of {kind} for {spec.data.images:,} images",
+              _outputs(space, spec.data.images) / GB, "GB", "computed once, mapped and not held")
+             for kind, space in spaces(spec).items()]
     return rows
 
 
