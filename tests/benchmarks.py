@@ -80,14 +80,18 @@ class Laptop:
         self.repeats = 2 if quick else 3
         # enough for a typical step; the counts keep the profile's proportions
         images = 400 if quick else 1000
-        self.spec = profile("laptop").spec.vary(images=images, vqa_examples=images * 16 // 20,
-                                                caption_examples=images * 3 // 20,
-                                                generation_examples=images * 19 // 20,
-                                                batch_size=16 if quick else 64)
+        self.spec = profile("laptop").spec.vary(
+            images=images,
+            vqa_examples=images * 16 // 20,
+            caption_examples=images * 3 // 20,
+            generation_examples=images * 19 // 20,
+            batch_size=16 if quick else 64,
+        )
         torch.manual_seed(0)
         self.encoder = VQEncoder.load(self.spec.model.vq_tokenizer)
-        self.processor = Processor.load(self.spec.model.tokenizer, self.encoder.tokens,
-                                        self.encoder.tokens)
+        self.processor = Processor.load(
+            self.spec.model.tokenizer, self.encoder.tokens, self.encoder.tokens
+        )
         self.watches = sample_watches(POOL_STREAM, images)
         self.images = render_batch(self.watches[:128], self.spec.data.image_size)
         rng = np.random.default_rng(0)
@@ -96,21 +100,32 @@ class Laptop:
         rows = training_rows(self.spec, self.processor, self.watches)
         self.steps = Steps(self.spec, self.processor, *rows, codes, codes)
         self.model = build_model(
-            resolve(self.spec.model.language_model), self.encoder, self.encoder, seed=0,
-            image_in_id=self.processor.image_in, image_out_id=self.processor.image_out,
+            resolve(self.spec.model.language_model),
+            self.encoder,
+            self.encoder,
+            seed=0,
+            image_in_id=self.processor.image_in,
+            image_out_id=self.processor.image_out,
             shared_adapter=self.spec.model.shared_adapter,
-            adapter_positions=self.spec.model.adapter_positions, image_loss_weight=self.spec.alpha)
+            adapter_positions=self.spec.model.adapter_positions,
+            image_loss_weight=self.spec.alpha,
+        )
 
 
 def training_step(laptop: Laptop) -> list[Line]:
     """Forward and backward of a unified step, against a bare Llama's on the same rows as one padded
     batch."""
     buckets = laptop.steps[0]["buckets"]
-    (padded,) = collate(laptop.steps.rows(0), laptop.steps.images_in, laptop.steps.images_out,
-                        laptop.processor.pad,
-                        fill=0.0)
-    bare = AutoModelForCausalLM.from_pretrained(resolve(laptop.spec.model.language_model),
-                                                dtype=torch.float32)
+    (padded,) = collate(
+        laptop.steps.rows(0),
+        laptop.steps.images_in,
+        laptop.steps.images_out,
+        laptop.processor.pad,
+        fill=0.0,
+    )
+    bare = AutoModelForCausalLM.from_pretrained(
+        resolve(laptop.spec.model.language_model), dtype=torch.float32
+    )
     ids, labels = padded["input_ids"], padded["labels"]
     tight = [(bucket["input_ids"], bucket["labels"]) for bucket in buckets]
 
@@ -122,36 +137,67 @@ def training_step(laptop: Laptop) -> list[Line]:
 
     def bare_bucketed():
         sum(bare.train()(input_ids=i, labels=j, use_cache=False).loss for i, j in tight).backward()
+
     mine, usual, same = medians(laptop.repeats, ours, bare_padded, bare_bucketed)
     tokens = sum(len(row.ids) for row in laptop.steps.rows(0))
-    shares = padding_share(buckets, laptop.processor.pad), padding_share([padded],
-                                                                         laptop.processor.pad)
+    shares = (
+        padding_share(buckets, laptop.processor.pad),
+        padding_share([padded], laptop.processor.pad),
+    )
     return [
-        Line(f"training step, {tokens} real tokens, against a bare Llama's padded batch",
-             f"{mine:.2f} s",
-             f"{usual:.2f} s", f"{mine / usual:.2f}", "<= 1.10", mine <= 1.10 * usual),
-        Line("the same against the bare Llama in our buckets", f"{mine:.2f} s", f"{same:.2f} s",
-             f"{mine / same:.2f}"),
-        Line("padding, buckets against one batch", f"{shares[0]:.1%}", f"{shares[1]:.1%}",
-             f"{shares[0] / shares[1]:.2f}", "< 5 %", shares[0] < 0.05)]
+        Line(
+            f"training step, {tokens} real tokens, against a bare Llama's padded batch",
+            f"{mine:.2f} s",
+            f"{usual:.2f} s",
+            f"{mine / usual:.2f}",
+            "<= 1.10",
+            mine <= 1.10 * usual,
+        ),
+        Line(
+            "the same against the bare Llama in our buckets",
+            f"{mine:.2f} s",
+            f"{same:.2f} s",
+            f"{mine / same:.2f}",
+        ),
+        Line(
+            "padding, buckets against one batch",
+            f"{shares[0]:.1%}",
+            f"{shares[1]:.1%}",
+            f"{shares[0] / shares[1]:.2f}",
+            "< 5 %",
+            shares[0] < 0.05,
+        ),
+    ]
 
 
 def optimizers(laptop: Laptop) -> list[Line]:
     """A whole training step with Muon against one with AdamW."""
     buckets, model = laptop.steps[0]["buckets"], laptop.model.train()
-    both = [make_optimizer(model, laptop.spec.vary(optimizer=name, learning_rate=1e-6,
-                                                   adapter_learning_rate=1e-6))
-            for name in ("muon", "adamw")]
+    both = [
+        make_optimizer(
+            model, laptop.spec.vary(optimizer=name, learning_rate=1e-6, adapter_learning_rate=1e-6)
+        )
+        for name in ("muon", "adamw")
+    ]
 
     def step(optimizer):
         model(buckets=buckets).loss.backward()
         optimizer.step()
         model.zero_grad()
-    muon, adamw = medians(laptop.repeats, *(lambda optimizer=optimizer: step(optimizer)
-                                            for optimizer in both))
-    return [Line("training step with Muon against AdamW", f"{muon:.2f} s", f"{adamw:.2f} s",
-                 f"{muon / adamw:.2f}",
-                 "<= 1.25", muon <= 1.25 * adamw)]
+
+    muon, adamw = medians(
+        laptop.repeats, *(lambda optimizer=optimizer: step(optimizer) for optimizer in both)
+    )
+    return [
+        Line(
+            "training step with Muon against AdamW",
+            f"{muon:.2f} s",
+            f"{adamw:.2f} s",
+            f"{muon / adamw:.2f}",
+            "<= 1.25",
+            muon <= 1.25 * adamw,
+        )
+    ]
 
 
 def image_generation(laptop: Laptop, alone: int) -> tuple[list[Line], bool]:
@@ -164,16 +210,26 @@ def image_generation(laptop: Laptop, alone: int) -> tuple[list[Line], bool]:
         found.append(generate_images(laptop.model, laptop.processor, requests).tokens)
 
     def one_by_one():
-        found.append(generate_images(laptop.model, laptop.processor, requests[:alone], batch_size=1,
-                                     cached=False).tokens)
+        found.append(
+            generate_images(
+                laptop.model, laptop.processor, requests[:alone], batch_size=1, cached=False
+            ).tokens
+        )
+
     fast, slow = medians(2, batched, one_by_one)
     fast, slow = ROWS_A_CALL / fast, alone / slow
     equal = all((tokens[:alone] == found[0][:alone]).all() for tokens in found)
-    return [Line(f"images a second, {ROWS_A_CALL} at once and cached against one by one and "
-                 f"uncached", f"{fast:.1f}",
-                 f"{slow:.2f}", f"{fast / slow:.0f}", ">= 20", fast >= 20 * slow),
-            Line(f"the {alone} images of both ways are equal", str(equal), "", "", "True",
-                 equal)], equal
+    return [
+        Line(
+            f"images a second, {ROWS_A_CALL} at once and cached against one by one and uncached",
+            f"{fast:.1f}",
+            f"{slow:.2f}",
+            f"{fast / slow:.0f}",
+            ">= 20",
+            fast >= 20 * slow,
+        ),
+        Line(f"the {alone} images of both ways are equal", str(equal), "", "", "True", equal),
+    ], equal
 
 
 def feature_cache(laptop: Laptop) -> list[Line]:
@@ -185,26 +241,48 @@ def feature_cache(laptop: Laptop) -> list[Line]:
         os.environ["UVLM_CACHE"] = folder
         try:
             siglip = SiglipEncoder.load(laptop.spec.model.semantic_encoder)
-            table, wide = (cached_features(encoder, "benchmark", len(images), lambda start,
-                                           stop: images[start:stop])
-                           for encoder in (laptop.encoder, siglip))
+            table, wide = (
+                cached_features(
+                    encoder, "benchmark", len(images), lambda start, stop: images[start:stop]
+                )
+                for encoder in (laptop.encoder, siglip)
+            )
         finally:
             os.environ.pop("UVLM_CACHE")
             os.environ |= {} if before is None else {"UVLM_CACHE": before}
-        cached, encoded = medians(3, lambda: table[rng.permutation(len(images))[:size]],
-                                  lambda: laptop.encoder.encode(images[:size]))
-        with_render, reading = medians(3, lambda: siglip.encode(render_batch(laptop.watches[:size])),
-                                       lambda: np.asarray(wide[rng.permutation(len(images))[:size]]))
+        cached, encoded = medians(
+            3,
+            lambda: table[rng.permutation(len(images))[:size]],
+            lambda: laptop.encoder.encode(images[:size]),
+        )
+        with_render, reading = medians(
+            3,
+            lambda: siglip.encode(render_batch(laptop.watches[:size])),
+            lambda: np.asarray(wide[rng.permutation(len(images))[:size]]),
+        )
     minutes = with_render / size * 20_000 / 60
-    return [Line(f"codes of {size} images, cached against encoded", f"{cached * 1e3:.2f} ms",
-                 f"{encoded * 1e3:.0f} ms",
-                 f"1 : {encoded / cached:.0f}"),
-            Line(f"SigLIP features of {size} images, cached against drawn and encoded",
-                 f"{reading * 1e3:.2f} ms",
-                 f"{with_render * 1e3:.0f} ms", f"1 : {with_render / reading:.0f}"),
-            Line("the same for 20,000 watches, once, on one thread", f"{minutes:.1f} min", "", "",
-                 "<= 3 min",
-                 minutes <= 3)]
+    return [
+        Line(
+            f"codes of {size} images, cached against encoded",
+            f"{cached * 1e3:.2f} ms",
+            f"{encoded * 1e3:.0f} ms",
+            f"1 : {encoded / cached:.0f}",
+        ),
+        Line(
+            f"SigLIP features of {size} images, cached against drawn and encoded",
+            f"{reading * 1e3:.2f} ms",
+            f"{with_render * 1e3:.0f} ms",
+            f"1 : {with_render / reading:.0f}",
+        ),
+        Line(
+            "the same for 20,000 watches, once, on one thread",
+            f"{minutes:.1f} min",
+            "",
+            "",
+            "<= 3 min",
+            minutes <= 3,
+        ),
+    ]
 
 
 def probes(laptop: Laptop) -> list[Line]:
@@ -212,8 +290,9 @@ def probes(laptop: Laptop) -> list[Line]:
     the same labels."""
     watches = laptop.watches[: laptop.spec.scoring.test_watches]
     tokens = laptop.encoder.encode(render_batch(watches, laptop.spec.data.image_size))
-    states = representations(laptop.model, laptop.processor, make_conversations(watches, "vqa", 0),
-                             tokens)
+    states = representations(
+        laptop.model, laptop.processor, make_conversations(watches, "vqa", 0), tokens
+    )
     pooled = states["adapter"].mean(1)
     labels, combinations = probing.probe_labels(watches), probing.combinations_of(watches)
     every = [*labels.values(), *probing.random_labels(labels, combinations, 0).values()]
@@ -221,16 +300,33 @@ def probes(laptop: Laptop) -> list[Line]:
 
     def logistic():
         for values in every:
-            cross_val_score(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-                            pooled, values,
-                            groups=combinations, cv=folds)
+            cross_val_score(
+                make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+                pooled,
+                values,
+                groups=combinations,
+                cv=folds,
+            )
+
     whole = seconds(lambda: probing.probe_places(states, watches, by_token=True))
     mine, usual = medians(1, lambda: probing.probe(pooled, watches), logistic)
-    return [Line(f"probes of {len(states)} places of a model: mean, each token, all; "
-                 f"{len(watches)} watches",
-                 f"{whole:.0f} s", "", "", "<= 60 s", whole <= 60),
-            Line("probes of one place and their controls, against a logistic regression of each",
-                 f"{mine * 1e3:.0f} ms", f"{usual * 1e3:.0f} ms", f"1 : {usual / mine:.0f}")]
+    return [
+        Line(
+            f"probes of {len(states)} places of a model: mean, each token, all; "
+            f"{len(watches)} watches",
+            f"{whole:.0f} s",
+            "",
+            "",
+            "<= 60 s",
+            whole <= 60,
+        ),
+        Line(
+            "probes of one place and their controls, against a logistic regression of each",
+            f"{mine * 1e3:.0f} ms",
+            f"{usual * 1e3:.0f} ms",
+            f"1 : {usual / mine:.0f}",
+        ),
+    ]
 
 
 @dataclass(frozen=True)
@@ -271,22 +367,34 @@ def grid(target: float) -> list[Line]:
         for workers in (1, 2):
             specs = [Work(seed, rounds) for seed in range(4)]
             place = Path(folder, str(workers))
-            times[workers] = seconds(lambda w=workers, p=place,
-                                     s=specs: run_grid(s, RunStore(p / "records"), w,
-                                                                                 p / "work",
-                                                       execute))
+            times[workers] = seconds(
+                lambda w=workers, p=place, s=specs: run_grid(
+                    s, RunStore(p / "records"), w, p / "work", execute
+                )
+            )
     bare = {}
     for workers in (1, 2):
         with ProcessPoolExecutor(workers) as pool:
             list(pool.map(toil, [1] * workers))  # started, torch imported
             bare[workers] = seconds(lambda p=pool: list(p.map(toil, [rounds] * 2)))
     ratio, most = times[1] / times[2], bare[1] / bare[2]
-    return [Line(f"four equal runs of {target:.0f} s (a laptop run takes minutes), two workers "
-                 f"against one",
-                 f"{times[2]:.1f} s", f"{times[1]:.1f} s", f"{ratio:.2f}", ">= 1.7", ratio >= 1.7),
-            Line("the same work in bare processes, two against one: what this machine gives",
-                 f"{bare[2]:.1f} s",
-                 f"{bare[1]:.1f} s", f"{most:.2f}")]
+    return [
+        Line(
+            f"four equal runs of {target:.0f} s (a laptop run takes minutes), two workers "
+            f"against one",
+            f"{times[2]:.1f} s",
+            f"{times[1]:.1f} s",
+            f"{ratio:.2f}",
+            ">= 1.7",
+            ratio >= 1.7,
+        ),
+        Line(
+            "the same work in bare processes, two against one: what this machine gives",
+            f"{bare[2]:.1f} s",
+            f"{bare[1]:.1f} s",
+            f"{most:.2f}",
+        ),
+    ]
 
 
 def committed_records() -> list[Line]:
@@ -294,8 +402,16 @@ def committed_records() -> list[Line]:
     opened = load_study("mutual_benefit", "laptop")
     count = len(dict.fromkeys(arm.spec.canonical() for arm in opened.arms))
     took = seconds(lambda: opened.study.figures["mutual_benefit"](opened))
-    return [Line(f"{count} records of the laptop profile read and drawn", f"{took:.1f} s", "", "",
-                 "<= 120 s", took <= 120)]
+    return [
+        Line(
+            f"{count} records of the laptop profile read and drawn",
+            f"{took:.1f} s",
+            "",
+            "",
+            "<= 120 s",
+            took <= 120,
+        )
+    ]
 
 
 def main() -> int:
@@ -306,11 +422,14 @@ def main() -> int:
     torch.set_num_threads(1)
     began, load = time.perf_counter(), os.getloadavg()[0]
     lines, equal = [], True
-    with tqdm(total=7, bar_format="{desc} |{bar}| {elapsed} passed",
-              disable=not sys.stderr.isatty()) as bar:
+    with tqdm(
+        total=7, bar_format="{desc} |{bar}| {elapsed} passed", disable=not sys.stderr.isatty()
+    ) as bar:
+
         def show(name):
             bar.set_description_str(name)
             bar.update()
+
         show("training step")
         laptop = Laptop(quick)
         lines += training_step(laptop)
@@ -327,16 +446,20 @@ def main() -> int:
         lines += grid(2.0 if quick else 25.0)
         show("records")
         lines += committed_records()
-    print(f"{os.cpu_count()} CPUs, load {load:.1f} at the start, torch {torch.__version__}, "
-          f"encoder {laptop.encoder.name}, {time.perf_counter() - began:.0f} s")
+    print(
+        f"{os.cpu_count()} CPUs, load {load:.1f} at the start, torch {torch.__version__}, "
+        f"encoder {laptop.encoder.name}, {time.perf_counter() - began:.0f} s"
+    )
     verdicts = {True: "yes", False: "NO", None: ""}
     table = [("what", "ours", "alternative", "ratio", "target", "met")] + [
         (line.name, line.ours, line.alternative, line.ratio, line.target, verdicts[line.good])
-        for line in lines]
+        for line in lines
+    ]
     widths = [max(len(row[column]) for row in table) for column in range(6)]
     for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths,
-                                                                 strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
     return 0 if equal else 1
 
 

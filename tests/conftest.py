@@ -33,13 +33,26 @@ from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import RunSpec
 
 torch.set_num_threads(1)
-VQ_SHAPE = dict(in_channels=48, out_channels=48, base_channels=32, channel_multiplier=[1, 1, 1],
-                num_res_blocks=1,
-                # 64 px -> 4 x 4 codes
-                latent_channels=32, embed_dim=8, num_embeddings=24, num_patches=4)
-SIGLIP_SHAPE = dict(image_size=64, patch_size=16, hidden_size=24, intermediate_size=48,
-                    num_hidden_layers=3,
-                    num_attention_heads=2)  # 64 px -> 4 x 4 features
+VQ_SHAPE = dict(
+    in_channels=48,
+    out_channels=48,
+    base_channels=32,
+    channel_multiplier=[1, 1, 1],
+    num_res_blocks=1,
+    # 64 px -> 4 x 4 codes
+    latent_channels=32,
+    embed_dim=8,
+    num_embeddings=24,
+    num_patches=4,
+)
+SIGLIP_SHAPE = dict(
+    image_size=64,
+    patch_size=16,
+    hidden_size=24,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+)  # 64 px -> 4 x 4 features
 
 
 @pytest.fixture(autouse=True)
@@ -71,60 +84,98 @@ def networks(tmp_path_factory, images) -> Path:
     with torch.no_grad():
         latent = vq.quant_conv(vq.encoder(F.pixel_unshuffle(to_pixels(images[:16]), 4)))
         latent = F.normalize(latent.flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)
-        vq.quantize.embedding.weight.copy_(latent[torch.randperm(len(latent))[: VQ_SHAPE["num_embeddings"]]])
+        vq.quantize.embedding.weight.copy_(
+            latent[torch.randperm(len(latent))[: VQ_SHAPE["num_embeddings"]]]
+        )
     vq.save_pretrained(folder / "vq")
     SiglipVisionModel(SiglipVisionConfig(**SIGLIP_SHAPE)).save_pretrained(folder / "siglip")
     (folder / "reader").mkdir()
     save_file(AttributeReader(width=8).state_dict(), folder / "reader" / "model.safetensors")
     (folder / "reader" / "config.json").write_text(json.dumps({"width": 8}))
-    companions = {"siglip_reader": FeatureReader(24, 16, 8),
-                  "siglip_decoder": FeatureDecoder(24, 16, 64, 8)}
+    companions = {
+        "siglip_reader": FeatureReader(24, 16, 8),
+        "siglip_decoder": FeatureDecoder(24, 16, 64, 8),
+    }
     for name, network in companions.items():
         (folder / name).mkdir()
         save_file(network.state_dict(), folder / name / "model.safetensors")
-        (folder / name / "config.json").write_text(json.dumps(
-            network.config | {"of": fingerprint(str(folder / "siglip"))}))
+        (folder / name / "config.json").write_text(
+            json.dumps(network.config | {"of": fingerprint(str(folder / "siglip"))})
+        )
     some = sample_watches(6, 100)
-    texts = [text.replace(IMAGE, "") for task in TASKS for talk in make_conversations(some, task, 6)
-             for turn in talk.turns for text in (f"USER: {turn.human} ASSISTANT:", f" {turn.gpt}")]
+    texts = [
+        text.replace(IMAGE, "")
+        for task in TASKS
+        for talk in make_conversations(some, task, 6)
+        for turn in talk.turns
+        for text in (f"USER: {turn.human} ASSISTANT:", f" {turn.gpt}")
+    ]
     tokenizer = train_tokenizer(texts, folder / "tokenizer", size=360)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
-        initializer_range=0.3,  # wide, so that logits differ clearly
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id)).save_pretrained(folder / "language_model")
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            initializer_range=0.3,  # wide, so that logits differ clearly
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    ).save_pretrained(folder / "language_model")
     return folder
 
 
 @pytest.fixture(scope="session")
 def spec(networks) -> RunSpec:
     """A run of six steps."""
-    return profile("laptop").spec.vary(images=48, vqa_examples=40, caption_examples=8,
-                                       generation_examples=48, turns=2,
-                   language_model=str(networks / "language_model"),
-                                       tokenizer=str(networks / "tokenizer"),
-                   semantic_encoder=str(networks / "siglip"), vq_tokenizer=str(networks / "vq"),
-                   reader=str(networks / "reader"), feature_reader=str(networks / "siglip_reader"),
-                   feature_decoder=str(networks / "siglip_decoder"), lora_rank=4, lora_alpha=8,
-                                       batch_size=8,
-                   fractions=(0.5, 1.0), test_watches=6, generated_watches=6)
+    return profile("laptop").spec.vary(
+        images=48,
+        vqa_examples=40,
+        caption_examples=8,
+        generation_examples=48,
+        turns=2,
+        language_model=str(networks / "language_model"),
+        tokenizer=str(networks / "tokenizer"),
+        semantic_encoder=str(networks / "siglip"),
+        vq_tokenizer=str(networks / "vq"),
+        reader=str(networks / "reader"),
+        feature_reader=str(networks / "siglip_reader"),
+        feature_decoder=str(networks / "siglip_decoder"),
+        lora_rank=4,
+        lora_alpha=8,
+        batch_size=8,
+        fractions=(0.5, 1.0),
+        test_watches=6,
+        generated_watches=6,
+    )
 
 
 @pytest.fixture(scope="session")
 def words():
     """Gives the arguments of `uvlm_core.runs.launch` for a spec."""
+
     def get(spec: RunSpec) -> list[str]:
         values = [item for part in spec.to_dict().values() for item in part.items()]
-        return ["--profile", "paper", *(word for name, value in values
-                                        for word in ("-p", f"{name}={json.dumps(value)}"))]
+        return [
+            "--profile",
+            "paper",
+            *(word for name, value in values for word in ("-p", f"{name}={json.dumps(value)}")),
+        ]
+
     return get
 
 
 @pytest.fixture(scope="session")
 def encoders(networks) -> dict:
-    return {"VQ": VQEncoder.load(str(networks / "vq")), "SigLIP": SiglipEncoder.load(str(networks / "siglip"))}
+    return {
+        "VQ": VQEncoder.load(str(networks / "vq")),
+        "SigLIP": SiglipEncoder.load(str(networks / "siglip")),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -141,19 +192,33 @@ def processor(networks) -> Processor:
 @pytest.fixture(scope="session")
 def new_model(networks, encoders, processor):
     """Builds a unified model of an architecture, e.g. "VQ-VQ", the same at every call."""
-    def build(architecture: str, shared: bool = False, positions: bool = True, alpha: float = 0.2,
-              seed: int = 3,
-              **settings):
+
+    def build(
+        architecture: str,
+        shared: bool = False,
+        positions: bool = True,
+        alpha: float = 0.2,
+        seed: int = 3,
+        **settings,
+    ):
         understanding, generation = (encoders[kind] for kind in architecture.split("-"))
-        model = build_model(str(networks / "language_model"), understanding, generation,
-                            seed=seed, image_in_id=processor.image_in,
-                            image_out_id=processor.image_out,
-                            shared_adapter=shared, adapter_positions=positions,
-                            image_loss_weight=alpha, **settings)
+        model = build_model(
+            str(networks / "language_model"),
+            understanding,
+            generation,
+            seed=seed,
+            image_in_id=processor.image_in,
+            image_out_id=processor.image_out,
+            shared_adapter=shared,
+            adapter_positions=positions,
+            image_loss_weight=alpha,
+            **settings,
+        )
         torch.manual_seed(seed)
         for name, parameter in model.named_parameters():
             # zero at the start of training: here something that shows
             if name.endswith("positions"):
                 torch.nn.init.normal_(parameter, std=0.3)
         return model
+
     return build

@@ -22,9 +22,15 @@ def test_the_cache_is_where_the_environment_says(cache, monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "some" / "cache"
 
 
-@pytest.mark.parametrize(("variables", "found"), [
-    ({}, (1, 0)), ({"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": ""}, (1, 0)),
-    ({"WORLD_SIZE": "3", "RANK": "2"}, (3, 2)), ({"WORLD_SIZE": "", "RANK": "0"}, (1, 0))])
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, (1, 0)),
+        ({"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": ""}, (1, 0)),
+        ({"WORLD_SIZE": "3", "RANK": "2"}, (3, 2)),
+        ({"WORLD_SIZE": "", "RANK": "0"}, (1, 0)),
+    ],
+)
 def test_the_processes_are_those_of_the_launcher(variables, found, monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)

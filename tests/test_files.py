@@ -22,11 +22,20 @@ def test_line_ends_of_other_systems_are_line_ends(tmp_path):
     assert read_text(path) == "one\ntwo\nthree\n"
 
 
-@pytest.mark.parametrize(("content", "fault"), [
-    (b"one\ntwo \xe9t\xe9", "line 2 is no text in UTF-8, which has no b'.xe9'; save the file as "
-                            "UTF-8"),
-    (b"one\ntwo\nthr\0ee", "line 3 is no text, as it has null characters; save the file as UTF-8"),
-    (None, "cannot be read: No such file or directory")])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (
+            b"one\ntwo \xe9t\xe9",
+            "line 2 is no text in UTF-8, which has no b'.xe9'; save the file as UTF-8",
+        ),
+        (
+            b"one\ntwo\nthr\0ee",
+            "line 3 is no text, as it has null characters; save the file as UTF-8",
+        ),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
 def test_what_is_no_text_is_refused_with_its_line(content, fault, tmp_path):
     path = tmp_path / "text"
     if content is not None:
@@ -35,10 +44,18 @@ def test_what_is_no_text_is_refused_with_its_line(content, fault, tmp_path):
         read_text(path)
 
 
-@pytest.mark.parametrize(("content", "fault"), [
-    ("", "is not JSON: Expecting value"), ("{'a': 1}", "is not JSON: Expecting property name"),
-    ("[" * 100_000, "is not JSON: maximum recursion"),
-    ('{"a": 1, "b": 2, "a": 3}', "the key 'a' is given more than once in one object, as 1 and 3")])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("", "is not JSON: Expecting value"),
+        ("{'a': 1}", "is not JSON: Expecting property name"),
+        ("[" * 100_000, "is not JSON: maximum recursion"),
+        (
+            '{"a": 1, "b": 2, "a": 3}',
+            "the key 'a' is given more than once in one object, as 1 and 3",
+        ),
+    ],
+)
 def test_what_is_no_json_is_refused_by_its_file(content, fault, tmp_path):
     path = tmp_path / "file.json"
     path.write_text(content)

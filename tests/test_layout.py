@@ -10,17 +10,30 @@ from uvlm_core.environment import ROOT
 
 CODE = ROOT / "uvlm_core"
 # a module imports from its own place and from the places before it
-ORDER = (("environment",), ("files",), ("places",), ("data",), ("models",), ("training",),
-         ("scoring",), ("runs",), ("pretraining",), ("studies",), ("notebooks", "lmms"),
-         ("report",))
+ORDER = (
+    ("environment",),
+    ("files",),
+    ("places",),
+    ("data",),
+    ("models",),
+    ("training",),
+    ("scoring",),
+    ("runs",),
+    ("pretraining",),
+    ("studies",),
+    ("notebooks", "lmms"),
+    ("report",),
+)
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 PACKAGES = sorted(path.parent for path in CODE.glob("*/__init__.py"))
 
 
 def modules() -> dict[str, Path]:
     """Every module of the package by its name; a package by its own."""
-    paths = {".".join(path.relative_to(ROOT).with_suffix("").parts): path
-             for path in sorted(CODE.rglob("*.py"))}
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in sorted(CODE.rglob("*.py"))
+    }
     return {name.removesuffix(".__init__"): path for name, path in paths.items()}
 
 
@@ -50,8 +63,12 @@ def place(module: str) -> str:
 def test_no_import_goes_up(graph):
     own = graph.keys() - {"uvlm_core"}
     assert {place(name) for name in own} <= RANK.keys()
-    up = [f"{name} -> {other}" for name in own for other in graph[name] - {"uvlm_core"}
-          if place(name) != place(other) and RANK[place(name)] <= RANK[place(other)]]
+    up = [
+        f"{name} -> {other}"
+        for name in own
+        for other in graph[name] - {"uvlm_core"}
+        if place(name) != place(other) and RANK[place(name)] <= RANK[place(other)]
+    ]
     assert up == []
 
 
@@ -59,11 +76,12 @@ def test_no_import_comes_back_to_where_it_began(graph):
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " -> ".join((*path[path.index(name):], name))
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
         if name not in done:
             for other in sorted(graph[name]):
                 visit(other, (*path, name))
             done.add(name)
+
     for name in sorted(graph):
         visit(name, ())
     assert done == graph.keys()
@@ -77,8 +95,9 @@ def test_a_package_says_what_belongs_there_and_where_the_paper_has_it(folder):
 
 
 def test_every_module_has_a_head(graph):
-    heads = {name: ast.get_docstring(ast.parse(path.read_text()))
-             for name, path in modules().items()}
+    heads = {
+        name: ast.get_docstring(ast.parse(path.read_text())) for name, path in modules().items()
+    }
     assert [name for name, head in heads.items() if not head] == []
 
 
@@ -86,8 +105,13 @@ def test_a_constant_has_a_name_of_its_own():
     places = defaultdict(set)
     for module, path in modules().items():
         for node in ast.parse(path.read_text()).body:
-            targets = node.targets if isinstance(node, ast.Assign) else [
-                node.target] if isinstance(node, ast.AnnAssign) else []
+            targets = (
+                node.targets
+                if isinstance(node, ast.Assign)
+                else [node.target]
+                if isinstance(node, ast.AnnAssign)
+                else []
+            )
             for each in (each for target in targets for each in ast.walk(target)):
                 if isinstance(each, ast.Name) and each.id.isupper():
                     places[each.id].add(module)
@@ -96,8 +120,10 @@ def test_a_constant_has_a_name_of_its_own():
 
 
 def test_tests_lie_as_what_they_test():
-    folders = {path.parent.relative_to(ROOT / "tests").parts
-               for path in (ROOT / "tests").rglob("test_*.py")}
+    folders = {
+        path.parent.relative_to(ROOT / "tests").parts
+        for path in (ROOT / "tests").rglob("test_*.py")
+    }
     assert {parts[0] for parts in folders if parts} <= {folder.name for folder in PACKAGES}
     names = [path.name for path in (ROOT / "tests").rglob("*.py")]
     assert len(names) == len(set(names))  # pytest imports them by their names alone

@@ -28,8 +28,13 @@ from uvlm_core.training.loop import networks as start
 from uvlm_core.training.profiles import profile
 
 ROOT = Path(__file__).resolve().parent.parent
-QUESTIONS = ["what time is it?", "where is the battery?", "describe the watch.",
-             "name the weather, please.", "so?"]
+QUESTIONS = [
+    "what time is it?",
+    "where is the battery?",
+    "describe the watch.",
+    "name the weather, please.",
+    "so?",
+]
 CHOICES = ["sunny", "top left", "57%", "cloudy"]
 
 
@@ -37,38 +42,48 @@ CHOICES = ["sunny", "top left", "57%", "cloudy"]
 def folder(tmp_path_factory, spec) -> Path:
     """A model that nothing was taught, kept as a trained one is."""
     folder = tmp_path_factory.mktemp("model")
-    save_file({name: tensor.contiguous().clone() for name, tensor in start(spec)[0].state_dict().items()},
-              folder / "model.safetensors")
+    save_file(
+        {name: tensor.contiguous().clone() for name, tensor in start(spec)[0].state_dict().items()},
+        folder / "model.safetensors",
+    )
     (folder / "spec.json").write_text(json.dumps(spec.to_dict()))
     return folder
 
 
 @pytest.fixture(scope="module")
 def rows(images) -> list[dict]:
-    return [{"image": Image.fromarray(image), "question": question, "choices": CHOICES}
-            for image, question in zip(images, QUESTIONS, strict=False)]
+    return [
+        {"image": Image.fromarray(image), "question": question, "choices": CHOICES}
+        for image, question in zip(images, QUESTIONS, strict=False)
+    ]
 
 
 @pytest.fixture
 def asked(folder, rows):
     """Makes the model of the folder, with the rows as its task; in float64, so that no rounding
     decides."""
+
     def build(**settings) -> UVLM:
         model = UVLM(weights=str(folder), **settings)
         model.model.double()
         model.task_dict = {"watches": {"test": rows}}
         return model
+
     return build
 
 
-def request(question: str, second, number: int, visual=lambda row: [row["image"]]) -> SimpleNamespace:
+def request(
+    question: str, second, number: int, visual=lambda row: [row["image"]]
+) -> SimpleNamespace:
     """What lmms-eval asks, as far as a model reads it."""
     return SimpleNamespace(args=(question, second, visual, number, "watches", "test"))
 
 
 def conversations(told: list[str], questions=QUESTIONS) -> list[Conversation]:
-    return [Conversation("vqa", i, (Turn(f"{IMAGE}\n{question}", text),))
-            for i, (question, text) in enumerate(zip(questions, told, strict=True))]
+    return [
+        Conversation("vqa", i, (Turn(f"{IMAGE}\n{question}", text),))
+        for i, (question, text) in enumerate(zip(questions, told, strict=True))
+    ]
 
 
 def test_a_watch_of_the_encoders_size_reaches_it_as_it_is(images):
@@ -81,9 +96,12 @@ def test_a_wide_image_keeps_its_aspect_between_white_bands():
     assert (image[16:48] == (10, 20, 30)).all()
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["1", "L", "P", "LA", "RGB",
-                                                                  "RGBA", "CMYK", "I;16"]),
-       st.sampled_from([32, 64, 100]))
+@given(
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.sampled_from(["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "I;16"]),
+    st.sampled_from([32, 64, 100]),
+)
 def test_an_image_of_any_size_and_mode_fits(width, height, mode, size):
     image = fit_picture(Image.new(mode, (width, height)), size)
     assert image.shape == (size, size, 3) and image.dtype == np.uint8
@@ -95,8 +113,9 @@ def test_answers_are_those_of_the_model_to_the_same_images(batch_size, asked, en
     codes = encoders["VQ"].encode(images[:5])
     expected = answer(model.model, model.processor, conversations(["?"] * 5), codes, limit=6)
     assert len({text for (text,) in expected}) > 2
-    found = model.generate_until([request(question, {"max_new_tokens": 6}, i)
-                                  for i, question in enumerate(QUESTIONS)])
+    found = model.generate_until(
+        [request(question, {"max_new_tokens": 6}, i) for i, question in enumerate(QUESTIONS)]
+    )
     assert found == [text for (text,) in expected]
 
 
@@ -107,43 +126,67 @@ def test_each_answer_is_as_long_as_its_own_task_wants(asked):
     torch.nn.init.zeros_(head.weight)
     head.bias.data = torch.eye(head.out_features, dtype=torch.double)[seven]  # it says 7 for ever
     model.model.language_model.lm_head = head
-    settings = [{"max_new_tokens": 3}, {}, {"max_new_tokens": 1, "do_sample": False,
-                                            "num_beams": 1},
-                {"max_new_tokens": 3, "temperature": 0.2, "until": ["no such text"]},
-                {"max_new_tokens": 9, "until": "77"}]
-    found = model.generate_until([request(QUESTIONS[i], each, i)
-                                  for i, each in enumerate(settings)])
+    settings = [
+        {"max_new_tokens": 3},
+        {},
+        {"max_new_tokens": 1, "do_sample": False, "num_beams": 1},
+        {"max_new_tokens": 3, "temperature": 0.2, "until": ["no such text"]},
+        {"max_new_tokens": 9, "until": "77"},
+    ]
+    found = model.generate_until(
+        [request(QUESTIONS[i], each, i) for i, each in enumerate(settings)]
+    )
     assert found == ["777", "7" * 128, "7", "777", ""]
 
 
-@pytest.mark.parametrize(("until", "text"), [
-    (None, "yes, it is\nUSER: so?"), ("", "yes, it is\nUSER: so?"),
-    (["ASSISTANT:", "\n\n"], "yes, it is\nUSER: so?"),
-    ("USER:", "yes, it is"), (["so", ","], "yes"), ([",", "so"], "yes")])
+@pytest.mark.parametrize(
+    ("until", "text"),
+    [
+        (None, "yes, it is\nUSER: so?"),
+        ("", "yes, it is\nUSER: so?"),
+        (["ASSISTANT:", "\n\n"], "yes, it is\nUSER: so?"),
+        ("USER:", "yes, it is"),
+        (["so", ","], "yes"),
+        ([",", "so"], "yes"),
+    ],
+)
 def test_an_answer_is_cut_at_the_first_text_that_ends_it(until, text):
     assert _cut("yes, it is\nUSER: so?", until) == text
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_a_choice_is_valued_by_minus_its_log_likelihood_and_a_rows_own_text_by_it(batch_size, asked,
-                                                                                  encoders, images):
+def test_a_choice_is_valued_by_minus_its_log_likelihood_and_a_rows_own_text_by_it(
+    batch_size, asked, encoders, images
+):
     model = asked(batch_size=batch_size)
     told = ["sunny", "top left", "57%", "cloudy", "ten past four"]
-    expected = log_likelihoods(model.model, model.processor, conversations(told),
-                               encoders["VQ"].encode(images[:5]))
-    choices = [request(*asked) for asked in zip(QUESTIONS, [f" {text}" for text in told], range(5),
-                                                strict=True)]
-    own = [request(question, lambda row: told[QUESTIONS.index(row["question"])], i)
-           for i, question in enumerate(QUESTIONS)]
+    expected = log_likelihoods(
+        model.model, model.processor, conversations(told), encoders["VQ"].encode(images[:5])
+    )
+    choices = [
+        request(*asked)
+        for asked in zip(QUESTIONS, [f" {text}" for text in told], range(5), strict=True)
+    ]
+    own = [
+        request(question, lambda row: told[QUESTIONS.index(row["question"])], i)
+        for i, question in enumerate(QUESTIONS)
+    ]
     # with lmms-eval the pairs are wrapped
-    choices, own = ([getattr(each, "text", each) for each in model.loglikelihood(some)]
-                    for some in (choices, own))
-    np.testing.assert_allclose([value for value, _ in own], [value for value, _ in expected],
-                               rtol=1e-12)
-    np.testing.assert_allclose([value for value, _ in choices], [-value for value, _ in expected],
-                               rtol=1e-12)
-    assert [greedy for _, greedy in own] == [greedy for _, greedy in choices] == [greedy
-                                                                                  for _, greedy in expected]
+    choices, own = (
+        [getattr(each, "text", each) for each in model.loglikelihood(some)]
+        for some in (choices, own)
+    )
+    np.testing.assert_allclose(
+        [value for value, _ in own], [value for value, _ in expected], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        [value for value, _ in choices], [-value for value, _ in expected], rtol=1e-12
+    )
+    assert (
+        [greedy for _, greedy in own]
+        == [greedy for _, greedy in choices]
+        == [greedy for _, greedy in expected]
+    )
     assert all(value < 0 for value, _ in own)
 
 
@@ -156,51 +199,68 @@ def test_a_profile_with_fields_of_a_run_names_that_runs_model(spec, monkeypatch)
 
     monkeypatch.setattr(benchmarks, "trained_models", trained)
     model = UVLM(profile="smoke", architecture="SigLIP-VQ", regime="understanding", seed=3)
-    assert asked_for == [profile("smoke").spec.vary(architecture="SigLIP-VQ",
-                                                    regime="understanding", seed=3)]
+    assert asked_for == [
+        profile("smoke").spec.vary(architecture="SigLIP-VQ", regime="understanding", seed=3)
+    ]
     assert model.encoder.name == spec.model.vq_tokenizer
 
 
-@pytest.mark.parametrize(("names", "message"), [
-    ({}, "not by profile '', weights '' and the fields {}"),
-    ({"profile": "laptop", "weights": "here"}, "not by profile 'laptop', weights 'here'"),
-    ({"weights": "here", "seed": 1}, "and the fields {'seed': 1}"),
-    ({"profile": "desktop"}, "profile 'desktop' is not one of smoke, laptop"),
-    ({"profile": "laptop", "pretrained": "x"}, "'pretrained' is not a field of a run"),
-    ({"profile": "laptop", "batch_size": "auto"}, "batch_size 'auto' is not an integer from 1 up"),
-    ({"profile": "laptop", "batch_size": 0}, "batch_size 0 is not an integer from 1 up"),
-    ({"weights": "nowhere"}, "nowhere/spec.json cannot be read")])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({}, "not by profile '', weights '' and the fields {}"),
+        ({"profile": "laptop", "weights": "here"}, "not by profile 'laptop', weights 'here'"),
+        ({"weights": "here", "seed": 1}, "and the fields {'seed': 1}"),
+        ({"profile": "desktop"}, "profile 'desktop' is not one of smoke, laptop"),
+        ({"profile": "laptop", "pretrained": "x"}, "'pretrained' is not a field of a run"),
+        (
+            {"profile": "laptop", "batch_size": "auto"},
+            "batch_size 'auto' is not an integer from 1 up",
+        ),
+        ({"profile": "laptop", "batch_size": 0}, "batch_size 0 is not an integer from 1 up"),
+        ({"weights": "nowhere"}, "nowhere/spec.json cannot be read"),
+    ],
+)
 def test_a_model_that_cannot_be_found_is_refused(names, message):
     with pytest.raises(ValueError, match=message):
         UVLM(**names)
 
 
-@pytest.mark.parametrize(("visual", "found"), [
-    (lambda row: [], "no image"), (lambda row: None, "no image"), (lambda row: ["film.mp4"], "str"),
-    (lambda row: [row["image"], row["image"]], "Image, Image")])
+@pytest.mark.parametrize(
+    ("visual", "found"),
+    [
+        (lambda row: [], "no image"),
+        (lambda row: None, "no image"),
+        (lambda row: ["film.mp4"], "str"),
+        (lambda row: [row["image"], row["image"]], "Image, Image"),
+    ],
+)
 def test_a_question_without_one_image_is_refused(visual, found, asked):
     for ask, second in (("generate_until", {}), ("loglikelihood", "sunny")):
-        with pytest.raises(ValueError, match=f"question 'so\\?' comes with {found}, but this model "
-                                             f"reads exactly one"):
+        with pytest.raises(
+            ValueError,
+            match=f"question 'so\\?' comes with {found}, but this model reads exactly one",
+        ):
             getattr(asked(), ask)([request("so?", second, 0, visual)])
 
 
 def test_an_image_that_cannot_be_read_is_refused_with_its_question(asked):
-    message = ("^The image of the question 'so\\?' is not a whole picture that can be read: its "
-               "pixels are of Pillow's kind 'F', which has no known range\\.$")
+    message = (
+        "^The image of the question 'so\\?' is not a whole picture that can be read: its "
+        "pixels are of Pillow's kind 'F', which has no known range\\.$"
+    )
     with pytest.raises(ValueError, match=message):
         asked().generate_until([request("so?", {}, 0, lambda row: [Image.new("F", (8, 8))])])
 
 
 def test_what_this_model_cannot_do_is_refused(asked):
     model = asked()
-    for settings, message in (({"do_sample": True}, "do_sample True, but this model answers "
-                                                    "greedily, with False"),
-                              ({"num_beams": 5}, "num_beams 5, but this model answers greedily, "
-                                                 "with 1"),
-                              ({"max_new_tokens": 0}, "max_new_tokens 0 is not an integer from 1 "
-                                                      "up"),
-                              ({"max_new_tokens": "9"}, "max_new_tokens '9' is not an integer")):
+    for settings, message in (
+        ({"do_sample": True}, "do_sample True, but this model answers greedily, with False"),
+        ({"num_beams": 5}, "num_beams 5, but this model answers greedily, with 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens 0 is not an integer from 1 up"),
+        ({"max_new_tokens": "9"}, "max_new_tokens '9' is not an integer"),
+    ):
         with pytest.raises(ValueError, match=message):
             model.generate_until([request("so?", settings, 0)])
     # mutual information asks for the choice alone
@@ -215,8 +275,10 @@ def test_what_this_model_cannot_do_is_refused(asked):
 def test_the_command_refuses_a_model_that_is_not_there_in_one_sentence(tmp_path, capsys):
     with pytest.raises(ValueError, match="spec.json cannot be read"):
         UVLM(weights=str(tmp_path / "nowhere"))
-    for names in ({"weights": str(tmp_path / "nowhere")},
-                  {"profile": "smoke", "vq_tokenizer": "/data/llamagen"}):
+    for names in (
+        {"weights": str(tmp_path / "nowhere")},
+        {"profile": "smoke", "vq_tokenizer": "/data/llamagen"},
+    ):
         with pytest.raises(SystemExit) as left:
             benchmarks.Command(**names)
         said = capsys.readouterr().err
@@ -271,39 +333,69 @@ def test_lmms_eval_asks_the_model_about_rows_on_this_disk(folder, rows, images, 
 
     model = UVLM(weights=str(folder))
     model.task_dict = {"watches": {"test": rows}}
-    answers = model.generate_until([request(q, {"max_new_tokens": 6}, i)
-                                    for i, q in enumerate(QUESTIONS)])
+    answers = model.generate_until(
+        [request(q, {"max_new_tokens": 6}, i) for i, q in enumerate(QUESTIONS)]
+    )
     codes = encoders["VQ"].encode(images[:5])
     choices = [CHOICES[i % 4 :] + CHOICES[: i % 4] for i in range(5)]
-    values = np.array([[value for value, _ in log_likelihoods(model.model, model.processor,
-                                                              conversations(told), codes)]
-                       for told in zip(*choices, strict=True)]).T  # (rows, choices)
+    values = np.array(
+        [
+            [
+                value
+                for value, _ in log_likelihoods(
+                    model.model, model.processor, conversations(told), codes
+                )
+            ]
+            for told in zip(*choices, strict=True)
+        ]
+    ).T  # (rows, choices)
     likeliest = values.argmax(1)
     likeliest[4] = values[4].argmin()  # one that the model does not choose
     assert len(set(likeliest.tolist())) > 2
-    table = {"image": [row["image"] for row in rows], "question": QUESTIONS, "choices": choices,
-             "answer":
-             answers[:3] + ["never"] * 2, "likeliest": likeliest.tolist(),
-             "told": [each[1] for each in choices]}
+    table = {
+        "image": [row["image"] for row in rows],
+        "question": QUESTIONS,
+        "choices": choices,
+        "answer": answers[:3] + ["never"] * 2,
+        "likeliest": likeliest.tolist(),
+        "told": [each[1] for each in choices],
+    }
     data = datasets.Dataset.from_dict(table).cast_column("image", datasets.Image())
     datasets.DatasetDict({"test": data}).save_to_disk(tmp_path / "data")
     (tmp_path / "tasks").mkdir()
     for name, rest in (("answered", ANSWERED), ("chosen", CHOSEN), ("told", TOLD)):
-        (tmp_path / "tasks" / f"{name}.yaml").write_text(TASK.format(name=f"watches_{name}",
-                                                                     data=tmp_path / "data",
-                                                                     rest=rest))
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(
+            TASK.format(name=f"watches_{name}", data=tmp_path / "data", rest=rest)
+        )
     (tmp_path / "tasks" / "utils.py").write_text(VALUE)
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
     done = subprocess.run(
-        [sys.executable, "-m", "uvlm_core.lmms", "--model", "uvlm", "--model_args",
-         f"weights={folder}",
-         "--tasks", "watches_answered,watches_chosen,watches_told", "--include_path",
-         str(tmp_path / "tasks"),
-         "--batch_size", "2", "--output_path", str(tmp_path / "results")], cwd=ROOT, text=True,
+        [
+            sys.executable,
+            "-m",
+            "uvlm_core.lmms",
+            "--model",
+            "uvlm",
+            "--model_args",
+            f"weights={folder}",
+            "--tasks",
+            "watches_answered,watches_chosen,watches_told",
+            "--include_path",
+            str(tmp_path / "tasks"),
+            "--batch_size",
+            "2",
+            "--output_path",
+            str(tmp_path / "results"),
+        ],
+        cwd=ROOT,
+        text=True,
         capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1",
-                          "HF_HOME": str(tmp_path / "hub")})
-    assert "Error during evaluation" not in done.stdout and done.returncode == 0, done.stdout + done.stderr
+        env=os.environ
+        | {"PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+    )
+    assert "Error during evaluation" not in done.stdout and done.returncode == 0, (
+        done.stdout + done.stderr
+    )
     (path,) = tmp_path.glob("results/**/*results.json")
     results = json.loads(path.read_text())["results"]
     assert results["watches_answered"]["exact_match,none"] == 3 / 5

@@ -10,16 +10,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MAKE_SETS = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PROFILE", "SEEDS", "NOTEBOOK", "WORKERS",
-             "BACKEND", "GPU", "DEB",
-             "PYTHONS")
+MAKE_SETS = (
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKELEVEL",
+    "PROFILE",
+    "SEEDS",
+    "NOTEBOOK",
+    "WORKERS",
+    "BACKEND",
+    "GPU",
+    "DEB",
+    "PYTHONS",
+)
 
 
 def make(*words, folder=ROOT, **variables):
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in MAKE_SETS} | variables
-    return subprocess.run(["make", *words], cwd=folder, env=environment, capture_output=True,
-                          text=True)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in MAKE_SETS
+    } | variables
+    return subprocess.run(
+        ["make", *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
 
 
 @pytest.fixture
@@ -33,33 +45,46 @@ def project(tmp_path):
 def test_help_is_the_default_and_lists_every_target_in_one_line():
     listed = make().stdout
     targets = re.search(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
-    assert set(re.findall(r"^  ([a-z0-9]+) +\S", listed,
-                          re.MULTILINE)) == set(targets) - {"unusable"}
+    assert set(re.findall(r"^  ([a-z0-9]+) +\S", listed, re.MULTILINE)) == set(targets) - {
+        "unusable"
+    }
     assert make("help").stdout == listed
 
 
-@pytest.mark.parametrize(("words", "command"), [
-    (["figures"], "-m uvlm_core.notebooks --profile 'laptop'"),
-    (["figures", "PROFILE=smoke", "SEEDS=3"], "-m uvlm_core.notebooks --profile 'smoke' --seeds "
-                                              "'3'"),
-    (["figures", "NOTEBOOK=02", "WORKERS=1"], "-m uvlm_core.notebooks --profile 'laptop' "
-                                              "--notebook '02' --workers '1'"),
-    (["replicate", "PROFILE=smoke"], "-m uvlm_core.notebooks --profile 'smoke' --replicate"),
-    (["test"], "-m pytest -q -n 2 --dist worksteal"),
-    (["bench"], "tests/benchmarks.py"),
-    (["encoders"], "-m uvlm_core.pretraining all"),
-    (["smollm2"], "-m uvlm_core.models.smollm"),
-    (["plan", "PROFILE=paper", "GPU=H100"], "-m uvlm_core.studies.plan --profile 'paper' --gpu "
-                                            "'H100'"),
-    (["stamps"], "-m uvlm_core.data.stamps"),
-    (["stamps", "DEB=/some where/a.deb"], "-m uvlm_core.data.stamps --deb '/some where/a.deb'"),
-    (["scoreboard"], "-m uvlm_core.studies.scoreboard"),
-    (["report"], "-m uvlm_core.report --profile 'laptop'"),
-    (["lint"], "-m ruff check ."),
-    (["lab"], f"-m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir='{ROOT}' "
-              "--LabApp.default_url=/lab/tree/notebooks/index.ipynb --LabApp.news_url=None "
-              "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"),
-])
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["figures"], "-m uvlm_core.notebooks --profile 'laptop'"),
+        (
+            ["figures", "PROFILE=smoke", "SEEDS=3"],
+            "-m uvlm_core.notebooks --profile 'smoke' --seeds '3'",
+        ),
+        (
+            ["figures", "NOTEBOOK=02", "WORKERS=1"],
+            "-m uvlm_core.notebooks --profile 'laptop' --notebook '02' --workers '1'",
+        ),
+        (["replicate", "PROFILE=smoke"], "-m uvlm_core.notebooks --profile 'smoke' --replicate"),
+        (["test"], "-m pytest -q -n 2 --dist worksteal"),
+        (["bench"], "tests/benchmarks.py"),
+        (["encoders"], "-m uvlm_core.pretraining all"),
+        (["smollm2"], "-m uvlm_core.models.smollm"),
+        (
+            ["plan", "PROFILE=paper", "GPU=H100"],
+            "-m uvlm_core.studies.plan --profile 'paper' --gpu 'H100'",
+        ),
+        (["stamps"], "-m uvlm_core.data.stamps"),
+        (["stamps", "DEB=/some where/a.deb"], "-m uvlm_core.data.stamps --deb '/some where/a.deb'"),
+        (["scoreboard"], "-m uvlm_core.studies.scoreboard"),
+        (["report"], "-m uvlm_core.report --profile 'laptop'"),
+        (["lint"], "-m ruff check ."),
+        (
+            ["lab"],
+            f"-m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir='{ROOT}' "
+            "--LabApp.default_url=/lab/tree/notebooks/index.ipynb --LabApp.news_url=None "
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        ),
+    ],
+)
 def test_a_target_runs_its_command_in_the_projects_own_python(words, command):
     printed = [" ".join(line.split()) for line in make("-n", *words).stdout.splitlines()]
     assert f".venv/bin/python {command}" in printed
@@ -79,10 +104,15 @@ def test_an_empty_value_means_the_default(target, project):
     assert make("-n", target, *(f"{name}=" for name in EMPTY), folder=project).stdout == wanted
 
 
-@pytest.mark.parametrize(("words", "backend"), [
-    ([], "loky"), (["BACKEND="], "loky"), (["BACKEND=dask:tcp://127.0.0.1:8786"],
-                                           "dask:tcp://127.0.0.1:8786"),
-    (["BACKEND=slurm:partition=gpu,timeout_min=600"], "slurm:partition=gpu,timeout_min=600")])
+@pytest.mark.parametrize(
+    ("words", "backend"),
+    [
+        ([], "loky"),
+        (["BACKEND="], "loky"),
+        (["BACKEND=dask:tcp://127.0.0.1:8786"], "dask:tcp://127.0.0.1:8786"),
+        (["BACKEND=slurm:partition=gpu,timeout_min=600"], "slurm:partition=gpu,timeout_min=600"),
+    ],
+)
 def test_the_backend_reaches_the_command_by_the_environment(project, words, backend):
     (project / ".venv/bin").mkdir(parents=True)
     (project / ".venv/bin/python").write_text('#!/bin/sh\necho "$UVLM_BACKEND"\n')
@@ -100,7 +130,9 @@ def test_set_up_is_done_once_and_again_when_it_was_left_half_made(project):
     python = "PYTHONS=no_such_python ./this_python"
     first = make("setup", python, folder=project)
     assert first.returncode == 0, first.stderr
-    assert not (project / ".venv" / "left_over").exists() and (project / ".venv/bin/python").exists()
+    assert (
+        not (project / ".venv" / "left_over").exists() and (project / ".venv/bin/python").exists()
+    )
     assert make("-q", "setup", python, folder=project).returncode == 0
     (project / ".venv/bin/python").unlink()  # as when the Python it was made from is gone
     assert make("-q", "setup", python, folder=project).returncode == 1
@@ -134,9 +166,11 @@ def test_packages_that_cannot_be_installed_leave_no_stamp(project):
 def test_a_python_that_is_too_old_is_refused_in_one_sentence(project):
     result = make("setup", "PYTHONS=false no_such_python", folder=project)
     assert result.returncode != 0 and not (project / ".venv").exists()
-    assert result.stderr.splitlines()[0] == ("No Python 3.11 or newer was found as any of: false "
-                                             "no_such_python; install one, or name one with "
-                                             "PYTHONS=/path/to/python.")
+    assert result.stderr.splitlines()[0] == (
+        "No Python 3.11 or newer was found as any of: false "
+        "no_such_python; install one, or name one with "
+        "PYTHONS=/path/to/python."
+    )
 
 
 def test_clean_removes_what_can_be_made_again_and_says_so(project):

@@ -37,8 +37,10 @@ def test_shipped_names_lead_into_the_package_and_others_stay_as_they_are(tmp_pat
     assert resolve("pretrained/tokenizer") == str(PRETRAINED / "tokenizer")
     for name in (str(tmp_path), "owner/model"):
         assert resolve(name) == name
-    with pytest.raises(ValueError, match="'pretrained/clip' is not a shipped network; shipped are "
-                                         ".*pretrained/token"):
+    with pytest.raises(
+        ValueError,
+        match="'pretrained/clip' is not a shipped network; shipped are .*pretrained/token",
+    ):
         resolve("pretrained/clip")
 
 
@@ -48,8 +50,9 @@ def test_every_shipped_network_is_what_was_shipped_within_the_size_that_was_prom
     for folder in folders:
         verify(folder)
         assert (folder / "README.md").read_text().startswith("# ")
-    assert sum(path.stat().st_size for folder in folders
-               for path in folder.rglob("*")) <= 30 * 2**20
+    assert (
+        sum(path.stat().st_size for folder in folders for path in folder.rglob("*")) <= 30 * 2**20
+    )
 
 
 def test_a_changed_byte_is_detected(copies):
@@ -96,6 +99,7 @@ def test_a_fingerprint_sees_the_vocabulary_of_an_older_tokenizer(tmp_path):
 def test_a_file_that_cannot_be_read_is_told_in_a_sentence(copies, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
+
     monkeypatch.setattr(places, "_sha256", refuse)
     fingerprint.cache_clear()
     refused(fingerprint, copies / "vq", "cannot be read .*Permission denied: .*vq")
@@ -114,8 +118,9 @@ def test_a_name_of_the_cache_leads_into_it_and_says_what_brings_it_there(cache):
     assert resolve("cache/smollm2") == str(cache / "smollm2")
 
 
-@pytest.mark.parametrize("name, file", [
-    ("owner/model", False), ("owner/model/vq.pt", True), ("pretrained/vq", False)])
+@pytest.mark.parametrize(
+    "name, file", [("owner/model", False), ("owner/model/vq.pt", True), ("pretrained/vq", False)]
+)
 def test_a_name_of_the_hub_is_a_file_by_its_suffix(name, file):
     assert is_file(name) == file
 
@@ -123,8 +128,11 @@ def test_a_name_of_the_hub_is_a_file_by_its_suffix(name, file):
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "vq.pt").write_text("")
     assert is_file(str(tmp_path / "vq.pt"))
-    refused(lambda name: resolve_folder(name, "a tokenizer"), tmp_path / "vq.pt",
-            "is a file, and a tokenizer is a folder or a hub id")
+    refused(
+        lambda name: resolve_folder(name, "a tokenizer"),
+        tmp_path / "vq.pt",
+        "is a file, and a tokenizer is a folder or a hub id",
+    )
 
 
 @pytest.mark.parametrize("config", ["[]", "{}", '{"base_model_name_or_path": 3}'])

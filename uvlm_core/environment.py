@@ -27,8 +27,9 @@ def processes() -> tuple[int, int]:
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         if os.environ.get(name) == "":
             del os.environ[name]
-    found = {name: variable(name, default) for name, default in (("WORLD_SIZE", "1"),
-                                                                 ("RANK", "0"))}
+    found = {
+        name: variable(name, default) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"))
+    }
     for name, value in found.items():
         if not (value.isascii() and value.isdigit()):
             raise ValueError(f"The environment variable {name} is {value!r}, not a whole number.")

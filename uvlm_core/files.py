@@ -22,12 +22,15 @@ def read_text(path: Path) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = 1 + content[: error.start].decode(encoding, "ignore").count("\n")
-        raise ValueError(f"{path}, line {line} is no text in {encoding.upper()}, which has no "
-                         f"{content[error.start : error.end]!r}; save the file as UTF-8.") from None
+        raise ValueError(
+            f"{path}, line {line} is no text in {encoding.upper()}, which has no "
+            f"{content[error.start : error.end]!r}; save the file as UTF-8."
+        ) from None
     if "\0" in text:
         line = 1 + text[: text.index("\0")].count("\n")
-        raise ValueError(f"{path}, line {line} is no text, as it has null characters; save the "
-                         "file as UTF-8.")
+        raise ValueError(
+            f"{path}, line {line} is no text, as it has null characters; save the file as UTF-8."
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -39,15 +39,28 @@ LIMIT = 128
 # single runs, each benchmark's own score from 0 to 100; from their public record. "CLIP" is the one
 # space of both sides. `error` is the recorded standard error of such a score, where there is one.
 AUTHORS = pd.DataFrame(
-    [("CLIP", requests, name, value)
-     for name, values in (("GQA", (61.6, 62.0, 61.9, 61.7)), ("MMBench", (62.5, 62.5, 63.2, 63.7)),
-                          ("MMStar", (34.1, 33.6, 33.8, 36.0)),
-                          ("VizWiz", (58.5, 55.6, 55.9, 59.5)))
-     for requests, value in zip((0, 50_000, 100_000, 200_000), values, strict=True)]
-    + [("CLIP-VQ", 200_000, name, value) for name, value in (("GQA", 62.1), ("MMBench", 66.1),
-                                                             ("MMStar", 36.3),
-                                                             ("POPE", 86.6), ("TextVQA", 47.1))],
-    columns=["spaces", "requests", "benchmark", "value"])
+    [
+        ("CLIP", requests, name, value)
+        for name, values in (
+            ("GQA", (61.6, 62.0, 61.9, 61.7)),
+            ("MMBench", (62.5, 62.5, 63.2, 63.7)),
+            ("MMStar", (34.1, 33.6, 33.8, 36.0)),
+            ("VizWiz", (58.5, 55.6, 55.9, 59.5)),
+        )
+        for requests, value in zip((0, 50_000, 100_000, 200_000), values, strict=True)
+    ]
+    + [
+        ("CLIP-VQ", 200_000, name, value)
+        for name, value in (
+            ("GQA", 62.1),
+            ("MMBench", 66.1),
+            ("MMStar", 36.3),
+            ("POPE", 86.6),
+            ("TextVQA", 47.1),
+        )
+    ],
+    columns=["spaces", "requests", "benchmark", "value"],
+)
 AUTHORS["error"] = AUTHORS["benchmark"].map({"GQA": 0.43, "VizWiz": 0.68, "TextVQA": 0.68})
 
 
@@ -62,22 +75,31 @@ class UVLM(lmms):
         encoder stays on the CPU.
     """
 
-    def __init__(self, profile: str = "", weights: str = "", batch_size: int | str = ROWS_A_CALL,
-                 device: str = "cpu",
-                 **fields):
+    def __init__(
+        self,
+        profile: str = "",
+        weights: str = "",
+        batch_size: int | str = ROWS_A_CALL,
+        device: str = "cpu",
+        **fields,
+    ):
         super().__init__()
         self.task_dict: dict = {}  # task -> split -> rows; lmms-eval fills it
         if bool(profile) == bool(weights) or (weights and fields):
-            raise ValueError(f"A model is named by a profile, with fields of a run beside it, or "
-                             f"by weights alone, not by profile {profile!r}, weights {weights!r} "
-                             f"and the fields {fields!r}.")
+            raise ValueError(
+                f"A model is named by a profile, with fields of a run beside it, or "
+                f"by weights alone, not by profile {profile!r}, weights {weights!r} "
+                f"and the fields {fields!r}."
+            )
         if not (str(batch_size).isdecimal() and int(batch_size) > 0):
             raise ValueError(f"batch_size {batch_size!r} is not an integer from 1 up.")
         self.batch_size = int(batch_size)
         if weights:
             model, self.processor, self.encoder, _ = load_model(weights)
         else:
-            ((model, self.processor, self.encoder, _),) = trained_models([find_profile(profile).spec.vary(**fields)], 1)
+            ((model, self.processor, self.encoder, _),) = trained_models(
+                [find_profile(profile).spec.vary(**fields)], 1
+            )
         self.model = model.to(device)
 
     def generate_until(self, requests: Sequence) -> list[str]:
@@ -90,8 +112,14 @@ class UVLM(lmms):
             for batch in self._batches(some):
                 # no answer yet
                 talks, images = self._read([requests[i].args for i in batch], ["?"] * len(batch))
-                said = answer(self.model, self.processor, talks, images, limit=limit,
-                              batch_size=self.batch_size)
+                said = answer(
+                    self.model,
+                    self.processor,
+                    talks,
+                    images,
+                    limit=limit,
+                    batch_size=self.batch_size,
+                )
                 for i, (text,) in zip(batch, said, strict=True):
                     answers[i] = _cut(text, requests[i].args[1].get("until"))
         return answers
@@ -108,21 +136,29 @@ class UVLM(lmms):
         found = []
         for batch in self._batches(range(len(requests))):
             asked = [requests[i].args for i in batch]
-            told = [continuation if isinstance(continuation, str)
-                    else str(continuation(self._row(where)))
-                    for _, continuation, *where in asked]
+            told = [
+                continuation
+                if isinstance(continuation, str)
+                else str(continuation(self._row(where)))
+                for _, continuation, *where in asked
+            ]
             talks, images = self._read(asked, told)
-            values = log_likelihoods(self.model, self.processor, talks, images,
-                                     batch_size=self.batch_size)
-            found += [GenerationResult((-value if isinstance(args[1], str) else value, greedy))
-                      for args, (value, greedy) in zip(asked, values, strict=True)]
+            values = log_likelihoods(
+                self.model, self.processor, talks, images, batch_size=self.batch_size
+            )
+            found += [
+                GenerationResult((-value if isinstance(args[1], str) else value, greedy))
+                for args, (value, greedy) in zip(asked, values, strict=True)
+            ]
         return found
 
     def generate_until_multi_round(self, requests: Sequence) -> list[str]:
         """Refused."""
-        raise NotImplementedError("A task of several rounds cannot be asked of this model, which "
-                                  "answers one question about one image; choose a task of one "
-                                  "round.")
+        raise NotImplementedError(
+            "A task of several rounds cannot be asked of this model, which "
+            "answers one question about one image; choose a task of one "
+            "round."
+        )
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
         for start in tqdm(range(0, len(numbers), self.batch_size), desc="batches of questions"):
@@ -133,8 +169,9 @@ class UVLM(lmms):
         *_, number, task, split = where
         return self.task_dict[task][split][number]
 
-    def _read(self, asked: Sequence[tuple], told: Sequence[str]) -> tuple[list[Conversation],
-                                                                          np.ndarray]:
+    def _read(
+        self, asked: Sequence[tuple], told: Sequence[str]
+    ) -> tuple[list[Conversation], np.ndarray]:
         """`args` of requests and their answers as conversations, and the encoder's outputs for
         their images."""
         talks, images = [], []
@@ -142,10 +179,13 @@ class UVLM(lmms):
             found = (where[0](self._row(where)) or []) if where else []
             if len(found) != 1 or not isinstance(found[0], Image.Image):
                 kinds = ", ".join(type(each).__name__ for each in found) or "no image"
-                raise ValueError(f"The question {question[:60]!r} comes with {kinds}, but this "
-                                 f"model reads exactly one image a question.")
-            talks.append(Conversation("vqa", len(images),
-                                      (Turn(f"{IMAGE}\n{question}", text.strip()),)))
+                raise ValueError(
+                    f"The question {question[:60]!r} comes with {kinds}, but this "
+                    f"model reads exactly one image a question."
+                )
+            talks.append(
+                Conversation("vqa", len(images), (Turn(f"{IMAGE}\n{question}", text.strip()),))
+            )
             name = f"The image of the question {question[:60]!r}"
             images.append(fit_picture(found[0], self.encoder.size, name))
         return talks, self.encoder.encode(np.stack(images))
@@ -156,8 +196,10 @@ def _limit(settings: dict) -> int:
     refused."""
     for name, greedy in (("do_sample", False), ("num_beams", 1)):
         if settings.get(name) not in (None, greedy):
-            raise ValueError(f"The task asks for {name} {settings[name]!r}, but this model answers "
-                             f"greedily, with {greedy!r}.")
+            raise ValueError(
+                f"The task asks for {name} {settings[name]!r}, but this model answers "
+                f"greedily, with {greedy!r}."
+            )
     limit = settings.get("max_new_tokens", LIMIT)
     if type(limit) is not int or limit < 1:
         raise ValueError(f"max_new_tokens {limit!r} is not an integer from 1 up.")
@@ -189,16 +231,19 @@ class Command(UVLM):
 def main() -> None:
     """lmms-eval's command line, which then knows this model as `uvlm`."""
     if lmms is object:
-        print("lmms-eval is not installed; `.venv/bin/python -m pip install -r "
-              "requirements-benchmarks.txt` brings it.",
-              file=sys.stderr)
+        print(
+            "lmms-eval is not installed; `.venv/bin/python -m pip install -r "
+            "requirements-benchmarks.txt` brings it.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     from lmms_eval.cli.dispatch import main as evaluate
     from lmms_eval.models import MODEL_REGISTRY_V2
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    MODEL_REGISTRY_V2.register_manifest(ModelManifest("uvlm",
-                                                      simple_class_path="uvlm_core.lmms.Command"))
+    MODEL_REGISTRY_V2.register_manifest(
+        ModelManifest("uvlm", simple_class_path="uvlm_core.lmms.Command")
+    )
     evaluate()
 
 

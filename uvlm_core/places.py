@@ -54,8 +54,10 @@ def resolve(name: str) -> str:
     if name.startswith("cache/"):
         folder = cache_folder() / name.removeprefix("cache/")
         if not os.path.isdir(folder):
-            raise ValueError(f"{name!r} is not in the cache {cache_folder()}; `make {folder.name}` "
-                             f"brings it there.")
+            raise ValueError(
+                f"{name!r} is not in the cache {cache_folder()}; `make {folder.name}` "
+                f"brings it there."
+            )
         return str(folder)
     if name.startswith("pretrained/"):
         folder = PRETRAINED / name.removeprefix("pretrained/")
@@ -67,8 +69,10 @@ def resolve(name: str) -> str:
     if os.path.exists(place):
         return place
     if not (_HUB_FILE if name.endswith(FILES) else _HUB_ID).fullmatch(name):
-        raise ValueError(f"{name!r} is neither a folder or file that is there nor a hub id "
-                         "(owner/model, or owner/model/file of a single file).")
+        raise ValueError(
+            f"{name!r} is neither a folder or file that is there nor a hub id "
+            "(owner/model, or owner/model/file of a single file)."
+        )
     return name
 
 
@@ -119,11 +123,12 @@ def refusing(name: str, what: str) -> Iterator[None]:
     # transformers, peft, the hub, safetensors: each has errors of its own
     except Exception as error:
         here = os.path.exists(resolve(name))
-        raise ValueError(f"{name!r} is not {what} that can be loaded ({reason(error)})." if here
-                         else
-                         f"{name!r} is neither a folder here nor {what} that the hub gives "
-                         f"({reason(error)})."
-                         ) from error
+        raise ValueError(
+            f"{name!r} is not {what} that can be loaded ({reason(error)})."
+            if here
+            else f"{name!r} is neither a folder here nor {what} that the hub gives "
+            f"({reason(error)})."
+        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
 
@@ -147,14 +152,17 @@ def adapted(name: str) -> str | None:
     config = read_json(Path(path))
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not (isinstance(base, str) and base):
-        raise ValueError(f"{name!r} is an adapter, and its {_ADAPTER} names no model "
-                         f"(base_model_name_or_path).")
+        raise ValueError(
+            f"{name!r} is an adapter, and its {_ADAPTER} names no model (base_model_name_or_path)."
+        )
     if any(Path(place).glob("model*.safetensors")) or any(Path(place).glob("pytorch_model*.bin")):
         raise ValueError(f"{name!r} holds an adapter and a whole model; give a folder of one.")
     try:
         found = resolve(base)
     except ValueError as error:
-        raise ValueError(f"{name!r} is an adapter of a model that cannot be found: {error}") from None
+        raise ValueError(
+            f"{name!r} is an adapter of a model that cannot be found: {error}"
+        ) from None
     if os.path.exists(os.path.join(found, _ADAPTER)):
         raise ValueError(f"{name!r} is an adapter of {base!r}, which is an adapter too; merge one.")
     return base
@@ -181,7 +189,9 @@ def fingerprint(name: str) -> str:
             if content and path.is_file() and path.name != "sha256.json":
                 digest.update(path.name.encode() + _sha256(path).encode())
     except OSError as error:
-        raise ValueError(f"{name!r} cannot be read ({error.strerror or error}: {error.filename}).") from error
+        raise ValueError(
+            f"{name!r} cannot be read ({error.strerror or error}: {error.filename})."
+        ) from error
     base = adapted(name)
     if base is not None:
         digest.update(fingerprint(base).encode())
@@ -191,9 +201,11 @@ def fingerprint(name: str) -> str:
 def write_sha256(folder: str | Path) -> None:
     """Write `sha256.json` beside a network's files."""
     folder = Path(folder)
-    sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())
-            if path.suffix in (".json", ".safetensors")
-            and path.name != "sha256.json"}
+    sums = {
+        path.name: _sha256(path)
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".json", ".safetensors") and path.name != "sha256.json"
+    }
     (folder / "sha256.json").write_text(json.dumps(sums, indent=1) + "\n")
 
 
@@ -207,8 +219,10 @@ def verify(folder: str | Path) -> None:
         raise ValueError(f"{folder / 'sha256.json'} is not an object of files and their sha256.")
     for name, wanted in sums.items():
         if not (folder / name).is_file() or _sha256(folder / name) != wanted:
-            raise ValueError(f"{folder / name} is not the file that was shipped (its sha256 "
-                             f"differs from sha256.json).")
+            raise ValueError(
+                f"{folder / name} is not the file that was shipped (its sha256 "
+                f"differs from sha256.json)."
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -15,8 +15,16 @@ from uvlm_core.data.llava import read_llava, write_llava
 from uvlm_core.data.smart_watch import Watch, render, sample_watches
 
 WATCHES = sample_watches(0, 12)
-WATCH = Watch(hour=0, minute=9, second=6, weather="sunny", battery=7, weather_corner="top left",
-              battery_corner="bottom right", colour=(40, 60, 120))
+WATCH = Watch(
+    hour=0,
+    minute=9,
+    second=6,
+    weather="sunny",
+    battery=7,
+    weather_corner="top left",
+    battery_corner="bottom right",
+    colour=(40, 60, 120),
+)
 
 
 def all_tasks(count: int = 6) -> list[Conversation]:
@@ -24,8 +32,11 @@ def all_tasks(count: int = 6) -> list[Conversation]:
 
 
 def everything_in(folder) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_what_was_written_is_read_back_as_it_was(tmp_path):
@@ -35,8 +46,9 @@ def test_what_was_written_is_read_back_as_it_was(tmp_path):
     back = read_llava(tmp_path / "train.json", tmp_path / "images")
     assert back == [replace(talk, image=name) for talk, name in zip(talks, names, strict=True)]
     for watch, name in zip(WATCHES, sorted(set(names)), strict=False):
-        assert (np.asarray(Image.open(tmp_path / "images" / name))
-                == np.asarray(render(watch, 48))).all()
+        assert (
+            np.asarray(Image.open(tmp_path / "images" / name)) == np.asarray(render(watch, 48))
+        ).all()
     assert set(everything_in(tmp_path)) == {"train.json", *(f"images/{name}" for name in names)}
 
 
@@ -44,8 +56,9 @@ def test_the_json_is_llavas(tmp_path):
     write_llava(all_tasks(1), WATCHES[:1], tmp_path / "train.json", tmp_path / "images")
     for row in json.loads((tmp_path / "train.json").read_text()):
         assert set(row) == {"id", "task", "image", "conversations", "attributes"}
-        assert [part["from"] for part in row["conversations"]] == ["human",
-                                                                   "gpt"] * (len(row["conversations"]) // 2)
+        assert [part["from"] for part in row["conversations"]] == ["human", "gpt"] * (
+            len(row["conversations"]) // 2
+        )
         assert all(set(part) == {"from", "value"} for part in row["conversations"])
         tagged = [part["from"] for part in row["conversations"] if IMAGE in part["value"]]
         assert tagged == ["gpt" if row["task"] == "generation" else "human"]
@@ -54,8 +67,11 @@ def test_the_json_is_llavas(tmp_path):
 @pytest.mark.parametrize("kind", ["watches", "pictures", "array"])
 def test_images_may_be_watches_pictures_or_arrays(kind, tmp_path):
     pictures = [render(watch) for watch in WATCHES[:2]]
-    images = {"watches": WATCHES[:2], "pictures": pictures,
-              "array": np.stack([np.asarray(one) for one in pictures])}
+    images = {
+        "watches": WATCHES[:2],
+        "pictures": pictures,
+        "array": np.stack([np.asarray(one) for one in pictures]),
+    }
     write_llava(all_tasks(2), images[kind], tmp_path / "a.json", tmp_path)
     assert (np.asarray(Image.open(tmp_path / "a_000001.png")) == np.asarray(pictures[1])).all()
 
@@ -78,18 +94,33 @@ def test_other_peoples_rows_are_read(tmp_path):
     (tmp_path / "coco").mkdir()
     render(WATCH).save(tmp_path / "coco" / "1.jpg")
     rows = [
-        {"id": 1, "image": "coco/1.jpg", "conversations": [
-            {"from": "human", "value": "What is it?\n<image>"},
-            {"from": "gpt", "value": "A watch."},
-            {"from": "human", "value": "Which colour?"}, {"from": "gpt", "value": "Blue."}]},
-        {"image": "coco/1.jpg", "conversations": [
-            {"from": "human", "value": "A watch, please."}, {"from": "gpt", "value": "<image>\n"}]},
+        {
+            "id": 1,
+            "image": "coco/1.jpg",
+            "conversations": [
+                {"from": "human", "value": "What is it?\n<image>"},
+                {"from": "gpt", "value": "A watch."},
+                {"from": "human", "value": "Which colour?"},
+                {"from": "gpt", "value": "Blue."},
+            ],
+        },
+        {
+            "image": "coco/1.jpg",
+            "conversations": [
+                {"from": "human", "value": "A watch, please."},
+                {"from": "gpt", "value": "<image>\n"},
+            ],
+        },
     ]
     (tmp_path / "data.json").write_text(json.dumps(rows))
     assert read_llava(tmp_path / "data.json", tmp_path) == [
-        Conversation("vqa", "coco/1.jpg", (Turn("<image>\nWhat is it?", "A watch."),
-                                           Turn("Which colour?", "Blue."))),
-        Conversation("generation", "coco/1.jpg", (Turn("A watch, please.", IMAGE),))]
+        Conversation(
+            "vqa",
+            "coco/1.jpg",
+            (Turn("<image>\nWhat is it?", "A watch."), Turn("Which colour?", "Blue.")),
+        ),
+        Conversation("generation", "coco/1.jpg", (Turn("A watch, please.", IMAGE),)),
+    ]
 
 
 def row(human="<image>\nwhat?", gpt="sunny", **changes) -> dict:
@@ -98,61 +129,111 @@ def row(human="<image>\nwhat?", gpt="sunny", **changes) -> dict:
 
 
 def turns(*senders) -> list[dict]:
-    return [{"from": sender, "value": "<image>\nwhat?" if place == 0 else "so"}
-            for place, sender in enumerate(senders)]
+    return [
+        {"from": sender, "value": "<image>\nwhat?" if place == 0 else "so"}
+        for place, sender in enumerate(senders)
+    ]
 
 
 BAD_ROWS = {
     "not an object": ("a text", "'a text' is not an object with the keys image and conversations"),
-    "no image key": ({"conversations": []}, "the key 'image' is missing; there are "
-                                            "'conversations'"),
-    "no conversations key": ({"image": "good.png"}, "the key 'conversations' is missing; there are "
-                                                    "'image'"),
+    "no image key": (
+        {"conversations": []},
+        "the key 'image' is missing; there are 'conversations'",
+    ),
+    "no conversations key": (
+        {"image": "good.png"},
+        "the key 'conversations' is missing; there are 'image'",
+    ),
     "empty object": ({}, "the key 'image' is missing; there are none"),
     "image no name": (row(image=3), "image 3 is not a file name"),
-    "no turns": (row(conversations=[]), r"conversations \[\] is not a list of objects with the "
-                                        r"keys from and value"),
+    "no turns": (
+        row(conversations=[]),
+        r"conversations \[\] is not a list of objects with the "
+        r"keys from and value",
+    ),
     "turns no list": (row(conversations="hello"), "conversations 'hello' is not a list of objects"),
-    "turn without value": (row(conversations=[{"from": "human"}]),
-                           "is not a list of objects with the keys"),
-    "turn without from": (row(conversations=[{"value": "hello"}]),
-                          "is not a list of objects with the keys"),
+    "turn without value": (
+        row(conversations=[{"from": "human"}]),
+        "is not a list of objects with the keys",
+    ),
+    "turn without from": (
+        row(conversations=[{"value": "hello"}]),
+        "is not a list of objects with the keys",
+    ),
     "value no text": (row(human=5), "is not a list of objects with the keys from and value"),
     "empty value": (row(gpt=" "), "the gpt turn is ' ', not a text"),
-    "starts with gpt": (row(conversations=turns("gpt", "human")), "turn 0 is from 'gpt' where "
-                                                                  "'human' is expected"),
-    "two humans": (row(conversations=turns("human", "human")), "turn 1 is from 'human' where 'gpt' "
-                                                               "is expected"),
-    "unknown sender": (row(conversations=turns("human", "bot")), "turn 1 is from 'bot' where 'gpt' "
-                                                                 "is expected"),
-    "ends with human": (row(conversations=turns("human", "gpt", "human")),
-                        "the 3 turns end with 'human'"),
+    "starts with gpt": (
+        row(conversations=turns("gpt", "human")),
+        "turn 0 is from 'gpt' where 'human' is expected",
+    ),
+    "two humans": (
+        row(conversations=turns("human", "human")),
+        "turn 1 is from 'human' where 'gpt' is expected",
+    ),
+    "unknown sender": (
+        row(conversations=turns("human", "bot")),
+        "turn 1 is from 'bot' where 'gpt' is expected",
+    ),
+    "ends with human": (
+        row(conversations=turns("human", "gpt", "human")),
+        "the 3 turns end with 'human'",
+    ),
     "unknown task": (row(task="chat"), "task 'chat' is not one of vqa, caption, generation"),
-    "half a character": (row(gpt="A nice day \ud83d"), r"the gpt turn has half a character, "
-                                                       r"'\\ud83d', at place 11 of 'A nice day "
-                                                       r"\\ud83d'; an emoji's two halves belong "
-                                                       r"together"),
-    "half a character asked": (row(human="<image>\nis \ude00 it?"), r"the human turn has half a "
-                                                                    r"character, '\\ude00'"),
-    "no image tag": (row(human="what?"), "a vqa conversation needs <image> once, at the start of "
-                                         "its first human turn"),
-    "two image tags": (row(human="<image>\n<image>\nwhat?"),
-                       "a vqa conversation needs <image> once"),
-    "tag amid a text": (row(human="is <image> sunny?"), "a vqa conversation needs <image> once, at "
-                                                        "the start"),
-    "tag in a later turn": (row(conversations=turns("human", "gpt")[:1] + [
-        {"from": "gpt", "value": "so"}, {"from": "human", "value": "<image>\nand?"},
-        {"from": "gpt", "value": "so"}]),
-        "a vqa conversation needs <image> once"),
-    "tag on the wrong side": (row(human="what?", gpt=IMAGE, task="caption"),
-                              "a caption conversation needs <image>"),
-    "request without a tag": (row(human="draw", task="generation"),
-                              "needs <image> as its whole gpt turn"),
+    "half a character": (
+        row(gpt="A nice day \ud83d"),
+        r"the gpt turn has half a character, "
+        r"'\\ud83d', at place 11 of 'A nice day "
+        r"\\ud83d'; an emoji's two halves belong "
+        r"together",
+    ),
+    "half a character asked": (
+        row(human="<image>\nis \ude00 it?"),
+        r"the human turn has half a "
+        r"character, '\\ude00'",
+    ),
+    "no image tag": (
+        row(human="what?"),
+        "a vqa conversation needs <image> once, at the start of its first human turn",
+    ),
+    "two image tags": (
+        row(human="<image>\n<image>\nwhat?"),
+        "a vqa conversation needs <image> once",
+    ),
+    "tag amid a text": (
+        row(human="is <image> sunny?"),
+        "a vqa conversation needs <image> once, at the start",
+    ),
+    "tag in a later turn": (
+        row(
+            conversations=turns("human", "gpt")[:1]
+            + [
+                {"from": "gpt", "value": "so"},
+                {"from": "human", "value": "<image>\nand?"},
+                {"from": "gpt", "value": "so"},
+            ]
+        ),
+        "a vqa conversation needs <image> once",
+    ),
+    "tag on the wrong side": (
+        row(human="what?", gpt=IMAGE, task="caption"),
+        "a caption conversation needs <image>",
+    ),
+    "request without a tag": (
+        row(human="draw", task="generation"),
+        "needs <image> as its whole gpt turn",
+    ),
     "tag on both sides": (row(gpt=IMAGE), "needs <image> as its whole gpt turn and nowhere else"),
-    "bad attributes": (row(attributes=[["colour"]]), r"attributes \('colour',\) are not a tuple of "
-                                                     r"names out of time"),
-    "attributes of another length": (row(attributes=[]), r"attributes \[\] is not one list per "
-                                                         r"pair of turns \(1 here"),
+    "bad attributes": (
+        row(attributes=[["colour"]]),
+        r"attributes \('colour',\) are not a tuple of "
+        r"names out of time",
+    ),
+    "attributes of another length": (
+        row(attributes=[]),
+        r"attributes \[\] is not one list per "
+        r"pair of turns \(1 here",
+    ),
     "image missing": (row(image="gone.png"), "image 'gone.png' is missing from"),
     "image is a folder": (row(image="folder"), "image 'folder' is missing from"),
     "image is a text": (row(image="text.png"), "image 'text.png' in .* is not a whole picture"),
@@ -160,8 +241,10 @@ BAD_ROWS = {
     "photo is cut off": (row(image="cut.jpg"), "image 'cut.jpg' in .* is not a whole picture that"),
     "image of floats": (row(image="float.tiff"), "image 'float.tiff' in .* has no known range"),
     "image is a program": (row(image="program.eps"), "image 'program.eps' in .* is not a whole"),
-    "path upwards": (row(image="../secret.png"), "image '../secret.png' is outside the image "
-                                                 "folder"),
+    "path upwards": (
+        row(image="../secret.png"),
+        "image '../secret.png' is outside the image folder",
+    ),
     "path upwards in Windows": (row(image="..\\secret.png"), "secret.png' is outside the image"),
     "absolute path": (row(image="/secret.png"), "image '/secret.png' is outside the image folder"),
     "link outwards": (row(image="link.png"), "image 'link.png' is outside the image folder"),
@@ -219,11 +302,15 @@ def test_each_row_says_where_it_was_read(folder, tmp_path):
 
 
 SPELLINGS = {
-    "as it is": "deep/caf\u00e9 1.png", "here": "./deep/caf\u00e9 1.png",
+    "as it is": "deep/caf\u00e9 1.png",
+    "here": "./deep/caf\u00e9 1.png",
     "there and back": "deep/../deep//caf\u00e9 1.png",
     "out and in": "../images/deep/caf\u00e9 1.png",
-    "Windows": "deep\\caf\u00e9 1.png", "decomposed": "deep/cafe\u0301 1.png",
-    "full": "{folder}/deep/caf\u00e9 1.png", "link": "shallow/caf\u00e9 1.png"}
+    "Windows": "deep\\caf\u00e9 1.png",
+    "decomposed": "deep/cafe\u0301 1.png",
+    "full": "{folder}/deep/caf\u00e9 1.png",
+    "link": "shallow/caf\u00e9 1.png",
+}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -248,7 +335,8 @@ def test_a_file_that_has_just_that_name_is_meant(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "utf-32-be"])
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "utf-32-be"]
+)
 def test_json_is_read_in_the_encoding_that_it_has(encoding, folder, tmp_path):
     text = "die Uhr zeigt “10 nach 10”, \u00fcbrigens \U0001f570"
     content = json.dumps([row(gpt=text)], ensure_ascii=False, indent=1)
@@ -256,14 +344,28 @@ def test_json_is_read_in_the_encoding_that_it_has(encoding, folder, tmp_path):
     assert read_llava(tmp_path / "data.json", folder)[0].turns[0].gpt == text
 
 
-@pytest.mark.parametrize(("bad", "message"), [
-    (b'[\n {"id": "caf\xe9"}]',
-     r"data.json, line 2 is no text in UTF-8, which has no b'\\xe9'; save the file as UTF-8\.$"),
-    ("[\n\n3]".encode("utf-16") + b"\0", "data.json, line 3 is no text in UTF-16, which has no "),
-    (b"[3,\n\0\0]", "data.json, line 2 is no text, as it has null characters; save the file as"),
-    (b'[{"image": "a.png",\n"image": "b.png"}]',
-     "not JSON: the key 'image' is given more than once in one object, as 'a.png' and 'b.png'"),
-], ids=["latin", "half a character", "null", "a key twice"])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            b'[\n {"id": "caf\xe9"}]',
+            r"data.json, line 2 is no text in UTF-8, which has no b'\\xe9'; save the file as UTF-8\.$",
+        ),
+        (
+            "[\n\n3]".encode("utf-16") + b"\0",
+            "data.json, line 3 is no text in UTF-16, which has no ",
+        ),
+        (
+            b"[3,\n\0\0]",
+            "data.json, line 2 is no text, as it has null characters; save the file as",
+        ),
+        (
+            b'[{"image": "a.png",\n"image": "b.png"}]',
+            "not JSON: the key 'image' is given more than once in one object, as 'a.png' and 'b.png'",
+        ),
+    ],
+    ids=["latin", "half a character", "null", "a key twice"],
+)
 def test_json_that_can_be_read_in_two_ways_or_none_is_refused(bad, message, folder, tmp_path):
     (tmp_path / "data.json").write_bytes(bad)
     with pytest.raises(ValueError, match=message) as error:
@@ -271,13 +373,19 @@ def test_json_that_can_be_read_in_two_ways_or_none_is_refused(bad, message, fold
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"", "is not JSON: "), (b"[{", "is not JSON: "), (b"\xff\xfe", "is not JSON: "),
-    (b"[" * 100_000, "is not JSON: "),
-    (b'{"image": "good.png"}', "holds a JSON dict, not a list of conversations"),
-    (b"3", "holds a JSON int, not a"),
-    (None, "cannot be read: No such file"),
-], ids=["empty", "cut off", "not text", "too deep", "object", "number", "missing"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not JSON: "),
+        (b"[{", "is not JSON: "),
+        (b"\xff\xfe", "is not JSON: "),
+        (b"[" * 100_000, "is not JSON: "),
+        (b'{"image": "good.png"}', "holds a JSON dict, not a list of conversations"),
+        (b"3", "holds a JSON int, not a"),
+        (None, "cannot be read: No such file"),
+    ],
+    ids=["empty", "cut off", "not text", "too deep", "object", "number", "missing"],
+)
 def test_a_file_that_is_not_llava_json_is_refused_by_name(content, message, folder, tmp_path):
     path = tmp_path / "data.json"
     if content is not None:
@@ -289,29 +397,82 @@ def test_a_file_that_is_not_llava_json_is_refused_by_name(content, message, fold
 QUESTION = Turn("<image>\nwhat?", "sunny", ("weather",))
 
 
-@pytest.mark.parametrize(("last", "images", "size", "message"), [
-    (Conversation("vqa", 1, (QUESTION,)), [WATCH], 64, "row 1: image 1 is not among the 1 images"),
-    (Conversation("vqa", 1, (QUESTION,)), [WATCH, "watch"], 64, "row 1: image 1 is 'watch', "
-                                                                "neither a Watch, a PIL"),
-    (Conversation("vqa", 0, (QUESTION,)), np.zeros((1, 8, 8, 3)), 64, r"row 0: image 0 is an array "
-                                                                      r"float64 \(8, 8"),
-    (Conversation("vqa", 0, (QUESTION,)), np.zeros((1, 8, 8), "uint8"), 64, r"row 0: image 0 is an "
-                                                                            r"array uint8 \(8, 8"),
-    (Conversation("vqa", 1, (QUESTION,)), [WATCH, Image.new("F", (8, 8))], 64,
-     "row 1: image 1 is not a whole picture that can be read: its pixels are of Pillow's kind 'F'"),
-    (Conversation("vqa", 0, (QUESTION,)), [WATCH], 7, "image size 7 is not an integer from 32 to "
-                                                      "1024"),
-    (Conversation("vqa", "gone.png", (QUESTION,)), [WATCH], 64, "row 1: image 'gone.png' is "
-                                                                "missing from"),
-    (Conversation("vqa", "../a.png", (QUESTION,)), [WATCH], 64, "row 1: image '../a.png' is "
-                                                                "outside the image folder"),
-    ({"task": "vqa"}, [WATCH], 64, "row 1: {'task': 'vqa'} is not a Conversation"),
-], ids=["position", "no image", "float", "grey", "float picture", "size", "missing", "outside",
-        "no conversation"])
+@pytest.mark.parametrize(
+    ("last", "images", "size", "message"),
+    [
+        (
+            Conversation("vqa", 1, (QUESTION,)),
+            [WATCH],
+            64,
+            "row 1: image 1 is not among the 1 images",
+        ),
+        (
+            Conversation("vqa", 1, (QUESTION,)),
+            [WATCH, "watch"],
+            64,
+            "row 1: image 1 is 'watch', neither a Watch, a PIL",
+        ),
+        (
+            Conversation("vqa", 0, (QUESTION,)),
+            np.zeros((1, 8, 8, 3)),
+            64,
+            r"row 0: image 0 is an array "
+            r"float64 \(8, 8",
+        ),
+        (
+            Conversation("vqa", 0, (QUESTION,)),
+            np.zeros((1, 8, 8), "uint8"),
+            64,
+            r"row 0: image 0 is an "
+            r"array uint8 \(8, 8",
+        ),
+        (
+            Conversation("vqa", 1, (QUESTION,)),
+            [WATCH, Image.new("F", (8, 8))],
+            64,
+            "row 1: image 1 is not a whole picture that can be read: its pixels are of Pillow's kind 'F'",
+        ),
+        (
+            Conversation("vqa", 0, (QUESTION,)),
+            [WATCH],
+            7,
+            "image size 7 is not an integer from 32 to 1024",
+        ),
+        (
+            Conversation("vqa", "gone.png", (QUESTION,)),
+            [WATCH],
+            64,
+            "row 1: image 'gone.png' is missing from",
+        ),
+        (
+            Conversation("vqa", "../a.png", (QUESTION,)),
+            [WATCH],
+            64,
+            "row 1: image '../a.png' is outside the image folder",
+        ),
+        ({"task": "vqa"}, [WATCH], 64, "row 1: {'task': 'vqa'} is not a Conversation"),
+    ],
+    ids=[
+        "position",
+        "no image",
+        "float",
+        "grey",
+        "float picture",
+        "size",
+        "missing",
+        "outside",
+        "no conversation",
+    ],
+)
 def test_nothing_is_written_when_anything_is_bad(last, images, size, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        write_llava([Conversation("vqa", 0, (QUESTION,)), last], images, tmp_path / "a.json",
-                    tmp_path / "images", size)
+        write_llava(
+            [Conversation("vqa", 0, (QUESTION,)), last],
+            images,
+            tmp_path / "a.json",
+            tmp_path / "images",
+            size,
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -320,10 +481,14 @@ def test_the_pictures_of_a_json_of_that_name_elsewhere_are_not_written_over(tmp_
         (tmp_path / folder).mkdir()
     write_llava(all_tasks(2), WATCHES[:2], tmp_path / "one" / "a.json", tmp_path / "images")
     before = everything_in(tmp_path)
-    with pytest.raises(ValueError, match=r"images/a_000001.png is another picture, which rows "
-                                         r"beside"):
-        write_llava(all_tasks(2), [WATCHES[0], WATCHES[5]], tmp_path / "two" / "a.json",
-                    tmp_path / "images")
+    with pytest.raises(
+        ValueError,
+        match=r"images/a_000001.png is another picture, which rows "
+        r"beside",
+    ):
+        write_llava(
+            all_tasks(2), [WATCHES[0], WATCHES[5]], tmp_path / "two" / "a.json", tmp_path / "images"
+        )
     assert everything_in(tmp_path) == before
     # the same
     write_llava(all_tasks(2), WATCHES[:2], tmp_path / "two" / "a.json", tmp_path / "images")
@@ -350,15 +515,21 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(ValueError, match=r"a\.json and its images cannot be written: No space left "
-                                         r"on device\."):
+    with pytest.raises(
+        ValueError,
+        match=r"a\.json and its images cannot be written: No space left "
+        r"on device\.",
+    ):
         write_llava(all_tasks(2), WATCHES[2:4], tmp_path / "a.json", tmp_path)
     assert everything_in(tmp_path) == before
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match=r"a\.json and its images cannot be written: Not a "
-                                         r"directory\."):
+    with pytest.raises(
+        ValueError,
+        match=r"a\.json and its images cannot be written: Not a "
+        r"directory\.",
+    ):
         write_llava(all_tasks(1), WATCHES[:1], tmp_path / "a.json", tmp_path / "file" / "images")
     assert set(everything_in(tmp_path)) == {"file"}

@@ -42,8 +42,12 @@ SIDES = {
     "rgb.png": (flag(), {}, RED, BLUE),
     "deep.png": (Image.fromarray(GREY), {}, (156,) * 3, (156,) * 3),
     "deep.tiff": (Image.fromarray(GREY), {}, (156,) * 3, (156,) * 3),
-    "motorola.tiff": (Image.frombytes("I;16B", (32, 16), GREY.astype(">u2").tobytes()), {},
-                      (156,) * 3, (156,) * 3),
+    "motorola.tiff": (
+        Image.frombytes("I;16B", (32, 16), GREY.astype(">u2").tobytes()),
+        {},
+        (156,) * 3,
+        (156,) * 3,
+    ),
     "clear.png": (flag("RGBA", (0, 0, 0, 0)), {}, WHITE, BLUE),
     "grey.png": (flag("LA", (0, 0), (90, 255)), {}, WHITE, (90,) * 3),
     "bits.png": (flag("1", 0, 1), {}, (0, 0, 0), WHITE),
@@ -55,9 +59,15 @@ SIDES = {
     "moving.gif": (flag(), {"save_all": True, "append_images": [flag(left=BLUE)]}, RED, BLUE),
     "ink.tiff": (flag("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), {}, RED, BLUE),
 }
-TOP_AND_BOTTOM = {name: (flag(), options | turned(), RED, BLUE) for name, options in {
-    "turned.jpg": {"quality": 100, "subsampling": 0}, "turned.png": {}, "turned.tiff": {},
-    "turned.webp": {"lossless": True}}.items()}
+TOP_AND_BOTTOM = {
+    name: (flag(), options | turned(), RED, BLUE)
+    for name, options in {
+        "turned.jpg": {"quality": 100, "subsampling": 0},
+        "turned.png": {},
+        "turned.tiff": {},
+        "turned.webp": {"lossless": True},
+    }.items()
+}
 REFUSED = {
     "float.tiff": (Image.new("F", (8, 8)), "of Pillow's kind 'F', which has no known range"),
     "long.tiff": (Image.new("I", (8, 8)), "of Pillow's kind 'I', which has no known range"),
@@ -105,8 +115,17 @@ def straight(path, folder):
     return open_picture(path, 32)
 
 
-ways = pytest.mark.parametrize("way", [straight, through_memory, through_write_llava,
-                                       through_read_llava, through_named_files, through_lmms_eval])
+ways = pytest.mark.parametrize(
+    "way",
+    [
+        straight,
+        through_memory,
+        through_write_llava,
+        through_read_llava,
+        through_named_files,
+        through_lmms_eval,
+    ],
+)
 
 
 def saved(folder, name, picture, options):
@@ -148,8 +167,13 @@ def test_every_way_refuses_the_same_and_writes_nothing(name, way, tmp_path, monk
 
 
 def test_kinds_of_pixels_that_only_memory_has_are_read_too():
-    for mode, by in (("RGBX", "RGB"), ("HSV", "RGB"), ("YCbCr", "RGB"), ("RGBa", "RGBA"),
-                     ("PA", "P")):
+    for mode, by in (
+        ("RGBX", "RGB"),
+        ("HSV", "RGB"),
+        ("YCbCr", "RGB"),
+        ("RGBa", "RGBA"),
+        ("PA", "P"),
+    ):
         seen = np.asarray(to_rgb(flag().convert(by).convert(mode))).astype(int)
         assert abs(seen[:, :16] - RED).max() <= 4, mode
         assert abs(seen[:, 16:] - BLUE).max() <= 4, mode
@@ -173,11 +197,16 @@ def test_a_picture_is_turned_once(tmp_path):
                 np.testing.assert_array_equal(np.asarray(to_rgb(each)), np.asarray(expected))
 
 
-@pytest.mark.parametrize(("array", "shape"), [
-    (np.zeros((8, 8, 3)), "float64 (8, 8, 3)"), (np.zeros((8, 8), np.uint8), "uint8 (8, 8)"),
-    (np.zeros((8, 8, 4), np.uint8), "uint8 (8, 8, 4)"),
-    (np.zeros((0, 8, 3), np.uint8), "uint8 (0, 8, 3)"),
-    (np.zeros((1, 8, 8, 3), np.uint8), "uint8 (1, 8, 8, 3)")])
+@pytest.mark.parametrize(
+    ("array", "shape"),
+    [
+        (np.zeros((8, 8, 3)), "float64 (8, 8, 3)"),
+        (np.zeros((8, 8), np.uint8), "uint8 (8, 8)"),
+        (np.zeros((8, 8, 4), np.uint8), "uint8 (8, 8, 4)"),
+        (np.zeros((0, 8, 3), np.uint8), "uint8 (0, 8, 3)"),
+        (np.zeros((1, 8, 8, 3), np.uint8), "uint8 (1, 8, 8, 3)"),
+    ],
+)
 def test_another_array_is_refused(array, shape):
     with pytest.raises(ValueError) as error:
         to_rgb(array, "image 7")

@@ -25,17 +25,37 @@ from uvlm_core.data.smart_watch import (
     split_of,
 )
 
-WATCH = Watch(hour=10, minute=9, second=36, weather="sunny", battery=57, weather_corner="top left",
-              battery_corner="bottom right", colour=(40, 60, 120))
-PINNED = Watch(hour=10, minute=30, second=57, weather="raining", battery=33,
-               weather_corner="bottom right",
-               # sample_watch(7, 3) of WORLD_VERSION 1
-               battery_corner="bottom left", colour=(240, 109, 59))
+WATCH = Watch(
+    hour=10,
+    minute=9,
+    second=36,
+    weather="sunny",
+    battery=57,
+    weather_corner="top left",
+    battery_corner="bottom right",
+    colour=(40, 60, 120),
+)
+PINNED = Watch(
+    hour=10,
+    minute=30,
+    second=57,
+    weather="raining",
+    battery=33,
+    weather_corner="bottom right",
+    # sample_watch(7, 3) of WORLD_VERSION 1
+    battery_corner="bottom left",
+    colour=(240, 109, 59),
+)
 WATCHES = st.builds(
     lambda corners, **values: Watch(weather_corner=corners[0], battery_corner=corners[1], **values),
-    corners=st.permutations(CORNERS), hour=st.integers(0, 11), minute=st.integers(0, 59),
+    corners=st.permutations(CORNERS),
+    hour=st.integers(0, 11),
+    minute=st.integers(0, 59),
     second=st.integers(0, 59),
-    weather=st.sampled_from(WEATHERS), battery=st.integers(0, 100), colour=st.just((40, 60, 120)))
+    weather=st.sampled_from(WEATHERS),
+    battery=st.integers(0, 100),
+    colour=st.just((40, 60, 120)),
+)
 SEEDS = st.integers(0, 2**32)
 repeatably = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -67,12 +87,20 @@ def test_seeds_and_splits_give_different_watches():
 @given(SEEDS, SEEDS)
 @repeatably
 def test_splits_share_no_attribute_tuple(seed, other):
-    seen = {split: {watch.asked for watch in sample_watches(seed if split == "train" else other, 30,
-                                                            split)}
-            for split in SPLITS}
-    assert all(split_of(watch) == split for split in SPLITS for watch in sample_watches(seed, 5,
-                                                                                        split))
-    assert not seen["train"] & seen["test"] and not seen["train"] & seen["reader"] and not seen["test"] & seen["reader"]
+    seen = {
+        split: {
+            watch.asked for watch in sample_watches(seed if split == "train" else other, 30, split)
+        }
+        for split in SPLITS
+    }
+    assert all(
+        split_of(watch) == split for split in SPLITS for watch in sample_watches(seed, 5, split)
+    )
+    assert (
+        not seen["train"] & seen["test"]
+        and not seen["train"] & seen["reader"]
+        and not seen["test"] & seen["reader"]
+    )
 
 
 @given(WATCHES, st.tuples(*[st.integers(0, 255)] * 3))
@@ -83,10 +111,15 @@ def test_the_colour_does_not_move_a_watch_to_another_split(watch, colour):
 
 def test_four_fifths_of_the_world_are_for_training():
     rng = np.random.default_rng(0)
-    splits = [split_of(replace(WATCH, hour=int(h), minute=int(m), second=int(s)))
-              for h, m, s in zip(rng.integers(0, 12, 3000), rng.integers(0, 60, 3000),
-                                 rng.integers(0, 60, 3000),
-                                 strict=True)]
+    splits = [
+        split_of(replace(WATCH, hour=int(h), minute=int(m), second=int(s)))
+        for h, m, s in zip(
+            rng.integers(0, 12, 3000),
+            rng.integers(0, 60, 3000),
+            rng.integers(0, 60, 3000),
+            strict=True,
+        )
+    ]
     assert splits.count("train") / 3000 == pytest.approx(0.8, abs=0.03)
     assert splits.count("test") / 3000 == pytest.approx(0.1, abs=0.03)
 
@@ -94,12 +127,14 @@ def test_four_fifths_of_the_world_are_for_training():
 def test_sampled_attributes_reach_every_value():
     watches = sample_watches(0, 1500)
     assert {watch.hour for watch in watches} == set(range(12))
-    assert {watch.minute for watch in watches} == {watch.second
-                                                   for watch in watches} == set(range(60))
+    assert (
+        {watch.minute for watch in watches} == {watch.second for watch in watches} == set(range(60))
+    )
     assert {watch.battery for watch in watches} == set(range(101))
     assert {watch.weather for watch in watches} == set(WEATHERS)
     assert {(watch.weather_corner, watch.battery_corner) for watch in watches} == {
-        (a, b) for a in CORNERS for b in CORNERS if a != b}
+        (a, b) for a in CORNERS for b in CORNERS if a != b
+    }
 
 
 @given(SEEDS)
@@ -108,8 +143,9 @@ def test_white_hands_stand_out_from_every_sampled_face(seed):
     assert contrast_with_white(sample_watch(seed, 0).colour) >= MINIMUM_CONTRAST
 
 
-@pytest.mark.parametrize(("colour", "ratio"), [((255, 255, 255), 1.0), ((0, 0, 0), 21.0),
-                                               ((119, 119, 119), 4.48)])
+@pytest.mark.parametrize(
+    ("colour", "ratio"), [((255, 255, 255), 1.0), ((0, 0, 0), 21.0), ((119, 119, 119), 4.48)]
+)
 def test_contrast_is_the_wcag_ratio(colour, ratio):
     assert contrast_with_white(colour) == pytest.approx(ratio, abs=0.01)
 
@@ -124,9 +160,10 @@ def test_a_batch_holds_the_single_images():
     watches = sample_watches(0, 3)
     batch = render_batch(watches, 64)
     assert batch.shape == (3, 64, 64, 3) and batch.dtype == np.uint8
-    assert all((image == np.asarray(render(watch, 64))).all() for image, watch in zip(batch,
-                                                                                      watches,
-                                                                                      strict=True))
+    assert all(
+        (image == np.asarray(render(watch, 64))).all()
+        for image, watch in zip(batch, watches, strict=True)
+    )
 
 
 @pytest.mark.parametrize("size", [31, 1025, 64.0, "64"])
@@ -167,15 +204,25 @@ def test_each_hand_points_where_the_time_says(watch):
     for turn, share in zip(turns, (0.45, 0.65, 0.85), strict=True):
         x = 112 + share * radius * math.sin(2 * math.pi * turn)
         y = 112 - share * radius * math.cos(2 * math.pi * turn)
-        near = image[round(y) - 1:round(y) + 2, round(x) - 1:round(x) + 2]
+        near = image[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2]
         assert near.min(axis=2).max() > 200  # a white pixel on a face of (40, 60, 120)
 
 
-@pytest.mark.parametrize("change", [
-    {"hour": 4}, {"minute": 30}, {"second": 12}, {"weather": "cloudy"}, {"weather": "raining"},
-    {"battery": 62},
-    {"weather_corner": "top right"}, {"battery_corner": "bottom left"}, {"colour": (120, 60, 40)}],
-                         ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hour": 4},
+        {"minute": 30},
+        {"second": 12},
+        {"weather": "cloudy"},
+        {"weather": "raining"},
+        {"battery": 62},
+        {"weather_corner": "top right"},
+        {"battery_corner": "bottom left"},
+        {"colour": (120, 60, 40)},
+    ],
+    ids=str,
+)
 def test_every_attribute_is_visible_at_64_pixels(change):
     assert (np.asarray(render(WATCH)) != np.asarray(render(replace(WATCH, **change)))).any()
 
@@ -192,22 +239,27 @@ def test_a_fuller_battery_shows_more_green():
 @pytest.mark.parametrize(("size", "numbers"), [(NUMBER_FROM - 1, []), (NUMBER_FROM, ["57%"])])
 def test_the_number_is_drawn_where_it_is_legible(size, numbers, monkeypatch):
     drawn = []
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text,
-                        **options: drawn.append(text))
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, place, text, **options: drawn.append(text)
+    )
     smart_watch.render(WATCH, size)
     assert drawn == numbers
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"hour": 13}, "hour 13 is not an integer from 0 to 12"),
-    ({"minute": 60}, "minute 60 is not an integer from 0 to 59"),
-    ({"second": -1}, "second -1 is not an integer from 0 to 59"),
-    ({"battery": 57.5}, "battery 57.5 is not an integer from 0 to 100"),
-    ({"weather": "snowing"}, "weather 'snowing' is not one of sunny, cloudy, raining"),
-    ({"weather_corner": "left"}, "weather_corner 'left' is not one of top left"),
-    ({"battery_corner": "top left"}, "weather_corner and battery_corner are both 'top left'"),
-    ({"colour": (0, 0, 256)}, r"colour \(0, 0, 256\) is not three integers from 0 to 255"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hour": 13}, "hour 13 is not an integer from 0 to 12"),
+        ({"minute": 60}, "minute 60 is not an integer from 0 to 59"),
+        ({"second": -1}, "second -1 is not an integer from 0 to 59"),
+        ({"battery": 57.5}, "battery 57.5 is not an integer from 0 to 100"),
+        ({"weather": "snowing"}, "weather 'snowing' is not one of sunny, cloudy, raining"),
+        ({"weather_corner": "left"}, "weather_corner 'left' is not one of top left"),
+        ({"battery_corner": "top left"}, "weather_corner and battery_corner are both 'top left'"),
+        ({"colour": (0, 0, 256)}, r"colour \(0, 0, 256\) is not three integers from 0 to 255"),
+    ],
+    ids=str,
+)
 def test_an_impossible_watch_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(WATCH, **change)

@@ -75,8 +75,10 @@ def answers_by_loops(model, processor, talk, codes, limit):
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_greedy_answers_are_those_of_each_row_by_itself(way, talker, talks, tables, processor):
     with torch.no_grad():
-        expected = [answers_by_loops(talker, processor, talk, tables["VQ"][talk.image], LIMIT)
-                    for talk in talks]
+        expected = [
+            answers_by_loops(talker, processor, talk, tables["VQ"][talk.image], LIMIT)
+            for talk in talks
+        ]
     lengths = {len(said) for row in expected for said in row}
     assert LIMIT in lengths and len(lengths) > 2  # some answers are cut, some end by themselves
     found = answer(talker, processor, talks, tables["VQ"], limit=LIMIT, **way)
@@ -84,35 +86,40 @@ def test_greedy_answers_are_those_of_each_row_by_itself(way, talker, talks, tabl
 
 
 def test_sampled_answers_do_not_depend_on_batches_or_cache(talker, talks, tables, processor):
-    first, *others = [answer(talker, processor, talks, tables["VQ"], limit=LIMIT, temperature=1.0,
-                             seed=4, **way)
-                      for way in WAYS]
+    first, *others = [
+        answer(talker, processor, talks, tables["VQ"], limit=LIMIT, temperature=1.0, seed=4, **way)
+        for way in WAYS
+    ]
     assert all(other == first for other in others)
-    assert first != answer(talker, processor, talks, tables["VQ"], limit=LIMIT, temperature=1.0,
-                           seed=5)
+    assert first != answer(
+        talker, processor, talks, tables["VQ"], limit=LIMIT, temperature=1.0, seed=5
+    )
     assert first != answer(talker, processor, talks, tables["VQ"], limit=LIMIT)
 
 
-def test_answers_of_a_siglip_model_do_not_depend_on_batches_or_cache(new_model, talks, tables,
-                                                                     processor):
+def test_answers_of_a_siglip_model_do_not_depend_on_batches_or_cache(
+    new_model, talks, tables, processor
+):
     model = new_model("SigLIP-VQ")
-    first, *others = [answer(model, processor, talks, tables["SigLIP"], limit=LIMIT, **way)
-                      for way in WAYS]
+    first, *others = [
+        answer(model, processor, talks, tables["SigLIP"], limit=LIMIT, **way) for way in WAYS
+    ]
     assert all(other == first for other in others)
     assert len({text for row in first for text in row}) > 3
 
 
 def test_an_answer_depends_on_its_own_image(talker, talks, tables, processor):
     turned = np.roll(tables["VQ"][: len(talks)], 1, 0)
-    assert answer(talker, processor, talks, tables["VQ"], limit=LIMIT) != answer(talker, processor,
-                                                                                 talks, turned,
-                                                                               limit=LIMIT)
+    assert answer(talker, processor, talks, tables["VQ"], limit=LIMIT) != answer(
+        talker, processor, talks, turned, limit=LIMIT
+    )
 
 
 def saying(model: UnifiedVLM, token: int) -> UnifiedVLM:
     """The model, made to say one token at every place."""
-    head = torch.nn.Linear(model.config.text_config.hidden_size,
-                           model.config.text_config.vocab_size)
+    head = torch.nn.Linear(
+        model.config.text_config.hidden_size, model.config.text_config.vocab_size
+    )
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
     head.bias.data[token] = 1.0
@@ -123,8 +130,9 @@ def saying(model: UnifiedVLM, token: int) -> UnifiedVLM:
 def test_an_answer_without_an_end_is_cut_at_the_limit(new_model, processor, talks, tables):
     (token,) = processor.ids_of("7")
     for limit in (1, 5):
-        found = answer(saying(new_model("VQ-VQ"), token), processor, talks, tables["VQ"],
-                       limit=limit)
+        found = answer(
+            saying(new_model("VQ-VQ"), token), processor, talks, tables["VQ"], limit=limit
+        )
         assert found == [["7" * limit] * len(talk.turns) for talk in talks]
 
 
@@ -141,13 +149,16 @@ def test_images_are_those_of_each_row_by_itself(architecture, new_model, process
     expected = []
     with torch.no_grad():
         for request in requests:
-            ids = [processor.bos] + processor.human_ids(request.turns[0].human) + [processor.generate]
+            ids = (
+                [processor.bos] + processor.human_ids(request.turns[0].human) + [processor.generate]
+            )
             tokens = []
             for _ in range(16):
                 so_far = torch.stack(tokens)[None] if tokens else None
                 embeds = model.embed(torch.tensor([ids]), images_out=so_far)
-                predicted = model.generation_head(model.hidden_states(embeds, use_cache=False)[0,
-                                                                                               -1])
+                predicted = model.generation_head(
+                    model.hidden_states(embeds, use_cache=False)[0, -1]
+                )
                 tokens.append(predicted.argmax() if codes else predicted)
                 ids.append(processor.image_out)
             expected.append(torch.stack(tokens).numpy())
@@ -163,22 +174,25 @@ def test_images_are_those_of_each_row_by_itself(architecture, new_model, process
 
 def test_sampled_codes_do_not_depend_on_batches_or_cache(new_model, processor, requests):
     model = new_model("SigLIP-VQ").double()
-    first, *others = [generate_images(model, processor, requests, temperature=1.0, seed=2,
-                                      **way).tokens
-                      for way in WAYS]
+    first, *others = [
+        generate_images(model, processor, requests, temperature=1.0, seed=2, **way).tokens
+        for way in WAYS
+    ]
     for other in others:
         np.testing.assert_array_equal(other, first)
-    assert (first != generate_images(model, processor, requests, temperature=1.0,
-                                     seed=3).tokens).any()
+    assert (
+        first != generate_images(model, processor, requests, temperature=1.0, seed=3).tokens
+    ).any()
     assert (first != generate_images(model, processor, requests).tokens).any()
 
 
-@pytest.mark.parametrize(("architecture", "shared"), [("VQ-VQ", False), ("VQ-VQ", True),
-                                                      ("VQ-SigLIP", False),
-                                                      ("SigLIP-SigLIP", True)])
-def test_a_training_step_on_its_own_images_predicts_the_same_images(architecture, shared, new_model,
-                                                                    processor,
-                                                                    requests):
+@pytest.mark.parametrize(
+    ("architecture", "shared"),
+    [("VQ-VQ", False), ("VQ-VQ", True), ("VQ-SigLIP", False), ("SigLIP-SigLIP", True)],
+)
+def test_a_training_step_on_its_own_images_predicts_the_same_images(
+    architecture, shared, new_model, processor, requests
+):
     """One code path for training and decoding (pitfall 5): teacher-forced on what it decoded, the
     head repeats it."""
     model = new_model(architecture, shared).eval()
@@ -203,8 +217,9 @@ def test_a_training_step_on_its_own_images_predicts_the_same_images(architecture
     assert not np.allclose(hidden[-1].numpy(), hidden[0].numpy(), atol=1e-4)
 
 
-def test_a_model_that_says_the_trigger_is_triggered_and_another_is_not(new_model, processor,
-                                                                       requests):
+def test_a_model_that_says_the_trigger_is_triggered_and_another_is_not(
+    new_model, processor, requests
+):
     for token, triggered in ((processor.generate, True), (processor.eos, False)):
         found = generate_images(saying(new_model("VQ-VQ"), token), processor, requests)
         assert found.triggered.tolist() == [triggered] * len(requests)
@@ -217,8 +232,9 @@ def test_the_trigger_is_looked_for_where_the_request_ends(new_model, processor, 
     from uvlm_core.training.profiles import profile
 
     model = tune(new_model("VQ-VQ"), profile("laptop").spec)
-    optimizer = make_optimizer(model, profile("laptop").spec.vary(learning_rate=0.02,
-                                                                  adapter_learning_rate=0.02))
+    optimizer = make_optimizer(
+        model, profile("laptop").spec.vary(learning_rate=0.02, adapter_learning_rate=0.02)
+    )
     row = processor.row(requests[0])
     only = Row(row.ids, row.labels, -1, 0)
     buckets = collate([only], None, np.zeros((1, 16), np.uint16), processor.pad)
@@ -228,12 +244,14 @@ def test_the_trigger_is_looked_for_where_the_request_ends(new_model, processor, 
         optimizer.zero_grad()
     assert generate_images(model, processor, requests[:1]).triggered.all()
     assert generate_images(model, processor, requests[:1], cached=False).triggered.all()
-    np.testing.assert_array_equal(generate_images(model, processor, requests[:1]).tokens,
-                                  np.zeros((1, 16)))
+    np.testing.assert_array_equal(
+        generate_images(model, processor, requests[:1]).tokens, np.zeros((1, 16))
+    )
 
 
-def test_a_lora_model_decodes_as_its_merged_self(new_model, spec, processor, talks, requests,
-                                                 tables):
+def test_a_lora_model_decodes_as_its_merged_self(
+    new_model, spec, processor, talks, requests, tables
+):
     model = tune(new_model("VQ-VQ"), spec.vary(tuning="lora"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -259,21 +277,28 @@ def test_a_choice_takes_each_option_as_often_as_its_probability():
     logits = torch.tensor([[1.0, 0.0, -2.0, 3.0]])
     draws = (torch.arange(10_000) + 0.5) / 10_000
     for temperature in (0.5, 1.0, 2.0):
-        chosen = torch.cat([sample(logits.expand(100, -1), temperature, part)
-                            for part in draws.split(100)])
+        chosen = torch.cat(
+            [sample(logits.expand(100, -1), temperature, part) for part in draws.split(100)]
+        )
         share = torch.bincount(chosen, minlength=4) / len(draws)
-        torch.testing.assert_close(share, torch.softmax(logits[0] / temperature, -1), rtol=0,
-                                   atol=2e-4)
+        torch.testing.assert_close(
+            share, torch.softmax(logits[0] / temperature, -1), rtol=0, atol=2e-4
+        )
     assert sample(logits, 0, None).tolist() == [3]
     assert sample(logits, 1.0, torch.tensor([1 - 2**-24])).tolist() == [3]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (dict(temperature=-0.1), "temperature -0.1 is not from 0"),
-    (dict(temperature=float("nan")), "temperature nan is"),
-    (dict(batch_size=0), "batch_size 0 is below 1")])
-def test_impossible_settings_are_refused(change, message, talker, talks, requests, tables,
-                                         processor):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(temperature=-0.1), "temperature -0.1 is not from 0"),
+        (dict(temperature=float("nan")), "temperature nan is"),
+        (dict(batch_size=0), "batch_size 0 is below 1"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    change, message, talker, talks, requests, tables, processor
+):
     with pytest.raises(ValueError, match=message):
         answer(talker, processor, talks, tables["VQ"], **change)
     with pytest.raises(ValueError, match=message):
@@ -281,78 +306,97 @@ def test_impossible_settings_are_refused(change, message, talker, talks, request
 
 
 def test_other_peoples_questions_of_any_length_are_answered_too(talker, tables, processor):
-    long = Conversation("vqa", 3, tuple(Turn((f"{IMAGE}\n" if i == 0 else "")
-                                             + "tell me " * 7 * (i + 1), "no")
-                                        for i in range(3)))
+    long = Conversation(
+        "vqa",
+        3,
+        tuple(
+            Turn((f"{IMAGE}\n" if i == 0 else "") + "tell me " * 7 * (i + 1), "no")
+            for i in range(3)
+        ),
+    )
     short = Conversation("vqa", 2, (Turn(f"{IMAGE}\nso?", "yes"),))
     together = answer(talker, processor, [long, short], tables["VQ"], limit=LIMIT)
     assert [len(row) for row in together] == [3, 1]
-    assert together == [answer(talker, processor, [talk], tables["VQ"], limit=LIMIT)[0]
-                        for talk in (long, short)]
+    assert together == [
+        answer(talker, processor, [talk], tables["VQ"], limit=LIMIT)[0] for talk in (long, short)
+    ]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_an_answer_that_must_be_one_of_some_texts_is_one_of_them(way, talker, talks, tables,
-                                                                 processor):
+def test_an_answer_that_must_be_one_of_some_texts_is_one_of_them(
+    way, talker, talks, tables, processor
+):
     only = ("sunny", "sunny sky", "57%", "5%", "top left")
     found = answer(talker, processor, talks, tables["VQ"], only=only, **way)
     assert {text for row in found for text in row} <= set(only)
     assert found == answer(talker, processor, talks, tables["VQ"], only=only)
-    (single,) = {text for row in answer(talker, processor, talks, tables["VQ"], only=["12%"],
-                                        **way) for text in row}
+    (single,) = {
+        text
+        for row in answer(talker, processor, talks, tables["VQ"], only=["12%"], **way)
+        for text in row
+    }
     assert single == "12%"
 
 
-def test_of_the_texts_that_may_be_answered_it_is_the_one_that_the_model_leads_to(new_model,
-                                                                                 processor, talks,
-                                                                                 tables):
+def test_of_the_texts_that_may_be_answered_it_is_the_one_that_the_model_leads_to(
+    new_model, processor, talks, tables
+):
     (token,) = processor.ids_of("7")
-    found = answer(saying(new_model("VQ-VQ"), token), processor, talks, tables["VQ"],
-                   only=["7", "777", "12%", "1"])
+    found = answer(
+        saying(new_model("VQ-VQ"), token),
+        processor,
+        talks,
+        tables["VQ"],
+        only=["7", "777", "12%", "1"],
+    )
     # not 7777, which it would say if it might
     assert {text for row in found for text in row} == {"777"}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 @pytest.mark.parametrize("architecture", ["VQ-VQ", "SigLIP-VQ"])
-def test_a_log_likelihood_is_the_sum_over_the_answers_tokens_one_by_one(architecture, batch_size,
-                                                                        new_model, processor,
-                                                                        tables, watches):
+def test_a_log_likelihood_is_the_sum_over_the_answers_tokens_one_by_one(
+    architecture, batch_size, new_model, processor, tables, watches
+):
     model = new_model(architecture).eval().double()
     table = tables[architecture.split("-")[0]].astype(int if architecture == "VQ-VQ" else float)
-    talks = make_conversations(watches[:6], "vqa", 0, turns=(1,
-                                                             1)) + make_conversations(watches[6:9],
-                                                                                      "caption", 0)
+    talks = make_conversations(watches[:6], "vqa", 0, turns=(1, 1)) + make_conversations(
+        watches[6:9], "caption", 0
+    )
     expected = []
     with torch.no_grad():
         for talk in talks:
             ids, value = [processor.bos] + processor.human_ids(talk.turns[0].human), 0.0
             for token in processor.ids_of(" " + talk.turns[0].gpt):
                 embeds = model.embed(torch.tensor([ids]), torch.from_numpy(table[talk.image][None]))
-                logits = model.language_model.lm_head(model.hidden_states(embeds,
-                                                                          use_cache=False)[0, -1])
+                logits = model.language_model.lm_head(
+                    model.hidden_states(embeds, use_cache=False)[0, -1]
+                )
                 value += float(torch.log(torch.softmax(logits, -1))[token])
                 ids = ids + [token]
             expected.append(value)
     model = model if architecture == "VQ-VQ" else model.float()
     found = log_likelihoods(model, processor, talks, table, batch_size=batch_size)
-    np.testing.assert_allclose([value for value, _ in found], expected,
-                               rtol=1e-10 if architecture == "VQ-VQ" else 1e-4)
+    np.testing.assert_allclose(
+        [value for value, _ in found], expected, rtol=1e-10 if architecture == "VQ-VQ" else 1e-4
+    )
     assert not any(greedy for _, greedy in found) and len(set(expected)) == len(talks)
 
 
 def test_an_answer_is_greedy_only_if_the_model_would_say_all_of_it(new_model, processor, tables):
     (token,) = processor.ids_of(" the")
     model = saying(new_model("VQ-VQ"), token)
-    talks = [Conversation("vqa", 0, (Turn(f"{IMAGE}\nso?", text),)) for text in ("the the the",
-                                                                                 "the", "the sun",
-                                                                                 "no")]
+    talks = [
+        Conversation("vqa", 0, (Turn(f"{IMAGE}\nso?", text),))
+        for text in ("the the the", "the", "the sun", "no")
+    ]
     found = log_likelihoods(model, processor, talks, tables["VQ"])
     assert [greedy for _, greedy in found] == [True, True, False, False]
 
 
-def test_a_question_longer_than_the_language_model_reads_is_refused(new_model, processor, tables,
-                                                                    talks, monkeypatch):
+def test_a_question_longer_than_the_language_model_reads_is_refused(
+    new_model, processor, tables, talks, monkeypatch
+):
     model = new_model("VQ-VQ").eval()
     # the begin of a text
     longest = max(len(processor.human_ids(talk.turns[0].human)) for talk in talks) + 1
@@ -360,6 +404,9 @@ def test_a_question_longer_than_the_language_model_reads_is_refused(new_model, p
     first = [Conversation("vqa", talk.image, talk.turns[:1]) for talk in talks]
     answer(model, processor, first, tables["VQ"], limit=1)
     monkeypatch.setattr(model.config.text_config, "max_position_embeddings", longest - 1)
-    with pytest.raises(ValueError, match=f"A conversation of {longest} tokens was asked, and the "
-                                         f"language model reads at most {longest - 1}; shorten it"):
+    with pytest.raises(
+        ValueError,
+        match=f"A conversation of {longest} tokens was asked, and the "
+        f"language model reads at most {longest - 1}; shorten it",
+    ):
         answer(model, processor, first, tables["VQ"], limit=1)

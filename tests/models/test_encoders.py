@@ -39,9 +39,9 @@ def test_codes_do_not_depend_on_the_batch(encoders, images, monkeypatch):
     together = encoders["VQ"].encode(images)
     monkeypatch.setattr(vision, "IMAGES_A_CALL", 5)
     np.testing.assert_array_equal(encoders["VQ"].encode(images), together)
-    np.testing.assert_array_equal(np.concatenate([encoders["VQ"].encode(images[i : i + 1])
-                                                  for i in range(12)]),
-                                  together[:12])
+    np.testing.assert_array_equal(
+        np.concatenate([encoders["VQ"].encode(images[i : i + 1]) for i in range(12)]), together[:12]
+    )
     assert len(np.unique(together, axis=0)) > 40  # images differ
 
 
@@ -80,8 +80,9 @@ def test_shapes_and_types_are_as_the_encoder_says(encoders, images):
 def test_decoding_does_not_depend_on_the_batch_or_the_integer_type(encoders, tables):
     codes = tables["VQ"][:5]
     together = encoders["VQ"].decode(codes)
-    alone = np.concatenate([encoders["VQ"].decode(codes[i : i + 1].astype(np.uint16))
-                            for i in range(5)])
+    alone = np.concatenate(
+        [encoders["VQ"].decode(codes[i : i + 1].astype(np.uint16)) for i in range(5)]
+    )
     assert np.abs(alone.astype(int) - together).max() <= 1  # rounding of a value between two levels
     np.testing.assert_array_equal(encoders["VQ"].decode(torch.from_numpy(codes)), together)
 
@@ -89,8 +90,11 @@ def test_decoding_does_not_depend_on_the_batch_or_the_integer_type(encoders, tab
 def test_features_are_the_penultimate_layers(encoders, images):
     found = encoders["SigLIP"].encode(images[:2])
     with torch.no_grad():
-        states = encoders["SigLIP"].network(to_pixels(images[:2]),
-                                            output_hidden_states=True).hidden_states
+        states = (
+            encoders["SigLIP"]
+            .network(to_pixels(images[:2]), output_hidden_states=True)
+            .hidden_states
+        )
     # of 3 layers: embeddings, 1, 2, 3
     np.testing.assert_allclose(found, states[2].numpy(), rtol=1e-5, atol=1e-6)
 
@@ -109,20 +113,27 @@ def test_pixels_run_from_minus_one_to_one_with_channels_first():
     torch.testing.assert_close(pixels[0, :, 0, 1], torch.tensor([1.0, -0.6, -1.0]))
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda i: i.astype(np.float32), r"Images are a uint8 array .*, not float32 \(2, 64, 64, 3\)"),
-    (lambda i: i[0], r"not uint8 \(64, 64, 3\)"), (lambda i: i.transpose(0, 3, 1, 2),
-                                                   r"not uint8 \(2, 3, 64, 64\)"),
-    (lambda i: i.tolist(), "not list")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda i: i.astype(np.float32),
+            r"Images are a uint8 array .*, not float32 \(2, 64, 64, 3\)",
+        ),
+        (lambda i: i[0], r"not uint8 \(64, 64, 3\)"),
+        (lambda i: i.transpose(0, 3, 1, 2), r"not uint8 \(2, 3, 64, 64\)"),
+        (lambda i: i.tolist(), "not list"),
+    ],
+)
 def test_what_is_no_image_is_refused(encoders, images, change, message):
     for encoder in encoders.values():
         with pytest.raises(ValueError, match=message):
             encoder.encode(change(images[:2]))
 
 
-def test_images_of_another_size_are_resized_and_those_of_the_encoders_are_left_alone(encoders,
-                                                                                     watches,
-                                                                                     images):
+def test_images_of_another_size_are_resized_and_those_of_the_encoders_are_left_alone(
+    encoders, watches, images
+):
     assert resized(images, 64) is images
     large = render_batch(watches[:6], 224)
     for encoder in encoders.values():
@@ -144,9 +155,9 @@ def llamagen() -> dict[str, torch.Tensor]:
     made, generator = {}, torch.Generator().manual_seed(0)
 
     def conv(name, inputs, outputs, kernel=3):
-        made[f"{name}.weight"] = torch.randn(outputs, inputs, kernel, kernel,
-                                             generator=generator) * (
-            (inputs * kernel**2) ** -0.5)
+        made[f"{name}.weight"] = torch.randn(
+            outputs, inputs, kernel, kernel, generator=generator
+        ) * ((inputs * kernel**2) ** -0.5)
         made[f"{name}.bias"] = torch.randn(outputs, generator=generator) * 0.1
 
     def norm(name, width):
@@ -168,8 +179,9 @@ def llamagen() -> dict[str, torch.Tensor]:
     def half(name, widths, blocks, sampling):
         for level, (before, width) in enumerate(itertools.pairwise(widths)):
             for block in range(blocks):
-                residual(f"{name}.conv_blocks.{level}.res.{block}", width if block else before,
-                         width)
+                residual(
+                    f"{name}.conv_blocks.{level}.res.{block}", width if block else before, width
+                )
                 if width == 512:
                     attention(f"{name}.conv_blocks.{level}.attn.{block}", width)
             if level < 4:
@@ -181,12 +193,14 @@ def llamagen() -> dict[str, torch.Tensor]:
 
     half("encoder", (128, 128, 128, 256, 256, 512), 2, "downsample")
     half("decoder", (512, 512, 256, 256, 128, 128), 3, "upsample")
-    for name, inputs, outputs, kernel in (("encoder.conv_in", 3, 128, 3),
-                                          ("encoder.conv_out", 512, 256, 3),
-                                          ("decoder.conv_in", 256, 512, 3),
-                                          ("decoder.conv_out", 128, 3, 3),
-                                          ("quant_conv", 256, 8, 1),
-                                          ("post_quant_conv", 8, 256, 1)):
+    for name, inputs, outputs, kernel in (
+        ("encoder.conv_in", 3, 128, 3),
+        ("encoder.conv_out", 512, 256, 3),
+        ("decoder.conv_in", 256, 512, 3),
+        ("decoder.conv_out", 128, 3, 3),
+        ("quant_conv", 256, 8, 1),
+        ("post_quant_conv", 8, 256, 1),
+    ):
         conv(name, inputs, outputs, kernel)
     # rows of any length
     made["quantize.embedding.weight"] = torch.randn(16384, 8, generator=generator)
@@ -197,20 +211,27 @@ def llamagen() -> dict[str, torch.Tensor]:
 def as_llamagen_computes(weights, images):
     """Codes and reconstructions of the network that LlamaGen's names describe, straight from its
     weights."""
+
     def conv(x, name, **options):
         kernel = weights[f"{name}.weight"].shape[-1]
-        return functional.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **(
-            {"padding": kernel // 2} | options))
+        return functional.conv2d(
+            x,
+            weights[f"{name}.weight"],
+            weights[f"{name}.bias"],
+            **({"padding": kernel // 2} | options),
+        )
 
     def norm(x, name):
-        return functional.group_norm(x, 32, weights[f"{name}.weight"], weights[f"{name}.bias"],
-                                     1e-6)
+        return functional.group_norm(
+            x, 32, weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-6
+        )
 
     def residual(x, name):
         y = conv(functional.silu(norm(x, f"{name}.norm1")), f"{name}.conv1")
         y = conv(functional.silu(norm(y, f"{name}.norm2")), f"{name}.conv2")
-        return y + (conv(x, f"{name}.nin_shortcut") if f"{name}.nin_shortcut.weight" in weights
-                    else x)
+        return y + (
+            conv(x, f"{name}.nin_shortcut") if f"{name}.nin_shortcut.weight" in weights else x
+        )
 
     def attention(x, name):
         y = norm(x, f"{name}.norm")
@@ -233,26 +254,42 @@ def as_llamagen_computes(weights, images):
     def end(x, name):
         return conv(functional.silu(norm(x, f"{name}.norm_out")), f"{name}.conv_out")
 
-    x = levels(conv(to_pixels(images), "encoder.conv_in"), "encoder", 2, lambda x, name: conv(
-        functional.pad(x, (0, 1, 0, 1)), f"{name}.downsample.conv", stride=2, padding=0))
+    x = levels(
+        conv(to_pixels(images), "encoder.conv_in"),
+        "encoder",
+        2,
+        lambda x, name: conv(
+            functional.pad(x, (0, 1, 0, 1)), f"{name}.downsample.conv", stride=2, padding=0
+        ),
+    )
     # (images, 16, 16, 8)
     latent = conv(end(middle(x, "encoder"), "encoder"), "quant_conv").permute(0, 2, 3, 1)
     codebook = functional.normalize(weights["quantize.embedding.weight"], dim=-1)
     # unit rows: the nearest is the most alike
     codes = (functional.normalize(latent, dim=-1) @ codebook.T).argmax(-1)
     x = conv(conv(codebook[codes].permute(0, 3, 1, 2), "post_quant_conv"), "decoder.conv_in")
-    x = levels(middle(x, "decoder"), "decoder", 3, lambda x, name: conv(
-        functional.interpolate(x, scale_factor=2, mode="nearest"), f"{name}.upsample.conv"))
+    x = levels(
+        middle(x, "decoder"),
+        "decoder",
+        3,
+        lambda x, name: conv(
+            functional.interpolate(x, scale_factor=2, mode="nearest"), f"{name}.upsample.conv"
+        ),
+    )
     return codes.flatten(1), end(x, "decoder").permute(0, 2, 3, 1)
 
 
-def test_llamagens_checkpoint_gives_the_codes_and_reconstructions_of_its_network(llamagen, watches,
-                                                                                 tmp_path):
-    torch.save({"ema": llamagen, "steps": 1, "args": argparse.Namespace(lr=1e-4)},
-               tmp_path / "vq.pt")
+def test_llamagens_checkpoint_gives_the_codes_and_reconstructions_of_its_network(
+    llamagen, watches, tmp_path
+):
+    torch.save(
+        {"ema": llamagen, "steps": 1, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "vq.pt"
+    )
     encoder, images = VQEncoder.load(str(tmp_path / "vq.pt")), render_batch(watches[:1], 256)
-    assert describe(encoder) == {"kind": "vq", "tokens": 256, "width": 8,
-                                 "codes": 16384} and encoder.size == 256
+    assert (
+        describe(encoder) == {"kind": "vq", "tokens": 256, "width": 8, "codes": 16384}
+        and encoder.size == 256
+    )
     codes = encoder.encode(images)
     with torch.no_grad():
         wanted, drawn = as_llamagen_computes(llamagen, images)
@@ -275,8 +312,16 @@ def test_llamagens_weights_are_found_under_each_of_their_names(llamagen, tmp_pat
 
 @pytest.mark.parametrize("name", ["vq.pth", "vq.bin", "vq.safetensors", "half.safetensors"])
 def test_llamagens_weights_are_read_from_each_form_of_file(llamagen, tmp_path, name):
-    weights = {key: weight.half() for key, weight in llamagen.items()} if name.startswith("half") else llamagen
-    save = save_file if name.endswith("safetensors") else lambda some, path: torch.save({"model": some}, path)
+    weights = (
+        {key: weight.half() for key, weight in llamagen.items()}
+        if name.startswith("half")
+        else llamagen
+    )
+    save = (
+        save_file
+        if name.endswith("safetensors")
+        else lambda some, path: torch.save({"model": some}, path)
+    )
     save(weights, tmp_path / name)
     network = VQEncoder.load(str(tmp_path / name)).network.cpu()
     wanted = weights["encoder.mid.1.q.weight"].float()
@@ -287,8 +332,10 @@ def test_llamagens_weights_are_read_from_each_form_of_file(llamagen, tmp_path, n
 def test_a_safetensors_file_of_another_model_is_refused(tmp_path):
     path = tmp_path / "vq.safetensors"
     save_file({"odd": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=f"{path} holds the weights of another model: for "
-                                         f"encoder.conv_in.weight it"):
+    with pytest.raises(
+        ValueError,
+        match=f"{path} holds the weights of another model: for encoder.conv_in.weight it",
+    ):
         VQEncoder.load(str(path))
     path.write_bytes(bytes(64))
     with pytest.raises(ValueError, match=f"{path} is not a whole safetensors file"):
@@ -306,17 +353,28 @@ def test_what_is_no_checkpoint_of_llamagens_is_refused_in_one_sentence(llamagen,
         assert str(refusal.value).count(". ") == 0 and str(refusal.value).endswith(".")
 
     refused("is neither a folder or file that is there nor a hub id")
-    refused(r"codebook of \(8192, 8\) .* has \(16384, 8\)",
-            model=llamagen | {"quantize.embedding.weight": torch.zeros(8192, 8)})
-    refused("holds the weights of another model: for decoder.conv_out.bias it has nothing",
-            model={name: weight for name, weight in llamagen.items() if name
-                   != "decoder.conv_out.bias"})
-    refused("holds the weights of another model: for odd it has", model=llamagen
-            | {"odd": torch.zeros(1)})
-    refused("has none of 'ema', 'model' and 'state_dict' with weights in it; there are 'weights'",
-            weights=llamagen)
-    refused("has none of 'ema', 'model' and 'state_dict' with weights in it; there are 'model'",
-            model={"a": 1})
+    refused(
+        r"codebook of \(8192, 8\) .* has \(16384, 8\)",
+        model=llamagen | {"quantize.embedding.weight": torch.zeros(8192, 8)},
+    )
+    refused(
+        "holds the weights of another model: for decoder.conv_out.bias it has nothing",
+        model={
+            name: weight for name, weight in llamagen.items() if name != "decoder.conv_out.bias"
+        },
+    )
+    refused(
+        "holds the weights of another model: for odd it has",
+        model=llamagen | {"odd": torch.zeros(1)},
+    )
+    refused(
+        "has none of 'ema', 'model' and 'state_dict' with weights in it; there are 'weights'",
+        weights=llamagen,
+    )
+    refused(
+        "has none of 'ema', 'model' and 'state_dict' with weights in it; there are 'model'",
+        model={"a": 1},
+    )
     refused("holds the weights of another model", model={0: torch.zeros(1)})
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -333,12 +391,22 @@ class Harmful:
         return os.system, ("touch harm",)
 
 
-@pytest.mark.parametrize("codes", [np.full((1, 16), 24), np.full((1, 16), -1),
-                                   np.zeros((1, 15), int),
-                                   np.zeros(16, int), np.zeros((1, 16, 8))])
+@pytest.mark.parametrize(
+    "codes",
+    [
+        np.full((1, 16), 24),
+        np.full((1, 16), -1),
+        np.zeros((1, 15), int),
+        np.zeros(16, int),
+        np.zeros((1, 16, 8)),
+    ],
+)
 def test_what_are_no_codes_of_an_image_is_not_drawn(encoders, codes):
-    with pytest.raises(ValueError, match=r"Codes are integers from 0 to 23 of shape \(images, "
-                                         r"16\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"Codes are integers from 0 to 23 of shape \(images, "
+        r"16\)",
+    ):
         encoders["VQ"].decode(codes)
 
 
@@ -352,10 +420,18 @@ def renamed(state, old, new):
 def whole_siglip(tower, config):
     """A whole SigLIP with this tower."""
     torch.manual_seed(2)
-    model = SiglipModel(SiglipConfig(vision_config=config, text_config={
-        "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "vocab_size": 40}))
+    model = SiglipModel(
+        SiglipConfig(
+            vision_config=config,
+            text_config={
+                "hidden_size": 24,
+                "intermediate_size": 48,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "vocab_size": 40,
+            },
+        )
+    )
     model.load_state_dict(renamed(tower, "^", "vision_model."), strict=False)
     return model
 
@@ -367,8 +443,9 @@ def in_parts(folder, state):
         file = f"model-{number:05d}-of-00002.safetensors"
         save_file({name: state[name] for name in some}, folder / file, metadata={"format": "pt"})
         index |= dict.fromkeys(some, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {},
-                                                                     "weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
 
 
 def as_pickle(folder, state):
@@ -379,15 +456,20 @@ def as_file(folder, state):
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-WRITTEN = {"in parts": in_parts, "as a pickle": as_pickle, "of half precision": lambda folder,
-           state: as_file(
-    folder, {name: weight.half() for name, weight in state.items()})}
+WRITTEN = {
+    "in parts": in_parts,
+    "as a pickle": as_pickle,
+    "of half precision": lambda folder, state: as_file(
+        folder, {name: weight.half() for name, weight in state.items()}
+    ),
+}
 
 
 @pytest.mark.parametrize("how", ["old names", *WRITTEN])
 @pytest.mark.parametrize("what", ["tower", "whole model"])
-def test_a_siglip_is_read_in_every_form_that_transformers_reads(how, what, networks, tables, images,
-                                                                tmp_path):
+def test_a_siglip_is_read_in_every_form_that_transformers_reads(
+    how, what, networks, tables, images, tmp_path
+):
     state = load_file(networks / "siglip" / "model.safetensors")
     if what == "whole model":
         model = whole_siglip(state, json.loads((networks / "siglip" / "config.json").read_text()))
@@ -400,32 +482,35 @@ def test_a_siglip_is_read_in_every_form_that_transformers_reads(how, what, netwo
     WRITTEN.get(how, as_file)(tmp_path, state)
     encoder = SiglipEncoder.load(str(tmp_path))
     assert encoder.network.dtype == torch.float32
-    close = {"rtol": .01, "atol": .01} if "half" in how else {"rtol": 0, "atol": 0}
+    close = {"rtol": 0.01, "atol": 0.01} if "half" in how else {"rtol": 0, "atol": 0}
     np.testing.assert_allclose(encoder.encode(images[:4]), tables["SigLIP"][:4], **close)
 
 
 @pytest.mark.parametrize("how", WRITTEN)
-def test_a_vq_tokenizer_is_read_in_every_form_that_transformers_reads(how, networks, tables, images,
-                                                                      tmp_path):
+def test_a_vq_tokenizer_is_read_in_every_form_that_transformers_reads(
+    how, networks, tables, images, tmp_path
+):
     state = load_file(networks / "vq" / "model.safetensors")
     shutil.copy(networks / "vq" / "config.json", tmp_path)
     WRITTEN[how](tmp_path, state)
     encoder = VQEncoder.load(str(tmp_path))
     assert encoder.network.dtype == torch.float32
     same = (encoder.encode(images[:8]) == tables["VQ"][:8]).mean()
-    assert same == 1 if "half" not in how else same > .9
+    assert same == 1 if "half" not in how else same > 0.9
 
 
-def test_weights_beside_those_of_a_tower_are_refused_unless_a_whole_siglip_has_them(networks,
-                                                                                    tmp_path):
+def test_weights_beside_those_of_a_tower_are_refused_unless_a_whole_siglip_has_them(
+    networks, tmp_path
+):
     state = load_file(networks / "siglip" / "model.safetensors")
     shutil.copy(networks / "siglip" / "config.json", tmp_path)
     as_file(tmp_path, state | {"logit_scale": torch.ones(1), "text_model.odd": torch.ones(1)})
     SiglipEncoder.load(str(tmp_path))
     for name in ("classifier.weight", "my_text_model.odd", "logit_scale.odd"):
         as_file(tmp_path, state | {name: torch.ones(1)})
-        with pytest.raises(ValueError, match=f"weights that its configuration asks for: {name} is "
-                                             f"unknown"):
+        with pytest.raises(
+            ValueError, match=f"weights that its configuration asks for: {name} is unknown"
+        ):
             SiglipEncoder.load(str(tmp_path))
 
 
@@ -441,7 +526,9 @@ def test_a_part_that_is_missing_is_refused(networks, tmp_path):
     shutil.copy(networks / "siglip" / "config.json", tmp_path)
     in_parts(tmp_path, load_file(networks / "siglip" / "model.safetensors"))
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ValueError, match="is not a SigLIP vision tower that can be loaded") as error:
+    with pytest.raises(
+        ValueError, match="is not a SigLIP vision tower that can be loaded"
+    ) as error:
         SiglipEncoder.load(str(tmp_path))
     assert "\n" not in str(error.value)
 
@@ -450,9 +537,12 @@ def test_a_part_that_is_missing_is_refused(networks, tmp_path):
 def test_an_adapter_of_an_encoder_is_refused(load, networks, tmp_path):
     shutil.copytree(networks / ("vq" if load is VQEncoder.load else "siglip"), tmp_path / "adapter")
     (tmp_path / "adapter" / "model.safetensors").unlink()
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/model"}))
-    with pytest.raises(ValueError, match="is an adapter of another model, which only a language "
-                                         "model may be"):
+    (tmp_path / "adapter" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "owner/model"})
+    )
+    with pytest.raises(
+        ValueError, match="is an adapter of another model, which only a language model may be"
+    ):
         load(str(tmp_path / "adapter"))
 
 
@@ -479,7 +569,9 @@ def counted(encoders, images):
             def encode(self, images):
                 calls.append(len(images))
                 return encoder.encode(images)
+
         return cached_features(Counting(), name, count, lambda start, stop: images[start:stop])
+
     return features, calls
 
 
@@ -491,19 +583,27 @@ def test_features_are_computed_once_and_memory_mapped(counted, tables, kind, dty
         assert isinstance(found, np.memmap) and found.dtype == dtype and not found.flags.writeable
         np.testing.assert_allclose(found, tables[kind][:20], rtol=1e-4, atol=1e-5)
     assert sum(calls) == 20
-    assert [path.suffix for path in (cache / "features").iterdir() if path.suffix
-            != ".lock"] == [".npy"]
+    assert [path.suffix for path in (cache / "features").iterdir() if path.suffix != ".lock"] == [
+        ".npy"
+    ]
 
 
 def test_features_of_many_chunks_are_put_together_in_order(encoders, images, tables, tmp_path):
-    vision._compute_features(encoders["VQ"], tmp_path / "a.npy", (48, 16), np.uint16, lambda a,
-                             b: images[a:b], False,
-                             chunk=7)
+    vision._compute_features(
+        encoders["VQ"],
+        tmp_path / "a.npy",
+        (48, 16),
+        np.uint16,
+        lambda a, b: images[a:b],
+        False,
+        chunk=7,
+    )
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), tables["VQ"])
 
 
-def test_other_images_another_count_and_another_encoder_have_files_of_their_own(counted, networks,
-                                                                                tmp_path, cache):
+def test_other_images_another_count_and_another_encoder_have_files_of_their_own(
+    counted, networks, tmp_path, cache
+):
     features, calls = counted
     state = load_file(networks / "vq" / "model.safetensors")
     state["quantize.embedding.weight"] = state["quantize.embedding.weight"].flip(0)
@@ -530,8 +630,11 @@ def test_a_cache_of_another_shape_is_refused(counted, cache):
     features, _ = counted
     features()
     np.save(only_file(cache), np.zeros((20, 9), np.uint16))
-    with pytest.raises(ValueError, match=r"holds uint16 \(20, 9\), but this encoder gives uint16 "
-                                         r"\(20, 16\); delete"):
+    with pytest.raises(
+        ValueError,
+        match=r"holds uint16 \(20, 9\), but this encoder gives uint16 "
+        r"\(20, 16\); delete",
+    ):
         features()
     np.save(only_file(cache), np.zeros((20, 16), np.float32))
     with pytest.raises(ValueError, match=r"holds float32 \(20, 16\)"):
@@ -550,9 +653,18 @@ def test_a_truncated_cache_is_refused_by_its_name(counted, cache, left):
     features()
 
 
-@pytest.mark.parametrize("content", [b"no array", b"PK\x03\x04no zip",
-                                     b"\x93NUMPY\x01\x00\x76\x00{'descr': ",
-                                     b"\x93NUMPY\x09\x00", bytes(5000), None], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no array",
+        b"PK\x03\x04no zip",
+        b"\x93NUMPY\x01\x00\x76\x00{'descr': ",
+        b"\x93NUMPY\x09\x00",
+        bytes(5000),
+        None,
+    ],
+    ids=str,
+)
 def test_a_cache_of_something_else_is_refused_by_its_name(counted, cache, content):
     features, _ = counted
     features()
@@ -566,12 +678,16 @@ def test_a_cache_of_something_else_is_refused_by_its_name(counted, cache, conten
         features()
 
 
-def test_a_disk_with_too_little_room_is_told_before_anything_is_encoded(counted, cache,
-                                                                        monkeypatch):
+def test_a_disk_with_too_little_room_is_told_before_anything_is_encoded(
+    counted, cache, monkeypatch
+):
     features, calls = counted
     monkeypatch.setattr(vision.shutil, "disk_usage", lambda folder: SimpleNamespace(free=500))
-    with pytest.raises(ValueError, match=r"features cannot be written \(6.4e-07 GB are needed and "
-                                         r"5e-07 GB are free\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"features cannot be written \(6.4e-07 GB are needed and "
+        r"5e-07 GB are free\)",
+    ):
         features()
     assert not calls and {path.suffix for path in (cache / "features").iterdir()} <= {".lock"}
 
@@ -589,9 +705,12 @@ def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(counted, cache, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(vision, "open", Full, raising=False)
-        with pytest.raises(ValueError, match=r"The feature cache .*features cannot be written \(No "
-                                             r"space left on device\); free space there or set "
-                                             r"UVLM_CACHE"):
+        with pytest.raises(
+            ValueError,
+            match=r"The feature cache .*features cannot be written \(No "
+            r"space left on device\); free space there or set "
+            r"UVLM_CACHE",
+        ):
             features()
     assert calls and not [path for path in (cache / "features").iterdir() if path.suffix != ".lock"]
     assert len(features()) == 20  # with room again
@@ -608,6 +727,9 @@ def test_a_cache_folder_that_is_a_file_is_told_in_a_sentence(counted, cache):
 def test_a_computation_that_was_cut_off_leaves_no_features(encoders, images, cache):
     def cut(start, stop):
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         cached_features(encoders["VQ"], "some", 20, cut)
-    assert not list((cache / "features").glob("*.npy")) and not list((cache / "features").glob("*.partial"))
+    assert not list((cache / "features").glob("*.npy")) and not list(
+        (cache / "features").glob("*.partial")
+    )

@@ -28,8 +28,9 @@ class MeanEncoder:
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         count, height, width, _ = images.shape
-        patches = images.reshape(count, self.side, height // self.side, self.side,
-                                 width // self.side, 3)
+        patches = images.reshape(
+            count, self.side, height // self.side, self.side, width // self.side, 3
+        )
         return (patches.mean((2, 4)).reshape(count, self.tokens, 3) / 255).astype(np.float32)
 
 
@@ -42,25 +43,40 @@ def mean_kind(monkeypatch):
 @pytest.fixture
 def short(spec) -> RunSpec:
     """A run of two steps."""
-    return spec.vary(images=16, vqa_examples=12, caption_examples=4, generation_examples=16,
-                     fractions=(1.0,),
-                     test_watches=4, generated_watches=4, feature_reader="", feature_decoder="")
+    return spec.vary(
+        images=16,
+        vqa_examples=12,
+        caption_examples=4,
+        generation_examples=16,
+        fractions=(1.0,),
+        test_watches=4,
+        generated_watches=4,
+        feature_reader="",
+        feature_decoder="",
+    )
 
 
 @pytest.mark.parametrize("architecture", ["Mean-Mean", "Mean-VQ", "SigLIP-Mean"])
-def test_a_new_kind_of_encoder_is_trained_answers_and_draws(architecture, mean_kind, short,
-                                                            tmp_path):
+def test_a_new_kind_of_encoder_is_trained_answers_and_draws(
+    architecture, mean_kind, short, tmp_path
+):
     spec = short.vary(architecture=architecture)
     body, _ = train_and_score(spec, tmp_path / "run")
     metrics = {row["metric"] for row in body["scores"]}
     drawn = "read_back" if architecture == "Mean-VQ" else "feature_cosine_forced"
-    assert body["counts"]["steps"] == 2 and metrics >= {"partial", "triggered", "alignment_cka",
-                                                        drawn}
+    assert body["counts"]["steps"] == 2 and metrics >= {
+        "partial",
+        "triggered",
+        "alignment_cka",
+        drawn,
+    }
     assert RunSpec.from_dict(spec.to_dict()) == spec
 
 
 def test_every_kind_has_what_its_entry_promises():
-    assert set(ENCODERS) == set(KINDS) and set(HEADS) == set(OUTPUTS) == set(DRAWN_WATCHES) == set(DRAWN_PICTURES)
+    assert set(ENCODERS) == set(KINDS) and set(HEADS) == set(OUTPUTS) == set(DRAWN_WATCHES) == set(
+        DRAWN_PICTURES
+    )
     names = PART_OF
     assert all(kind.network in names and kind.output in OUTPUTS for kind in KINDS.values())
     for output in OUTPUTS.values():
@@ -68,13 +84,20 @@ def test_every_kind_has_what_its_entry_promises():
 
 
 def test_an_architecture_is_two_kinds():
-    assert [kinds_of(name) for name in ARCHITECTURES] == [("SigLIP", "VQ"), ("VQ", "VQ"),
-                                                          ("SigLIP", "SigLIP"),
-                                                          ("VQ", "SigLIP")]
-    assert output_of("SigLIP-VQ") is OUTPUTS["codes"] and output_of("VQ-SigLIP") is OUTPUTS["features"]
+    assert [kinds_of(name) for name in ARCHITECTURES] == [
+        ("SigLIP", "VQ"),
+        ("VQ", "VQ"),
+        ("SigLIP", "SigLIP"),
+        ("VQ", "SigLIP"),
+    ]
+    assert (
+        output_of("SigLIP-VQ") is OUTPUTS["codes"] and output_of("VQ-SigLIP") is OUTPUTS["features"]
+    )
     for name in ("VQ", "VQ-", "vq-VQ", "VQ-VQ-VQ", "Mean-VQ"):
-        with pytest.raises(ValueError, match=f"architecture '{name}' is not one of SigLIP-VQ, "
-                                             "VQ-VQ, SigLIP-SigLIP, VQ-SigLIP"):
+        with pytest.raises(
+            ValueError,
+            match=f"architecture '{name}' is not one of SigLIP-VQ, VQ-VQ, SigLIP-SigLIP, VQ-SigLIP",
+        ):
             kinds_of(name)
 
 

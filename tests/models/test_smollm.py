@@ -18,11 +18,19 @@ WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *map(chr, range(33, 127)
 @pytest.fixture(scope="module")
 def tiny() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(WORDS), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=128, tie_word_embeddings=True,
-        initializer_range=0.3))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(WORDS),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            initializer_range=0.3,
+        )
+    )
 
 
 @pytest.fixture
@@ -87,8 +95,9 @@ def test_what_is_no_model_leaves_nothing_behind(file, cache):
 
 
 def test_a_network_that_is_not_in_the_cache_is_refused_with_the_target_that_brings_it():
-    with pytest.raises(ValueError, match="'cache/smollm2' is not in the cache .*; `make smollm2` "
-                                         "brings it there."):
+    with pytest.raises(
+        ValueError, match="'cache/smollm2' is not in the cache .*; `make smollm2` brings it there."
+    ):
         resolve("cache/smollm2")
 
 

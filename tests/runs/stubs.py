@@ -36,12 +36,20 @@ class Stub:
 
 
 def body(spec):
-    row = {"fraction": 1.0, "metric": "partial", "attribute": "weather",
-           "value": (spec.seed + 1) / 16, "samples": 500}
-    return {"scores": [row, {**row, "metric": "exact", "value": 0.0}], "counts": {"rows": 7},
-            "times": {"train": 1.5},
-            "provenance": {"commit": "abc", "dirty": False},
-            "samples": {"requests": ["Draw it sunny.", "Draw 10:09."]}}
+    row = {
+        "fraction": 1.0,
+        "metric": "partial",
+        "attribute": "weather",
+        "value": (spec.seed + 1) / 16,
+        "samples": 500,
+    }
+    return {
+        "scores": [row, {**row, "metric": "exact", "value": 0.0}],
+        "counts": {"rows": 7},
+        "times": {"train": 1.5},
+        "provenance": {"commit": "abc", "dirty": False},
+        "samples": {"requests": ["Draw it sunny.", "Draw 10:09."]},
+    }
 
 
 def execute(spec, folder):
@@ -66,8 +74,9 @@ def execute_and_die(spec, folder):
 def execute_environment(spec, folder):
     """A run that returns what its process began with."""
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
-    return body(spec) | {"counts": {name: os.environ.get(name) for name in names}
-                         | {"pid": os.getpid()}}, None
+    return body(spec) | {
+        "counts": {name: os.environ.get(name) for name in names} | {"pid": os.getpid()}
+    }, None
 
 
 def execute_with_marker(spec, folder):

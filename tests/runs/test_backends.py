@@ -65,9 +65,16 @@ def cluster(tmp_path_factory):
     from distributed import LocalCluster
 
     folder = str(tmp_path_factory.mktemp("dask"))
-    with dask.config.set({"temporary-directory": folder}), LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address="127.0.0.1:0") as cluster:
+    with (
+        dask.config.set({"temporary-directory": folder}),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+    ):
         yield cluster
 
 
@@ -108,12 +115,13 @@ def hit_the_worker_of_seed_0(specs, store, work, sign):
 # Dask
 
 
-def test_a_killed_dask_worker_costs_no_run_and_its_run_goes_on_from_its_folder(dask, cluster, store,
-                                                                               tmp_path):
+def test_a_killed_dask_worker_costs_no_run_and_its_run_goes_on_from_its_folder(
+    dask, cluster, store, tmp_path
+):
     workers = {nanny.pid for nanny in cluster.workers.values()}
-    worker, _ = hit_the_worker_of_seed_0([Stub(seed=seed) for seed in range(4)], store,
-                                         tmp_path / "work",
-                                         signal.SIGKILL)
+    worker, _ = hit_the_worker_of_seed_0(
+        [Stub(seed=seed) for seed in range(4)], store, tmp_path / "work", signal.SIGKILL
+    )
     assert worker in workers
 
 
@@ -139,10 +147,13 @@ def test_a_failure_on_dask_costs_its_run_only_and_says_so(dask, store, tmp_path)
 def test_paths_on_a_cluster_do_not_depend_on_where_a_worker_stands(dask, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UVLM_CACHE", "cache")
-    (record,) = run_grid([Stub()], RunStore("records"), work_folder="work",
-                         execute=execute_in_the_cache)
-    assert record["counts"] == {"cache": str(tmp_path / "cache"),
-                                "folder": str(tmp_path / "work" / record["key"])}
+    (record,) = run_grid(
+        [Stub()], RunStore("records"), work_folder="work", execute=execute_in_the_cache
+    )
+    assert record["counts"] == {
+        "cache": str(tmp_path / "cache"),
+        "folder": str(tmp_path / "work" / record["key"]),
+    }
 
 
 def note_the_gpu(spec, folder):
@@ -180,17 +191,22 @@ def test_a_dask_cluster_is_found_by_its_scheduler_file(dask, cluster, tmp_path, 
 
 
 def test_a_dask_cluster_that_goes_away_fails_its_runs_by_name(store, tmp_path, monkeypatch):
-    code = ("from distributed import LocalCluster\n"
-            "cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=True, "
-            "host='127.0.0.1',\n"
-            "                       dashboard_address='127.0.0.1:0')\n"
-            "print(cluster.scheduler_address, flush=True)\n"
-            "input()")
-    cluster = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True,
-                               env=os.environ | {"PYTHONPATH": PLACES,
-                                                 "DASK_TEMPORARY_DIRECTORY": str(tmp_path)})
+    code = (
+        "from distributed import LocalCluster\n"
+        "cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=True, "
+        "host='127.0.0.1',\n"
+        "                       dashboard_address='127.0.0.1:0')\n"
+        "print(cluster.scheduler_address, flush=True)\n"
+        "input()"
+    )
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": PLACES, "DASK_TEMPORARY_DIRECTORY": str(tmp_path)},
+    )
     monkeypatch.setenv("UVLM_BACKEND", f"dask:{cluster.stdout.readline().strip()}")
     monkeypatch.setattr(backends, "_PATIENCE", 3)
     note = tmp_path / "work" / record_key(Stub()) / "processes"
@@ -202,9 +218,13 @@ def test_a_dask_cluster_that_goes_away_fails_its_runs_by_name(store, tmp_path, m
 
     threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(RunsFailed, match="3 of 3 runs failed.*\n.*seed 0"):
-        run_grid([Stub(seed=seed) for seed in range(3)], store, workers=1,
-                 work_folder=tmp_path / "work",
-                 execute=execute_by_steps)
+        run_grid(
+            [Stub(seed=seed) for seed in range(3)],
+            store,
+            workers=1,
+            work_folder=tmp_path / "work",
+            execute=execute_by_steps,
+        )
     assert note.with_name("steps").read_text() == "xx"
     cluster.communicate()
 
@@ -231,38 +251,56 @@ def test_a_failure_of_a_slurm_job_costs_its_run_only_and_says_so(slurm, store, t
 
 
 def test_a_slurm_job_that_is_preempted_is_queued_again_and_goes_on(slurm, store, tmp_path):
-    hit_the_worker_of_seed_0([Stub(seed=seed) for seed in range(2)], store, tmp_path / "work",
-                             signal.SIGUSR2)
+    hit_the_worker_of_seed_0(
+        [Stub(seed=seed) for seed in range(2)], store, tmp_path / "work", signal.SIGUSR2
+    )
 
 
 # Refusals
 
 
-@pytest.mark.parametrize(("name", "sentence"), [
-    ("sky", "backend 'sky' is not one of loky, dask, ray, slurm, with an address or parameters "
-            "after a colon."),
-    ("loky:4", "backend 'loky' takes nothing after a colon, and has '4'."),
-    ("dask", "backend 'dask:' names neither an address, such as tcp://host:8786, nor a scheduler "
-             "file that can be .*"),
-    ("dask:/no/such.json", "backend 'dask:/no/such.json' names neither an address, .* that can be "
-                           "read."),
-    ("dask:udp://host", "backend 'dask:udp://host' names neither an address, .* that can be read."),
-])
-def test_a_backend_that_is_none_is_refused_before_training(name, sentence, store, tmp_path,
-                                                           monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "sky",
+            "backend 'sky' is not one of loky, dask, ray, slurm, with an address or parameters "
+            "after a colon.",
+        ),
+        ("loky:4", "backend 'loky' takes nothing after a colon, and has '4'."),
+        (
+            "dask",
+            "backend 'dask:' names neither an address, such as tcp://host:8786, nor a scheduler "
+            "file that can be .*",
+        ),
+        (
+            "dask:/no/such.json",
+            "backend 'dask:/no/such.json' names neither an address, .* that can be read.",
+        ),
+        (
+            "dask:udp://host",
+            "backend 'dask:udp://host' names neither an address, .* that can be read.",
+        ),
+    ],
+)
+def test_a_backend_that_is_none_is_refused_before_training(
+    name, sentence, store, tmp_path, monkeypatch
+):
     monkeypatch.setenv("UVLM_BACKEND", name)
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         run_grid([Stub()], store, work_folder=tmp_path / "work", execute=execute_by_steps)
     assert not store.folder.exists() and not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize(("name", "package"), [("dask:tcp://127.0.0.1:1", "distributed"),
-                                               ("ray", "ray"),
-                                               ("slurm", "submitit")])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("dask:tcp://127.0.0.1:1", "distributed"), ("ray", "ray"), ("slurm", "submitit")],
+)
 def test_a_package_that_is_missing_is_named_with_what_installs_it(name, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as if it weren't there
-    with pytest.raises(ValueError, match=f"needs the package {package}; install it by `python -m "
-                                         f"pip install -r"):
+    with pytest.raises(
+        ValueError, match=f"needs the package {package}; install it by `python -m pip install -r"
+    ):
         open_backend(name)
 
 
@@ -275,11 +313,16 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
             open_backend(f"dask:{address}")
 
 
-@pytest.mark.parametrize(("where", "sentence"), [
-    ("partition", "backend 'slurm:partition' cannot be used .'partition' is not of the form "
-                  "name=value.."),
-    ("colour=red", "backend 'slurm:colour=red' cannot be used .Unknown argument 'colour'"),
-])
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        (
+            "partition",
+            "backend 'slurm:partition' cannot be used .'partition' is not of the form name=value..",
+        ),
+        ("colour=red", "backend 'slurm:colour=red' cannot be used .Unknown argument 'colour'"),
+    ],
+)
 def test_slurm_parameters_that_are_none_are_refused(where, sentence):
     pytest.importorskip("submitit")
     with pytest.raises(ValueError, match=f"^{sentence}"):
@@ -290,8 +333,9 @@ def test_slurm_parameters_that_are_none_are_refused(where, sentence):
 
 
 def test_a_machine_with_other_networks_trains_nothing(store, tmp_path):
-    with pytest.raises(RunsFailed, match="where the grid was started, so its networks are others "
-                                         "on this machine"):
+    with pytest.raises(
+        RunsFailed, match="where the grid was started, so its networks are others on this machine"
+    ):
         run_grid([Elsewhere()], store, work_folder=tmp_path / "work", execute=execute_by_steps)
     assert not any(store.folder.iterdir()) and not any((tmp_path / "work").iterdir())
 
@@ -305,6 +349,8 @@ def test_a_record_that_went_to_another_disk_is_missed(store, tmp_path, monkeypat
 
     monkeypatch.setattr(runs, "open_backend", Far)
     monkeypatch.setattr(runs, "_VISIBLE", 0)
-    with pytest.raises(RecordError, match="is finished, but its record is not in .*; the machines "
-                                          "of a cluster must"):
+    with pytest.raises(
+        RecordError,
+        match="is finished, but its record is not in .*; the machines of a cluster must",
+    ):
         run_grid([Stub()], store, work_folder=tmp_path / "work", execute=execute_by_steps)

@@ -28,8 +28,16 @@ class Measurement(Stub):
 def test_a_run_says_how_it_was_made(tmp_path):
     once = execute_run(Measurement(), tmp_path)[0]["provenance"]
     twice = execute_run(Measurement(), tmp_path)[0]["provenance"]
-    assert set(once) == {"started", "resumed", "commit", "dirty", "device", "threads", "versions",
-                         "networks"}
+    assert set(once) == {
+        "started",
+        "resumed",
+        "commit",
+        "dirty",
+        "device",
+        "threads",
+        "versions",
+        "networks",
+    }
     assert set(once["versions"]) == {"python", "torch", "transformers", "peft", "numpy"}
     assert once["resumed"] == [] and len(twice["resumed"]) == 1
     assert twice["started"] == once["started"]
@@ -39,8 +47,10 @@ def test_a_run_says_how_it_was_made(tmp_path):
 def test_a_measurement_becomes_a_record_like_any_other(tmp_path):
     store = RunStore(tmp_path / "records")
     (record,) = run_grid([Measurement(seed=3)], store, work_folder=tmp_path / "work")
-    assert record["tables"] == {"lengths": {"place": ["adapter"],
-                                            "value": [3.5]}} and record["scores"] == []
+    assert (
+        record["tables"] == {"lengths": {"place": ["adapter"], "value": [3.5]}}
+        and record["scores"] == []
+    )
     assert record["provenance"]["device"]
 
 
@@ -67,29 +77,47 @@ def test_a_whole_run_twice_gives_the_same_record(spec, tmp_path):
     assert {"partial", "exact", "triggered", "read_back", "reader_frechet"} <= metrics
 
 
-@pytest.mark.parametrize("arm", [
-    dict(regime="understanding", architecture="VQ-SigLIP"),
-    dict(regime="understanding", architecture="SigLIP-VQ"),
-    dict(regime="generation", architecture="SigLIP-VQ"),
-    dict(regime="generation", architecture="VQ-SigLIP"),
-    dict(regime="understanding", generation_examples=16, shuffled_requests=True,
-         batch_counts="all"),
-    dict(generation_examples=48, batch_counts="generation"),
-    dict(regime="generation", batch_counts="generation", vqa_examples=5)], ids=str)
+@pytest.mark.parametrize(
+    "arm",
+    [
+        dict(regime="understanding", architecture="VQ-SigLIP"),
+        dict(regime="understanding", architecture="SigLIP-VQ"),
+        dict(regime="generation", architecture="SigLIP-VQ"),
+        dict(regime="generation", architecture="VQ-SigLIP"),
+        dict(
+            regime="understanding",
+            generation_examples=16,
+            shuffled_requests=True,
+            batch_counts="all",
+        ),
+        dict(generation_examples=48, batch_counts="generation"),
+        dict(regime="generation", batch_counts="generation", vqa_examples=5),
+    ],
+    ids=str,
+)
 def test_an_arm_scores_as_the_run_that_carries_it_out(spec, arm, tmp_path):
     asked = spec.vary(**arm)
     assert asked.canonical() != asked
-    (one, _), (other, _) = (train_and_score(some, tmp_path / name)
-                            for name, some in (("asked", asked), ("done", asked.canonical())))
+    (one, _), (other, _) = (
+        train_and_score(some, tmp_path / name)
+        for name, some in (("asked", asked), ("done", asked.canonical()))
+    )
     assert one["scores"] == other["scores"]
     assert one["samples"]["losses"] == other["samples"]["losses"]
 
 
-@pytest.mark.parametrize("change", [dict(padding_image=True),
-                                    dict(padding_image=True, regime="understanding"),
-                                    dict(hours=13), dict(batch_counts="all"),
-                                    dict(feature_loss="mse"),
-                                    dict(feature_reader="", feature_decoder="")], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(padding_image=True),
+        dict(padding_image=True, regime="understanding"),
+        dict(hours=13),
+        dict(batch_counts="all"),
+        dict(feature_loss="mse"),
+        dict(feature_reader="", feature_decoder=""),
+    ],
+    ids=str,
+)
 def test_a_switch_trains_and_is_scored(spec, change, tmp_path):
     spec = spec.vary(architecture="VQ-SigLIP", shown_watches=2, **change)
     result, pictures = train_and_score(spec, tmp_path)
@@ -112,18 +140,27 @@ def test_a_record_counts_the_rows_that_mention_an_attribute(spec, tmp_path):
     assert result["counts"]["understanding rows about battery"] == 48
     found = {(row["metric"], row["attribute"]) for row in result["scores"] if row["fraction"] == 1}
     assert ("constrained", "weather") in found and ("confusion", "weather: sunny > none") in found
-    assert not any(metric == "confusion" and attribute.startswith("time")
-                   for metric, attribute in found)
+    assert not any(
+        metric == "confusion" and attribute.startswith("time") for metric, attribute in found
+    )
 
 
 def test_probes_are_scored_at_every_place_when_asked_for(spec, tmp_path):
     spec = spec.vary(test_watches=12, probe_watches=12, regime="understanding")
-    rows = [row for row in train_and_score(spec, tmp_path)[0]["scores"]
-            if row["metric"].startswith("probe")]
-    assert {row["attribute"].split(", ")[1] for row in rows} == {"encoder", "adapter", "layer 1",
-                                                                 "layer 2"}
-    assert {row["metric"] for row in rows} == {"probe", "probe_control"} and {row["samples"]
-                                                                              for row in rows} == {12}
+    rows = [
+        row
+        for row in train_and_score(spec, tmp_path)[0]["scores"]
+        if row["metric"].startswith("probe")
+    ]
+    assert {row["attribute"].split(", ")[1] for row in rows} == {
+        "encoder",
+        "adapter",
+        "layer 1",
+        "layer 2",
+    }
+    assert {row["metric"] for row in rows} == {"probe", "probe_control"} and {
+        row["samples"] for row in rows
+    } == {12}
     assert {row["fraction"] for row in rows} == {1.0} and len(rows) == 2 * 4 * 5
 
 
@@ -137,15 +174,23 @@ def test_a_run_whose_start_is_not_known_is_told(content, spec, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("architecture", ["SigLIP-VQ", "VQ-SigLIP"])
-def test_a_language_model_in_bf16_is_trained_and_scored_and_its_adapters_stay_in_float32(spec,
-                                                                                         tmp_path,
-                                                                                         architecture):
-    spec = spec.vary(architecture=architecture, tuning="lora", optimizer="adamw", precision="bf16",
-                     activation_checkpointing=True, fractions=(1.0,))
+def test_a_language_model_in_bf16_is_trained_and_scored_and_its_adapters_stay_in_float32(
+    spec, tmp_path, architecture
+):
+    spec = spec.vary(
+        architecture=architecture,
+        tuning="lora",
+        optimizer="adamw",
+        precision="bf16",
+        activation_checkpointing=True,
+        fractions=(1.0,),
+    )
     result, _ = train_and_score(spec, tmp_path)
     assert {row["metric"] for row in result["scores"]} >= {"partial", "triggered", "alignment_cka"}
     assert all(map(math.isfinite, result["samples"]["losses"]["loss"]))
     model = prepare(spec)[0]
     kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
     assert {kind for name, kind in kinds.items() if ".base_layer." in name} == {torch.bfloat16}
-    assert {kind for name, kind in kinds.items() if model.get_parameter(name).requires_grad} == {torch.float32}
+    assert {kind for name, kind in kinds.items() if model.get_parameter(name).requires_grad} == {
+        torch.float32
+    }

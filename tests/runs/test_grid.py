@@ -30,14 +30,19 @@ from uvlm_core.runs.store import RunStore, record_key
 def grid_process(store, work, execute="execute_with_marker"):
     """The grid in a process of its own that can be killed."""
     # a test run in the background has interrupts ignored, and hands that on
-    code = (f"import signal\nfrom stubs import *\nfrom uvlm_core.runs.grid import run_grid\n"
-            f"from uvlm_core.runs.store import RunStore\n"
-            f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            f"run_grid(GRID, RunStore({str(store)!r}), workers=2, work_folder={str(work)!r}, "
-            f"execute={execute})")
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL,
-                            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'runs'}"})
+    code = (
+        f"import signal\nfrom stubs import *\nfrom uvlm_core.runs.grid import run_grid\n"
+        f"from uvlm_core.runs.store import RunStore\n"
+        f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"run_grid(GRID, RunStore({str(store)!r}), workers=2, work_folder={str(work)!r}, "
+        f"execute={execute})"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'runs'}"},
+    )
 
 
 @pytest.fixture
@@ -78,12 +83,20 @@ def test_the_bar_promises_no_negative_time_after_lost_work(store, tmp_path, capf
 
 
 def test_the_bar_counts_runs_and_weighs_them_by_cost(store, tmp_path, capfd):
-    run_grid([Stub(seed=0), Stub(seed=1, seconds=3.0)], store, workers=2, work_folder=tmp_path,
-             execute=execute)
+    run_grid(
+        [Stub(seed=0), Stub(seed=1, seconds=3.0)],
+        store,
+        workers=2,
+        work_folder=tmp_path,
+        execute=execute,
+    )
     shown = capfd.readouterr().err
     assert "0 of 2 runs" in shown and "2 of 2 runs 100%" in shown
-    steps = {int(part.split("runs")[1].split("%")[0]) for part in shown.split("\r")
-             if "of 2 runs" in part}
+    steps = {
+        int(part.split("runs")[1].split("%")[0])
+        for part in shown.split("\r")
+        if "of 2 runs" in part
+    }
     assert any(20 < step < 95 for step in steps)  # the cheap run is a fifth of the work
 
 
@@ -102,8 +115,9 @@ def test_a_grid_trains_what_is_missing_and_loads_the_rest(store, tmp_path):
 
 def test_a_grid_of_records_starts_no_process(store, tmp_path):
     store.save(Stub(), body(Stub()))
-    assert run_grid([Stub()], store, work_folder=tmp_path / "work",
-                    execute=None) == [store.load(Stub())]
+    assert run_grid([Stub()], store, work_folder=tmp_path / "work", execute=None) == [
+        store.load(Stub())
+    ]
     assert not (tmp_path / "work").exists()
 
 
@@ -176,8 +190,9 @@ def test_kills_at_random_moments_cost_no_record(tmp_path):
             assert time.monotonic() < deadline, "a worker outlived its grid"
             time.sleep(0.05)
         after = files(records)
-        assert {name: after[name] for name in before if not name.endswith(".tmp")} == \
-            {name: content for name, content in before.items() if not name.endswith(".tmp")}
+        assert {name: after[name] for name in before if not name.endswith(".tmp")} == {
+            name: content for name, content in before.items() if not name.endswith(".tmp")
+        }
         RunStore(records).all()  # refuses whatever is not whole
     finished = run_grid(GRID, RunStore(records), workers=2, work_folder=work, execute=execute)
     assert [record["scores"] for record in finished] == [body(spec)["scores"] for spec in GRID]
@@ -186,8 +201,11 @@ def test_kills_at_random_moments_cost_no_record(tmp_path):
 def test_two_grids_on_one_store_share_the_work(store, tmp_path):
     specs = [Stub(seed=seed, seconds=0.5) for seed in range(4)]
     other = []
-    thread = threading.Thread(target=lambda: other.extend(
-        run_grid(specs, store, workers=2, work_folder=tmp_path / "work", execute=execute)))
+    thread = threading.Thread(
+        target=lambda: other.extend(
+            run_grid(specs, store, workers=2, work_folder=tmp_path / "work", execute=execute)
+        )
+    )
     thread.start()
     records = run_grid(specs, store, workers=2, work_folder=tmp_path / "work", execute=execute)
     thread.join()
@@ -210,8 +228,9 @@ def test_an_interrupt_ends_the_workers(tmp_path):
 def test_a_store_that_is_a_file_is_refused_before_training(tmp_path):
     (tmp_path / "records").write_text("")
     with pytest.raises(RecordError, match="records cannot be written"):
-        run_grid([Stub()], RunStore(tmp_path / "records"), work_folder=tmp_path / "work",
-                 execute=execute)
+        run_grid(
+            [Stub()], RunStore(tmp_path / "records"), work_folder=tmp_path / "work", execute=execute
+        )
     assert not (tmp_path / "work").exists()
 
 
@@ -220,7 +239,12 @@ def test_specs_that_share_a_run_are_carried_out_once(store, tmp_path):
     class Arm(Stub):
         def canonical(self):
             return Stub(seed=0)
-    records = run_grid([Arm(seed=1), Arm(seed=2), Stub(seed=0)], store,
-                       work_folder=tmp_path / "work", execute=execute)
+
+    records = run_grid(
+        [Arm(seed=1), Arm(seed=2), Stub(seed=0)],
+        store,
+        work_folder=tmp_path / "work",
+        execute=execute,
+    )
     assert [record["spec"]["seed"] for record in records] == [0, 0, 0]
     assert len(list((tmp_path / "work").glob("*.starts"))) == 1

@@ -29,8 +29,10 @@ def execute(spec, folder):
     return {"scores": [row], "counts": {}, "times": {}, "provenance": {}, "samples": {}}, None
 
 
-SCRIPT = "import sys, test_launch; test_launch.launch.execute_run = test_launch.execute; " \
-         "sys.exit(test_launch.launch.main(sys.argv[1:]))"
+SCRIPT = (
+    "import sys, test_launch; test_launch.launch.execute_run = test_launch.execute; "
+    "sys.exit(test_launch.launch.main(sys.argv[1:]))"
+)
 
 
 @pytest.fixture
@@ -46,14 +48,21 @@ def arguments(spec, words, tmp_path):
 
 @pytest.fixture
 def refusal(spec, cache):
-    return (f"Run {record_key(spec.canonical())} is being carried out in the cache {cache} by "
-            "another process; start it again when that has ended.\n")
+    return (
+        f"Run {record_key(spec.canonical())} is being carried out in the cache {cache} by "
+        "another process; start it again when that has ended.\n"
+    )
 
 
 def start(*command) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'runs'}"})
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'runs'}"},
+    )
 
 
 def wait_for(path: Path) -> None:
@@ -64,7 +73,8 @@ def wait_for(path: Path) -> None:
 
 
 def test_a_run_is_one_processs_until_it_has_ended_or_was_killed(
-        spec, arguments, work, refusal, tmp_path, capsys, monkeypatch):
+    spec, arguments, work, refusal, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(launch, "execute_run", execute)
     other = start("-c", SCRIPT, *arguments)
     wait_for(work / "begun")
@@ -81,11 +91,13 @@ def test_a_run_is_one_processs_until_it_has_ended_or_was_killed(
 
 
 def test_a_grid_and_a_launch_of_one_run_exclude_each_other(
-        spec, arguments, work, refusal, tmp_path, capsys, monkeypatch):
+    spec, arguments, work, refusal, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(launch, "execute_run", execute)
     spec, store, found = spec.canonical(), RunStore(tmp_path / "records"), []
     grid = threading.Thread(
-        target=lambda: found.extend(run_grid([spec], store, 1, execute=execute)))
+        target=lambda: found.extend(run_grid([spec], store, 1, execute=execute))
+    )
     grid.start()  # in the cache, as launch
     wait_for(work / "begun")
     assert launch.main(arguments) == 2 and capsys.readouterr().err.endswith(refusal)
@@ -95,8 +107,9 @@ def test_a_grid_and_a_launch_of_one_run_exclude_each_other(
     assert found == [store.load(spec)] and (work / "begun").read_text() == "x"
 
 
-def test_a_grid_waits_for_a_launch_and_takes_its_record(spec, arguments, work, tmp_path,
-                                                        monkeypatch):
+def test_a_grid_waits_for_a_launch_and_takes_its_record(
+    spec, arguments, work, tmp_path, monkeypatch
+):
     monkeypatch.setattr(launch, "execute_run", execute)
     first = threading.Thread(target=launch.main, args=(arguments,))
     first.start()
@@ -106,32 +119,49 @@ def test_a_grid_waits_for_a_launch_and_takes_its_record(spec, arguments, work, t
     def let_go():
         wait_for(work / key)  # where the grid's worker waits
         (work / "go").touch()
+
     threading.Thread(target=let_go).start()
     (record,) = run_grid([spec.canonical()], RunStore(tmp_path / "records"), 1, execute=execute)
     assert record["provenance"] == {"processes": 1} and (work / "begun").read_text() == "x"
     first.join()
 
 
-def test_a_record_that_came_before_the_lock_is_not_made_again(spec, arguments, work, tmp_path,
-                                                              monkeypatch, capsys):
+def test_a_record_that_came_before_the_lock_is_not_made_again(
+    spec, arguments, work, tmp_path, monkeypatch, capsys
+):
     def acquire(lock, **names):
         (work / "go").touch()
         RunStore(tmp_path / "records").save(spec.canonical(), execute(spec, work / "other")[0])
+
     monkeypatch.setattr(FileLock, "acquire", acquire)
     monkeypatch.setattr(launch, "execute_run", pytest.fail)
     assert launch.main(arguments) == 0 and "is there already" in capsys.readouterr().out
 
 
-def test_of_several_processes_all_end_where_the_run_is_anothers(spec, arguments, work, refusal,
-                                                                tmp_path):
+def test_of_several_processes_all_end_where_the_run_is_anothers(
+    spec, arguments, work, refusal, tmp_path
+):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     work.mkdir(parents=True)
     with FileLock(work / f"{record_key(spec.canonical())}.lock"):
-        both = start("-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines",
-                     "1",
-                     "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no",
-                     "--main_process_port", "0", str(script), *arguments)
+        both = start(
+            "-m",
+            "accelerate.commands.launch",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--multi_gpu",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            "0",
+            str(script),
+            *arguments,
+        )
         _, said = both.communicate(timeout=200)
     assert both.returncode != 0 and refusal in said and not (work / "begun").exists()
     assert set(re.findall(r"exitcode *: (\d+)", said)) == {"2"}, said[-3000:]
@@ -140,25 +170,35 @@ def test_of_several_processes_all_end_where_the_run_is_anothers(spec, arguments,
 # What cannot be loaded or written is one sentence, before anything is trained
 
 
-NETWORKS = [("VQ-VQ", "vq_tokenizer"), ("SigLIP-SigLIP", "semantic_encoder"),
-            ("VQ-VQ", "language_model"),
-            ("VQ-VQ", "tokenizer"), ("VQ-VQ", "reader"), ("SigLIP-SigLIP", "feature_reader"),
-            ("SigLIP-SigLIP", "feature_decoder"), ("VQ-VQ", "inception")]
+NETWORKS = [
+    ("VQ-VQ", "vq_tokenizer"),
+    ("SigLIP-SigLIP", "semantic_encoder"),
+    ("VQ-VQ", "language_model"),
+    ("VQ-VQ", "tokenizer"),
+    ("VQ-VQ", "reader"),
+    ("SigLIP-SigLIP", "feature_reader"),
+    ("SigLIP-SigLIP", "feature_decoder"),
+    ("VQ-VQ", "inception"),
+]
 
 
 @pytest.fixture
 def launched(words):
     """Gives the exit status of `python -m uvlm_core.runs.launch` for a spec."""
+
     def get(spec, records) -> int:
         return launch.main([*words(spec), "--records", str(records)])
+
     return get
 
 
 @pytest.fixture
 def untrained(monkeypatch):
     """No image of the pool is encoded, and nothing trained."""
+
     def refuse(*ignored, **names):
         pytest.fail("it came too far")
+
     monkeypatch.setattr(loop, "pool_features", refuse)
     monkeypatch.setattr(carry_out, "train", refuse)
 
@@ -170,29 +210,41 @@ def one_sentence(said: str, *words) -> bool:
 
 @pytest.mark.parametrize(("architecture", "field"), NETWORKS)
 @pytest.mark.parametrize("what", ["nothing", "an empty folder", "a text"])
-def test_a_network_that_is_none_is_told_before_anything_is_done(architecture, field, what, spec,
-                                                                tmp_path, capsys, launched,
-                                                                untrained):
+def test_a_network_that_is_none_is_told_before_anything_is_done(
+    architecture, field, what, spec, tmp_path, capsys, launched, untrained
+):
     path = tmp_path / "named"
     if what == "an empty folder":
         path.mkdir()
     elif what == "a text":
         path.write_text("no network")
-    assert launched(spec.vary(architecture=architecture, **{field: str(path)}),
-                    tmp_path / "records") == 2
+    assert (
+        launched(spec.vary(architecture=architecture, **{field: str(path)}), tmp_path / "records")
+        == 2
+    )
     assert one_sentence(said := capsys.readouterr().err, str(path)), said
     assert not list(tmp_path.glob("records/*.json"))
 
 
-@pytest.mark.parametrize(("file", "change"), [
-    ("records", {}), ("cache", {}), ("cache", {"pictures": "watches"}),
-    ("folder", {"pictures": "{}/captions.json", "picture_folder": "{}/folder"}),
-    ("captions.json", {"pictures": "{}/captions.json", "picture_folder": "{}/nowhere"}),
-    ("other", {"pictures": "{}/nowhere.json", "picture_folder": "{}"})], ids=str)
-def test_a_file_in_the_way_is_told_before_anything_is_done(file, change, spec, tmp_path, capsys,
-                                                           untrained, launched):
-    (tmp_path / file).write_text('[{"image": "a.png", "conversations": [{"from": "human", "value": '
-                                 '"<image>\\nwhat?"}, {"from": "gpt", "value": "a"}]}]')
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("records", {}),
+        ("cache", {}),
+        ("cache", {"pictures": "watches"}),
+        ("folder", {"pictures": "{}/captions.json", "picture_folder": "{}/folder"}),
+        ("captions.json", {"pictures": "{}/captions.json", "picture_folder": "{}/nowhere"}),
+        ("other", {"pictures": "{}/nowhere.json", "picture_folder": "{}"}),
+    ],
+    ids=str,
+)
+def test_a_file_in_the_way_is_told_before_anything_is_done(
+    file, change, spec, tmp_path, capsys, untrained, launched
+):
+    (tmp_path / file).write_text(
+        '[{"image": "a.png", "conversations": [{"from": "human", "value": '
+        '"<image>\\nwhat?"}, {"from": "gpt", "value": "a"}]}]'
+    )
     change = {name: value.format(tmp_path) for name, value in change.items()}
     assert launched(spec.vary(**change), tmp_path / "records") == 2
     assert one_sentence(said := capsys.readouterr().err, str(tmp_path)), said
@@ -201,27 +253,37 @@ def test_a_file_in_the_way_is_told_before_anything_is_done(file, change, spec, t
 def test_a_grid_tells_the_same_in_the_same_sentence(spec, tmp_path, networks):
     (tmp_path / "empty").mkdir()
     store, nowhere = RunStore(tmp_path / "records"), str(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=f"'{nowhere}' is neither a folder or file that is there "
-                                         f"nor a hub id"):
+    with pytest.raises(
+        ValueError, match=f"'{nowhere}' is neither a folder or file that is there nor a hub id"
+    ):
         run_grid([spec.vary(tokenizer=nowhere)], store, 1, tmp_path / "work")
     assert not (tmp_path / "work").exists()
     with pytest.raises(RunsFailed) as failed:
         run_grid([spec.vary(tokenizer=str(tmp_path / "empty"))], store, 1, tmp_path / "work")
     head, line = str(failed.value).splitlines()
-    assert f"ValueError: '{tmp_path / 'empty'}' is not a tokenizer that can be loaded" in line and line.endswith(").")
+    assert (
+        f"ValueError: '{tmp_path / 'empty'}' is not a tokenizer that can be loaded" in line
+        and line.endswith(").")
+    )
 
 
 def test_empty_variables_of_the_environment_mean_their_defaults(spec, tmp_path):
     """Of the launcher, whose own libraries would take an empty one for a number, and of this
     project."""
     empty = dict.fromkeys(("WORLD_SIZE", "RANK", "LOCAL_RANK", "UVLM_CACHE", "UVLM_BACKEND"), "")
-    code = ("from uvlm_core import environment; from uvlm_core.runs import backends, launch; "
-            "launch._begin = lambda store, spec, lock: print(environment.processes(), "
-            "lock.lock_file, type(backends.open_backend()).__name__); "
-            "launch.main(['--profile', 'smoke'])")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
-                          text=True,
-                          env=os.environ | empty | {"PYTHONPATH": str(ROOT)})
+    code = (
+        "from uvlm_core import environment; from uvlm_core.runs import backends, launch; "
+        "launch._begin = lambda store, spec, lock: print(environment.processes(), "
+        "lock.lock_file, type(backends.open_backend()).__name__); "
+        "launch.main(['--profile', 'smoke'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | empty | {"PYTHONPATH": str(ROOT)},
+    )
     found = re.fullmatch(rf"\(1, 0\) {ROOT}/.cache/runs/\w+\.lock Loky\n", done.stdout)
     assert found, done.stderr
 

@@ -11,7 +11,13 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.smart_watch import render_batch, sample_watches
@@ -36,29 +42,56 @@ def paper(tmp_path_factory, networks):
     encoders want images of two sizes."""
     folder = tmp_path_factory.mktemp("paper")
     torch.manual_seed(0)
-    words = Tokenizer(models.BPE({"<unk>": 0, "<s>": 1, "</s>": 2,
-                                  **{chr(k): k - 29 for k in range(32, 127)}}, [],
-                                 unk_token="<unk>"))
+    words = Tokenizer(
+        models.BPE(
+            {"<unk>": 0, "<s>": 1, "</s>": 2, **{chr(k): k - 29 for k in range(32, 127)}},
+            [],
+            unk_token="<unk>",
+        )
+    )
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>",
-                                        eos_token="</s>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
     tokenizer.save_pretrained(folder / "vicuna")
-    vicuna = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=2048, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2))
+    vicuna = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=2048,
+            tie_word_embeddings=False,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
     vicuna.config.save_pretrained(folder / "vicuna")
     torch.save(vicuna.half().state_dict(), folder / "vicuna" / "pytorch_model.bin")
-    SiglipModel(SiglipConfig(
-        text_config=TOWER | {"vocab_size": 20}, vision_config=TOWER | {"image_size": 224,
-                                                                       "patch_size": 56},
-    )).save_pretrained(folder / "siglip")
+    SiglipModel(
+        SiglipConfig(
+            text_config=TOWER | {"vocab_size": 20},
+            vision_config=TOWER | {"image_size": 224, "patch_size": 56},
+        )
+    ).save_pretrained(folder / "siglip")
     return profile("paper").spec.vary(
-        images=24, vqa_examples=12, caption_examples=12, generation_examples=12, batch_size=18,
+        images=24,
+        vqa_examples=12,
+        caption_examples=12,
+        generation_examples=12,
+        batch_size=18,
         fractions=(1.0,),
-        test_watches=6, generated_watches=6, lora_rank=4, lora_alpha=8, threads=1,
-        language_model=str(folder / "vicuna"), tokenizer=str(folder / "vicuna"),
-        semantic_encoder=str(folder / "siglip"), vq_tokenizer=str(networks / "vq"))
+        test_watches=6,
+        generated_watches=6,
+        lora_rank=4,
+        lora_alpha=8,
+        threads=1,
+        language_model=str(folder / "vicuna"),
+        tokenizer=str(folder / "vicuna"),
+        semantic_encoder=str(folder / "siglip"),
+        vq_tokenizer=str(networks / "vq"),
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -84,7 +117,10 @@ def test_each_architecture_trains_saves_loads_answers_and_draws(paper, architect
     assert said[0] == said[1]
     np.testing.assert_array_equal(*drawn)
     base = loaded[0].get_base_model()
-    assert base.language_model.model.layers[0].self_attn.q_proj.base_layer.weight.dtype == torch.bfloat16
+    assert (
+        base.language_model.model.layers[0].self_attn.q_proj.base_layer.weight.dtype
+        == torch.bfloat16
+    )
     assert base.config.shared_adapter == (architecture in ("VQ-VQ", "SigLIP-SigLIP"))
 
 
@@ -98,16 +134,21 @@ def test_vicunas_pickles_of_weights_are_read_and_code_in_them_is_not_run(paper, 
     (tmp_path / "pytorch_model.bin").write_bytes(whole[:-5000])
     with pytest.raises(ValueError, match="is not a language model that can be loaded"):
         load_language_model(str(tmp_path), 0)
-    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Harmful(tmp_path / "harm"),
-                                                              protocol=2))
+    (tmp_path / "pytorch_model.bin").write_bytes(
+        pickle.dumps(Harmful(tmp_path / "harm"), protocol=2)
+    )
     with pytest.raises(ValueError, match="is not a language model that can be loaded"):
         load_language_model(str(tmp_path), 0)
     assert not (tmp_path / "harm").exists()
     state = torch.load(Path(name) / "pytorch_model.bin", weights_only=True)
-    torch.save({key: value for key, value in state.items() if "layers.1" not in key},
-               tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="does not hold the weights that its configuration asks "
-                                         "for: model.layers.1"):
+    torch.save(
+        {key: value for key, value in state.items() if "layers.1" not in key},
+        tmp_path / "pytorch_model.bin",
+    )
+    with pytest.raises(
+        ValueError,
+        match="does not hold the weights that its configuration asks for: model.layers.1",
+    ):
         load_language_model(str(tmp_path), 0)
 
 
@@ -127,7 +168,13 @@ def test_the_shipped_configuration_of_deepspeed_is_whole():
     settings = json.loads((ROOT / config.deepspeed_config["deepspeed_config_file"]).read_text())
     assert settings["zero_optimization"] == {"stage": 2} and not settings["bf16"]["enabled"]
     spec = profile("paper").spec
-    assert (spec.training.batch_size, spec.training.lora_rank, spec.training.lora_alpha,
-            spec.training.learning_rate, spec.training.adapter_learning_rate) == (
-        393, 128, 256, 2e-4, 1e-4)
-    assert re.search(r"num_processes: 3\n", (ROOT / "uvlm_core" / "accelerate" / "zero2.yaml").read_text())
+    assert (
+        spec.training.batch_size,
+        spec.training.lora_rank,
+        spec.training.lora_alpha,
+        spec.training.learning_rate,
+        spec.training.adapter_learning_rate,
+    ) == (393, 128, 256, 2e-4, 1e-4)
+    assert re.search(
+        r"num_processes: 3\n", (ROOT / "uvlm_core" / "accelerate" / "zero2.yaml").read_text()
+    )

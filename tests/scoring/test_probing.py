@@ -38,13 +38,17 @@ def test_a_planted_signal_is_found_and_nothing_else(name):
 
 
 def test_random_labels_have_about_no_selectivity_even_of_vectors_that_tell_everything():
-    telling = np.hstack([np.eye(CLASSES[name])[values] for name, values in probe_labels(WATCHES).items()])
+    telling = np.hstack(
+        [np.eye(CLASSES[name])[values] for name, values in probe_labels(WATCHES).items()]
+    )
     found = [probe(telling, WATCHES, seed) for seed in range(5)]
     assert all((table["accuracy"] > 0.95).all() for table in found)
     assert abs(np.mean([table["control"] - table["chance"] for table in found])) < 0.05
     # and a probe of nothing at all selects nothing
-    nothing = [probe(RNG.standard_normal((240, 16)), WATCHES, seed)["selectivity"].mean()
-               for seed in range(5)]
+    nothing = [
+        probe(RNG.standard_normal((240, 16)), WATCHES, seed)["selectivity"].mean()
+        for seed in range(5)
+    ]
     assert abs(np.mean(nothing)) < 0.05
 
 
@@ -62,18 +66,30 @@ def test_combinations_are_those_of_the_probed_attributes_and_never_cross():
 
 
 def test_pooled_and_by_token_are_probed_at_every_place():
-    states = {"adapter": RNG.standard_normal((240, 3, 16)),
-              "layer 1": np.stack([planted("weather")] * 3, 1)}
+    states = {
+        "adapter": RNG.standard_normal((240, 3, 16)),
+        "layer 1": np.stack([planted("weather")] * 3, 1),
+    }
     states["layer 1"][:, 0] = RNG.standard_normal((240, 16))
     table = probe_places(states, WATCHES, by_token=True)
-    assert list(table.columns) == ["place", "token", "attribute", "accuracy", "control",
-                                   "selectivity", "chance",
-                                   "samples"]
+    assert list(table.columns) == [
+        "place",
+        "token",
+        "attribute",
+        "accuracy",
+        "control",
+        "selectivity",
+        "chance",
+        "samples",
+    ]
     assert len(table) == 2 * 5 * len(CLASSES)
     weather = table[table["attribute"] == "weather"].set_index(["place", "token"])["accuracy"]
     assert weather["layer 1", "all"] > 0.9
-    assert weather["layer 1", "1"] > 0.9 and weather["layer 1", "0"] < 0.6 and weather["adapter",
-                                                                                       "pooled"] < 0.6
+    assert (
+        weather["layer 1", "1"] > 0.9
+        and weather["layer 1", "0"] < 0.6
+        and weather["adapter", "pooled"] < 0.6
+    )
     assert len(probe_places(states, WATCHES)) == 2 * len(CLASSES)
     with pytest.raises(ValueError, match="There is no place to probe"):
         probe_places({}, WATCHES)
@@ -82,11 +98,12 @@ def test_pooled_and_by_token_are_probed_at_every_place():
 def test_what_a_mean_over_tokens_cancels_is_read_from_all_of_them():
     # at one token, and its opposite at the next
     signs = np.where(probe_labels(WATCHES)["weather"] == 0, 1.0, -1.0)[:, None]
-    vectors = signs[..., None] * np.array([1.0, -1.0])[None, :,
-                                                       None] + 0.01 * RNG.standard_normal((240, 2,
-                                                                                           4))
-    found = probe_places({"adapter": vectors}, WATCHES, by_token=True).set_index(["attribute",
-                                                                                  "token"])["accuracy"]
+    vectors = signs[..., None] * np.array([1.0, -1.0])[None, :, None] + 0.01 * RNG.standard_normal(
+        (240, 2, 4)
+    )
+    found = probe_places({"adapter": vectors}, WATCHES, by_token=True).set_index(
+        ["attribute", "token"]
+    )["accuracy"]
     assert found["weather", "all"] > found["weather", "pooled"] + 0.15
 
 
@@ -94,30 +111,36 @@ def test_vectors_of_a_training_that_diverged_have_no_accuracy():
     broken = planted("weather")
     broken[3, 2] = np.nan
     found = probe(broken, WATCHES)
-    assert found[["accuracy", "control", "selectivity"]].isna().all(axis=None) and len(found) == len(CLASSES)
+    assert found[["accuracy", "control", "selectivity"]].isna().all(axis=None) and len(
+        found
+    ) == len(CLASSES)
     with pytest.raises(ValueError, match="A map needs at least ten vectors of finite numbers"):
         maps(broken)
 
 
 def test_watches_that_are_all_alike_are_refused():
-    with pytest.raises(ValueError, match="at least 10 combinations of attributes, and these have "
-                                         "1"):
+    with pytest.raises(
+        ValueError, match="at least 10 combinations of attributes, and these have 1"
+    ):
         probe(np.zeros((40, 4)), [WATCHES[0]] * 40)
 
 
 @pytest.mark.parametrize("vectors", [np.zeros((239, 4)), np.zeros((240, 4, 2)), np.zeros(240)])
 def test_vectors_that_do_not_fit_are_refused(vectors):
-    with pytest.raises(ValueError, match="A probe needs one vector for each of at least 10 "
-                                         "watches, not an array"):
+    with pytest.raises(
+        ValueError, match="A probe needs one vector for each of at least 10 watches, not an array"
+    ):
         probe(vectors, WATCHES)
 
 
 def test_random_features_follow_from_the_pixels_and_the_seed():
     images = render_batch(WATCHES[:4])
     one = random_features(images, 7, 0)
-    assert one.shape == (4, 7) and (one >= 0).all() and not np.array_equal(one,
-                                                                           random_features(images,
-                                                                                           7, 1))
+    assert (
+        one.shape == (4, 7)
+        and (one >= 0).all()
+        and not np.array_equal(one, random_features(images, 7, 1))
+    )
     np.testing.assert_allclose(random_features(images[:2], 7, 0), one[:2])
 
 

@@ -50,8 +50,9 @@ def scores(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
                 if arm != "generation"
             ]
             if arm != "understanding":
-                metrics += [(read, name) for name in (*ATTRIBUTES, *ATTRIBUTES["time"].parts,
-                                                      "total")]
+                metrics += [
+                    (read, name) for name in (*ATTRIBUTES, *ATTRIBUTES["time"].parts, "total")
+                ]
                 metrics += [(distance, "9 against 9"), (f"{distance}_floor", "9 against 9")]
             rows += [
                 (architecture, arm, seed, fraction, metric, name, rng.random(), 9)
@@ -60,8 +61,10 @@ def scores(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
                 for metric, name in metrics
             ]
             if arm == "unified":  # measured before training too
-                rows += [(architecture, arm, seed, 0.0, "alignment_cka", "adapter", rng.random(), 9)
-                         for seed in range(seeds)]
+                rows += [
+                    (architecture, arm, seed, 0.0, "alignment_cka", "adapter", rng.random(), 9)
+                    for seed in range(seeds)
+                ]
     return pd.DataFrame(rows, columns=SCORES)
 
 
@@ -90,9 +93,16 @@ def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     rng, rows = np.random.default_rng(2), []
     plain = ("none", 0.0, "understanding", "before")
     for name in architectures:
-        arms = [(regime, *how, "shared") for regime in ("understanding", "unified")
-                for how in (plain, ("affine", 1.0, *plain[2:]), ("authors", 0.3, *plain[2:]),
-                            ("affine", 1.0, "understanding", "after"))]
+        arms = [
+            (regime, *how, "shared")
+            for regime in ("understanding", "unified")
+            for how in (
+                plain,
+                ("affine", 1.0, *plain[2:]),
+                ("authors", 0.3, *plain[2:]),
+                ("affine", 1.0, "understanding", "after"),
+            )
+        ]
         arms += [
             ("unified", *plain, "separate"),
             ("unified", "affine", 1.0, *plain[2:], "separate"),
@@ -116,14 +126,20 @@ def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of attribute_transfer, out of random numbers."""
     rng, rows = np.random.default_rng(4), []
-    rare = [("weather", rate, "understanding", arm) for rate in (0.0, 0.1)
-            for arm in ("understanding", "unified", "absent", "shuffled")]
+    rare = [
+        ("weather", rate, "understanding", arm)
+        for rate in (0.0, 0.1)
+        for arm in ("understanding", "unified", "absent", "shuffled")
+    ]
     rare += [("weather", 0.1, "generation", arm) for arm in ("generation", "unified")]
     rare += [("none", 1.0, "none", arm) for arm in REGIMES]
     for name, how, seed in itertools.product(architectures, rare, range(seeds)):
         regime = how[3] if how[3] in REGIMES else "unified"
-        found = [(metric, attribute) for attribute in ATTRIBUTES
-                 for metric in ("partial", generation_metric(name))]
+        found = [
+            (metric, attribute)
+            for attribute in ATTRIBUTES
+            for metric in ("partial", generation_metric(name))
+        ]
         found += [
             ("confusion", f"weather: {true} > {said}")
             for true in WEATHERS

@@ -34,12 +34,16 @@ def specs_of(name: str, base=BASE, **changes) -> list:
 def test_mutual_benefit_takes_every_arm_of_every_architecture_and_the_control_of_one():
     specs = specs_of("mutual_benefit", seeds=3)
     found = {
-        (spec.training.seed, spec.model.architecture, spec.training.regime) for spec in specs
+        (spec.training.seed, spec.model.architecture, spec.training.regime)
+        for spec in specs
         if not spec.data.shuffled_requests
     }
     assert len(found) == 3 * 4 * 3
-    control = {(spec.model.architecture, spec.training.seed) for spec in specs
-               if spec.data.shuffled_requests}
+    control = {
+        (spec.model.architecture, spec.training.seed)
+        for spec in specs
+        if spec.data.shuffled_requests
+    }
     assert control == {("VQ-VQ", 0), ("VQ-VQ", 1)} and len(specs) == 3 * 4 * 3 + 2
     last = {spec.canonical() for spec in specs if spec.training.seed == 2}
     assert len(last) == 2 + 2 + 4  # arms of one task are shared
@@ -62,9 +66,16 @@ def test_an_unknown_architecture_is_refused_by_name():
 def test_scaling_lets_one_task_grow_and_keeps_the_other_and_the_steps(name):
     base = profile(name)
     rows = find_study("data_scaling").scale(name).rows
-    specs = [spec for spec in specs_of("data_scaling", base, seeds=1)
-             if spec.scoring.fractions == (1.0,) and spec.model.architecture == "SigLIP-VQ"]
-    first = [s for s in specs if s.training.regime == "unified" and s.training.batch_counts == "understanding"]
+    specs = [
+        spec
+        for spec in specs_of("data_scaling", base, seeds=1)
+        if spec.scoring.fractions == (1.0,) and spec.model.architecture == "SigLIP-VQ"
+    ]
+    first = [
+        s
+        for s in specs
+        if s.training.regime == "unified" and s.training.batch_counts == "understanding"
+    ]
     second = [s for s in specs if s.training.batch_counts == "generation"]
     assert {s.understanding_rows for s in first} == {s.generation_rows for s in second} == {rows}
     assert [s.generation_rows / rows for s in first] == [0.5, 1, 2, 3]
@@ -117,18 +128,22 @@ def test_alignment_crosses_dose_regime_sharing_and_place():
         for s in specs
         if s.model.shared_adapter
         and [d.family for d in s.model.distortions] == ["affine"]
-        and (s.model.distortions[0].side, s.model.distortions[0].place) == ("understanding", "before")
+        and (s.model.distortions[0].side, s.model.distortions[0].place)
+        == ("understanding", "before")
     ]
     found = {(s.model.architecture, s.training.regime, s.training.seed): set() for s in affine}
     for s in affine:
-        found[s.model.architecture, s.training.regime, s.training.seed].add(s.model.distortions[0].dose)
+        found[s.model.architecture, s.training.regime, s.training.seed].add(
+            s.model.distortions[0].dose
+        )
     assert len(found) == 2 * 2 * 3 and set(map(frozenset, found.values())) == {
         frozenset((0.5, 1.0))
     }
     plain = [s for s in specs if not s.model.distortions]
     assert len(plain) == 3 * 2 * 3 and sum(not s.model.shared_adapter for s in plain) == 3 * 2
-    others = {(s.model.distortions[0].family, s.training.seed) for s in specs if s.model.distortions} - {
-        (family, seed) for family in AFFINE_FAMILIES for seed in range(3)}
+    others = {
+        (s.model.distortions[0].family, s.training.seed) for s in specs if s.model.distortions
+    } - {(family, seed) for family in AFFINE_FAMILIES for seed in range(3)}
     assert others == {
         (family, seed) for family in ("warp", "permutation") for seed in range(OTHER_SEEDS)
     }
@@ -144,7 +159,8 @@ def test_labels_of_alignment_say_what_the_spec_says():
         if spec.model.distortions:
             (one,) = spec.model.distortions
             assert (one.family, one.dose, one.side, one.place) == tuple(
-                labels[name] for name in ("family", "dose", "side", "place"))
+                labels[name] for name in ("family", "dose", "side", "place")
+            )
         else:
             assert (labels["family"], labels["dose"]) == ("none", 0.0)
 
@@ -157,23 +173,42 @@ def test_transfer_has_every_arm_at_the_firm_rates_and_more_rates_with_the_first_
         seed: [s for s in specs if s.training.seed == seed and s.model.architecture == "SigLIP-VQ"]
         for seed in (0, 1)
     }
-    rare = {seed: {(s.data.biases[0].attribute, s.data.biases[0].rate) for s in found if s.data.biases}
-            for seed, found in own.items()}
+    rare = {
+        seed: {(s.data.biases[0].attribute, s.data.biases[0].rate) for s in found if s.data.biases}
+        for seed, found in own.items()
+    }
     assert rare[1] == {(name, rate) for name in ("weather", "battery") for rate in (0.03, 0.1)}
     assert len(rare[0]) == 4 * 5
-    weather = [s for s in own[1] if s.data.biases and s.data.biases[0] == AttributeBias("weather", 0.03)]
+    weather = [
+        s for s in own[1] if s.data.biases and s.data.biases[0] == AttributeBias("weather", 0.03)
+    ]
     absent = AttributeBias("weather", 0.0, ("generation",))
-    assert {(s.training.regime, s.data.biases[1:], s.data.shuffled_attributes) for s in weather} == {
-        ("understanding", (), ()), ("unified", (), ()), ("unified", (absent,), ()),
-        ("unified", (), ("weather",))}
-    assert sorted(s.training.regime for s in own[1] if not s.data.biases) == ["understanding", "unified"]
+    assert {
+        (s.training.regime, s.data.biases[1:], s.data.shuffled_attributes) for s in weather
+    } == {
+        ("understanding", (), ()),
+        ("unified", (), ()),
+        ("unified", (absent,), ()),
+        ("unified", (), ("weather",)),
+    }
+    assert sorted(s.training.regime for s in own[1] if not s.data.biases) == [
+        "understanding",
+        "unified",
+    ]
     reverse = [s for s in own[0] if s.data.biases and s.data.biases[0].tasks == ("generation",)]
-    assert {s.training.regime for s in reverse} == {"generation", "unified"} and len(reverse) == 2 * 2 * 2
-    corners = [s for s in own[0] if s.data.biases and s.data.biases[0].attribute == "weather_corner"]
+    assert {s.training.regime for s in reverse} == {"generation", "unified"} and len(
+        reverse
+    ) == 2 * 2 * 2
+    corners = [
+        s for s in own[0] if s.data.biases and s.data.biases[0].attribute == "weather_corner"
+    ]
     assert all(
-        {b.attribute for b in s.data.biases} == {"weather_corner", "battery_corner"} for s in corners
+        {b.attribute for b in s.data.biases} == {"weather_corner", "battery_corner"}
+        for s in corners
     )
-    counts = {rate: sum(s.data.biases[0].rate == rate for s in corners) for rate in (0.01, 0.03, 0.1)}
+    counts = {
+        rate: sum(s.data.biases[0].rate == rate for s in corners) for rate in (0.01, 0.03, 0.1)
+    }
     assert counts == {0.01: 2, 0.03: 4, 0.1: 4}  # with the controls at the firm rates
     assert {s.steps for s in specs} == {5000 // BASE.spec.training.batch_size}
 
@@ -185,9 +220,13 @@ def test_labels_of_transfer_name_arms_rates_and_what_is_rare_where():
         spec, labels = arm.spec, arm.labels
         told = [bias for bias in spec.data.biases if "generation" in bias.tasks]
         assert (labels["rate"] == 1) == (labels["rare"] == "none") == (not spec.data.biases)
-        assert labels["arm"] == ("shuffled" if spec.data.shuffled_attributes else "absent" if told
-                                 and (
-            len(told) < len(spec.data.biases)) else spec.training.regime)
+        assert labels["arm"] == (
+            "shuffled"
+            if spec.data.shuffled_attributes
+            else "absent"
+            if told and (len(told) < len(spec.data.biases))
+            else spec.training.regime
+        )
         reverse = bool(told) and len(told) == len(spec.data.biases)
         assert (labels["rare_in"] == "generation") == reverse
         if spec.data.biases:
@@ -210,8 +249,16 @@ def test_the_table_has_every_arm_under_its_own_name_though_runs_are_shared(spec,
     arms = arms_of("mutual_benefit", base, seeds=2)
     store, values = RunStore(tmp_path), {}
     for number, some in enumerate(dict.fromkeys(arm.spec.canonical() for arm in arms)):
-        rows = [{"fraction": fraction, "metric": "partial", "attribute": "time", "samples": 3,
-                 "value": number + fraction} for fraction in (0.5, 1.0)]
+        rows = [
+            {
+                "fraction": fraction,
+                "metric": "partial",
+                "attribute": "time",
+                "samples": 3,
+                "value": number + fraction,
+            }
+            for fraction in (0.5, 1.0)
+        ]
         values[some] = [row["value"] for row in rows]
         store.save(some, {"scores": rows}, np.zeros((1, 2, 2, 3), np.uint8))
     table = scores(arms, store)

@@ -77,8 +77,11 @@ def toy(spec, tmp_path, monkeypatch):
     """A study's file beside those of the package, and tiny networks in the smoke profile."""
     (tmp_path / "toy.py").write_text(textwrap.dedent(TOY))
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    monkeypatch.setitem(profiles.PROFILES, "smoke", replace(
-        profiles.PROFILES["smoke"], spec=spec.vary(images=160, test_watches=12)))
+    monkeypatch.setitem(
+        profiles.PROFILES,
+        "smoke",
+        replace(profiles.PROFILES["smoke"], spec=spec.vary(images=160, test_watches=12)),
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(
         base,
@@ -168,7 +171,10 @@ def test_a_comparison_that_the_same_runs_carry_out_counts_once():
     )
     assert list(found.columns) == list(base.VERDICT_COLUMNS)
     assert found[["architecture", "quantity"]].values.tolist() == [
-        ["SigLIP-VQ, SigLIP-SigLIP", "total"], ["VQ-VQ", "total"], ["VQ-VQ", "time"]]
+        ["SigLIP-VQ, SigLIP-SigLIP", "total"],
+        ["VQ-VQ", "total"],
+        ["VQ-VQ", "time"],
+    ]
     assert set(found["verdict"]) == {"yes"} and set(found["seeds"]) == {3}
 
 

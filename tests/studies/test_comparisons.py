@@ -75,8 +75,9 @@ def test_a_planted_benefit_is_judged_as_it_is(gain, expected):
 def test_the_control_is_no_part_of_the_benefit():
     table = curves(0.05, architectures=("VQ-VQ",))
     control = table[table["regime"] == "unified"].assign(regime="shuffled", value=0.0)
-    pd.testing.assert_frame_equal(verdicts("mutual_benefit", pd.concat([table, control])),
-                                  verdicts("mutual_benefit", table))
+    pd.testing.assert_frame_equal(
+        verdicts("mutual_benefit", pd.concat([table, control])), verdicts("mutual_benefit", table)
+    )
 
 
 def distorted(loss: float, spared: float, slope: float, seeds=3) -> pd.DataFrame:
@@ -170,7 +171,8 @@ def test_a_planted_cost_of_a_distortion_is_judged_as_it_is():
     ] == ("contradicts")
     costs = distortion_costs(table, "understanding")
     assert costs.loc[costs["family"] == "authors", "cost"].tolist() == pytest.approx(
-        [0.05 * dose for dose in (0.25, 0.5, 0.75)] * 3)
+        [0.05 * dose for dose in (0.25, 0.5, 0.75)] * 3
+    )
 
 
 @pytest.mark.parametrize(("slope", "expected"), [(1, 1), (-1, -1)])
@@ -201,8 +203,12 @@ def transferred(gain: float, by_requests: float, selectivity: float, seeds=3) ->
         for rate in (0.03, 0.1):
             start = 0.3 + rate + 0.001 * seed
             noise = 0.002 * (-1) ** seed
-            for arm, value in (("understanding", start), ("unified", start + gain + noise),
-                               ("absent", start + gain - by_requests), ("shuffled", start + gain)):
+            for arm, value in (
+                ("understanding", start),
+                ("unified", start + gain + noise),
+                ("absent", start + gain - by_requests),
+                ("shuffled", start + gain),
+            ):
                 rows += [
                     (
                         "VQ-VQ",
@@ -272,8 +278,12 @@ def test_a_planted_transfer_is_judged_as_it_is():
     )
     found = found.set_index("claim")
     assert found["verdict"].to_dict() == {
-        "transfer": "replicates", "by its requests": "yes", "by their values": "undecided",
-        "tokens carry it": "replicates", "more than pixels": "no"}
+        "transfer": "replicates",
+        "by its requests": "yes",
+        "by their values": "undecided",
+        "tokens carry it": "replicates",
+        "more than pixels": "no",
+    }
     assert found.loc["more than pixels", "difference"] == pytest.approx(0.7 - 0.81)
     assert found.loc["transfer", "difference"] == pytest.approx(0.3, abs=2e-3)
     assert found.loc["by its requests", "difference"] == pytest.approx(0.25, abs=2e-3)
@@ -322,7 +332,8 @@ def test_kappa_is_0_of_a_habit_1_of_right_answers_and_weighs_by_how_often_was_as
     assert set(found["attribute"]) == {"weather"} and set(found["samples"]) == {40}
     # of the last: agreement .5, by its own shares .75 * .375 + .25 * .125 = .3125
     assert found.set_index("arm")["value"].to_dict() == pytest.approx(
-        {"understanding": 0, "unified": 1, "absent": 0, "shuffled": (0.5 - 0.3125) / (1 - 0.3125)})
+        {"understanding": 0, "unified": 1, "absent": 0, "shuffled": (0.5 - 0.3125) / (1 - 0.3125)}
+    )
     scores = rare_scores(found, "kappa")
     assert scores["value"].tolist() == found["value"].tolist() and set(scores["rare"]) == {
         "weather"
@@ -362,6 +373,7 @@ def scaling(rate: float, seeds=3, rows=1000) -> pd.DataFrame:
             ("SigLIP-VQ", regime, seed, understanding, generation, counts, 1.0, metric, name, value)
             for name in NAMES
         )
+
     for seed in range(seeds):
         for times in (0.25, 0.5, 1, 2, 3, 6.6):
             add(
@@ -437,14 +449,20 @@ def test_each_rule_of_matching_is_judged_apart():
         "matching", pd.concat([table.assign(matching="steps"), worse.assign(matching="tokens")])
     )
     assert found.groupby("matching")["verdict"].unique().map(list).to_dict() == {
-        "steps": ["undecided"], "tokens": ["contradicts"]}
+        "steps": ["undecided"],
+        "tokens": ["contradicts"],
+    }
 
 
 def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():
     rows = []
     for seed in range(3):
-        for regime, told, found in (("understanding", 0.3, None), ("generation", None, 0.2),
-                                    ("unified", 0.35 + seed / 1000, 0.1), ("shuffled", 0.9, 0.9)):
+        for regime, told, found in (
+            ("understanding", 0.3, None),
+            ("generation", None, 0.2),
+            ("unified", 0.35 + seed / 1000, 0.1),
+            ("shuffled", 0.9, 0.9),
+        ):
             rows += [
                 ("VQ-VQ", regime, seed, 1.0, metric, attribute, value)
                 for metric, attribute, value in (
@@ -454,8 +472,13 @@ def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():
                 )
                 if value is not None
             ]
-    judged = verdicts("captioned_pictures", pd.DataFrame(rows, columns=[
-        "architecture", "regime", "seed", "fraction", "metric", "attribute", "value"]))
+    judged = verdicts(
+        "captioned_pictures",
+        pd.DataFrame(
+            rows,
+            columns=["architecture", "regime", "seed", "fraction", "metric", "attribute", "value"],
+        ),
+    )
     assert list(judged["claim"]) == ["pictures understood", "pictures drawn"]
     assert judged["difference"].tolist() == pytest.approx([0.051, -0.1])
     assert list(judged["verdict"]) == ["replicates", "no"] and list(judged["seeds"]) == [3, 3]

@@ -109,10 +109,23 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
     ]
 
 
-@pytest.mark.parametrize(("study", "name"), [
-    (study, name) for study in ("mutual_benefit", "data_scaling", "matching", "original_behaviour",
-                                "affine_alignment", "attribute_transfer", "captioned_pictures")
-    for name in find_study(study).figures if name != "mutual_benefit_watches"])
+@pytest.mark.parametrize(
+    ("study", "name"),
+    [
+        (study, name)
+        for study in (
+            "mutual_benefit",
+            "data_scaling",
+            "matching",
+            "original_behaviour",
+            "affine_alignment",
+            "attribute_transfer",
+            "captioned_pictures",
+        )
+        for name in find_study(study).figures
+        if name != "mutual_benefit_watches"
+    ],
+)
 def test_a_table_without_a_column_that_is_drawn_is_refused_by_name(study, name):
     with pytest.raises(
         ValueError, match="^The table of figure '[a-z_]+' has no column '[a-z_]+'; it needs "
@@ -150,7 +163,10 @@ def test_the_csv_holds_what_the_picture_shows():
     )
     generated = draw_scores(table, "generation")[1]
     assert set(generated.loc[generated["architecture"] == "VQ-VQ", "metric"]) == {
-        "read_back", "reader_frechet", "reader_frechet_floor"}
+        "read_back",
+        "reader_frechet",
+        "reader_frechet_floor",
+    }
     assert "total" not in set(generated["attribute"])
 
 
@@ -213,8 +229,11 @@ def test_the_axis_starts_at_the_first_score_and_not_where_alignment_is_measured_
 def test_corners_are_the_mean_of_the_two():
     table = scores()
     axes = panel(draw_scores(table, "generation")[0], "corners")
-    chosen = table[(table["regime"] == "generation") & (table["metric"] == "read_back")
-                   & table["attribute"].isin(("weather_corner", "battery_corner"))]
+    chosen = table[
+        (table["regime"] == "generation")
+        & (table["metric"] == "read_back")
+        & table["attribute"].isin(("weather_corner", "battery_corner"))
+    ]
     assert curve(axes, "generation").get_ydata() == pytest.approx(
         chosen.groupby("fraction")["value"].mean().tolist()
     )
@@ -240,7 +259,10 @@ def test_each_architecture_has_its_row_and_its_own_space():
         (
             "generation",
             "battery within 10",
-            np.mean(np.abs(np.subtract.outer(np.arange(101), np.arange(101))) <= ATTRIBUTES["battery"].tolerance),
+            np.mean(
+                np.abs(np.subtract.outer(np.arange(101), np.arange(101)))
+                <= ATTRIBUTES["battery"].tolerance
+            ),
         ),
     ],
 )
@@ -270,8 +292,12 @@ def test_what_the_authors_report_is_grey_and_only_where_it_compares():
 def test_dots_of_the_scaling_figure_are_means_at_their_number_of_rows():
     table = scaling()
     axes = drawn("data_scaling", "data_scaling", table, rows=100).figure.axes[0]
-    chosen = table[(table["understanding_rows"] == 100) & (table["batch_counts"] == "understanding")
-                   & (table["metric"] == "partial") & (table["attribute"] == "total")]
+    chosen = table[
+        (table["understanding_rows"] == 100)
+        & (table["batch_counts"] == "understanding")
+        & (table["metric"] == "partial")
+        & (table["attribute"] == "total")
+    ]
     line = next(line for line in axes.lines if len(line.get_xdata()) == 5)
     assert line.get_ydata() == pytest.approx(
         chosen.groupby("generation_rows")["value"].mean().tolist()
@@ -286,8 +312,12 @@ LONG = (
 
 def test_watches_fit_below_long_requests_and_missing_ones_are_refused():
     blank = np.zeros((7, 64, 64, 3), np.uint8)
-    check_layout(draw_watches(pd.DataFrame({"request": [LONG] * 7}), {
-        "watch": blank, **{f"SigLIP-SigLIP {regime}": blank for regime in REGIMES}}))
+    check_layout(
+        draw_watches(
+            pd.DataFrame({"request": [LONG] * 7}),
+            {"watch": blank, **{f"SigLIP-SigLIP {regime}": blank for regime in REGIMES}},
+        )
+    )
     with pytest.raises(ValueError, match="needs 2 images for each"):
         draw_watches(pd.DataFrame({"request": ["a", "b"]}), {"unified": blank[:1]})
 
@@ -332,14 +362,27 @@ def test_confusions_are_drawn_as_they_are_and_a_rate_without_any_is_refused():
         attribute_transfer.draw_confusion(table, "weather", 0.5)
 
 
-@pytest.mark.parametrize(("draw", "words"), [
-    (lambda: attribute_transfer.draw_transfer(transferred(), "exact"),
-     "metric 'exact' is not one of partial, constrained, kappa"),
-    (lambda: attribute_transfer.draw_confusion(transferred(), "colour", 0.1),
-     "rare attribute 'colour' is not one of weather, battery, corners, time"),
-    (lambda: drawn("attribute_transfer", "attribute_transfer_reverse",
-                   transferred().assign(rare_in="understanding")),
-     "The table has no scores of a rare attribute to draw")])
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (
+            lambda: attribute_transfer.draw_transfer(transferred(), "exact"),
+            "metric 'exact' is not one of partial, constrained, kappa",
+        ),
+        (
+            lambda: attribute_transfer.draw_confusion(transferred(), "colour", 0.1),
+            "rare attribute 'colour' is not one of weather, battery, corners, time",
+        ),
+        (
+            lambda: drawn(
+                "attribute_transfer",
+                "attribute_transfer_reverse",
+                transferred().assign(rare_in="understanding"),
+            ),
+            "The table has no scores of a rare attribute to draw",
+        ),
+    ],
+)
 def test_what_a_figure_of_transfer_cannot_show_is_refused(draw, words):
     with pytest.raises(ValueError, match=words):
         draw()
@@ -358,12 +401,13 @@ def test_what_a_figure_of_transfer_cannot_show_is_refused(draw, words):
     ],
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):
-    changes = {"data_scaling": {"rows": 100}, "matching": {"rows": 100},
-               "attribute_transfer": {"firm_rates": (0.1,)}}.get(study, {})
+    changes = {
+        "data_scaling": {"rows": 100},
+        "matching": {"rows": 100},
+        "attribute_transfer": {"firm_rates": (0.1,)},
+    }.get(study, {})
     found = opened(study, table, **changes)
     assert set(found.study.findings) == set(found.study.figures)
     for name in found.figures:
         text = found.study.findings[name](found)
         assert text.endswith(".") and "nan" not in text
-
-

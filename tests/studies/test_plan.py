@@ -77,7 +77,8 @@ def test_the_published_networks_stand_in_full_size():
     assert smollm.num_parameters() == 134_515_008
     assert sizes.spaces(profile("paper").spec) == {
         "SigLIP": {"kind": "siglip", "tokens": 196, "width": 768, "codes": 0},
-        "VQ": {"kind": "vq", "tokens": 256, "width": 8, "codes": 16384}}
+        "VQ": {"kind": "vq", "tokens": 256, "width": 8, "codes": 16384},
+    }
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
@@ -85,8 +86,10 @@ def test_a_plan_counts_what_the_run_itself_counts(spec, encoders, tuning):
     spec = spec.vary(architecture="SigLIP-VQ", tuning=tuning)
     real, planned = prepare(spec)[0], sizes.tuned_model(spec)
     assert sizes.spaces(spec) == {kind: describe(encoder) for kind, encoder in encoders.items()}
-    for count in (lambda some: sum(p.numel() for p in some.parameters()),
-                  lambda some: sum(p.numel() for p in some.parameters() if p.requires_grad)):
+    for count in (
+        lambda some: sum(p.numel() for p in some.parameters()),
+        lambda some: sum(p.numel() for p in some.parameters() if p.requires_grad),
+    ):
         assert count(real) == count(planned)
     assert sorted(real.state_dict()) == sorted(planned.state_dict())
 
@@ -110,17 +113,21 @@ def test_a_plan_says_what_pictures_take_in_memory_and_on_disk_whatever_their_num
     assert paper["pictures", "opened to score"] == 200 + 200
     assert paper["pictures", "memory of these"] == pytest.approx(400 * 224 * 224 * 3 / 1e9)
     assert paper["pictures", "memory of 100,000 captions"] == pytest.approx(0.165)
-    sizes = {"SigLIP for pictures of 2,700 rows": 2700 * 196 * 768 * 4,
-             "VQ for pictures of 2,700 rows": 2700 * 256 * 2,
-             "VQ for 180,000 images": 180_000 * 256 * 2}
+    sizes = {
+        "SigLIP for pictures of 2,700 rows": 2700 * 196 * 768 * 4,
+        "VQ for pictures of 2,700 rows": 2700 * 256 * 2,
+        "VQ for 180,000 images": 180_000 * 256 * 2,
+    }
     for name, size in sizes.items():
         assert paper["disk", f"outputs of {name}"] == pytest.approx(size / 1e9)
 
 
 def test_a_plan_says_what_scoring_holds(paper, spec, processor, encoders):
-    sizes = {"400 images": 400 * 224 * 224 * 3,
-             "outputs of the encoders": 200 * (196 * 768 + 256) * 4,
-             "states of 100 images": 100 * 2 * 64 * 33 * 4096 * 4}
+    sizes = {
+        "400 images": 400 * 224 * 224 * 3,
+        "outputs of the encoders": 200 * (196 * 768 + 256) * 4,
+        "states of 100 images": 100 * 2 * 64 * 33 * 4096 * 4,
+    }
     for name, size in sizes.items():
         assert paper["memory of scoring", name] == pytest.approx(size / 1e9)
     spec = spec.vary(architecture="SigLIP-VQ", test_watches=7, generated_watches=5)
@@ -130,8 +137,11 @@ def test_a_plan_says_what_scoring_holds(paper, spec, processor, encoders):
     held = scored.images_in.nbytes + scored.drawn.real.nbytes
     assert planned["outputs of the encoders"] == held
     sides = (scored.questions, scored.images_in), (scored.requests, scored.drawn.real)
-    held = [array.nbytes for talks, images in sides
-            for array in representations(model, processor, talks[:5], images).values()]
+    held = [
+        array.nbytes
+        for talks, images in sides
+        for array in representations(model, processor, talks[:5], images).values()
+    ]
     assert planned["states of 5 images"] == sum(held)
     assert planned["12 images"] == (7 + 5) * 64 * 64 * 3
 
@@ -141,8 +151,11 @@ def test_every_profile_has_a_plan_with_the_runs_of_every_study():
         found = numbers(plan.plan(profile(name)))
         assert all(value >= 0 for value in found.values())
         asked = {quantity for part, quantity in found if part == "runs"}
-        assert asked == {f"{study.number:02d} {study.name.replace('_', ' ')}" for study in studies()
-                         if name in study.scales}
+        assert asked == {
+            f"{study.number:02d} {study.name.replace('_', ' ')}"
+            for study in studies()
+            if name in study.scales
+        }
     laptop = numbers(plan.plan(profile("laptop")))
     assert (laptop["runs", "02 mutual benefit"], laptop["runs", "04 affine alignment"]) == (34, 228)
     assert any(part == "measured" for part, _ in laptop)

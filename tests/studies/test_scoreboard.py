@@ -97,7 +97,12 @@ def test_the_picture_shows_every_comparison_with_its_verdict_and_nothing_leaves_
     ]
     edge = 0.985 * scoreboard.REACH
     assert [(x, marker) for x, marker, _ in marks] == [
-        (0.2, "o"), (0.0, "D"), (-0.2, "X"), (pytest.approx(-edge), "o"), (0.1, "o")]
+        (0.2, "o"),
+        (0.0, "D"),
+        (-0.2, "X"),
+        (pytest.approx(-edge), "o"),
+        (0.1, "o"),
+    ]
     assert [face == "white" for *_, face in marks] == [False, False, False, True, True]
     figure.draw_without_rendering()
     texts = {text.get_text(): text for text in axes.texts}
@@ -109,8 +114,10 @@ def test_the_picture_shows_every_comparison_with_its_verdict_and_nothing_leaves_
 
 
 def test_the_page_explains_the_verdicts_and_groups_claims_by_study():
-    found = [opened("data_scaling", scaling(("SigLIP-VQ", "VQ-VQ")), rows=100),
-             opened("captioned_pictures", pictured(("VQ-VQ",)))]
+    found = [
+        opened("data_scaling", scaling(("SigLIP-VQ", "VQ-VQ")), rows=100),
+        opened("captioned_pictures", pictured(("VQ-VQ",))),
+    ]
     page = scoreboard.results_page(found)
     assert (
         page.index("## What the verdicts mean")

@@ -22,7 +22,8 @@ def test_the_interval_is_the_t_interval():
     assert (low, high) == pytest.approx((3 - half, 3 + half), abs=1e-6)
     values = np.random.default_rng(0).normal(size=9)
     assert mean_interval(values, 0.8)[1:] == pytest.approx(
-        stats.ttest_1samp(values, 0).confidence_interval(0.8), abs=1e-12)
+        stats.ttest_1samp(values, 0).confidence_interval(0.8), abs=1e-12
+    )
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():

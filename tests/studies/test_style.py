@@ -54,7 +54,8 @@ def test_the_data_read_back_to_six_digits_and_in_their_order(saved):
 def test_equal_input_gives_equal_bytes(saved, tmp_path):
     again = figures.save_figure(draw(), DATA, "curves", tmp_path, FACTS)
     assert {kind: path.read_bytes() for kind, path in again.items()} == {
-        kind: path.read_bytes() for kind, path in saved.items()}
+        kind: path.read_bytes() for kind, path in saved.items()
+    }
 
 
 def saved_again(folder, data=DATA, facts=FACTS, values=DATA.value) -> bool:
@@ -92,12 +93,15 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_earlier_one_untouched(tmp_path
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize(("change", "sentence"), [
-    ({"name": "../curves"}, "name '../curves' may hold small letters"),
-    ({"data": DATA.head(0)}, "'curves' has no data"),
-    ({"provenance": {"seeds": float("nan")}}, "provenance of figure 'curves' is not JSON"),
-    ({"provenance": {"seeds": {1}}}, "provenance of figure 'curves' is not JSON"),
-])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"name": "../curves"}, "name '../curves' may hold small letters"),
+        ({"data": DATA.head(0)}, "'curves' has no data"),
+        ({"provenance": {"seeds": float("nan")}}, "provenance of figure 'curves' is not JSON"),
+        ({"provenance": {"seeds": {1}}}, "provenance of figure 'curves' is not JSON"),
+    ],
+)
 def test_bad_input_is_refused_and_nothing_is_written(change, sentence, tmp_path):
     arguments = {
         "data": DATA,

@@ -31,38 +31,55 @@ def guard():
     return Guard("The run", 40, {"learning_rate": 10.0, "adapter_learning_rate": 2e-3})
 
 
-@pytest.mark.parametrize(("loss", "norm", "fault"), [
-    (math.nan, 1.0, "the loss is nan and the norm of its gradient 1"),
-    (-math.inf, 1.0, "the loss is -inf and the norm of its gradient 1"),
-    (1.5, math.nan, "the loss is 1.5 and the norm of its gradient nan"),
-    (1.5, math.inf, "the loss is 1.5 and the norm of its gradient inf"),
-    (1.5, -1.0, "the loss is 1.5 and the norm of its gradient -1")])  # DeepSpeed's way to say so
-def test_a_step_that_is_not_finite_is_refused_with_its_place_and_the_rates(guard, loss, norm,
-                                                                           fault):
+@pytest.mark.parametrize(
+    ("loss", "norm", "fault"),
+    [
+        (math.nan, 1.0, "the loss is nan and the norm of its gradient 1"),
+        (-math.inf, 1.0, "the loss is -inf and the norm of its gradient 1"),
+        (1.5, math.nan, "the loss is 1.5 and the norm of its gradient nan"),
+        (1.5, math.inf, "the loss is 1.5 and the norm of its gradient inf"),
+        (1.5, -1.0, "the loss is 1.5 and the norm of its gradient -1"),
+    ],
+)  # DeepSpeed's way to say so
+def test_a_step_that_is_not_finite_is_refused_with_its_place_and_the_rates(
+    guard, loss, norm, fault
+):
     guard.check_step(11, 2.0, 0.0)
     with pytest.raises(ValueError) as refused:
         guard.check_step(12, loss, norm)
-    assert str(refused.value) == (f"The run diverged at step 12 of 40: {fault} (learning_rate 10, "
-                                  f"adapter_learning_rate 0.002); try a lower rate.")
+    assert str(refused.value) == (
+        f"The run diverged at step 12 of 40: {fault} (learning_rate 10, "
+        f"adapter_learning_rate 0.002); try a lower rate."
+    )
 
 
 def test_the_rate_is_not_blamed_for_the_first_loss(guard):
-    with pytest.raises(ValueError, match=r"at step 1 of 40: the loss is nan .*; no weight has "
-                                         "changed yet, so look at"):
+    with pytest.raises(
+        ValueError,
+        match=r"at step 1 of 40: the loss is nan .*; no weight has "
+        "changed yet, so look at",
+    ):
         guard.check_step(1, math.nan, math.nan)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_a_weight_that_is_not_finite_is_found_by_name(guard, value, kind):
-    state = {"codes": torch.arange(3), "first": torch.ones(2, dtype=kind),
-             "second": torch.ones(3, 4), "none": torch.ones(0)}
+    state = {
+        "codes": torch.arange(3),
+        "first": torch.ones(2, dtype=kind),
+        "second": torch.ones(3, 4),
+        "none": torch.ones(0),
+    }
     guard.check_step(12, 2.5, 1.0)
     guard.check_weights(12, state)
     state["first"][1] = value
     assert odd_weight(state) == "first"
-    with pytest.raises(ValueError, match=r"at step 12 of 40: the loss is 2.5 and the weight first "
-                                         r"is not finite \(learning_rate 10, "):
+    with pytest.raises(
+        ValueError,
+        match=r"at step 12 of 40: the loss is 2.5 and the weight first "
+        r"is not finite \(learning_rate 10, ",
+    ):
         guard.check_weights(12, state)
     assert odd_weight({"codes": torch.arange(3)}) is None
 
@@ -92,6 +109,7 @@ def run(spec, folder, cut_at: float = np.inf) -> dict:
     def report(fraction):
         if round(fraction * len(steps)) >= cut_at:
             raise Cut
+
     train(model, steps, spec, folder, weigh, report)
     return model.state_dict()
 
@@ -109,8 +127,13 @@ def diverging(spec, folder) -> str:
 def spoil_loss(monkeypatch, step: int, factor: float = math.nan, task: str = "image") -> None:
     """Let the loss of a task in step number `step` be multiplied."""
     plain = Steps.__getitem__
-    monkeypatch.setattr(Steps, "__getitem__", lambda self, item: plain(self, item) | (
-        {f"{task}_share": factor} if item == step - 1 else {}))
+    monkeypatch.setattr(
+        Steps,
+        "__getitem__",
+        lambda self, item: (
+            plain(self, item) | ({f"{task}_share": factor} if item == step - 1 else {})
+        ),
+    )
 
 
 def spoil_weights(monkeypatch, step: int, value: float, every: bool = False) -> None:
@@ -126,14 +149,23 @@ def spoil_weights(monkeypatch, step: int, value: float, every: bool = False) -> 
             if len(taken) == step:
                 for parameter in optimizer.param_groups[1]["params"]:
                     parameter.data.view(-1)[: None if every else 1] = value
+
         optimizer.register_step_post_hook(after)
         return optimizer
+
     monkeypatch.setattr(training, "make_optimizer", make)
 
 
-CHANGES = [dict(), dict(optimizer="adamw"), dict(tuning="lora", optimizer="adamw"),
-           dict(tuning="frozen"), dict(tuning="lora", optimizer="adamw", precision="bf16"),
-           dict(architecture="SigLIP-SigLIP"), dict(regime="understanding"), dict(batch_size=48)]
+CHANGES = [
+    dict(),
+    dict(optimizer="adamw"),
+    dict(tuning="lora", optimizer="adamw"),
+    dict(tuning="frozen"),
+    dict(tuning="lora", optimizer="adamw", precision="bf16"),
+    dict(architecture="SigLIP-SigLIP"),
+    dict(regime="understanding"),
+    dict(batch_size=48),
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -141,17 +173,22 @@ CHANGES = [dict(), dict(optimizer="adamw"), dict(tuning="lora", optimizer="adamw
 def test_a_loss_that_is_not_finite_ends_the_run(spec, tmp_path, monkeypatch, change, factor):
     spec = spec.vary(learning_rate=10, adapter_learning_rate=10, **change)
     step = min(2, spec.steps)
-    spoil_loss(monkeypatch, step, factor, "text" if spec.training.regime == "understanding"
-               else "image")
-    assert re.fullmatch(rf"The run diverged at step {step} of {spec.steps}: the loss is {factor} "
-                        r"and the norm of its gradient (nan|inf) \(learning_rate 10, "
-                        r"adapter_learning_rate 10\); .*\.", diverging(spec, tmp_path))
+    spoil_loss(
+        monkeypatch, step, factor, "text" if spec.training.regime == "understanding" else "image"
+    )
+    assert re.fullmatch(
+        rf"The run diverged at step {step} of {spec.steps}: the loss is {factor} "
+        r"and the norm of its gradient (nan|inf) \(learning_rate 10, "
+        r"adapter_learning_rate 10\); .*\.",
+        diverging(spec, tmp_path),
+    )
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "scores.json").exists()
 
 
 @pytest.mark.parametrize("cut_at", [2, 4])
 def test_a_run_that_was_killed_before_it_diverged_ends_in_the_same_sentence(
-        spec, tmp_path, monkeypatch, cut_at):
+    spec, tmp_path, monkeypatch, cut_at
+):
     spec = spec.vary(fractions=[k / 6 for k in range(1, 7)])
     spoil_loss(monkeypatch, 5)
     sentence = diverging(spec, tmp_path / "through")
@@ -175,27 +212,37 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(spec, tmp_path, optimiz
         if len(seen) == 3:
             before.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
             return torch.full_like(gradient, value)
+
     model.generation_head.weight.register_hook(harm)
-    with pytest.raises(ValueError, match=rf"at step 3 of 6: the loss is \d\S* and the norm of its "
-                                         rf"gradient {value} \("):
+    with pytest.raises(
+        ValueError,
+        match=rf"at step 3 of 6: the loss is \d\S* and the norm of its "
+        rf"gradient {value} \(",
+    ):
         train(model, steps, spec, tmp_path, weigh)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_weights_that_are_not_finite_are_neither_scored_nor_saved(spec, tmp_path, monkeypatch,
-                                                                  value):
+def test_weights_that_are_not_finite_are_neither_scored_nor_saved(
+    spec, tmp_path, monkeypatch, value
+):
     spoil_weights(monkeypatch, 3, value)  # in the step after which scores are due
-    assert re.match(r"The run diverged at step 3 of 6: the loss is \d\S* and the weight \S+ is not "
-                    r"finite \(", diverging(spec.vary(optimizer="adamw"), tmp_path))
+    assert re.match(
+        r"The run diverged at step 3 of 6: the loss is \d\S* and the weight \S+ is not "
+        r"finite \(",
+        diverging(spec.vary(optimizer="adamw"), tmp_path),
+    )
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "scores.json").exists()
 
 
 def test_a_last_step_after_which_no_loss_is_finite_is_no_end_of_a_run(spec, tmp_path, monkeypatch):
     spoil_weights(monkeypatch, 6, 3e38, every=True)
-    assert re.match(r"The run diverged at step 6 of 6: the loss is (nan|inf) after it \(",
-                    diverging(spec.vary(optimizer="adamw"), tmp_path))
+    assert re.match(
+        r"The run diverged at step 6 of 6: the loss is (nan|inf) after it \(",
+        diverging(spec.vary(optimizer="adamw"), tmp_path),
+    )
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
     assert json.loads((tmp_path / "scores.json").read_text()).keys() == {"3"}
 
@@ -214,36 +261,50 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_not_gone_on_from(spec,
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
 
 
-@pytest.mark.parametrize(("metric", "allowed"), [("partial", False), ("caption_loss", False),
-                                                 ("alignment_cka", True)])
+@pytest.mark.parametrize(
+    ("metric", "allowed"), [("partial", False), ("caption_loss", False), ("alignment_cka", True)]
+)
 def test_of_scores_only_those_of_alignment_may_be_missing(spec, tmp_path, metric, allowed):
     model, _, steps, *_ = prepare(spec)
 
     def score(model, last):
-        return [{"metric": metric, "attribute": "time", "value": math.nan if last else 1.0,
-                 "samples": 1}]
+        return [
+            {
+                "metric": metric,
+                "attribute": "time",
+                "value": math.nan if last else 1.0,
+                "samples": 1,
+            }
+        ]
+
     if allowed:
         assert math.isnan(train(model, steps, spec, tmp_path, score)["scores"][-1]["value"])
     else:
-        with pytest.raises(ValueError, match=f"The score {metric} of time at step 6 of 6 is nan, "
-                                             "so the run is not recorded."):
+        with pytest.raises(
+            ValueError,
+            match=f"The score {metric} of time at step 6 of 6 is nan, so the run is not recorded.",
+        ):
             train(model, steps, spec, tmp_path, score)
 
 
-def test_processes_that_are_not_there_are_noticed_before_the_first_step(spec, tmp_path,
-                                                                        monkeypatch):
+def test_processes_that_are_not_there_are_noticed_before_the_first_step(
+    spec, tmp_path, monkeypatch
+):
     monkeypatch.setattr(Steps, "processes", 2)
     model, _, steps, *_ = prepare(spec)
-    with pytest.raises(ValueError, match="A run of 6 steps would take 12 with 1 processes of 1 "
-                                         "GPUs each; give every"):
+    with pytest.raises(
+        ValueError,
+        match="A run of 6 steps would take 12 with 1 processes of 1 GPUs each; give every",
+    ):
         train(model, steps, spec, tmp_path, weigh)
 
 
 # Records
 
 
-def test_a_launched_run_that_diverges_is_a_sentence_and_no_record(spec, words, tmp_path,
-                                                                  monkeypatch, capsys):
+def test_a_launched_run_that_diverges_is_a_sentence_and_no_record(
+    spec, words, tmp_path, monkeypatch, capsys
+):
     spoil_loss(monkeypatch, 2)
     for _ in range(2):
         assert launch.main([*words(spec), "--records", str(tmp_path / "records")]) == 2
@@ -265,9 +326,11 @@ def test_a_grid_says_which_run_diverged_and_finishes_the_others(spec, tmp_path):
     with pytest.raises(RunsFailed) as failed:
         run_grid([bad, good], store, 1, tmp_path / "work", execute_and_diverge)
     assert str(failed.value).startswith("1 of 2 runs failed; the others are finished and kept")
-    assert re.search(rf"Run {record_key(bad)} \(architecture VQ-VQ, regime generation, seed 1\): "
-                     r"ValueError: The run diverged at step 2 of 6: .*; try a lower rate\.",
-                     str(failed.value))
+    assert re.search(
+        rf"Run {record_key(bad)} \(architecture VQ-VQ, regime generation, seed 1\): "
+        r"ValueError: The run diverged at step 2 of 6: .*; try a lower rate\.",
+        str(failed.value),
+    )
     assert store.load(bad) is None and store.load(good) is not None
 
 
@@ -291,18 +354,37 @@ sys.exit(launch.main(sys.argv[1:]))
 """
 
 
-def test_of_two_processes_both_end_where_one_has_a_loss_that_is_not_finite(spec, words,
-                                                                           tmp_path):
+def test_of_two_processes_both_end_where_one_has_a_loss_that_is_not_finite(spec, words, tmp_path):
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
     prepare(spec)  # fills the feature cache
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2",
-         "--num_machines", "1", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no",
-         "--main_process_port", "0", str(script), *words(spec), "--records",
-         str(tmp_path / "records")],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--multi_gpu",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            "0",
+            str(script),
+            *words(spec),
+            "--records",
+            str(tmp_path / "records"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode != 0 and time.monotonic() - began < 300
     said = re.findall(r"^The run diverged at step 2 of 6: the loss is nan .*$", done.stderr, re.M)
     assert said and len(set(said)) == 1, done.stderr[-3000:]  # one may be stopped before it speaks

@@ -15,7 +15,15 @@ import torch
 from safetensors import SafetensorError
 
 from uvlm_core.training import loop as training
-from uvlm_core.training.loop import DONE, Steps, last_checkpoint, load_model, make_optimizer, prepare, train
+from uvlm_core.training.loop import (
+    DONE,
+    Steps,
+    last_checkpoint,
+    load_model,
+    make_optimizer,
+    prepare,
+    train,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +51,7 @@ def run(spec, folder, cut_at: float = np.inf) -> tuple[dict, dict]:
     def report(fraction):
         if round(fraction * len(steps)) >= cut_at:
             raise Cut
+
     result = train(model, steps, spec, folder, weigh, report)
     return {name: p.detach().clone() for name, p in model.state_dict().items()}, result
 
@@ -53,14 +62,16 @@ def assert_same(found: tuple[dict, dict], wanted: tuple[dict, dict]) -> None:
     differing = [name for name in wanted[0] if not torch.equal(found[0][name], wanted[0][name])]
     assert not differing
     assert found[1]["scores"] == wanted[1]["scores"]
-    assert [log["loss"] for log in found[1]["losses"]] == [log["loss"]
-                                                           for log in wanted[1]["losses"]]
+    assert [log["loss"] for log in found[1]["losses"]] == [
+        log["loss"] for log in wanted[1]["losses"]
+    ]
 
 
 @pytest.fixture
 def uninterrupted(tmp_path):
     def get(spec):
         return run(spec, tmp_path / "uninterrupted")
+
     return get
 
 
@@ -72,20 +83,34 @@ def test_a_spec_trained_twice_gives_the_same_weights_and_scores(spec, tmp_path):
 
 
 @pytest.mark.parametrize("cut_at", [1, 2, 3, 4, 5, 6])
-def test_a_run_cut_off_at_any_step_ends_as_if_it_had_not_been(spec, cut_at, tmp_path,
-                                                              uninterrupted):
+def test_a_run_cut_off_at_any_step_ends_as_if_it_had_not_been(
+    spec, cut_at, tmp_path, uninterrupted
+):
     spec = spec.vary(fractions=equal(3))
     with pytest.raises(Cut):
         run(spec, tmp_path / "cut", cut_at)
     newest = last_checkpoint(tmp_path / "cut")
-    assert (newest and newest.rsplit("-")[-1]) == {1: None, 2: None, 3: "2", 4: "2", 5: "4",
-                                                   6: "4"}[cut_at]
+    assert (newest and newest.rsplit("-")[-1]) == {
+        1: None,
+        2: None,
+        3: "2",
+        4: "2",
+        5: "4",
+        6: "4",
+    }[cut_at]
     assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
 
 
-@pytest.mark.parametrize(("tuning", "optimizer"), [("full", "adamw"), ("lora", "muon"),
-                                                   ("lora", "adamw"),
-                                                   ("frozen", "muon"), ("frozen", "adamw")])
+@pytest.mark.parametrize(
+    ("tuning", "optimizer"),
+    [
+        ("full", "adamw"),
+        ("lora", "muon"),
+        ("lora", "adamw"),
+        ("frozen", "muon"),
+        ("frozen", "adamw"),
+    ],
+)
 def test_every_way_of_tuning_resumes_exactly(spec, tuning, optimizer, tmp_path, uninterrupted):
     spec = spec.vary(tuning=tuning, optimizer=optimizer)
     with pytest.raises(Cut):
@@ -123,8 +148,9 @@ def test_a_checkpoint_that_was_cut_while_written_is_passed_over(spec, tmp_path, 
     assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
 
 
-def test_a_death_while_scoring_costs_the_steps_since_the_last_checkpoint_only(spec, tmp_path,
-                                                                              uninterrupted):
+def test_a_death_while_scoring_costs_the_steps_since_the_last_checkpoint_only(
+    spec, tmp_path, uninterrupted
+):
     spec = spec.vary(fractions=equal(3))
     model, _, steps, _, _ = prepare(spec)
     seen = []
@@ -134,6 +160,7 @@ def test_a_death_while_scoring_costs_the_steps_since_the_last_checkpoint_only(sp
         if len(seen) == 2:
             raise Cut
         return weigh(model)
+
     with pytest.raises(Cut):
         train(model, steps, spec, tmp_path / "cut", score)
     assert last_checkpoint(tmp_path / "cut").endswith("checkpoint-2")
@@ -158,9 +185,14 @@ def test_scores_are_taken_at_the_asked_fractions(spec, tmp_path):
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_run_of_very_few_steps_trains_and_is_scored_at_its_end(spec, count, optimizer, tmp_path):
     for warmup in (0.0, 0.03, 0.9):
-        tiny = spec.vary(vqa_examples=8 * count, caption_examples=0, generation_examples=8 * count,
-                         fractions=equal(10),
-                         warmup=warmup, optimizer=optimizer)
+        tiny = spec.vary(
+            vqa_examples=8 * count,
+            caption_examples=0,
+            generation_examples=8 * count,
+            fractions=equal(10),
+            warmup=warmup,
+            optimizer=optimizer,
+        )
         assert tiny.steps == count
         weights, result = run(tiny, tmp_path / str(warmup))
         assert all(torch.isfinite(tensor).all() for tensor in weights.values())
@@ -171,8 +203,12 @@ def test_a_run_of_very_few_steps_trains_and_is_scored_at_its_end(spec, count, op
 
 
 def test_arms_of_a_seed_start_from_the_same_weights(spec):
-    arms = (dict(regime="understanding"), dict(regime="generation"), dict(),
-            dict(shuffled_requests=True))
+    arms = (
+        dict(regime="understanding"),
+        dict(regime="generation"),
+        dict(),
+        dict(shuffled_requests=True),
+    )
     states = [prepare(spec.vary(**arm))[0].state_dict() for arm in arms]
     for state in states[1:]:
         assert all(torch.equal(tensor, state[name]) for name, tensor in states[0].items())
@@ -183,20 +219,25 @@ def test_arms_of_a_seed_start_from_the_same_weights(spec):
 def same_rows(some, others) -> bool:
     return len(some) == len(others) and all(
         a.ids.tolist() == b.ids.tolist() and (a.image_in, a.image_out) == (b.image_in, b.image_out)
-        for a, b in zip(some, others, strict=True))
+        for a, b in zip(some, others, strict=True)
+    )
 
 
 def test_arms_of_a_seed_see_the_same_rows_at_the_same_steps(spec):
-    steps = {regime: prepare(spec.vary(regime=regime))[2] for regime in ("understanding",
-                                                                         "generation", "unified")}
+    steps = {
+        regime: prepare(spec.vary(regime=regime))[2]
+        for regime in ("understanding", "generation", "unified")
+    }
     assert {len(some) for some in steps.values()} == {6}
     assert not steps["understanding"].generation and not steps["generation"].understanding
     for step in range(6):
         both = steps["unified"].rows(step)
-        assert same_rows([row for row in both if row.image_in >= 0],
-                         steps["understanding"].rows(step))
-        assert same_rows([row for row in both if row.image_out >= 0],
-                         steps["generation"].rows(step))
+        assert same_rows(
+            [row for row in both if row.image_in >= 0], steps["understanding"].rows(step)
+        )
+        assert same_rows(
+            [row for row in both if row.image_out >= 0], steps["generation"].rows(step)
+        )
         assert len(both) == 16
 
 
@@ -204,15 +245,18 @@ def test_dropout_hides_whole_images_from_the_language_model_and_never_a_target(s
     asked = spec.vary(architecture="VQ-SigLIP", feature_dropout=0.5)
     steps, without = (prepare(some)[2] for some in (asked, asked.vary(feature_dropout=0.0)))
     kept = [steps[step]["buckets"] for step in range(6)]
-    marks = torch.cat([bucket["read_back"] for buckets in kept for bucket in buckets
-                       if "images_out" in bucket])
+    marks = torch.cat(
+        [bucket["read_back"] for buckets in kept for bucket in buckets if "images_out" in bucket]
+    )
     assert marks.dtype == torch.bool and len(marks) == 48 and 12 < int(marks.sum()) < 36
     for step, buckets in enumerate(kept):
-        for bucket, again, plain in zip(buckets, steps[step]["buckets"], without[step]["buckets"],
-                                        strict=True):
+        for bucket, again, plain in zip(
+            buckets, steps[step]["buckets"], without[step]["buckets"], strict=True
+        ):
             assert bucket.keys() - {"read_back"} == plain.keys()
-            assert all(torch.equal(tensor, plain[name]) for name, tensor in bucket.items()
-                       if name in plain)
+            assert all(
+                torch.equal(tensor, plain[name]) for name, tensor in bucket.items() if name in plain
+            )
             assert "read_back" not in bucket or torch.equal(bucket["read_back"], again["read_back"])
     codes = prepare(spec)[2]
     assert not any("read_back" in bucket for step in range(6) for bucket in codes[step]["buckets"])
@@ -222,12 +266,21 @@ def test_dropout_hides_whole_images_from_the_language_model_and_never_a_target(s
 
 
 def one_sentence(said: str, *words) -> bool:
-    return said.count("\n") == 1 and said.endswith(".\n") and ". " not in said and all(word in said
-                                                                                       for word in words)
+    return (
+        said.count("\n") == 1
+        and said.endswith(".\n")
+        and ". " not in said
+        and all(word in said for word in words)
+    )
 
 
-SPOILT = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth",
-          "trainer_state.json"]
+SPOILT = [
+    "model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+]
 
 
 @pytest.mark.parametrize("name", SPOILT)
@@ -245,16 +298,18 @@ def test_a_checkpoint_that_cannot_be_read_is_told_by_its_name(name, content, spe
         path.write_bytes((path.parent / "training_args.bin").read_bytes())
     else:
         path.unlink()
-    with pytest.raises(ValueError, match=f"{path.parent}.*; delete that folder|{path} is not a "
-                                         f"whole saf") as error:
+    with pytest.raises(
+        ValueError, match=f"{path.parent}.*; delete that folder|{path} is not a whole saf"
+    ) as error:
         run(spec, tmp_path)
     assert one_sentence(f"{error.value}\n")
     shutil.rmtree(path.parent)
     run(spec, tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"3": 1}', b'{"a": []}', b"\xff\xfe\x00",
-                                     b"{}"], ids=str)
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b'{"3": 1}', b'{"a": []}', b"\xff\xfe\x00", b"{}"], ids=str
+)
 def test_scores_that_cannot_be_read_are_told_by_their_file(content, spec, tmp_path):
     with pytest.raises(Cut):
         run(spec, tmp_path, 5)
@@ -268,8 +323,10 @@ def test_a_run_whose_scores_were_lost_is_not_recorded_without_them(spec, tmp_pat
     with pytest.raises(Cut):
         run(spec, tmp_path, 5)
     (tmp_path / "scores.json").unlink()
-    with pytest.raises(ValueError, match="scores.json lacks the scores of step 3, which the "
-                                         "checkpoint .* has passed"):
+    with pytest.raises(
+        ValueError,
+        match="scores.json lacks the scores of step 3, which the checkpoint .* has passed",
+    ):
         run(spec, tmp_path)
 
 
@@ -281,20 +338,27 @@ def test_a_progress_that_is_none_does_no_harm(spec, tmp_path):
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("error", [FULL, SafetensorError("I/O error: No space left on device"),
-                                   RuntimeError("[enforce fail at inline_container.cc] unexpected "
-                                                "pos\nat")], ids=repr)
-def test_a_disk_that_fills_up_under_a_checkpoint_is_told_and_the_run_goes_on_later(error, spec,
-                                                                                   tmp_path,
-                                                                                   monkeypatch,
-                                                                                   uninterrupted):
+@pytest.mark.parametrize(
+    "error",
+    [
+        FULL,
+        SafetensorError("I/O error: No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc] unexpected pos\nat"),
+    ],
+    ids=repr,
+)
+def test_a_disk_that_fills_up_under_a_checkpoint_is_told_and_the_run_goes_on_later(
+    error, spec, tmp_path, monkeypatch, uninterrupted
+):
     def fail(*ignored):
         raise error
+
     with monkeypatch.context() as patch:
         # the model is written by then
         patch.setattr(training.Trainer, "_save_optimizer_and_scheduler", fail)
-        with pytest.raises(ValueError, match=f"The folder {tmp_path}/cut cannot be written .*; "
-                                             f"make room") as told:
+        with pytest.raises(
+            ValueError, match=f"The folder {tmp_path}/cut cannot be written .*; make room"
+        ) as told:
             run(spec, tmp_path / "cut")
     assert one_sentence(f"{told.value}\n")
     assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
@@ -303,9 +367,11 @@ def test_a_disk_that_fills_up_under_a_checkpoint_is_told_and_the_run_goes_on_lat
 def test_a_disk_that_is_full_when_scores_are_written_is_told(spec, tmp_path, monkeypatch):
     def fail(*ignored):
         raise FULL
+
     monkeypatch.setattr(training.os, "replace", fail)
-    with pytest.raises(ValueError, match=f"The folder {tmp_path} cannot be written .*No space "
-                                         f"left"):
+    with pytest.raises(
+        ValueError, match=f"The folder {tmp_path} cannot be written .*No space left"
+    ):
         training.write_atomically(tmp_path / "scores.json", "{}")
 
 
@@ -316,11 +382,16 @@ def test_an_error_of_the_training_itself_is_not_laid_on_the_checkpoint(spec, tmp
         run(spec, tmp_path, 4)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (None, "spec.json cannot be read"), ("{", "is not a run as RunSpec.to_dict writes it"),
-    ("[1]", "is not a run"),
-    ('{"training": {"regime": "both"}}', "regime 'both' is not one of"),
-    ('{"model": {"layers": 3}}', "'layers' is not a field of model")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "spec.json cannot be read"),
+        ("{", "is not a run as RunSpec.to_dict writes it"),
+        ("[1]", "is not a run"),
+        ('{"training": {"regime": "both"}}', "regime 'both' is not one of"),
+        ('{"model": {"layers": 3}}', "'layers' is not a field of model"),
+    ],
+)
 def test_a_folder_that_names_no_run_is_refused(text, message, tmp_path):
     if text is not None:
         (tmp_path / "spec.json").write_text(text)
@@ -332,8 +403,9 @@ def test_a_folder_that_names_no_run_is_refused(text, message, tmp_path):
 def test_a_model_whose_networks_are_gone_is_refused_in_one_sentence(field, spec, tmp_path):
     gone = spec.vary(**{field: str(tmp_path / "gone")})
     (tmp_path / "spec.json").write_text(json.dumps(gone.to_dict()))
-    with pytest.raises(ValueError, match=f"'{tmp_path}/gone' is neither a folder or file that is "
-                                         f"there") as error:
+    with pytest.raises(
+        ValueError, match=f"'{tmp_path}/gone' is neither a folder or file that is there"
+    ) as error:
         load_model(tmp_path)
     assert one_sentence(f"{error.value}\n")
 
@@ -345,16 +417,21 @@ def test_muon_gets_the_matrices_of_the_language_model_and_adamw_the_rest(spec, n
     assert optimizer.momentum == spec.training.momentum
     matrices, rest = optimizer.param_groups
     assert (matrices["orthogonal"], rest["orthogonal"]) == (True, False)
-    assert (matrices["lr"], rest["lr"]) == (spec.training.learning_rate,
-                                            spec.training.adapter_learning_rate)
+    assert (matrices["lr"], rest["lr"]) == (
+        spec.training.learning_rate,
+        spec.training.adapter_learning_rate,
+    )
     assert len(matrices["params"]) == 2 * 7
     assert all(names[id(p)].endswith("proj.weight") and p.ndim == 2 for p in matrices["params"])
     assert len(matrices["params"]) + len(rest["params"]) == len(names)
     plain = make_optimizer(model, spec.vary(optimizer="adamw"))
     assert type(plain) is torch.optim.AdamW
-    assert {names[id(p)].split(".")[0] for p in plain.param_groups[0]["params"]} == {"language_model"}
-    assert not any(names[id(p)].startswith("language_model")
-                   for p in plain.param_groups[1]["params"])
+    assert {names[id(p)].split(".")[0] for p in plain.param_groups[0]["params"]} == {
+        "language_model"
+    }
+    assert not any(
+        names[id(p)].startswith("language_model") for p in plain.param_groups[1]["params"]
+    )
 
 
 def test_an_older_checkpoint_is_removed_but_the_newest_whole_one_never(spec, tmp_path):
@@ -388,24 +465,53 @@ PartialState().destroy_process_group()
 
 
 def test_two_processes_train_the_run_of_one(spec, tmp_path, networks):
-    spec = spec.vary(optimizer="adamw", learning_rate=1e-3)  # Muon's roots amplify what rounding leaves
+    spec = spec.vary(
+        optimizer="adamw", learning_rate=1e-3
+    )  # Muon's roots amplify what rounding leaves
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
     prepare(spec)  # fills the feature cache
     done = subprocess.run(  # --cpu would want mpirun; --multi_gpu starts as many processes, and they find no GPU
-        [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1",
-         "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script),
-         json.dumps(spec.to_dict()), str(tmp_path / "run")],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--multi_gpu",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            "0",
+            str(script),
+            json.dumps(spec.to_dict()),
+            str(tmp_path / "run"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (json.loads((tmp_path / "run" / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    first, second = (
+        json.loads((tmp_path / "run" / f"rank{rank}.json").read_text()) for rank in (0, 1)
+    )
     assert first["processes"] == 2
     assert first["total"] == second["total"]  # the processes train one model
     assert [row["fraction"] for row in first["scores"]] == [0.5, 1.0]
-    assert last_checkpoint(tmp_path / "run").endswith("checkpoint-6")  # as many steps as one process takes
+    assert last_checkpoint(tmp_path / "run").endswith(
+        "checkpoint-6"
+    )  # as many steps as one process takes
     weights, _ = run(spec, tmp_path / "alone")
-    alone = sum(float(weight.double().square().sum()) for name, weight in weights.items() if "codebook" not in name
-                and name != "language_model.lm_head.weight")  # tied
+    alone = sum(
+        float(weight.double().square().sum())
+        for name, weight in weights.items()
+        if "codebook" not in name and name != "language_model.lm_head.weight"
+    )  # tied
     assert first["scores"][-1]["value"] != first["start"]
     assert abs(first["total"] - alone) < 1e-4 * abs(alone - first["before"])
 
@@ -430,5 +536,3 @@ def test_activation_checkpointing_changes_no_weight(spec, tmp_path, tuning):
     plain, _ = run(spec, tmp_path / "plain")
     saving, _ = run(spec.vary(activation_checkpointing=True), tmp_path / "saving")
     assert all(torch.equal(plain[name], saving[name]) for name in plain)
-
-

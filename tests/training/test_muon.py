@@ -76,8 +76,9 @@ def test_matrices_of_one_shape_go_together_as_they_go_alone():
 
 def test_other_groups_are_adamws():
     ours, theirs = parameters(3, (6, 4), (5,)), parameters(3, (6, 4), (5,))
-    mine = Muon([group(parameters(4, (8, 8)), orthogonal=True),
-                 group(ours, lr=0.01, weight_decay=0.1)])
+    mine = Muon(
+        [group(parameters(4, (8, 8)), orthogonal=True), group(ours, lr=0.01, weight_decay=0.1)]
+    )
     plain = torch.optim.AdamW([group(theirs, lr=0.01, weight_decay=0.1)], betas=(0.9, 0.95))
     for step in range(4):
         give_gradients(ours, step)
@@ -109,6 +110,7 @@ def test_a_loaded_state_goes_on_exactly_where_it_stopped():
 
     def optimizer_of(some):
         return Muon([group(some[:2], orthogonal=True), group(some[2:], lr=0.01)])
+
     ours, stopped = parameters(7, *shapes), parameters(7, *shapes)
     through, first = optimizer_of(ours), optimizer_of(stopped)
     for step in range(5):

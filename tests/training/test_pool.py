@@ -26,7 +26,13 @@ from uvlm_core.scoring import evaluation
 from uvlm_core.scoring.picture_evaluation import PictureEvaluation, _found
 from uvlm_core.training import pool as pool_module
 from uvlm_core.training.loop import Steps, prepare
-from uvlm_core.training.pool import PicturePool, WatchPool, pool_features, training_pool, training_rows
+from uvlm_core.training.pool import (
+    PicturePool,
+    WatchPool,
+    pool_features,
+    training_pool,
+    training_rows,
+)
 
 WORDS = ("red", "green", "blue", "dark", "light", "round")
 
@@ -39,24 +45,40 @@ def folder(tmp_path_factory):
     rng, talks = np.random.default_rng(0), []
     for number in range(60):
         name = f"{number:02d}.png"
-        Image.fromarray(np.kron(rng.integers(0, 255, (4, 4, 3), np.uint8),
-                                np.ones((10, 10, 1), np.uint8))).save(
-            folder / name)
-        talks.append(Conversation("caption", name, (Turn("<image>\ndescribe this picture.",
-                                                         " ".join(
-            WORDS[k] for k in rng.integers(len(WORDS), size=3)) + f" {number}"),)))
+        Image.fromarray(
+            np.kron(rng.integers(0, 255, (4, 4, 3), np.uint8), np.ones((10, 10, 1), np.uint8))
+        ).save(folder / name)
+        talks.append(
+            Conversation(
+                "caption",
+                name,
+                (
+                    Turn(
+                        "<image>\ndescribe this picture.",
+                        " ".join(WORDS[k] for k in rng.integers(len(WORDS), size=3)) + f" {number}",
+                    ),
+                ),
+            )
+        )
         if number % 3 == 0:
-            talks.append(Conversation("vqa", name, (Turn("<image>\nwhat is its number?",
-                                                         str(number)),)))
+            talks.append(
+                Conversation("vqa", name, (Turn("<image>\nwhat is its number?", str(number)),))
+            )
     write_llava(talks, None, folder / "captions.json", folder)
     return folder
 
 
 @pytest.fixture
 def pictured(spec, folder):
-    return spec.vary(pictures=str(folder / "captions.json"), picture_folder=str(folder),
-                     vqa_examples=8,
-                     caption_examples=40, generation_examples=48, feature_reader="", reader="")
+    return spec.vary(
+        pictures=str(folder / "captions.json"),
+        picture_folder=str(folder),
+        vqa_examples=8,
+        caption_examples=40,
+        generation_examples=48,
+        feature_reader="",
+        reader="",
+    )
 
 
 def test_the_home_folder_has_its_short_name(pictured, folder, monkeypatch):
@@ -69,11 +91,15 @@ def test_the_home_folder_has_its_short_name(pictured, folder, monkeypatch):
 
 def test_a_pool_holds_the_training_side_alone(pictured, folder, networks):
     pool, pictures = training_pool(pictured), load_pictures(pictured.data.pictures, str(folder))
-    assert isinstance(pool, PicturePool) and isinstance(training_pool(pictured.vary(pictures="")),
-                                                        WatchPool)
+    assert isinstance(pool, PicturePool) and isinstance(
+        training_pool(pictured.vary(pictures="")), WatchPool
+    )
     test = {talk.image for talk in pictures.test}
-    assert test and not test & set(pool.files) and test | set(pool.files) == {f"{n:02d}.png"
-                                                                              for n in range(60)}
+    assert (
+        test
+        and not test & set(pool.files)
+        and test | set(pool.files) == {f"{n:02d}.png" for n in range(60)}
+    )
     assert pool.count == len(pool.files)
     np.testing.assert_array_equal(pool.images(1, 3)[1], open_picture(folder / pool.files[2], 64))
     processor = Processor.load(str(networks / "tokenizer"), 16, 16)
@@ -84,9 +110,11 @@ def test_a_pool_holds_the_training_side_alone(pictured, folder, networks):
 
 def test_rows_show_what_they_tell_and_come_again_in_another_order(pictured, folder, networks):
     pool, processor = training_pool(pictured), Processor.load(str(networks / "tokenizer"), 16, 16)
-    captions = {talk.turns[0].gpt: talk.image for talk in load_pictures(pictured.data.pictures,
-                                                                        str(folder)).train
-                if talk.task == "caption"}
+    captions = {
+        talk.turns[0].gpt: talk.image
+        for talk in load_pictures(pictured.data.pictures, str(folder)).train
+        if talk.task == "caption"
+    }
     count = len(captions)
     more = pictured.vary(caption_examples=3 * count, generation_examples=2 * count, vqa_examples=0)
     understanding, generation = PicturePool(more).rows(processor)
@@ -97,18 +125,22 @@ def test_rows_show_what_they_tell_and_come_again_in_another_order(pictured, fold
         for row, name in zip(rows, shown, strict=True):
             (caption,) = [told for told, image in captions.items() if image == name]
             assert caption in processor.text(row.ids)
-    first, second = ([row.image_out for row in generation[start : start + count]]
-                     for start in (0, count))
+    first, second = (
+        [row.image_out for row in generation[start : start + count]] for start in (0, count)
+    )
     assert first != second and sorted(first) == sorted(second)
     shuffled = PicturePool(more.vary(shuffled_requests=True)).rows(processor)[1]
-    assert [row.image_out for row in shuffled] == [row.image_out for row in generation[1:]
-                                                   + generation[:1]]
-    assert all((one.ids == other.ids).all() for one, other in zip(shuffled, generation,
-                                                                  strict=True))
+    assert [row.image_out for row in shuffled] == [
+        row.image_out for row in generation[1:] + generation[:1]
+    ]
+    assert all(
+        (one.ids == other.ids).all() for one, other in zip(shuffled, generation, strict=True)
+    )
     for regime, empty in (("understanding", 1), ("generation", 0)):
         sides = PicturePool(more.vary(regime=regime)).rows(processor)
-        assert not sides[empty] and len(sides[1 - empty]) == (2 * count if empty == 0
-                                                              else 3 * count)
+        assert not sides[empty] and len(sides[1 - empty]) == (
+            2 * count if empty == 0 else 3 * count
+        )
 
 
 # What is read grows with the work, not with the set
@@ -122,20 +154,31 @@ def opened(monkeypatch):
     def open_one(path, size):
         names.append(path.name)
         return plain(path, size)
+
     monkeypatch.setattr(pictures, "open_picture", open_one)
     return names
 
 
 def few(pictured, **change):
     """A run whose rows show few of the pictures."""
-    return pictured.vary(**{"vqa_examples": 2, "caption_examples": 6, "generation_examples": 7,
-                            "batch_size": 2, "test_watches": 3, "generated_watches": 2} | change)
+    return pictured.vary(
+        **{
+            "vqa_examples": 2,
+            "caption_examples": 6,
+            "generation_examples": 7,
+            "batch_size": 2,
+            "test_watches": 3,
+            "generated_watches": 2,
+        }
+        | change
+    )
 
 
 @pytest.mark.parametrize("regime", ["understanding", "generation", "unified"])
 @pytest.mark.parametrize("architecture", ["SigLIP-VQ", "VQ-SigLIP"])
-def test_only_pictures_that_are_scored_are_opened(pictured, opened, encoders, processor, regime,
-                                                  architecture):
+def test_only_pictures_that_are_scored_are_opened(
+    pictured, opened, encoders, processor, regime, architecture
+):
     spec = few(pictured, regime=regime, architecture=architecture)
     sides = [encoders[kind] for kind in kinds_of(architecture)]
     scored = PictureEvaluation(spec, processor, *sides)
@@ -147,30 +190,49 @@ def test_only_pictures_that_are_scored_are_opened(pictured, opened, encoders, pr
         np.testing.assert_array_equal(scored.images_in, sides[0].encode(np.stack(wanted)))
 
 
-@pytest.mark.parametrize(("regime", "count"), [("understanding", 9), ("generation", 4 + 4),
-                                               ("unified", 9 + 4)])
-def test_only_watches_that_are_scored_are_drawn(spec, encoders, processor, monkeypatch, regime,
-                                                count):
+@pytest.mark.parametrize(
+    ("regime", "count"), [("understanding", 9), ("generation", 4 + 4), ("unified", 9 + 4)]
+)
+def test_only_watches_that_are_scored_are_drawn(
+    spec, encoders, processor, monkeypatch, regime, count
+):
     plain, drawn = evaluation.render_batch, []
-    monkeypatch.setattr(evaluation, "render_batch",
-                        lambda watches, size: drawn.extend(watches) or plain(watches, size))
+    monkeypatch.setattr(
+        evaluation,
+        "render_batch",
+        lambda watches, size: drawn.extend(watches) or plain(watches, size),
+    )
     spec = spec.vary(regime=regime, test_watches=9, generated_watches=4)
     evaluation.Evaluation(spec, processor, encoders["VQ"], encoders["VQ"])
     assert len(drawn) == count
 
 
-@pytest.mark.parametrize("change", [
-    {}, dict(regime="understanding"), dict(regime="generation"), dict(shuffled_requests=True),
-    dict(regime="understanding", padding_image=True), dict(architecture="SigLIP-VQ")], ids=str)
-def test_only_pictures_that_rows_show_are_encoded_and_each_row_has_its_own(pictured, opened,
-                                                                           change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        dict(regime="understanding"),
+        dict(regime="generation"),
+        dict(shuffled_requests=True),
+        dict(regime="understanding", padding_image=True),
+        dict(architecture="SigLIP-VQ"),
+    ],
+    ids=str,
+)
+def test_only_pictures_that_rows_show_are_encoded_and_each_row_has_its_own(
+    pictured, opened, change
+):
     spec = few(pictured, **change)
     _, processor, steps, understanding, generation = prepare(spec)
-    shown = {"understanding": {row.image_in for row in steps.understanding},
-             "generation": {row.image_out for row in steps.generation}}
+    shown = {
+        "understanding": {row.image_in for row in steps.understanding},
+        "generation": {row.image_out for row in steps.generation},
+    }
     pool, padded = training_pool(spec), spec.training.padding_image and not spec.generates
-    tables = {"understanding": (understanding, steps.images_in),
-              "generation": (generation, steps.images_out)}
+    tables = {
+        "understanding": (understanding, steps.images_in),
+        "generation": (generation, steps.images_out),
+    }
     assert len(opened) == sum(map(len, shown.values())) + padded <= 8 + 7 < pool.count
     for side, (encoder, table) in tables.items():
         images = pool.side(side)
@@ -185,7 +247,8 @@ def test_only_pictures_that_rows_show_are_encoded_and_each_row_has_its_own(pictu
 
 
 def test_arms_of_a_seed_share_what_is_encoded_and_all_seeds_where_every_picture_is_shown(
-        pictured, opened):
+    pictured, opened
+):
     spec = few(pictured)
     for regime, encodes in (("unified", True), ("understanding", False), ("generation", False)):
         opened.clear()
@@ -206,6 +269,7 @@ def test_a_pool_of_watches_draws_those_that_its_rows_are_about(spec, processor, 
     def sample(seed, number, **names):
         drawn.append(number)
         return plain(seed, number, **names)
+
     large = spec.vary(images=5000, hours=13)
     wanted = training_rows(large, processor, sample_watches(POOL_STREAM, 5000, hours=13))
     monkeypatch.setattr(pool_module, "sample_watch", sample)
@@ -226,9 +290,10 @@ def test_pictures_are_read_whole_once_and_again_when_a_file_changes(folder, tmp_
         pictures_fingerprint.cache_clear()
         load_pictures.cache_clear()
         return pictures_fingerprint(*named)
+
     first = found()
     assert found() == first and len(read) == 2  # files of just now may change and keep their times
-    monkeypatch.setattr(pictures, "SETTLED", -10**12)
+    monkeypatch.setattr(pictures, "SETTLED", -(10**12))
     assert [found() for _ in range(3)] == [first] * 3 and len(read) == 3
     time.sleep(0.02)
     path, before = copied / "07.png", (copied / "07.png").stat()
@@ -245,7 +310,7 @@ def test_pictures_are_read_whole_once_and_again_when_a_file_changes(folder, tmp_
 
 @pytest.mark.parametrize("harm", ["a file in the way", "garbage"])
 def test_what_pictures_are_is_known_without_the_cache(pictured, cache, harm, monkeypatch):
-    monkeypatch.setattr(pictures, "SETTLED", -10**12)
+    monkeypatch.setattr(pictures, "SETTLED", -(10**12))
     named = pictured.data.pictures, pictured.data.picture_folder
     pictures_fingerprint.cache_clear()
     wanted = pictures_fingerprint(*named)
@@ -266,12 +331,14 @@ def test_the_key_of_a_record_depends_on_what_the_pictures_are(pictured, folder, 
     for path in folder.iterdir():
         (copied / path.name).write_bytes(path.read_bytes())
     assert pictures_fingerprint(str(copied / "captions.json"), str(copied)) == pictures_fingerprint(
-        pictured.data.pictures, pictured.data.picture_folder)
+        pictured.data.pictures, pictured.data.picture_folder
+    )
     Image.new("RGB", (40, 40)).save(copied / "00.png")
     pictures_fingerprint.cache_clear()
     load_pictures.cache_clear()
     assert pictures_fingerprint(str(copied / "captions.json"), str(copied)) != pictures_fingerprint(
-        pictured.data.pictures, pictured.data.picture_folder)
+        pictured.data.pictures, pictured.data.picture_folder
+    )
     assert record_key(pictured) != record_key(pictured.vary(pictures=""))
     stamps = record_key(pictured.vary(pictures="stamps"))
     assert stamps == record_key(pictured.vary(pictures="stamps"))  # without having them
@@ -283,32 +350,58 @@ def test_a_run_of_pictures_is_trained_and_scored(pictured, architecture, tmp_pat
     result, shown = train_and_score(spec, tmp_path)
     assert shown is None
     metrics = {row["metric"] for row in result["scores"] if row["fraction"] == 1}
-    drawn = {"VQ": {"efficientnet_kernel", "efficientnet_kernel_floor",
-                    "efficientnet_kernel_tokenizer",
-                    "drawn_retrieval"},
-             "SigLIP": {"feature_cosine", "feature_frechet", "feature_frechet_floor",
-                        "feature_drawn_retrieval"}}
+    drawn = {
+        "VQ": {
+            "efficientnet_kernel",
+            "efficientnet_kernel_floor",
+            "efficientnet_kernel_tokenizer",
+            "drawn_retrieval",
+        },
+        "SigLIP": {
+            "feature_cosine",
+            "feature_frechet",
+            "feature_frechet_floor",
+            "feature_drawn_retrieval",
+        },
+    }
     assert metrics >= drawn[architecture.split("-")[1]] | {
-        "token_accuracy", "caption_loss", "caption_retrieval", "picture_retrieval", "triggered",
-        "alignment_cka"}
-    assert {row["fraction"] for row in result["scores"] if row["metric"]
-            == "token_accuracy"} == {0.5, 1.0}
-    shares = [row["value"] for row in result["scores"] if "retrieval" in row["metric"]
-              or "accuracy" in row["metric"]]
+        "token_accuracy",
+        "caption_loss",
+        "caption_retrieval",
+        "picture_retrieval",
+        "triggered",
+        "alignment_cka",
+    }
+    assert {row["fraction"] for row in result["scores"] if row["metric"] == "token_accuracy"} == {
+        0.5,
+        1.0,
+    }
+    shares = [
+        row["value"]
+        for row in result["scores"]
+        if "retrieval" in row["metric"] or "accuracy" in row["metric"]
+    ]
     assert all(0 <= value <= 1 for value in shares)
 
 
 def test_the_loss_of_the_test_captions_is_the_models_own(pictured):
-    model, processor, steps, understanding, generation = prepare(pictured.vary(regime="understanding"))
-    evaluation = PictureEvaluation(pictured.vary(regime="understanding"), processor, understanding,
-                                   generation)
+    model, processor, steps, understanding, generation = prepare(
+        pictured.vary(regime="understanding")
+    )
+    evaluation = PictureEvaluation(
+        pictured.vary(regime="understanding"), processor, understanding, generation
+    )
     values = {row["metric"]: row["value"] for row in evaluation._captions(model)}
     total, tokens = 0.0, 0
     for number, talk in enumerate(evaluation.captions):
-        (bucket,) = steps_of(processor, Conversation("caption", number, talk.turns),
-                             evaluation.images_in)
+        (bucket,) = steps_of(
+            processor, Conversation("caption", number, talk.turns), evaluation.images_in
+        )
         output = model(buckets=[bucket])
-        total, tokens = total + float(output.text_loss) * output.text_positions, tokens + output.text_positions
+        total, tokens = (
+            total + float(output.text_loss) * output.text_positions,
+            tokens + output.text_positions,
+        )
     assert values["caption_loss"] == pytest.approx(total / tokens, rel=1e-5)
     told = [talk.turns[0].gpt for talk in evaluation.captions]
     assert len(set(told)) == len(told)
@@ -339,8 +432,9 @@ def test_the_stand_in_is_drawn_once_and_read_as_any_other(spec):
 def test_what_pictures_cannot_give_is_refused_in_one_sentence(pictured, networks):
     processor = Processor.load(str(networks / "tokenizer"), 16, 16)
     load_pictures.cache_clear()
-    with pytest.raises(ValueError, match="The stamps are not in .*; `make stamps` brings them "
-                                         "there."):
+    with pytest.raises(
+        ValueError, match="The stamps are not in .*; `make stamps` brings them there."
+    ):
         training_pool(pictured.vary(pictures="stamps"))
     with pytest.raises(ValueError, match="have no row of the task 'vqa'; ask for 0 of them."):
         PicturePool(pictured.vary(pictures="watches")).rows(processor)
@@ -354,7 +448,8 @@ def test_what_pictures_cannot_give_is_refused_in_one_sentence(pictured, networks
 def same_rows(some, others) -> bool:
     return len(some) == len(others) and all(
         a.ids.tolist() == b.ids.tolist() and (a.image_in, a.image_out) == (b.image_in, b.image_out)
-        for a, b in zip(some, others, strict=True))
+        for a, b in zip(some, others, strict=True)
+    )
 
 
 def test_every_row_is_seen_once_whatever_the_counts(spec, processor):
@@ -364,8 +459,10 @@ def test_every_row_is_seen_once_whatever_the_counts(spec, processor):
         steps = Steps(changed, processor, *rows, None, None)
         seen = [id(row) for step in range(len(steps)) for row in steps.rows(step)]
         assert sorted(seen) == sorted(id(row) for part in rows for row in part)
-        assert max(sum(row.image_in >= 0 for row in steps.rows(step))
-                   for step in range(len(steps))) <= batch_size
+        assert (
+            max(sum(row.image_in >= 0 for row in steps.rows(step)) for step in range(len(steps)))
+            <= batch_size
+        )
 
 
 def test_rows_speak_about_the_watch_whose_image_they_show(spec, processor):
@@ -377,8 +474,16 @@ def test_rows_speak_about_the_watch_whose_image_they_show(spec, processor):
         assert watches[row.image_out].time in processor.text(row.ids)
     for row in understanding:
         watch, text = watches[row.image_in], processor.text(row.ids)
-        assert any(str(value) in text for value in (watch.time, watch.weather, f"{watch.battery}%",
-                                                    watch.weather_corner, watch.battery_corner))
+        assert any(
+            str(value) in text
+            for value in (
+                watch.time,
+                watch.weather,
+                f"{watch.battery}%",
+                watch.weather_corner,
+                watch.battery_corner,
+            )
+        )
 
 
 def test_shuffled_requests_pair_every_request_with_another_image(spec, processor):
@@ -400,10 +505,12 @@ def test_biases_leave_the_attribute_out_of_the_training_rows(spec, processor):
     assert any("%" in processor.text(row.ids) for row in generation)
 
 
-@pytest.mark.parametrize("parts", [("weather",), ("battery",), ("time",),
-                                   ("weather_corner", "battery_corner")], ids=str)
-def test_shuffled_attributes_are_another_watchs_and_the_rest_of_a_request_is_true(parts, spec,
-                                                                                  processor):
+@pytest.mark.parametrize(
+    "parts", [("weather",), ("battery",), ("time",), ("weather_corner", "battery_corner")], ids=str
+)
+def test_shuffled_attributes_are_another_watchs_and_the_rest_of_a_request_is_true(
+    parts, spec, processor
+):
     spec = spec.vary(mention_rate=1.0)  # so that the values told can be counted
     watches = sample_watches(POOL_STREAM, spec.data.images)
     understanding, plain = training_rows(spec, processor, watches)
@@ -412,8 +519,10 @@ def test_shuffled_attributes_are_another_watchs_and_the_rest_of_a_request_is_tru
     assert [row.image_out for row in shuffled] == [row.image_out for row in plain]
     assert [row.about for row in shuffled] == [row.about for row in plain]
     told = [read_caption(processor.text(row.ids)) for row in shuffled]
-    true = [{name: ATTRIBUTES[name].truth(watches[row.image_out]) for name in ATTRIBUTES}
-            for row in shuffled]
+    true = [
+        {name: ATTRIBUTES[name].truth(watches[row.image_out]) for name in ATTRIBUTES}
+        for row in shuffled
+    ]
     for name in ATTRIBUTES:
         pairs = [(one[name], other[name]) for one, other in zip(told, true, strict=True)]
         if name in parts:  # the same values, at other watches

@@ -20,33 +20,58 @@ def test_the_papers_profile_deviates_in_nothing():
 def test_the_laptops_profile_says_its_deviations():
     """The values that its records were made with: another one renames them all."""
     values = profile("laptop").spec.to_dict()
-    assert values["data"] == {"image_size": 64, "images": 14_000, "vqa_examples": 9400,
-                              "caption_examples": 600,
-                              "generation_examples": 14_000, "turns": 5, "fewest_turns": 0,
-                              "mention_rate": 0.8}
+    assert values["data"] == {
+        "image_size": 64,
+        "images": 14_000,
+        "vqa_examples": 9400,
+        "caption_examples": 600,
+        "generation_examples": 14_000,
+        "turns": 5,
+        "fewest_turns": 0,
+        "mention_rate": 0.8,
+    }
     assert values["model"] == {
-        "language_model": "pretrained/language_model", "tokenizer": "pretrained/tokenizer",
-        "semantic_encoder": "pretrained/siglip", "vq_tokenizer": "pretrained/vq",
-        "adapter_positions": True}
+        "language_model": "pretrained/language_model",
+        "tokenizer": "pretrained/tokenizer",
+        "semantic_encoder": "pretrained/siglip",
+        "vq_tokenizer": "pretrained/vq",
+        "adapter_positions": True,
+    }
     assert values["training"] == {
-        "tuning": "full", "precision": "fp32", "activation_checkpointing": False,
+        "tuning": "full",
+        "precision": "fp32",
+        "activation_checkpointing": False,
         "optimizer": "muon",
-        "learning_rate": 0.01, "adapter_learning_rate": 0.002, "image_loss_weight": 1.0,
+        "learning_rate": 0.01,
+        "adapter_learning_rate": 0.002,
+        "image_loss_weight": 1.0,
         "feature_loss_weight": 5.0,
-        "feature_dropout": 0.5, "batch_size": 8, "batch_counts": "understanding", "threads": 1}
+        "feature_dropout": 0.5,
+        "batch_size": 8,
+        "batch_counts": "understanding",
+        "threads": 1,
+    }
     assert values["scoring"] == {
         "fractions": [0.02, 0.035, 0.06, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0],
         "test_watches": 500,
-        "reader": "pretrained/reader", "feature_reader": "pretrained/siglip_reader",
-        "feature_decoder": "pretrained/siglip_decoder"}
+        "reader": "pretrained/reader",
+        "feature_reader": "pretrained/siglip_reader",
+        "feature_decoder": "pretrained/siglip_decoder",
+    }
 
 
 def test_the_smoke_profile_is_the_laptops_in_small():
     laptop, smoke = (profile(name).spec.flat() for name in ("laptop", "smoke"))
     assert {name for name in laptop if laptop[name] != smoke[name]} == {
-        "images", "vqa_examples", "caption_examples", "generation_examples", "batch_size",
+        "images",
+        "vqa_examples",
+        "caption_examples",
+        "generation_examples",
+        "batch_size",
         "fractions",
-        "test_watches", "generated_watches"}
+        "test_watches",
+        "generated_watches",
+    }
 
 
 @pytest.mark.parametrize("name", ["desktop", "", "LAPTOP", None])

@@ -34,76 +34,144 @@ from uvlm_core.training.spec import (
 LAPTOP = PROFILES["laptop"].spec
 repeatably = settings(max_examples=60, deadline=None, derandomize=True)
 RATES = st.floats(0, 10, exclude_min=True)
-BIASES = st.lists(st.builds(
-    AttributeBias, attribute=st.sampled_from(list(ATTRIBUTES)), rate=st.floats(0, 1),
-    tasks=st.lists(st.sampled_from(TASKS), min_size=1, unique=True).map(tuple)),
-                  max_size=3).map(tuple)
-DISTORTIONS = st.tuples(*(st.builds(
-    Distortion, family=st.sampled_from(("rotation", "affine", "warp")), dose=st.floats(0, 1),
-    side=st.just(side),
-    place=st.sampled_from(PLACES)) for side in SIDES)).flatmap(lambda both: st.sampled_from(
-        ((), both[:1], both[1:], both)))
+BIASES = st.lists(
+    st.builds(
+        AttributeBias,
+        attribute=st.sampled_from(list(ATTRIBUTES)),
+        rate=st.floats(0, 1),
+        tasks=st.lists(st.sampled_from(TASKS), min_size=1, unique=True).map(tuple),
+    ),
+    max_size=3,
+).map(tuple)
+DISTORTIONS = st.tuples(
+    *(
+        st.builds(
+            Distortion,
+            family=st.sampled_from(("rotation", "affine", "warp")),
+            dose=st.floats(0, 1),
+            side=st.just(side),
+            place=st.sampled_from(PLACES),
+        )
+        for side in SIDES
+    )
+).flatmap(lambda both: st.sampled_from(((), both[:1], both[1:], both)))
 VALUES = {
-    "architecture": st.sampled_from(ARCHITECTURES), "regime": st.sampled_from(REGIMES),
+    "architecture": st.sampled_from(ARCHITECTURES),
+    "regime": st.sampled_from(REGIMES),
     "seed": st.integers(0, 2**31),
-    "image_size": st.integers(32, 1024), "images": st.integers(1000, 10**6),
+    "image_size": st.integers(32, 1024),
+    "images": st.integers(1000, 10**6),
     "vqa_examples": st.integers(1, 1000),
-    "caption_examples": st.integers(0, 1000), "generation_examples": st.integers(1, 1000),
+    "caption_examples": st.integers(0, 1000),
+    "generation_examples": st.integers(1, 1000),
     "turns": st.integers(1, 5),
-    "fewest_turns": st.integers(0, 1), "inception": st.text(),
+    "fewest_turns": st.integers(0, 1),
+    "inception": st.text(),
     "precision": st.sampled_from(PRECISIONS),
-    "activation_checkpointing": st.booleans(), "biases": BIASES, "distortions": DISTORTIONS,
-    "pictures": st.just(""), "picture_folder": st.text(), "sam_pictures": st.booleans(),
-    "shuffled_requests": st.booleans(), "language_model": st.text(), "tokenizer": st.text(),
-    "semantic_encoder": st.text(), "vq_tokenizer": st.text(), "reader": st.text(),
+    "activation_checkpointing": st.booleans(),
+    "biases": BIASES,
+    "distortions": DISTORTIONS,
+    "pictures": st.just(""),
+    "picture_folder": st.text(),
+    "sam_pictures": st.booleans(),
+    "shuffled_requests": st.booleans(),
+    "language_model": st.text(),
+    "tokenizer": st.text(),
+    "semantic_encoder": st.text(),
+    "vq_tokenizer": st.text(),
+    "reader": st.text(),
     "shared_adapter": st.booleans(),
-    "adapter_positions": st.booleans(), "tuning": st.sampled_from(TUNINGS),
+    "adapter_positions": st.booleans(),
+    "tuning": st.sampled_from(TUNINGS),
     "lora_rank": st.integers(1, 512),
-    "lora_alpha": st.integers(1, 512), "optimizer": st.sampled_from(OPTIMIZERS),
+    "lora_alpha": st.integers(1, 512),
+    "optimizer": st.sampled_from(OPTIMIZERS),
     "learning_rate": RATES,
-    "adapter_learning_rate": RATES, "momentum": st.floats(0, 1, exclude_max=True),
+    "adapter_learning_rate": RATES,
+    "momentum": st.floats(0, 1, exclude_max=True),
     "mention_rate": st.floats(0, 1),
-    "weight_decay": st.floats(0, 1, exclude_max=True), "warmup": st.floats(0, 1, exclude_max=True),
-    "image_loss_weight": RATES, "batch_size": st.integers(1, 512), "threads": st.integers(1, 64),
-    "fractions": st.lists(st.floats(0.001, 0.999), unique=True).map(lambda values: (*sorted(values),
-                                                                                    1.0)),
-    "hours": st.sampled_from((12, 13)), "padding_image": st.booleans(),
-    "feature_loss": st.sampled_from(("cosine", "mse")), "batch_counts": st.just("understanding"),
+    "weight_decay": st.floats(0, 1, exclude_max=True),
+    "warmup": st.floats(0, 1, exclude_max=True),
+    "image_loss_weight": RATES,
+    "batch_size": st.integers(1, 512),
+    "threads": st.integers(1, 64),
+    "fractions": st.lists(st.floats(0.001, 0.999), unique=True).map(
+        lambda values: (*sorted(values), 1.0)
+    ),
+    "hours": st.sampled_from((12, 13)),
+    "padding_image": st.booleans(),
+    "feature_loss": st.sampled_from(("cosine", "mse")),
+    "batch_counts": st.just("understanding"),
     "feature_loss_weight": st.one_of(st.just(1.0), RATES),
     "feature_dropout": st.one_of(st.just(0.0), st.floats(0, 1, exclude_max=True)),
-    "feature_reader": st.text(), "feature_decoder": st.text(),
+    "feature_reader": st.text(),
+    "feature_decoder": st.text(),
     "test_watches": st.integers(100, 5000),
-    "generated_watches": st.integers(2, 5000), "probe_watches": st.one_of(st.just(0),
-                                                                          st.integers(10, 100)),
-    "shown_watches": st.integers(0, 2), "world": st.just(1),
-    "shuffled_attributes": st.sampled_from(((), ("time",),
-                                            ("weather_corner", "battery_corner", "weather")))}
+    "generated_watches": st.integers(2, 5000),
+    "probe_watches": st.one_of(st.just(0), st.integers(10, 100)),
+    "shown_watches": st.integers(0, 2),
+    "world": st.just(1),
+    "shuffled_attributes": st.sampled_from(
+        ((), ("time",), ("weather_corner", "battery_corner", "weather"))
+    ),
+}
 SPECS = st.fixed_dictionaries(VALUES).map(lambda values: RunSpec().vary(**values))
 DISTORTED = (Distortion("affine", 0.5), Distortion("permutation", 1, "generation"))
 OTHER = {  # another valid value of every field but the world's version, of which there is one
-    "architecture": "SigLIP-VQ", "regime": "generation", "seed": 1, "image_size": 128,
+    "architecture": "SigLIP-VQ",
+    "regime": "generation",
+    "seed": 1,
+    "image_size": 128,
     "images": 30000,
-    "vqa_examples": 9000, "caption_examples": 599, "generation_examples": 9999, "turns": 4,
-    "fewest_turns": 2, "inception": "inception.pth", "precision": "bf16",
+    "vqa_examples": 9000,
+    "caption_examples": 599,
+    "generation_examples": 9999,
+    "turns": 4,
+    "fewest_turns": 2,
+    "inception": "inception.pth",
+    "precision": "bf16",
     "activation_checkpointing": True,
-    "pictures": "stamps", "picture_folder": "folder", "sam_pictures": True,
-    "biases": (AttributeBias("weather", 0.01),), "distortions": DISTORTED,
+    "pictures": "stamps",
+    "picture_folder": "folder",
+    "sam_pictures": True,
+    "biases": (AttributeBias("weather", 0.01),),
+    "distortions": DISTORTED,
     "shuffled_requests": True,
     "language_model": "owner/lm",
-    "tokenizer": "owner/tokenizer", "semantic_encoder": "owner/siglip", "vq_tokenizer": "owner/vq",
-    "reader": "owner/reader", "shared_adapter": False, "adapter_positions": False,
-    "tuning": "frozen", "lora_rank": 64,
-    "lora_alpha": 128, "optimizer": "adamw", "learning_rate": 0.02, "adapter_learning_rate": 1e-3,
+    "tokenizer": "owner/tokenizer",
+    "semantic_encoder": "owner/siglip",
+    "vq_tokenizer": "owner/vq",
+    "reader": "owner/reader",
+    "shared_adapter": False,
+    "adapter_positions": False,
+    "tuning": "frozen",
+    "lora_rank": 64,
+    "lora_alpha": 128,
+    "optimizer": "adamw",
+    "learning_rate": 0.02,
+    "adapter_learning_rate": 1e-3,
     "momentum": 0.8,
     "mention_rate": 0.5,
-    "weight_decay": 0.1, "warmup": 0.1, "image_loss_weight": 0.3, "batch_size": 64, "threads": 2,
+    "weight_decay": 0.1,
+    "warmup": 0.1,
+    "image_loss_weight": 0.3,
+    "batch_size": 64,
+    "threads": 2,
     "fractions": (0.5, 1.0),
-    "hours": 13, "padding_image": True, "feature_loss": "mse",
-    "feature_dropout": 0.25, "feature_loss_weight": 0.4, "batch_counts": "all",
+    "hours": 13,
+    "padding_image": True,
+    "feature_loss": "mse",
+    "feature_dropout": 0.25,
+    "feature_loss_weight": 0.4,
+    "batch_counts": "all",
     "feature_reader": "owner/fr",
     "feature_decoder": "owner/fd",
-    "test_watches": 400, "generated_watches": 100, "probe_watches": 50, "shown_watches": 5,
-    "shuffled_attributes": ("battery",)}
+    "test_watches": 400,
+    "generated_watches": 100,
+    "probe_watches": 50,
+    "shown_watches": 5,
+    "shuffled_attributes": ("battery",),
+}
 
 
 @given(SPECS)
@@ -113,8 +181,9 @@ def test_a_spec_comes_back_from_json_as_it_was(spec):
     back = RunSpec.from_dict(values)
     assert back == spec and hash(back) == hash(spec)
     assert back.to_dict() == spec.to_dict()
-    assert [type(value) for value in back.flat().values()] == [type(value)
-                                                               for value in spec.flat().values()]
+    assert [type(value) for value in back.flat().values()] == [
+        type(value) for value in spec.flat().values()
+    ]
 
 
 @given(SPECS)
@@ -123,9 +192,10 @@ def test_the_steps_are_those_of_every_arm_and_take_all_its_rows(spec):
     assert len({spec.vary(regime=regime).steps for regime in REGIMES}) == 1
     rows = spec.data.vqa_examples + spec.data.caption_examples
     assert spec.steps == math.ceil(rows / spec.training.batch_size)
-    assert sum(spec.vary(regime=regime).rows for regime in ("understanding",
-                                                            "generation")) == spec.vary(
-        regime="unified").rows
+    assert (
+        sum(spec.vary(regime=regime).rows for regime in ("understanding", "generation"))
+        == spec.vary(regime="unified").rows
+    )
 
 
 @given(SPECS)
@@ -143,70 +213,127 @@ def test_the_run_that_carries_a_spec_out_takes_the_same_rows_in_the_same_steps(s
 def test_arms_of_one_task_share_their_run_where_their_space_is_one():
     def runs(**arm):
         return {name: LAPTOP.vary(architecture=name, **arm).canonical() for name in ARCHITECTURES}
+
     for regime, place in (("understanding", 0), ("generation", 1)):
         done = runs(regime=regime)
-        assert all((done[a] == done[b]) == (a.split("-")[place] == b.split("-")[place])
-                   for a in ARCHITECTURES for b in ARCHITECTURES)
-    assert len(set(runs().values())) == 4 and len(set(runs(regime="understanding",
-                                                           padding_image=True).values())) == 4
+        assert all(
+            (done[a] == done[b]) == (a.split("-")[place] == b.split("-")[place])
+            for a in ARCHITECTURES
+            for b in ARCHITECTURES
+        )
+    assert (
+        len(set(runs().values())) == 4
+        and len(set(runs(regime="understanding", padding_image=True).values())) == 4
+    )
 
 
 def test_every_field_has_one_name_and_the_papers_value():
     """Section 3 and the appendix: what an empty spec means, field by field."""
-    assert sum(len(fields(part)) for part in (DataSpec, ModelSpec, TrainingSpec,
-                                              ScoringSpec)) == len(PART_OF)
+    assert sum(
+        len(fields(part)) for part in (DataSpec, ModelSpec, TrainingSpec, ScoringSpec)
+    ) == len(PART_OF)
     assert RunSpec().to_dict() == {} and RunSpec.from_dict({}) == RunSpec()
     assert RunSpec().flat() == DEFAULTS
     assert DEFAULTS == {
-        "world": 1, "image_size": 224, "images": 180_000, "vqa_examples": 60_000,
+        "world": 1,
+        "image_size": 224,
+        "images": 180_000,
+        "vqa_examples": 60_000,
         "caption_examples": 60_000,
-        "generation_examples": 60_000, "turns": 4, "fewest_turns": 1, "mention_rate": 0.5,
-        "hours": 12, "biases": (),
-        "shuffled_requests": False, "shuffled_attributes": (), "pictures": "", "picture_folder": "",
+        "generation_examples": 60_000,
+        "turns": 4,
+        "fewest_turns": 1,
+        "mention_rate": 0.5,
+        "hours": 12,
+        "biases": (),
+        "shuffled_requests": False,
+        "shuffled_attributes": (),
+        "pictures": "",
+        "picture_folder": "",
         "sam_pictures": False,
-        "architecture": "VQ-VQ", "language_model": "lmsys/vicuna-7b-v1.5",
+        "architecture": "VQ-VQ",
+        "language_model": "lmsys/vicuna-7b-v1.5",
         "tokenizer": "lmsys/vicuna-7b-v1.5",
         "semantic_encoder": "google/siglip-base-patch16-224",
-        "vq_tokenizer": "FoundationVision/LlamaGen/vq_ds16_c2i.pt", "shared_adapter": True,
+        "vq_tokenizer": "FoundationVision/LlamaGen/vq_ds16_c2i.pt",
+        "shared_adapter": True,
         "adapter_positions": False,
         "distortions": (),
-        "regime": "unified", "seed": 0, "tuning": "lora", "precision": "bf16",
+        "regime": "unified",
+        "seed": 0,
+        "tuning": "lora",
+        "precision": "bf16",
         "activation_checkpointing": True,
-        "lora_rank": 128, "lora_alpha": 256, "optimizer": "adamw", "learning_rate": 2e-4,
+        "lora_rank": 128,
+        "lora_alpha": 256,
+        "optimizer": "adamw",
+        "learning_rate": 2e-4,
         "momentum": 0.9,
-        "adapter_learning_rate": 1e-4, "weight_decay": 0.0, "warmup": 0.03,
+        "adapter_learning_rate": 1e-4,
+        "weight_decay": 0.0,
+        "warmup": 0.03,
         "image_loss_weight": 0.2,
-        "feature_loss_weight": 1.0, "feature_loss": "cosine", "feature_dropout": 0.0,
+        "feature_loss_weight": 1.0,
+        "feature_loss": "cosine",
+        "feature_dropout": 0.0,
         "padding_image": False,
-        "batch_size": 393, "batch_counts": "all", "threads": 8,
-        "fractions": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), "test_watches": 200,
-        "generated_watches": 200, "probe_watches": 0, "shown_watches": 0, "reader": "",
+        "batch_size": 393,
+        "batch_counts": "all",
+        "threads": 8,
+        "fractions": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        "test_watches": 200,
+        "generated_watches": 200,
+        "probe_watches": 0,
+        "shown_watches": 0,
+        "reader": "",
         "feature_reader": "",
-        "feature_decoder": "", "inception": ""}
+        "feature_decoder": "",
+        "inception": "",
+    }
 
 
 def test_a_dictionary_says_the_deviations_from_the_paper_alone():
     spec = RunSpec().vary(seed=3, turns=2, distortions=DISTORTED[:1])
     assert spec.to_dict() == {
-        "data": {"turns": 2}, "training": {"seed": 3},
-        "model": {"distortions": [{"family": "affine", "dose": 0.5, "side": "understanding",
-                                   "place": "before"}]}}
+        "data": {"turns": 2},
+        "training": {"seed": 3},
+        "model": {
+            "distortions": [
+                {"family": "affine", "dose": 0.5, "side": "understanding", "place": "before"}
+            ]
+        },
+    }
 
 
 def test_every_field_reaches_the_key_of_a_run_that_sees_it(spec):
     """Each change of one field is another run, in an arm that sees the field; the fields that this
     arm does not see are in no key of its."""
-    names = {name: getattr(spec.model, name) for name in ("language_model", "tokenizer",
-                                                          "semantic_encoder",
-                                                          "vq_tokenizer")}
-    base = LAPTOP.vary(**names, tuning="lora", reader="owner/r", feature_reader="owner/fr0",
-                       feature_decoder="owner/fd0")
-    arms = {name: base for name in OTHER} | {
-        name: base.vary(architecture="VQ-SigLIP") for name in (
-            "feature_loss", "feature_loss_weight", "feature_dropout", "feature_reader",
-            "feature_decoder",
-            "semantic_encoder")} | {
-        name: base.vary(pictures="watches") for name in ("picture_folder", "sam_pictures")}
+    names = {
+        name: getattr(spec.model, name)
+        for name in ("language_model", "tokenizer", "semantic_encoder", "vq_tokenizer")
+    }
+    base = LAPTOP.vary(
+        **names,
+        tuning="lora",
+        reader="owner/r",
+        feature_reader="owner/fr0",
+        feature_decoder="owner/fd0",
+    )
+    arms = (
+        {name: base for name in OTHER}
+        | {
+            name: base.vary(architecture="VQ-SigLIP")
+            for name in (
+                "feature_loss",
+                "feature_loss_weight",
+                "feature_dropout",
+                "feature_reader",
+                "feature_decoder",
+                "semantic_encoder",
+            )
+        }
+        | {name: base.vary(pictures="watches") for name in ("picture_folder", "sam_pictures")}
+    )
     assert OTHER.keys() == PART_OF.keys() - {"world"} and VALUES.keys() == PART_OF.keys()
     for name, value in OTHER.items():
         arm = arms[name]
@@ -218,18 +345,37 @@ def test_every_field_reaches_the_key_of_a_run_that_sees_it(spec):
 
 
 UNSEEN = [  # an arm, and a change that it does not see
-    (dict(regime="understanding"), dict(
-        feature_dropout=0.3, image_loss_weight=3.0, reader="owner/r", inception="i.pth",
-        shown_watches=9,
-        shuffled_requests=True, shuffled_attributes=("time",), feature_reader="owner/fr")),
+    (
+        dict(regime="understanding"),
+        dict(
+            feature_dropout=0.3,
+            image_loss_weight=3.0,
+            reader="owner/r",
+            inception="i.pth",
+            shown_watches=9,
+            shuffled_requests=True,
+            shuffled_attributes=("time",),
+            feature_reader="owner/fr",
+        ),
+    ),
     (dict(regime="generation"), dict(turns=3, fewest_turns=2, probe_watches=20)),
-    (dict(), dict(semantic_encoder="owner/s", feature_loss="mse", feature_loss_weight=2.0,
-                  feature_decoder="owner/d")),
-    (dict(architecture="SigLIP-SigLIP"), dict(vq_tokenizer="owner/v", image_loss_weight=0.5,
-                                              reader="owner/r")),
+    (
+        dict(),
+        dict(
+            semantic_encoder="owner/s",
+            feature_loss="mse",
+            feature_loss_weight=2.0,
+            feature_decoder="owner/d",
+        ),
+    ),
+    (
+        dict(architecture="SigLIP-SigLIP"),
+        dict(vq_tokenizer="owner/v", image_loss_weight=0.5, reader="owner/r"),
+    ),
     (dict(tuning="full"), dict(lora_rank=4, lora_alpha=8)),
     (dict(optimizer="adamw"), dict(momentum=0.5)),
-    (dict(), dict(picture_folder="folder", sam_pictures=True))]
+    (dict(), dict(picture_folder="folder", sam_pictures=True)),
+]
 
 
 @pytest.mark.parametrize(("arm", "change"), UNSEEN, ids=str)
@@ -244,6 +390,7 @@ def test_what_an_arm_cannot_see_is_left_out_of_its_key(arm, change):
 def test_a_field_that_comes_later_renames_no_earlier_run(monkeypatch):
     """As a later edition would have it: one more field, whose default leaves earlier runs as they
     were."""
+
     @dataclass(frozen=True)
     class LaterTraining(TrainingSpec):
         label_smoothing: float = 0.0
@@ -274,13 +421,19 @@ def test_a_bias_is_part_of_the_arms_that_see_its_task_and_of_no_other():
     asked = LAPTOP.vary(biases=both, shuffled_attributes=("weather",), probe_watches=20)
     done = {regime: asked.vary(regime=regime).canonical() for regime in REGIMES}
     assert {regime: spec.data.biases for regime, spec in done.items()} == {
-        "understanding": both[:1], "generation": both[1:], "unified": both}
-    assert [done[regime].data.shuffled_attributes for regime in REGIMES] == [(), ("weather",),
-                                                                             ("weather",)]
+        "understanding": both[:1],
+        "generation": both[1:],
+        "unified": both,
+    }
+    assert [done[regime].data.shuffled_attributes for regime in REGIMES] == [
+        (),
+        ("weather",),
+        ("weather",),
+    ]
     assert [done[regime].scoring.probe_watches for regime in REGIMES] == [20, 0, 20]
-    everywhere = LAPTOP.vary(regime="understanding", biases=[AttributeBias("weather", 0.1,
-                                                                           ("generation",
-                                                                            "caption"))])
+    everywhere = LAPTOP.vary(
+        regime="understanding", biases=[AttributeBias("weather", 0.1, ("generation", "caption"))]
+    )
     assert everywhere.canonical().data.biases == (AttributeBias("weather", 0.1, ("caption",)),)
     assert LAPTOP.vary(biases=(AttributeBias("weather", 1.0),)).canonical() == LAPTOP.canonical()
 
@@ -296,15 +449,26 @@ def test_the_image_loss_weighs_what_the_kind_of_output_says():
 
 def test_a_run_depends_on_the_networks_of_its_arm_only():
     def networks(**arm):
-        return set(LAPTOP.vary(**arm).networks) - {"pretrained/language_model",
-                                                   "pretrained/tokenizer"}
+        return set(LAPTOP.vary(**arm).networks) - {
+            "pretrained/language_model",
+            "pretrained/tokenizer",
+        }
+
     assert networks(architecture="VQ-VQ") == {"pretrained/reader", "pretrained/vq"}
     assert networks(architecture="SigLIP-SigLIP") == {
-        "pretrained/siglip", "pretrained/siglip_reader", "pretrained/siglip_decoder"}
-    assert networks(architecture="SigLIP-VQ", regime="understanding") == {"pretrained/vq",
-                                                                          "pretrained/siglip"}
+        "pretrained/siglip",
+        "pretrained/siglip_reader",
+        "pretrained/siglip_decoder",
+    }
+    assert networks(architecture="SigLIP-VQ", regime="understanding") == {
+        "pretrained/vq",
+        "pretrained/siglip",
+    }
     assert networks(architecture="SigLIP-VQ", regime="unified") == {
-        "pretrained/vq", "pretrained/siglip", "pretrained/reader"}
+        "pretrained/vq",
+        "pretrained/siglip",
+        "pretrained/reader",
+    }
     assert "i.pth" in networks(architecture="VQ-VQ", inception="i.pth")
     assert "i.pth" not in networks(architecture="VQ-SigLIP", inception="i.pth")
     assert RunSpec().networks[:2] == ("lmsys/vicuna-7b-v1.5", "lmsys/vicuna-7b-v1.5")
@@ -312,37 +476,92 @@ def test_a_run_depends_on_the_networks_of_its_arm_only():
 
 TYPES = {each.name: each.type for part in fields(RunSpec) for each in fields(part.type)}
 BAD = [
-    *((name, value) for name in ("architecture", "regime", "tuning", "optimizer", "feature_loss",
-                                 "batch_counts")
-      for value in ("both", 3, None)),
-    *((name, value) for name, kind in TYPES.items() if kind is int for value in (-1, 1.5, "3", True,
-                                                                                 None)),
-    *((name, value) for name, kind in TYPES.items() if kind is float
-      for value in (-0.1, math.nan, math.inf, "0.1", None, True)),
-    *((name, value) for name, kind in TYPES.items() if kind is bool for value in (0, 1, "yes",
-                                                                                  None)),
-    *((name, value) for name in ("language_model", "tokenizer", "semantic_encoder", "vq_tokenizer",
-                                 "reader")
-      for value in (None, 3)),
-    *((name, 0) for name in ("images", "turns", "test_watches", "lora_rank", "lora_alpha",
-                             "batch_size", "threads",
-                             "learning_rate", "adapter_learning_rate", "image_loss_weight")),
-    ("hours", 11), ("fractions", ()), ("fractions", (0.5,)), ("fractions", (0.5, 0.5, 1.0)),
+    *(
+        (name, value)
+        for name in (
+            "architecture",
+            "regime",
+            "tuning",
+            "optimizer",
+            "feature_loss",
+            "batch_counts",
+        )
+        for value in ("both", 3, None)
+    ),
+    *(
+        (name, value)
+        for name, kind in TYPES.items()
+        if kind is int
+        for value in (-1, 1.5, "3", True, None)
+    ),
+    *(
+        (name, value)
+        for name, kind in TYPES.items()
+        if kind is float
+        for value in (-0.1, math.nan, math.inf, "0.1", None, True)
+    ),
+    *(
+        (name, value)
+        for name, kind in TYPES.items()
+        if kind is bool
+        for value in (0, 1, "yes", None)
+    ),
+    *(
+        (name, value)
+        for name in ("language_model", "tokenizer", "semantic_encoder", "vq_tokenizer", "reader")
+        for value in (None, 3)
+    ),
+    *(
+        (name, 0)
+        for name in (
+            "images",
+            "turns",
+            "test_watches",
+            "lora_rank",
+            "lora_alpha",
+            "batch_size",
+            "threads",
+            "learning_rate",
+            "adapter_learning_rate",
+            "image_loss_weight",
+        )
+    ),
+    ("hours", 11),
+    ("fractions", ()),
+    ("fractions", (0.5,)),
+    ("fractions", (0.5, 0.5, 1.0)),
     ("fractions", (0, 1)),
-    ("fractions", ("half", 1.0)), ("fractions", 1.0), ("image_size", 31),
-    ("image_size", 1025), ("turns", 6), ("world", 2), ("generated_watches", 1),
-    ("architecture", "VQ"), ("architecture", "VQ-"), ("architecture", "VQ-VQ-VQ"),
+    ("fractions", ("half", 1.0)),
+    ("fractions", 1.0),
+    ("image_size", 31),
+    ("image_size", 1025),
+    ("turns", 6),
+    ("world", 2),
+    ("generated_watches", 1),
+    ("architecture", "VQ"),
+    ("architecture", "VQ-"),
+    ("architecture", "VQ-VQ-VQ"),
     ("shown_watches", 201),
-    ("learning_rate", 10.5), ("mention_rate", 1.1), ("warmup", 1.0), ("weight_decay", 1.0),
+    ("learning_rate", 10.5),
+    ("mention_rate", 1.1),
+    ("warmup", 1.0),
+    ("weight_decay", 1.0),
     ("seed", 2**32),
-    ("biases", "weather"), ("biases", (("weather", 0.1),)), ("biases", 5), ("biases", None),
-    ("shuffled_attributes", "time"), ("shuffled_attributes", ("hour",)),
+    ("biases", "weather"),
+    ("biases", (("weather", 0.1),)),
+    ("biases", 5),
+    ("biases", None),
+    ("shuffled_attributes", "time"),
+    ("shuffled_attributes", ("hour",)),
     ("shuffled_attributes", ("time", "time")),
-    ("shuffled_attributes", ("weather_corner",)), ("shuffled_attributes", (3,)),
+    ("shuffled_attributes", ("weather_corner",)),
+    ("shuffled_attributes", (3,)),
     ("probe_watches", 5),
     ("probe_watches", 501),
-    ("distortions", "affine"), ("distortions", None),
-    ("distortions", (Distortion("shift", 1.0), Distortion("scaling", 0.5)))]
+    ("distortions", "affine"),
+    ("distortions", None),
+    ("distortions", (Distortion("shift", 1.0), Distortion("scaling", 0.5))),
+]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: repr(value))
@@ -358,32 +577,50 @@ def test_integers_are_numbers_and_become_floats():
     assert type(spec.training.learning_rate) is float and spec == RunSpec().vary(learning_rate=1.0)
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    (dict(vqa_examples=0, caption_examples=0, regime="understanding"),
-     "'understanding' has no training rows"),
-    (dict(generation_examples=0, regime="generation"), "'generation' has no training rows"),
-    (dict(images=13999), "14000 rows of one task"),
-    (dict(pictures="stamps", probe_watches=20), "'stamps' have no known attributes: probe_watches "
-                                                "20"),
-    (dict(pictures="stamps", shuffled_attributes=("time",)), "'stamps' have no known attributes: "
-                                                             "biases and"),
-    (dict(fewest_turns=3, turns=2), "fewest_turns 3 is above turns, 2")])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            dict(vqa_examples=0, caption_examples=0, regime="understanding"),
+            "'understanding' has no training rows",
+        ),
+        (dict(generation_examples=0, regime="generation"), "'generation' has no training rows"),
+        (dict(images=13999), "14000 rows of one task"),
+        (
+            dict(pictures="stamps", probe_watches=20),
+            "'stamps' have no known attributes: probe_watches 20",
+        ),
+        (
+            dict(pictures="stamps", shuffled_attributes=("time",)),
+            "'stamps' have no known attributes: biases and",
+        ),
+        (dict(fewest_turns=3, turns=2), "fewest_turns 3 is above turns, 2"),
+    ],
+)
 def test_values_that_do_not_go_together_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         LAPTOP.vary(**values)
 
 
 def test_an_unknown_field_is_refused_by_name():
-    with pytest.raises(ValueError, match="'sede' is not a field of a run; the fields are world, "
-                                         "image_size"):
+    with pytest.raises(
+        ValueError, match="'sede' is not a field of a run; the fields are world, image_size"
+    ):
         RunSpec().vary(sede=1)
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"seed": 1}, "'seed' is not a part of a run; the parts are data, model, training, scoring"),
-    ({"data": {"seed": 1}}, "'seed' is not a field of data; the fields are world, image_size"),
-    ({"data": 3}, "data 3 is not a dictionary of world, image_size"),
-    (3, "3 is not a run as a dictionary of data")])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"seed": 1},
+            "'seed' is not a part of a run; the parts are data, model, training, scoring",
+        ),
+        ({"data": {"seed": 1}}, "'seed' is not a field of data; the fields are world, image_size"),
+        ({"data": 3}, "data 3 is not a dictionary of world, image_size"),
+        (3, "3 is not a run as a dictionary of data"),
+    ],
+)
 def test_a_dictionary_that_is_no_run_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         RunSpec.from_dict(values)
@@ -395,18 +632,32 @@ def test_a_part_that_is_none_is_refused(part):
         RunSpec(**{part: 3})
 
 
-@pytest.mark.parametrize("bias", [{"attribute": "weather"},
-                                  {"attribute": "weather", "rate": 0.1, "task": "vqa"},
-                                  {"attribute": "colour", "rate": 0.1}, "weather", 3])
+@pytest.mark.parametrize(
+    "bias",
+    [
+        {"attribute": "weather"},
+        {"attribute": "weather", "rate": 0.1, "task": "vqa"},
+        {"attribute": "colour", "rate": 0.1},
+        "weather",
+        3,
+    ],
+)
 def test_a_bias_that_is_none_is_refused_when_read(bias):
     with pytest.raises(ValueError, match="[Bb]ias"):
         RunSpec.from_dict({"data": {"biases": [bias]}})
 
 
-@pytest.mark.parametrize("distortion", [{"family": "affine"},
-                                        {"family": "affine", "dose": 1, "angle": 3},
-                                        {"family": "skew", "dose": 1},
-                                        {"family": "affine", "dose": 2}, "affine", 3])
+@pytest.mark.parametrize(
+    "distortion",
+    [
+        {"family": "affine"},
+        {"family": "affine", "dose": 1, "angle": 3},
+        {"family": "skew", "dose": 1},
+        {"family": "affine", "dose": 2},
+        "affine",
+        3,
+    ],
+)
 def test_a_distortion_that_is_none_is_refused_when_read(distortion):
     with pytest.raises(ValueError, match="[Dd]istortion"):
         RunSpec.from_dict({"model": {"distortions": [distortion]}})
@@ -416,29 +667,34 @@ def test_codes_alone_can_be_permuted():
     permuted = (Distortion("permutation", 0.5),)
     spec = RunSpec().vary(architecture="VQ-SigLIP", distortions=permuted)
     assert spec.model.distortions == permuted
-    with pytest.raises(ValueError, match="'permutation' of the understanding side needs a space of "
-                                         "codes, and SigLIP"):
+    with pytest.raises(
+        ValueError,
+        match="'permutation' of the understanding side needs a space of codes, and SigLIP",
+    ):
         ModelSpec(architecture="SigLIP-VQ", distortions=permuted)
 
 
 def test_an_arm_is_not_another_run_for_a_distortion_that_it_never_meets():
     both = (Distortion("affine", 0.5), Distortion("warp", 2.0, "generation"))
-    done = {regime: LAPTOP.vary(regime=regime, distortions=both).canonical().model.distortions
-            for regime in REGIMES}
+    done = {
+        regime: LAPTOP.vary(regime=regime, distortions=both).canonical().model.distortions
+        for regime in REGIMES
+    }
     assert done == {"understanding": both[:1], "generation": both[1:], "unified": both}
     assert LAPTOP.vary(distortions=(Distortion("affine", 0.0),)).canonical() == LAPTOP.canonical()
 
 
 def test_a_bias_may_be_read_without_its_tasks():
-    assert RunSpec.from_dict({"data": {"biases": [{"attribute": "weather",
-                                                   "rate": 0.1}]}}).data.biases == (
-        AttributeBias("weather", 0.1),)
+    assert RunSpec.from_dict(
+        {"data": {"biases": [{"attribute": "weather", "rate": 0.1}]}}
+    ).data.biases == (AttributeBias("weather", 0.1),)
 
 
 def test_equal_specs_have_one_key(spec):
-    for one, other in ((dict(learning_rate=1), dict(learning_rate=1.0)),
-                       (dict(biases=[AttributeBias("time", 1)]),
-                        dict(biases=(AttributeBias("time", 1.0),)))):
+    for one, other in (
+        (dict(learning_rate=1), dict(learning_rate=1.0)),
+        (dict(biases=[AttributeBias("time", 1)]), dict(biases=(AttributeBias("time", 1.0),))),
+    ):
         assert spec.vary(**one) == spec.vary(**other)
         assert record_key(spec.vary(**one)) == record_key(spec.vary(**other))
 

@@ -65,8 +65,11 @@ class Attribute:
 
     def alternatives(self, watch: Watch) -> list[Watch]:
         """The same watch with other values: donors of activation patching."""
-        return [replace(watch, **{self.name: value}) for value in self.values
-                if value != self.value(watch)]
+        return [
+            replace(watch, **{self.name: value})
+            for value in self.values
+            if value != self.value(watch)
+        ]
 
     def contrasts(self, watch: Watch) -> list[Watch]:
         """Watches that show which patches of the image bear it: those whose pixels change. Empty
@@ -180,20 +183,40 @@ class Time(Attribute):
     parts = {"hour": range(12), "minute": range(60), "second": range(60)}
     probe_name, probe_classes = "hour", 12
     questions = (
-        "what time is it?", "what time does the watch show?", "which time do the hands show?",
-        "can you read the time?", "please tell me the time.", "how late is it on this watch?",
-        "give the hour, the minute and the second.", "what is the time on the watch?",
-        "what do the hands say?", "tell the time to the second.", "what does the clock say?",
-        "read the hands for me.")
+        "what time is it?",
+        "what time does the watch show?",
+        "which time do the hands show?",
+        "can you read the time?",
+        "please tell me the time.",
+        "how late is it on this watch?",
+        "give the hour, the minute and the second.",
+        "what is the time on the watch?",
+        "what do the hands say?",
+        "tell the time to the second.",
+        "what does the clock say?",
+        "read the hands for me.",
+    )
     clauses = (
-        "the hands show {}", "the time is {}", "the hands say {}", "the clock reads {}",
-        "the clock says {}", "the hands point to {}", "the face shows {}", "the face reads {}",
-        "the time on it is {}", "the hands stand at {}")
+        "the hands show {}",
+        "the time is {}",
+        "the hands say {}",
+        "the clock reads {}",
+        "the clock says {}",
+        "the hands point to {}",
+        "the face shows {}",
+        "the face reads {}",
+        "the time on it is {}",
+        "the hands stand at {}",
+    )
 
     @cached_property
     def values(self) -> tuple[str, ...]:
-        return tuple(f"{hour:02d}:{minute:02d}:{second:02d}"
-                     for hour in range(12) for minute in range(60) for second in range(60))
+        return tuple(
+            f"{hour:02d}:{minute:02d}:{second:02d}"
+            for hour in range(12)
+            for minute in range(60)
+            for second in range(60)
+        )
 
     def value(self, watch: Watch) -> tuple[int, int, int]:
         return watch.hour, watch.minute, watch.second
@@ -205,8 +228,14 @@ class Time(Attribute):
         return [replace(watch, hour=hour) for hour in range(12) if hour != watch.hour % 12]
 
     def contrasts(self, watch: Watch) -> list[Watch]:  # all hands half a turn on
-        return [replace(watch, hour=(watch.hour + 6) % 12, minute=(watch.minute + 30) % 60,
-                        second=(watch.second + 30) % 60)]
+        return [
+            replace(
+                watch,
+                hour=(watch.hour + 6) % 12,
+                minute=(watch.minute + 30) % 60,
+                second=(watch.second + 30) % 60,
+            )
+        ]
 
     def mentions(self, text: str) -> list[Mention]:
         return find_times(text)
@@ -240,17 +269,31 @@ class Weather(Attribute):
     thing = rf"\b(?:weather|{'|'.join(WEATHERS)})(?:['’]s)?(?:[\s-]+{_SIGN})?"
     bare_thing = r"\bicon"
     questions = (
-        "what is the weather?", "what weather does the watch show?",
-        "which weather does the icon stand for?", "how is the weather?",
-        "please tell me the weather.", "what does the weather icon say?",
-        "what is it like outside?", "what is the forecast on the watch?",
-        "can you read the weather icon?", "tell me how the weather is.", "what weather is it?",
-        "name the weather in the picture.")
+        "what is the weather?",
+        "what weather does the watch show?",
+        "which weather does the icon stand for?",
+        "how is the weather?",
+        "please tell me the weather.",
+        "what does the weather icon say?",
+        "what is it like outside?",
+        "what is the forecast on the watch?",
+        "can you read the weather icon?",
+        "tell me how the weather is.",
+        "what weather is it?",
+        "name the weather in the picture.",
+    )
     clauses = (
-        "the weather is {}", "it is {} outside", "the weather icon says {}",
-        "the icon stands for {}", "the forecast says {}", "right now it is {}",
-        "the icon says it is {}", "the weather reads {}", "the weather icon shows {}",
-        "the sky says {}")
+        "the weather is {}",
+        "it is {} outside",
+        "the weather icon says {}",
+        "the icon stands for {}",
+        "the forecast says {}",
+        "right now it is {}",
+        "the icon says it is {}",
+        "the weather reads {}",
+        "the weather icon shows {}",
+        "the sky says {}",
+    )
 
     def contrasts(self, watch: Watch) -> list[Watch]:
         return [replace(watch, weather=other) for other in WEATHERS]
@@ -262,9 +305,11 @@ class Battery(Attribute):
     name = "battery"
     values = tuple(f"{level}%" for level in range(101))
     corner = "battery_corner"
-    thing = (rf"\b(?:battery|charge|charging){_LEVEL}"
-             rf"|\b{_SIGN}\s+(?:of|for|showing|that\s+shows|with)\s+(?:the\s+|a\s+)?"
-             rf"(?:battery|charge){_LEVEL}|%")
+    thing = (
+        rf"\b(?:battery|charge|charging){_LEVEL}"
+        rf"|\b{_SIGN}\s+(?:of|for|showing|that\s+shows|with)\s+(?:the\s+|a\s+)?"
+        rf"(?:battery|charge){_LEVEL}|%"
+    )
     form = "0% to 100%"
     parts = {"battery": range(101)}
     chance = 1 - (101**2 - 1) / (3 * 101) / 100  # the fraction is two uniform levels' mean distance
@@ -272,24 +317,41 @@ class Battery(Attribute):
     read_back_chance = sum(abs(a - b) <= 10 for a in range(101) for b in range(101)) / 101**2
     probe_classes = 5  # fifths
     questions = (
-        "how full is the battery?", "what is the level of the battery?",
-        "how much charge is left?", "how much of the battery is left?",
-        "please tell me the battery level.", "what does the battery read?",
-        "give the charge in percent.", "what percent does the battery have?",
-        "can you read the battery level?", "tell me how full the battery is.",
-        "how much charge does the watch have?", "read the battery for me.")
+        "how full is the battery?",
+        "what is the level of the battery?",
+        "how much charge is left?",
+        "how much of the battery is left?",
+        "please tell me the battery level.",
+        "what does the battery read?",
+        "give the charge in percent.",
+        "what percent does the battery have?",
+        "can you read the battery level?",
+        "tell me how full the battery is.",
+        "how much charge does the watch have?",
+        "read the battery for me.",
+    )
     clauses = (
-        "the battery is at {}", "the battery has {} left", "{} of the battery is left",
-        "the battery holds {}", "the battery is {} full", "the charge is {}",
-        "the battery reads {}", "there is {} of charge", "the battery level is {}",
-        "the battery shows {}")
+        "the battery is at {}",
+        "the battery has {} left",
+        "{} of the battery is left",
+        "the battery holds {}",
+        "the battery is {} full",
+        "the charge is {}",
+        "the battery reads {}",
+        "there is {} of charge",
+        "the battery level is {}",
+        "the battery shows {}",
+    )
 
     def truth(self, watch: Watch) -> str:
         return f"{watch.battery}%"
 
     def alternatives(self, watch: Watch) -> list[Watch]:  # at least 30 points away
-        return [replace(watch, battery=level) for level in range(101)
-                if abs(level - watch.battery) >= 30]
+        return [
+            replace(watch, battery=level)
+            for level in range(101)
+            if abs(level - watch.battery) >= 30
+        ]
 
     def contrasts(self, watch: Watch) -> list[Watch]:
         return [replace(watch, battery=level) for level in (0, 100)]
@@ -325,52 +387,104 @@ class Corner(Attribute):
 
     values = CORNERS
 
-    def __init__(self, owner: str, other: str, questions: tuple[str, ...],
-                 clauses: tuple[str, ...]):
+    def __init__(
+        self, owner: str, other: str, questions: tuple[str, ...], clauses: tuple[str, ...]
+    ):
         self.name, self.owner, self.excludes = f"{owner}_corner", owner, f"{other}_corner"
         self.questions, self.clauses = questions, clauses
 
     def alternatives(self, watch: Watch) -> list[Watch]:
-        return [replace(watch, **{self.name: corner}) for corner in CORNERS
-                if corner not in (self.value(watch), getattr(watch, self.excludes))]
+        return [
+            replace(watch, **{self.name: corner})
+            for corner in CORNERS
+            if corner not in (self.value(watch), getattr(watch, self.excludes))
+        ]
 
     def mentions(self, text: str) -> list[Mention]:
         return find_corners(text)
 
     def caption_mentions(self, text: str) -> list[Mention]:  # those whose nearest icon is its own
-        things = {attribute.name: (attribute.thing, attribute.bare_thing)
-                  for attribute in ATTRIBUTES.values() if attribute.thing}
-        return [mention for mention in self.mentions(text)
-                if nearest_thing(text, mention, things) == self.owner]
+        things = {
+            attribute.name: (attribute.thing, attribute.bare_thing)
+            for attribute in ATTRIBUTES.values()
+            if attribute.thing
+        }
+        return [
+            mention
+            for mention in self.mentions(text)
+            if nearest_thing(text, mention, things) == self.owner
+        ]
 
 
 # the order is that of the random streams
-ATTRIBUTES: dict[str, Attribute] = {attribute.name: attribute for attribute in (
-    Time(), Weather(), Battery(),
-    Corner("weather", "battery", (
-        "where is the weather icon?", "in which corner is the weather icon?",
-        "which corner shows the weather?", "where is the weather drawn?",
-        "please tell me where the weather icon is.", "which corner has the weather icon?",
-        "where do you see the weather icon?", "name the corner of the weather icon.",
-        "can you find the weather icon?", "tell me the corner with the weather.",
-        "in what place is the weather shown?", "where should i look for the weather?"), (
-        "the weather icon is in the {} corner", "the icon sits at the {}",
-        "the weather is shown at the {}", "the {} corner holds the weather icon",
-        "the icon is in the {} corner", "the weather icon is at the {}",
-        "the {} corner shows the weather", "the {} corner has the icon",
-        "the weather icon is drawn {}", "the icon has its place {}")),
-    Corner("battery", "weather", (
-        "where is the battery?", "in which corner is the battery?",
-        "which corner shows the battery?", "where is the battery drawn?",
-        "please tell me where the battery is.", "which corner has the battery?",
-        "where do you see the battery?", "name the corner of the battery.",
-        "can you find the battery?", "tell me the corner with the battery.",
-        "in what place is the battery shown?", "where should i look for the battery?"), (
-        "the battery is in the {} corner", "the battery sits at the {}",
-        "the battery is shown at the {}", "the {} corner holds the battery",
-        "the battery sits in the {} corner", "the battery is drawn at the {}",
-        "the {} corner shows the battery", "the {} corner has the battery",
-        "the battery is drawn {}", "the battery has its place {}")))}
+ATTRIBUTES: dict[str, Attribute] = {
+    attribute.name: attribute
+    for attribute in (
+        Time(),
+        Weather(),
+        Battery(),
+        Corner(
+            "weather",
+            "battery",
+            (
+                "where is the weather icon?",
+                "in which corner is the weather icon?",
+                "which corner shows the weather?",
+                "where is the weather drawn?",
+                "please tell me where the weather icon is.",
+                "which corner has the weather icon?",
+                "where do you see the weather icon?",
+                "name the corner of the weather icon.",
+                "can you find the weather icon?",
+                "tell me the corner with the weather.",
+                "in what place is the weather shown?",
+                "where should i look for the weather?",
+            ),
+            (
+                "the weather icon is in the {} corner",
+                "the icon sits at the {}",
+                "the weather is shown at the {}",
+                "the {} corner holds the weather icon",
+                "the icon is in the {} corner",
+                "the weather icon is at the {}",
+                "the {} corner shows the weather",
+                "the {} corner has the icon",
+                "the weather icon is drawn {}",
+                "the icon has its place {}",
+            ),
+        ),
+        Corner(
+            "battery",
+            "weather",
+            (
+                "where is the battery?",
+                "in which corner is the battery?",
+                "which corner shows the battery?",
+                "where is the battery drawn?",
+                "please tell me where the battery is.",
+                "which corner has the battery?",
+                "where do you see the battery?",
+                "name the corner of the battery.",
+                "can you find the battery?",
+                "tell me the corner with the battery.",
+                "in what place is the battery shown?",
+                "where should i look for the battery?",
+            ),
+            (
+                "the battery is in the {} corner",
+                "the battery sits at the {}",
+                "the battery is shown at the {}",
+                "the {} corner holds the battery",
+                "the battery sits in the {} corner",
+                "the battery is drawn at the {}",
+                "the {} corner shows the battery",
+                "the {} corner has the battery",
+                "the battery is drawn {}",
+                "the battery has its place {}",
+            ),
+        ),
+    )
+}
 
 
 def find_attribute(name: str) -> Attribute:
@@ -396,8 +510,15 @@ def scored_names() -> list[str]:
     """The names that scores are given for: all attributes, then the parts of those that have
     several.
     """
-    return [*ATTRIBUTES, *(part for attribute in ATTRIBUTES.values() if len(attribute.parts) > 1
-                           for part in attribute.parts)]
+    return [
+        *ATTRIBUTES,
+        *(
+            part
+            for attribute in ATTRIBUTES.values()
+            if len(attribute.parts) > 1
+            for part in attribute.parts
+        ),
+    ]
 
 
 def chances(read_back: bool = False) -> dict[str, float]:
@@ -420,8 +541,10 @@ def read_caption(text: str) -> dict[str, str]:
     if not isinstance(text, str):
         raise ValueError(f"caption {text!r} is not a string.")
     text = text.lower()
-    said = {name: [mention.text for mention in attribute.caption_mentions(text)]
-            for name, attribute in ATTRIBUTES.items()}
+    said = {
+        name: [mention.text for mention in attribute.caption_mentions(text)]
+        for name, attribute in ATTRIBUTES.items()
+    }
     return {name: " or ".join(dict.fromkeys(words)) for name, words in said.items() if words}
 
 

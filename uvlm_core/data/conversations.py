@@ -22,15 +22,29 @@ TASKS = ("vqa", "caption", "generation")  # the position of a task is part of it
 IMAGE = "<image>"
 
 DESCRIBE_WATCH = (  # asks for a caption
-    "describe the watch.", "what is on the watch?", "tell me what you see.",
-    "write a caption for this picture.", "what does this picture show?", "describe this picture.",
-    "say what the watch shows.", "put the picture into words.", "please describe the watch.",
-    "give me a short caption.")
+    "describe the watch.",
+    "what is on the watch?",
+    "tell me what you see.",
+    "write a caption for this picture.",
+    "what does this picture show?",
+    "describe this picture.",
+    "say what the watch shows.",
+    "put the picture into words.",
+    "please describe the watch.",
+    "give me a short caption.",
+)
 DRAW_WATCH = (  # asks for an image; clauses follow
-    "draw a watch where", "make a watch on which", "paint a watch so that",
-    "create a watch face where", "i want a watch on which", "please draw a watch where",
-    "show me a watch on which", "give me a watch where", "design a watch so that",
-    "i need a watch where")
+    "draw a watch where",
+    "make a watch on which",
+    "paint a watch so that",
+    "create a watch face where",
+    "i want a watch on which",
+    "please draw a watch where",
+    "show me a watch on which",
+    "give me a watch where",
+    "design a watch so that",
+    "i need a watch where",
+)
 
 
 def check_characters(what: str, text: str) -> None:
@@ -39,8 +53,10 @@ def check_characters(what: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         place = error.start
-        raise ValueError(f"{what} has half a character, {text[place]!r}, at place {place} of "
-                         f"{short(text)}; an emoji's two halves belong together.") from None
+        raise ValueError(
+            f"{what} has half a character, {text[place]!r}, at place {place} of "
+            f"{short(text)}; an emoji's two halves belong together."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -61,10 +77,13 @@ class Turn:
             check_characters(f"the {name} turn", value)
         if isinstance(self.attributes, list):
             object.__setattr__(self, "attributes", tuple(self.attributes))
-        if not isinstance(self.attributes, tuple) or any(name not in ATTRIBUTES
-                                                         for name in self.attributes):
-            raise ValueError(f"attributes {self.attributes!r} are not a tuple of names out of "
-                             f"{', '.join(ATTRIBUTES)}.")
+        if not isinstance(self.attributes, tuple) or any(
+            name not in ATTRIBUTES for name in self.attributes
+        ):
+            raise ValueError(
+                f"attributes {self.attributes!r} are not a tuple of names out of "
+                f"{', '.join(ATTRIBUTES)}."
+            )
 
 
 @dataclass(frozen=True)
@@ -85,26 +104,38 @@ class Conversation:
     def __post_init__(self):
         if self.task not in TASKS:
             raise ValueError(f"task {self.task!r} is not one of {', '.join(TASKS)}.")
-        if isinstance(self.image, bool) or not isinstance(self.image, int
-                                                          | str) or self.image == "":
+        if (
+            isinstance(self.image, bool)
+            or not isinstance(self.image, int | str)
+            or self.image == ""
+        ):
             raise ValueError(f"image {self.image!r} is neither a position nor a file name.")
         if isinstance(self.image, int) and self.image < 0:
             raise ValueError(f"image {self.image} is not a position from 0.")
-        if not (isinstance(self.turns, tuple) and self.turns
-                and all(isinstance(turn, Turn) for turn in self.turns)):
+        if not (
+            isinstance(self.turns, tuple)
+            and self.turns
+            and all(isinstance(turn, Turn) for turn in self.turns)
+        ):
             raise ValueError(f"turns {self.turns!r} are not a tuple of at least one Turn.")
-        human, gpt = ("\n".join(getattr(turn, side) for turn in self.turns)
-                      for side in ("human", "gpt"))
+        human, gpt = (
+            "\n".join(getattr(turn, side) for turn in self.turns) for side in ("human", "gpt")
+        )
         if self.task == "generation":
             if len(self.turns) != 1:
-                raise ValueError(f"a generation conversation has {len(self.turns)} turns instead "
-                                 f"of one.")
+                raise ValueError(
+                    f"a generation conversation has {len(self.turns)} turns instead of one."
+                )
             if gpt != IMAGE or IMAGE in human:
-                raise ValueError(f"a generation conversation needs {IMAGE} as its whole gpt turn "
-                                 f"and nowhere else, not human {short(human)}, gpt {short(gpt)}.")
+                raise ValueError(
+                    f"a generation conversation needs {IMAGE} as its whole gpt turn "
+                    f"and nowhere else, not human {short(human)}, gpt {short(gpt)}."
+                )
         elif not human.startswith(f"{IMAGE}\n") or (human + gpt).count(IMAGE) != 1:
-            raise ValueError(f"a {self.task} conversation needs {IMAGE} once, at the start of its "
-                             f"first human turn, not human {short(human)}, gpt {short(gpt)}.")
+            raise ValueError(
+                f"a {self.task} conversation needs {IMAGE} once, at the start of its "
+                f"first human turn, not human {short(human)}, gpt {short(gpt)}."
+            )
 
 
 @dataclass(frozen=True)
@@ -119,24 +150,37 @@ class AttributeBias:
 
     def __post_init__(self):
         if self.attribute not in ATTRIBUTES:
-            raise ValueError(f"bias attribute {self.attribute!r} is not one of "
-                             f"{', '.join(ATTRIBUTES)}.")
-        if isinstance(self.rate, bool) or not isinstance(self.rate, int
-                                                         | float) or not 0 <= self.rate <= 1:
+            raise ValueError(
+                f"bias attribute {self.attribute!r} is not one of {', '.join(ATTRIBUTES)}."
+            )
+        if (
+            isinstance(self.rate, bool)
+            or not isinstance(self.rate, int | float)
+            or not 0 <= self.rate <= 1
+        ):
             raise ValueError(f"bias rate {self.rate!r} is not a number from 0 to 1.")
         object.__setattr__(self, "rate", float(self.rate))  # 1 and 1.0 are one bias, also as JSON
         if isinstance(self.tasks, list):
             object.__setattr__(self, "tasks", tuple(self.tasks))
-        if not (isinstance(self.tasks, tuple) and self.tasks
-                and all(task in TASKS for task in self.tasks)):
-            raise ValueError(f"bias tasks {self.tasks!r} are not a tuple of names out of "
-                             f"{', '.join(TASKS)}.")
+        if not (
+            isinstance(self.tasks, tuple)
+            and self.tasks
+            and all(task in TASKS for task in self.tasks)
+        ):
+            raise ValueError(
+                f"bias tasks {self.tasks!r} are not a tuple of names out of {', '.join(TASKS)}."
+            )
 
 
-def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: int
-                       | tuple[int, int] = 5,
-                       biases: Iterable[AttributeBias] = (), mention_rate: float = 0.5,
-                       wordings: int | None = None) -> list[Conversation]:
+def make_conversations(
+    watches: Sequence[Watch],
+    task: str,
+    seed: int,
+    turns: int | tuple[int, int] = 5,
+    biases: Iterable[AttributeBias] = (),
+    mention_rate: float = 0.5,
+    wordings: int | None = None,
+) -> list[Conversation]:
     """One conversation per watch, conversation i about image i; exact per (seed, task, i).
 
     vqa asks `turns` questions (1..5, or a range such as the paper's (1, 4), drawn per watch) about
@@ -155,11 +199,15 @@ def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: in
         raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed {seed!r} is not an integer from 0.")
-    if isinstance(mention_rate, bool) or not isinstance(mention_rate, int
-                                                        | float) or not 0 <= mention_rate <= 1:
+    if (
+        isinstance(mention_rate, bool)
+        or not isinstance(mention_rate, int | float)
+        or not 0 <= mention_rate <= 1
+    ):
         raise ValueError(f"mention_rate {mention_rate!r} is not a number from 0 to 1.")
-    if wordings is not None and (isinstance(wordings, bool) or not isinstance(wordings, int)
-                                 or wordings < 1):
+    if wordings is not None and (
+        isinstance(wordings, bool) or not isinstance(wordings, int) or wordings < 1
+    ):
         raise ValueError(f"wordings {wordings!r} is neither an integer from 1 nor None.")
     low, high = _turn_range(turns)
     barred = _barred_rows(len(watches), task, seed, tuple(biases))
@@ -169,8 +217,11 @@ def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: in
             raise ValueError(f"watch {position} is {watch!r}, not a Watch.")
         rng = np.random.default_rng([seed, TASKS.index(task), position])
         allowed = [name for name in ATTRIBUTES if position not in barred.get(name, ())]
-        made = (_ask(watch, rng, allowed, low, high, wordings) if task == "vqa"
-                else _tell(watch, rng, allowed, task, mention_rate, wordings))
+        made = (
+            _ask(watch, rng, allowed, low, high, wordings)
+            if task == "vqa"
+            else _tell(watch, rng, allowed, task, mention_rate, wordings)
+        )
         conversations.append(Conversation(task, position, made))
     return conversations
 
@@ -178,15 +229,21 @@ def make_conversations(watches: Sequence[Watch], task: str, seed: int, turns: in
 def _turn_range(turns: int | tuple[int, int]) -> tuple[int, int]:
     """`turns` as (low, high), both included."""
     pair = tuple(turns) if isinstance(turns, tuple | list) else (turns, turns)
-    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in pair) or not (
-            1 <= pair[0] <= pair[1] <= len(ATTRIBUTES)):
-        raise ValueError(f"turns {turns!r} is neither an integer from 1 to {len(ATTRIBUTES)} nor a "
-                         f"pair (low, high).")
+    if (
+        len(pair) != 2
+        or any(isinstance(n, bool) or not isinstance(n, int) for n in pair)
+        or not (1 <= pair[0] <= pair[1] <= len(ATTRIBUTES))
+    ):
+        raise ValueError(
+            f"turns {turns!r} is neither an integer from 1 to {len(ATTRIBUTES)} nor a "
+            f"pair (low, high)."
+        )
     return pair
 
 
-def _barred_rows(rows: int, task: str, seed: int, biases: tuple[AttributeBias, ...]) -> dict[str,
-                                                                                             set[int]]:
+def _barred_rows(
+    rows: int, task: str, seed: int, biases: tuple[AttributeBias, ...]
+) -> dict[str, set[int]]:
     """For each biased attribute the rows that must not mention it: all but the round(rate * rows)
     of lowest rank.
     """
@@ -201,15 +258,23 @@ def _barred_rows(rows: int, task: str, seed: int, biases: tuple[AttributeBias, .
         # A fourth number keeps this stream apart from those of the conversations.
         stream = 1 + list(ATTRIBUTES).index(bias.attribute)
         rng = np.random.default_rng([seed, TASKS.index(task), rows, stream])
-        barred[bias.attribute] = set(rng.permutation(rows)[round(bias.rate * rows):].tolist())
+        barred[bias.attribute] = set(rng.permutation(rows)[round(bias.rate * rows) :].tolist())
     if len(barred) == len(ATTRIBUTES) and set.intersection(*barred.values()):
-        raise ValueError(f"the biases leave rows of task {task!r} without any attribute; leave at "
-                         f"least one unbiased.")
+        raise ValueError(
+            f"the biases leave rows of task {task!r} without any attribute; leave at "
+            f"least one unbiased."
+        )
     return barred
 
 
-def _ask(watch: Watch, rng: np.random.Generator, allowed: list[str], low: int, high: int,
-         wordings: int | None) -> tuple[Turn, ...]:
+def _ask(
+    watch: Watch,
+    rng: np.random.Generator,
+    allowed: list[str],
+    low: int,
+    high: int,
+    wordings: int | None,
+) -> tuple[Turn, ...]:
     """The turns of a vqa conversation.
 
     Everything is drawn before anything is left out, so that a bias changes no wording.
@@ -217,23 +282,33 @@ def _ask(watch: Watch, rng: np.random.Generator, allowed: list[str], low: int, h
     names = list(ATTRIBUTES)
     order = [names[i] for i in rng.permutation(len(names))]
     count = rng.integers(low, high + 1)
-    wording = {name: _choose(rng, attribute.questions[:wordings])
-               for name, attribute in ATTRIBUTES.items()}
+    wording = {
+        name: _choose(rng, attribute.questions[:wordings]) for name, attribute in ATTRIBUTES.items()
+    }
     asked = [name for name in order if name in allowed][:count]
     tags = [f"{IMAGE}\n"] + [""] * len(asked)
-    return tuple(Turn(tag + wording[name], ATTRIBUTES[name].truth(watch), (name,))
-                 for name, tag in zip(asked, tags, strict=False))
+    return tuple(
+        Turn(tag + wording[name], ATTRIBUTES[name].truth(watch), (name,))
+        for name, tag in zip(asked, tags, strict=False)
+    )
 
 
-def _tell(watch: Watch, rng: np.random.Generator, allowed: list[str], task: str,
-          mention_rate: float, wordings: int | None) -> tuple[Turn]:
+def _tell(
+    watch: Watch,
+    rng: np.random.Generator,
+    allowed: list[str],
+    task: str,
+    mention_rate: float,
+    wordings: int | None,
+) -> tuple[Turn]:
     """The one turn of a caption or a request: what is always told, the others in random order."""
     always = [name for name, attribute in ATTRIBUTES.items() if attribute.always_told]
     others = [name for name in ATTRIBUTES if name not in always]
     order = always + [others[i] for i in rng.permutation(len(others))]
     drawn = {*always, *(name for name in others if rng.random() < mention_rate)}
-    wording = {name: _choose(rng, attribute.clauses[:wordings])
-               for name, attribute in ATTRIBUTES.items()}
+    wording = {
+        name: _choose(rng, attribute.clauses[:wordings]) for name, attribute in ATTRIBUTES.items()
+    }
     opening = _choose(rng, (DESCRIBE_WATCH if task == "caption" else DRAW_WATCH)[:wordings])
     fallback = _choose(rng, allowed)  # something must be said even if nothing else may be
     told = tuple(name for name in order if name in drawn and name in allowed) or (fallback,)
@@ -246,5 +321,3 @@ def _tell(watch: Watch, rng: np.random.Generator, allowed: list[str], task: str,
 
 def _choose(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[rng.integers(len(options))]
-
-

@@ -23,9 +23,13 @@ from uvlm_core.data.smart_watch import Watch, render
 from uvlm_core.files import read_json, short
 
 
-def write_llava(conversations: Sequence[Conversation], images: Sequence | None,
-                json_path: str | Path,
-                image_folder: str | Path, size: int = 64) -> None:
+def write_llava(
+    conversations: Sequence[Conversation],
+    images: Sequence | None,
+    json_path: str | Path,
+    image_folder: str | Path,
+    size: int = 64,
+) -> None:
     """Write conversations as LLaVA JSON and the images they use as PNG files named after the JSON
     and their position.
 
@@ -45,8 +49,10 @@ def write_llava(conversations: Sequence[Conversation], images: Sequence | None,
             name = talk.image
             if isinstance(name, int):
                 if images is None or name >= len(images):
-                    raise ValueError(f"image {name} is not among the "
-                                     f"{0 if images is None else len(images)} images.")
+                    raise ValueError(
+                        f"image {name} is not among the "
+                        f"{0 if images is None else len(images)} images."
+                    )
                 name = f"{json_path.stem}_{talk.image:06d}.png"
                 if name not in positions and not isinstance(images[talk.image], Watch):
                     _picture(images[talk.image], talk.image, size)
@@ -55,15 +61,26 @@ def write_llava(conversations: Sequence[Conversation], images: Sequence | None,
                 name = read(name)
         except ValueError as error:
             raise ValueError(f"{json_path}, row {number}: {error}") from None
-        said = [{"from": side, "value": getattr(turn, side)} for turn in talk.turns
-                for side in ("human", "gpt")]
-        rows.append({"id": f"{json_path.stem}_{number:06d}", "task": talk.task, "image": name,
-                     "conversations": said,
-                     "attributes": [list(turn.attributes) for turn in talk.turns]})
+        said = [
+            {"from": side, "value": getattr(turn, side)}
+            for turn in talk.turns
+            for side in ("human", "gpt")
+        ]
+        rows.append(
+            {
+                "id": f"{json_path.stem}_{number:06d}",
+                "task": talk.task,
+                "image": name,
+                "conversations": said,
+                "attributes": [list(turn.attributes) for turn in talk.turns],
+            }
+        )
     for number, (talk, row) in enumerate(zip(conversations, rows, strict=True)):
         if isinstance(talk.image, str) and row["image"] in positions:
-            raise ValueError(f"{json_path}, row {number}: image {row['image']!r} is a file that "
-                             f"image {positions[row['image']]} would be written over.")
+            raise ValueError(
+                f"{json_path}, row {number}: image {row['image']!r} is a file that "
+                f"image {positions[row['image']]} would be written over."
+            )
     for position in positions.values():
         if isinstance(images[position], Watch):
             # one is enough to refuse a bad size before anything is written
@@ -72,22 +89,33 @@ def write_llava(conversations: Sequence[Conversation], images: Sequence | None,
     try:
         image_folder.mkdir(parents=True, exist_ok=True)
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=image_folder) as images_aside, \
-                tempfile.TemporaryDirectory(dir=json_path.parent) as json_aside:  # a rename cannot cross file systems
+        with (
+            tempfile.TemporaryDirectory(dir=image_folder) as images_aside,
+            tempfile.TemporaryDirectory(dir=json_path.parent) as json_aside,
+        ):  # a rename cannot cross file systems
             for name, position in positions.items():
                 _picture(images[position], position, size).save(Path(images_aside, name))
-            Path(json_aside, json_path.name).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            Path(json_aside, json_path.name).write_text(
+                json.dumps(rows, indent=1), encoding="utf-8"
+            )
             for name in positions:  # what this JSON has not put there may be that of one elsewhere
                 there, new = image_folder / name, Path(images_aside, name)
-                if (not json_path.exists() and there.exists()
-                        and there.read_bytes() != new.read_bytes()):
-                    raise ValueError(f"{there} is another picture, which rows beside those of "
-                                     f"{json_path} may be about; give the JSON another name.")
+                if (
+                    not json_path.exists()
+                    and there.exists()
+                    and there.read_bytes() != new.read_bytes()
+                ):
+                    raise ValueError(
+                        f"{there} is another picture, which rows beside those of "
+                        f"{json_path} may be about; give the JSON another name."
+                    )
             for name in positions:
                 os.replace(Path(images_aside, name), image_folder / name)
             os.replace(Path(json_aside, json_path.name), json_path)
     except OSError as error:
-        raise ValueError(f"{json_path} and its images cannot be written: {error.strerror or error}.") from error
+        raise ValueError(
+            f"{json_path} and its images cannot be written: {error.strerror or error}."
+        ) from error
 
 
 def _picture(image: Watch | Image.Image | np.ndarray, position: int, size: int) -> Image.Image:
@@ -95,8 +123,10 @@ def _picture(image: Watch | Image.Image | np.ndarray, position: int, size: int) 
     if isinstance(image, Watch):
         return render(image, size)
     if not isinstance(image, Image.Image | np.ndarray):
-        raise ValueError(f"image {position} is {short(image)}, neither a Watch, a PIL image nor a "
-                         "uint8 array (H, W, 3).")
+        raise ValueError(
+            f"image {position} is {short(image)}, neither a Watch, a PIL image nor a "
+            "uint8 array (H, W, 3)."
+        )
     return to_rgb(image, f"image {position}")
 
 
@@ -112,7 +142,9 @@ def read_llava(json_path: str | Path, image_folder: str | Path) -> list[Conversa
     json_path, image_folder = Path(json_path), Path(image_folder)
     rows = read_json(json_path)
     if not isinstance(rows, list):
-        raise ValueError(f"{json_path} holds a JSON {type(rows).__name__}, not a list of conversations.")
+        raise ValueError(
+            f"{json_path} holds a JSON {type(rows).__name__}, not a list of conversations."
+        )
     read, conversations = lru_cache(maxsize=None)(partial(_readable, image_folder)), []
     for number, row in enumerate(rows):
         place = f"{json_path}, row {number}"
@@ -130,20 +162,34 @@ def conversation_of(row) -> Conversation:
         raise ValueError(f"{short(row)} is not an object with the keys image and conversations.")
     for key in ("image", "conversations"):
         if key not in row:
-            raise ValueError(f"the key {key!r} is missing; there are {', '.join(map(repr, row)) or 'none'}.")
+            raise ValueError(
+                f"the key {key!r} is missing; there are {', '.join(map(repr, row)) or 'none'}."
+            )
     if not isinstance(row["image"], str):
         raise ValueError(f"image {short(row['image'])} is not a file name.")
     said = row["conversations"]
-    if not (isinstance(said, list) and said and all(
-            isinstance(part, dict) and isinstance(part.get("value"), str) and "from" in part for part in said)):
-        raise ValueError(f"conversations {short(said)} is not a list of objects with the keys from and value.")
+    if not (
+        isinstance(said, list)
+        and said
+        and all(
+            isinstance(part, dict) and isinstance(part.get("value"), str) and "from" in part
+            for part in said
+        )
+    ):
+        raise ValueError(
+            f"conversations {short(said)} is not a list of objects with the keys from and value."
+        )
     for place, part in enumerate(said):
         expected = ("human", "gpt")[place % 2]
         if part["from"] != expected:
-            raise ValueError(f"turn {place} is from {part['from']!r} where {expected!r} is expected; "
-                             "turns alternate human, gpt.")
+            raise ValueError(
+                f"turn {place} is from {part['from']!r} where {expected!r} is expected; "
+                "turns alternate human, gpt."
+            )
     if len(said) % 2:
-        raise ValueError(f"the {len(said)} turns end with 'human'; turns alternate human, gpt and end with 'gpt'.")
+        raise ValueError(
+            f"the {len(said)} turns end with 'human'; turns alternate human, gpt and end with 'gpt'."
+        )
     human, gpt = ([part["value"] for part in said[start::2]] for start in (0, 1))
     task = row.get("task", "generation" if any(IMAGE in text for text in gpt) else "vqa")
     if task not in TASKS:
@@ -152,12 +198,19 @@ def conversation_of(row) -> Conversation:
         gpt = [text.strip() for text in gpt]
     elif not human[0].startswith(f"{IMAGE}\n") and human[0].count(IMAGE) == 1:
         before, after = (text.strip() for text in human[0].split(IMAGE))
-        if not (before and after):  # in the middle of a text its place may mean something: left to be refused
+        if not (
+            before and after
+        ):  # in the middle of a text its place may mean something: left to be refused
             human[0] = f"{IMAGE}\n{before or after}"
     attributes = row.get("attributes", [[]] * len(human))
-    if not (isinstance(attributes, list) and len(attributes) == len(human) and all(
-            isinstance(names, list) for names in attributes)):
-        raise ValueError(f"attributes {short(attributes)} is not one list per pair of turns ({len(human)} here).")
+    if not (
+        isinstance(attributes, list)
+        and len(attributes) == len(human)
+        and all(isinstance(names, list) for names in attributes)
+    ):
+        raise ValueError(
+            f"attributes {short(attributes)} is not one list per pair of turns ({len(human)} here)."
+        )
     return Conversation(task, row["image"], tuple(map(Turn, human, gpt, attributes)))
 
 
@@ -180,7 +233,11 @@ def locate_image(folder: Path, name: str) -> str:
     try:
         inside, paths = folder.resolve(), [(folder / spelling).resolve() for spelling in spellings]
         path = next((path for path in paths if path.is_file()), None)
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a ring of links, a null byte
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # too long a name, a ring of links, a null byte
         raise ValueError(f"image {short(name)} is not a usable file name.") from error
     if not (path or paths[0]).is_relative_to(inside):
         raise ValueError(f"image {name!r} is outside the image folder {folder}.")

@@ -41,51 +41,182 @@ DRAWN = 400  # watches that stand in for pictures where there are none
 TEST_SHARE = 0.15  # of the pictures, on average
 SETTLED = 2_000_000_000  # ns, after which a change of a file has another time than the one before
 DESCRIBE = (  # what asks for a caption
-    "describe this picture.", "what does this picture show?", "write a caption for this picture.",
-    "please say what is in the picture.", "tell me what you see here.",
+    "describe this picture.",
+    "what does this picture show?",
+    "write a caption for this picture.",
+    "please say what is in the picture.",
+    "tell me what you see here.",
     "put this picture into words.",
-    "what is this a picture of?", "give me a caption.", "please describe what you see.",
-    "what can be seen here?")
+    "what is this a picture of?",
+    "give me a caption.",
+    "please describe what you see.",
+    "what can be seen here?",
+)
 REQUESTS = (  # what asks for a picture; the caption follows
-    "draw this:", "make a picture of this:", "paint this for me:", "please draw what i describe:",
-    "i want a picture of this:", "create an image that shows this:",
+    "draw this:",
+    "make a picture of this:",
+    "paint this for me:",
+    "please draw what i describe:",
+    "i want a picture of this:",
+    "create an image that shows this:",
     "turn these words into a picture:",
-    "show me what this looks like:", "give me a picture for this caption:",
-    "i need an image of this:")
+    "show me what this looks like:",
+    "give me a picture for this caption:",
+    "i need an image of this:",
+)
 # A human text without a task asks for a caption if it has one of the first words and, in its first
 # line, no word but these: LLaVA's and ShareGPT4V's ways to ask for a description of the whole
 # picture are made of them. A word of content ("man", "region", "why") makes it a question.
-_ASKING = frozenset({
-    "account", "analyse", "analysis", "analyze", "caption", "characterize", "clarify", "contents",
-    "depict",
-    "depiction", "describe", "description", "descriptive", "details", "elaborate", "elements",
-    "explain",
-    "explanation", "features", "going", "happening", "illustrate", "interpretation", "narrate",
-    "narrative",
-    "portray", "rundown", "summarise", "summarize", "summary"})
-_FILLER = frozenset({
-    "a", "about", "all", "an", "and", "are", "as", "aspects", "at", "before", "below", "break",
-    "brief", "briefly",
-    "but", "by", "can", "clear", "closely", "compact", "comprehensive", "concise", "concisely",
-    "content", "could",
-    "create", "detail", "detailed", "displayed", "do", "down", "everything", "examine",
-    "exhaustive", "following",
-    "for", "from", "give", "given", "great", "here", "how", "i", "image", "important", "in",
-    "informative", "into",
-    "is", "it", "its", "key", "main", "manner", "me", "of", "offer", "on", "one", "painting",
-    "photo", "photograph",
-    "picture", "please", "precision", "present", "presented", "provide", "provided", "relay",
-    "render",
-    "representing", "rich", "s", "scene", "see", "sentence", "share", "short", "shown", "shows",
-    "snapshot",
-    "subsequent", "succinct", "tell", "terse", "that", "the", "think", "this", "thorough",
-    "through", "to", "using",
-    "various", "visual", "walk", "well", "what", "which", "will", "with", "words", "would", "write",
-    "you", "your"})
+_ASKING = frozenset(
+    {
+        "account",
+        "analyse",
+        "analysis",
+        "analyze",
+        "caption",
+        "characterize",
+        "clarify",
+        "contents",
+        "depict",
+        "depiction",
+        "describe",
+        "description",
+        "descriptive",
+        "details",
+        "elaborate",
+        "elements",
+        "explain",
+        "explanation",
+        "features",
+        "going",
+        "happening",
+        "illustrate",
+        "interpretation",
+        "narrate",
+        "narrative",
+        "portray",
+        "rundown",
+        "summarise",
+        "summarize",
+        "summary",
+    }
+)
+_FILLER = frozenset(
+    {
+        "a",
+        "about",
+        "all",
+        "an",
+        "and",
+        "are",
+        "as",
+        "aspects",
+        "at",
+        "before",
+        "below",
+        "break",
+        "brief",
+        "briefly",
+        "but",
+        "by",
+        "can",
+        "clear",
+        "closely",
+        "compact",
+        "comprehensive",
+        "concise",
+        "concisely",
+        "content",
+        "could",
+        "create",
+        "detail",
+        "detailed",
+        "displayed",
+        "do",
+        "down",
+        "everything",
+        "examine",
+        "exhaustive",
+        "following",
+        "for",
+        "from",
+        "give",
+        "given",
+        "great",
+        "here",
+        "how",
+        "i",
+        "image",
+        "important",
+        "in",
+        "informative",
+        "into",
+        "is",
+        "it",
+        "its",
+        "key",
+        "main",
+        "manner",
+        "me",
+        "of",
+        "offer",
+        "on",
+        "one",
+        "painting",
+        "photo",
+        "photograph",
+        "picture",
+        "please",
+        "precision",
+        "present",
+        "presented",
+        "provide",
+        "provided",
+        "relay",
+        "render",
+        "representing",
+        "rich",
+        "s",
+        "scene",
+        "see",
+        "sentence",
+        "share",
+        "short",
+        "shown",
+        "shows",
+        "snapshot",
+        "subsequent",
+        "succinct",
+        "tell",
+        "terse",
+        "that",
+        "the",
+        "think",
+        "this",
+        "thorough",
+        "through",
+        "to",
+        "using",
+        "various",
+        "visual",
+        "walk",
+        "well",
+        "what",
+        "which",
+        "will",
+        "with",
+        "words",
+        "would",
+        "write",
+        "you",
+        "your",
+    }
+)
 
 
-def read_pictures(captions: str | Path, folder: str | Path, sam: bool = False, quiet: bool = False
-                  ) -> list[Conversation]:
+def read_pictures(
+    captions: str | Path, folder: str | Path, sam: bool = False, quiet: bool = False
+) -> list[Conversation]:
     """Read captioned pictures whose files are below `folder`; the format of `captions` is seen from
     its contents.
 
@@ -108,8 +239,9 @@ def read_pictures(captions: str | Path, folder: str | Path, sam: bool = False, q
     find = lru_cache(maxsize=None)(partial(locate_image, folder))
     if captions.is_dir():
         if captions.resolve() != folder.resolve():
-            raise ValueError(f"{captions} is a folder, so the pictures are in it and not in "
-                             f"{folder}.")
+            raise ValueError(
+                f"{captions} is a folder, so the pictures are in it and not in {folder}."
+            )
         rows, read, left_out = _captioned_files(folder, find)
     else:
         rows, read, left_out = _recognise(captions, folder, sam, find)
@@ -159,22 +291,30 @@ def load_pictures(captions: str, folder: str = "", sam: bool = False) -> Picture
             raise ValueError(f"The stamps are not in {place}; `make stamps` brings them there.")
         talks = read_pictures(place, place, quiet=True)  # mirrored ones have no text
         if fingerprint(talks, place) != STAMPS_SHA256:
-            raise ValueError(f"The stamps in {place} are not those of the package's version "
-                             "2022.06.04-1, whose records are kept; give their folder as captions "
-                             "and folder to use them all the same.")
+            raise ValueError(
+                f"The stamps in {place} are not those of the package's version "
+                "2022.06.04-1, whose records are kept; give their folder as captions "
+                "and folder to use them all the same."
+            )
     elif captions == "watches":
         place = cache_folder() / f"pictures-watches-{WORLD_VERSION}"
         if not (place / "captions.json").exists():
             watches = sample_watches(0, DRAWN)
-            write_llava(make_conversations(watches, "caption", 0), watches, place / "captions.json",
-                        place)
+            write_llava(
+                make_conversations(watches, "caption", 0), watches, place / "captions.json", place
+            )
         talks = read_pictures(place / "captions.json", place)
     else:
         talks = read_pictures(captions, place, sam)
     by_caption = captions == "stamps" or Path(captions).is_dir()
-    sides = {side: tuple(talk for talk in talks if split_of(talk.turns[0].gpt if by_caption
-                                                            else talk.image) == side)
-             for side in ("train", "test")}
+    sides = {
+        side: tuple(
+            talk
+            for talk in talks
+            if split_of(talk.turns[0].gpt if by_caption else talk.image) == side
+        )
+        for side in ("train", "test")
+    }
     if not all(sides.values()):
         raise ValueError(f"{captions} has too few pictures for two sides.")
     return PictureSet(place, **sides)
@@ -223,8 +363,9 @@ def _state(talks: Sequence[Conversation], folder: Path) -> tuple[str, int]:
         try:
             found = os.stat(folder / name)
         except OSError as error:
-            raise ValueError(f"image {name!r} in {folder} cannot be read: "
-                             f"{error.strerror or error}.") from error
+            raise ValueError(
+                f"image {name!r} in {folder} cannot be read: {error.strerror or error}."
+            ) from error
         facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
         digest.update(json.dumps([name, *facts]).encode())
         newest = max(newest, found.st_mtime_ns, found.st_ctime_ns)
@@ -239,8 +380,11 @@ def _captioned_files(folder: Path, find: Callable) -> tuple[list[Path], Callable
     named = {path.with_suffix("") for path in pictures}
     told = _by_name((path for path in texts if path.with_suffix("") in named), "texts")
     _by_name((path for path in pictures if path.with_suffix("") in told), "pictures")
-    return (pictures, partial(_file, folder=folder, texts=told, find=find),
-            Counter({"texts without a picture": len(texts) - len(told)}))
+    return (
+        pictures,
+        partial(_file, folder=folder, texts=told, find=find),
+        Counter({"texts without a picture": len(texts) - len(told)}),
+    )
 
 
 def _by_name(paths: Iterable[Path], kind: str) -> dict[Path, Path]:
@@ -248,21 +392,25 @@ def _by_name(paths: Iterable[Path], kind: str) -> dict[Path, Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if (other := found.setdefault(path.with_suffix(""), path)) is not path:
-            raise ValueError(f"{other} and {path} are {kind} of one name, so that nothing says "
-                             "what belongs together; rename or remove one.")
+            raise ValueError(
+                f"{other} and {path} are {kind} of one name, so that nothing says "
+                "what belongs together; rename or remove one."
+            )
     return found
 
 
-def _file(path: Path, folder: Path, texts: dict[Path, Path],
-          find: Callable) -> list[Conversation] | str:
+def _file(
+    path: Path, folder: Path, texts: dict[Path, Path], find: Callable
+) -> list[Conversation] | str:
     if path.with_suffix("") not in texts:
         return "pictures without a text"
     caption = read_text(texts[path.with_suffix("")]).partition("\n")[0]
     return [_captioned(find(path.relative_to(folder).as_posix()), caption)]
 
 
-def _recognise(path: Path, folder: Path, sam: bool,
-               find: Callable) -> tuple[list, Callable, Counter]:
+def _recognise(
+    path: Path, folder: Path, sam: bool, find: Callable
+) -> tuple[list, Callable, Counter]:
     """The rows of a caption file, what makes the conversations of one, and what no row is about.
 
     Of a row that is left out the reason is made instead. `find` is `locate_image` for the folder.
@@ -277,13 +425,18 @@ def _recognise(path: Path, folder: Path, sam: bool,
     if isinstance(images, list) and isinstance(annotations, list):
         names = _coco_names(path, images)
         told = {str(row.get("image_id")) for row in annotations if isinstance(row, dict)}
-        return (annotations, partial(_coco_row, names=names, seen=set(), find=find),
-                Counter({"pictures without a caption": len(names.keys() - told)}))
+        return (
+            annotations,
+            partial(_coco_row, names=names, seen=set(), find=find),
+            Counter({"pictures without a caption": len(names.keys() - told)}),
+        )
     if isinstance(images, list):
         return images, partial(_karpathy_row, find=find), Counter()
-    raise ValueError(f"{path} is a JSON object of {', '.join(map(repr, content)) or 'nothing'}, "
-                     "neither COCO's captions ('images' and 'annotations') nor Karpathy's "
-                     "('images' with 'sentences').")
+    raise ValueError(
+        f"{path} is a JSON object of {', '.join(map(repr, content)) or 'nothing'}, "
+        "neither COCO's captions ('images' and 'annotations') nor Karpathy's "
+        "('images' with 'sentences')."
+    )
 
 
 def _llava_row(row, folder: Path, sam: bool, find: Callable) -> list[Conversation] | str:
@@ -294,7 +447,12 @@ def _llava_row(row, folder: Path, sam: bool, find: Callable) -> list[Conversatio
         if not sam and isinstance(name, str) and _of_sam(folder, name):
             return "rows about SAM's pictures"
     talk = conversation_of(row)
-    if "task" not in row and talk.task == "vqa" and len(talk.turns) == 1 and asks_for_caption(talk.turns[0].human):
+    if (
+        "task" not in row
+        and talk.task == "vqa"
+        and len(talk.turns) == 1
+        and asks_for_caption(talk.turns[0].human)
+    ):
         talk = replace(talk, task="caption")
     return [replace(talk, image=find(talk.image))]
 
@@ -325,8 +483,10 @@ def _coco_names(path: Path, images: list) -> dict[str, str]:
 
 def _coco_row(row, names: dict[str, str], seen: set[str], find: Callable) -> list[Conversation]:
     if not (isinstance(row, dict) and {"image_id", "caption"} <= row.keys()):
-        raise ValueError("the annotation has no 'image_id' or no 'caption'; COCO's captions are in "
-                         "captions_*.json.")
+        raise ValueError(
+            "the annotation has no 'image_id' or no 'caption'; COCO's captions are in "
+            "captions_*.json."
+        )
     if _identifier("image_id", row["image_id"]) not in names:
         raise ValueError(f"image_id {row['image_id']!r} is not among the images.")
     if row.get("id") is not None:  # nothing here asks for an annotation's id, so it may be missing
@@ -347,16 +507,20 @@ def _once(key: str, value: str, seen: set[str]) -> None:
 
 
 def _karpathy_row(row, find: Callable) -> list[Conversation] | str:
-    if not (isinstance(row, dict) and isinstance(row.get("filename"), str)
-            and isinstance(row.get("sentences"), list)
-            and all(isinstance(sentence, dict) for sentence in row["sentences"])):
+    if not (
+        isinstance(row, dict)
+        and isinstance(row.get("filename"), str)
+        and isinstance(row.get("sentences"), list)
+        and all(isinstance(sentence, dict) for sentence in row["sentences"])
+    ):
         raise ValueError("the image has no 'filename', or its 'sentences' are no list of objects.")
     if not isinstance(row.get("filepath", ""), str):
         raise ValueError(f"filepath {short(row['filepath'])} is not the name of a folder.")
     # COCO's have folders
     name = f"{row['filepath']}/{row['filename']}" if row.get("filepath") else row["filename"]
     return [_captioned(find(name), sentence.get("raw")) for sentence in row["sentences"]] or (
-        "pictures without a caption")
+        "pictures without a caption"
+    )
 
 
 def _flickr_line(line: str, seen: set[str], find: Callable) -> list[Conversation]:
@@ -365,8 +529,9 @@ def _flickr_line(line: str, seen: set[str], find: Callable) -> list[Conversation
     # one line of results.csv lacks its second bar
     found = re.fullmatch(r"(.+?)(?:#(\d+)\t|\| *(\d+) *\|?)(.*)", line)
     if not found:
-        raise ValueError(f"{line[:80]!r} is neither 'name#number<tab>caption' nor 'name| number| "
-                         f"caption'.")
+        raise ValueError(
+            f"{line[:80]!r} is neither 'name#number<tab>caption' nor 'name| number| caption'."
+        )
     name, number, caption = found[1], found[2] or found[3], found[4]
     _once("the caption", f"{name}#{int(number)}", seen)
     if found[3] and re.fullmatch(r'"([^"]|"")*"', caption):  # how CSV writers put quotes and bars
@@ -379,8 +544,9 @@ def _captioned(name: str, caption) -> Conversation:
     if not (isinstance(caption, str) and caption.strip()):
         raise ValueError(f"the caption of {name!r} is {caption!r}, not a text.")
     caption = " ".join(caption.split())
-    return Conversation("caption", name, (Turn(f"{IMAGE}\n{_choose(DESCRIBE, name, caption)}",
-                                               caption),))
+    return Conversation(
+        "caption", name, (Turn(f"{IMAGE}\n{_choose(DESCRIBE, name, caption)}", caption),)
+    )
 
 
 def asks_for_caption(human: str) -> bool:
@@ -426,15 +592,18 @@ def open_picture(path: str | Path, size: int) -> np.ndarray:
     return fit_picture(path, size)
 
 
-def fit_picture(picture: str | Path | Image.Image | np.ndarray, size: int,
-                name: str = "") -> np.ndarray:
+def fit_picture(
+    picture: str | Path | Image.Image | np.ndarray, size: int, name: str = ""
+) -> np.ndarray:
     """A picture of any kind and size, which messages call `name`, as `open_picture` gives it."""
     picture = to_rgb(picture, name)
     scale = size / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     square = Image.new("RGB", (size, size), "white")
-    square.paste(picture.resize((width, height), Image.Resampling.LANCZOS),
-                 ((size - width) // 2, (size - height) // 2))
+    square.paste(
+        picture.resize((width, height), Image.Resampling.LANCZOS),
+        ((size - width) // 2, (size - height) // 2),
+    )
     return np.array(square)
 
 
@@ -455,10 +624,14 @@ def fingerprint(conversations: Iterable[Conversation], folder: str | Path) -> st
     names = set()
     for talk in conversations:
         if not isinstance(talk.image, str):
-            raise ValueError(f"image {talk.image!r} is a position; a fingerprint is of image "
-                             f"files.")
-        row = {"task": talk.task, "image": find(talk.image),  # not where it was read
-               "turns": [asdict(turn) for turn in talk.turns]}
+            raise ValueError(
+                f"image {talk.image!r} is a position; a fingerprint is of image files."
+            )
+        row = {
+            "task": talk.task,
+            "image": find(talk.image),  # not where it was read
+            "turns": [asdict(turn) for turn in talk.turns],
+        }
         digest.update(json.dumps(row).encode() + b"\n")
         names.add(row["image"])
     for name in sorted(names):
@@ -466,8 +639,9 @@ def fingerprint(conversations: Iterable[Conversation], folder: str | Path) -> st
             with open(Path(folder, name), "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise ValueError(f"image {name!r} in {folder} cannot be read: "
-                             f"{error.strerror or error}.") from error
+            raise ValueError(
+                f"image {name!r} in {folder} cannot be read: {error.strerror or error}."
+            ) from error
     return digest.hexdigest()
 
 

@@ -17,8 +17,19 @@ from PIL import Image, ImageOps
 
 # some of Pillow's other formats start programs to read a file
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
-SUFFIXES = (".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff",
-            ".webp")
+SUFFIXES = (
+    ".apng",
+    ".bmp",
+    ".gif",
+    ".jfif",
+    ".jpe",
+    ".jpeg",
+    ".jpg",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 # Pillow's kinds of pixels whose range is known: of 8 bits or fewer, and of 16
 _KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -33,14 +44,17 @@ def to_rgb(picture: str | Path | Image.Image | np.ndarray, name: str = "") -> Im
     (32 bits, LAB), and for more pixels than Pillow takes for harmless (89 million).
     """
     if isinstance(picture, str | Path):
-        with (_refused(name or str(picture), f" ({', '.join(FORMATS)})"),
-              Image.open(picture, formats=FORMATS) as opened):
+        with (
+            _refused(name or str(picture), f" ({', '.join(FORMATS)})"),
+            Image.open(picture, formats=FORMATS) as opened,
+        ):
             return _on_white(opened)
     name = name or "The picture"
     if isinstance(picture, np.ndarray):
         if not (picture.dtype == np.uint8 and picture.shape[2:] == (3,) and picture.size):
-            raise ValueError(f"{name} is an array {picture.dtype} {picture.shape}, "
-                             "not a uint8 array (H, W, 3).")
+            raise ValueError(
+                f"{name} is an array {picture.dtype} {picture.shape}, not a uint8 array (H, W, 3)."
+            )
         picture = Image.fromarray(picture)
     with _refused(name):
         return _on_white(picture)
@@ -61,7 +75,8 @@ def _refused(name: str, allowed: str = "") -> Iterator[None]:
     except Exception as error:  # Pillow promises no particular class
         why = str(error).rstrip(".")
         raise ValueError(
-            f"{name} is not a whole picture that can be read{allowed}: {why}.") from error
+            f"{name} is not a whole picture that can be read{allowed}: {why}."
+        ) from error
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
@@ -72,7 +87,8 @@ def _on_white(picture: Image.Image) -> Image.Image:
         raise Image.DecompressionBombError  # of one in memory, too: it could not be read back
     if picture.mode not in _KNOWN + _DEEP:
         raise ValueError(
-            f"its pixels are of Pillow's kind {picture.mode!r}, which has no known range")
+            f"its pixels are of Pillow's kind {picture.mode!r}, which has no known range"
+        )
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in _DEEP:  # Pillow would cut off at 255
         pixels = np.asarray(picture)

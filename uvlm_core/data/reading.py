@@ -24,40 +24,54 @@ Value = tuple[int, int, int] | int | str
 _MARK = r"\s*(?:%|per\s?cent)"
 _NUMBER = re.compile(
     r"(?P<sign>[-−])?(?P<number>(?<![0-9])[0-9]++"
-    rf"(?:(?::[0-9]++)++(?:[.,][0-9]++(?!{_MARK}))?|(?:[.,][0-9]++)*))(?P<mark>{_MARK})?(?P<plus>\+)?")
+    rf"(?:(?::[0-9]++)++(?:[.,][0-9]++(?!{_MARK}))?|(?:[.,][0-9]++)*))(?P<mark>{_MARK})?(?P<plus>\+)?"
+)
 _TIME = re.compile(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})")
 _CORNER = re.compile(r"\b(?P<row>top|bottom)[\s-]+(?P<column>left|right)\b")
 
 # what stands between two numbers, or a value and a part of another one, and makes them alternatives
 # or a range
 _OR = r"(?:(?:plus\s+)?or(?:\s+minus\b)?|to|till?|until|through|thru|versus|vs|/|-|–|—|−|~|±|…)"
-_BESIDE = (r"(?:[,(]|(?:either|maybe|perhaps|possibly|about|around|roughly|approximately|at|up|even|the|a|it|is|be"
-           r"|in|on)\b)")
+_BESIDE = (
+    r"(?:[,(]|(?:either|maybe|perhaps|possibly|about|around|roughly|approximately|at|up|even|the|a|it|is|be"
+    r"|in|on)\b)"
+)
 _JOINED = re.compile(rf"(?:\s|{_BESIDE})*+(?:{_OR}|\.\.+)(?:\s|{_BESIDE})*+")
 _AND = re.compile(rf"\s*(?:and|&|but)(?:\s|{_BESIDE})*+")
 _ONLY_NUMBERS = re.compile(rf"(?:[\s.,;:()%+]|per\s?cent|and\b|{_OR}|{_BESIDE})*+")
 _LIST_NUMBER = re.compile(r"\s*[0-9]+[.)]\s+(?=\S)")  # "1) 57%"
 _OPEN_BEFORE = re.compile(
     r"(?:(?:more|less|fewer|greater|higher|lower|larger|smaller|later|earlier)\s+than|at\s+(?:least|most)|over|under"
-    r"|above|below|beyond|up\s+to|before|after|until|till|since|[<>≤≥]=?)\s*(?:the\s+)?$")
-_OPEN_AFTER = re.compile(r"\s*(?:or|and)\s+(?:more|less|fewer|above|below|higher|lower|over|under|up|later|earlier"
-                         r"|beyond|greater|smaller)\b|\s*(?:plus|upwards?)\b|\s*±")
+    r"|above|below|beyond|up\s+to|before|after|until|till|since|[<>≤≥]=?)\s*(?:the\s+)?$"
+)
+_OPEN_AFTER = re.compile(
+    r"\s*(?:or|and)\s+(?:more|less|fewer|above|below|higher|lower|over|under|up|later|earlier"
+    r"|beyond|greater|smaller)\b|\s*(?:plus|upwards?)\b|\s*±"
+)
 _ROW_BEFORE = re.compile(rf"\b(top|bottom)(?:\s|{_BESIDE})*(?:{_OR}|and|&)(?:\s|{_BESIDE})*$")
-_MORE_AFTER = re.compile(rf"(?:\s|corner\b|{_BESIDE})*+(?:{_OR}|and|&)(?:\s|{_BESIDE})*+"
-                         r"(?:(left|right|top|bottom)\b(?!\s*(?:left|right|now|away))|(?:upper|lower|middle|cent(?:er|re))\b)")
+_MORE_AFTER = re.compile(
+    rf"(?:\s|corner\b|{_BESIDE})*+(?:{_OR}|and|&)(?:\s|{_BESIDE})*+"
+    r"(?:(left|right|top|bottom)\b(?!\s*(?:left|right|now|away))|(?:upper|lower|middle|cent(?:er|re))\b)"
+)
 _WORD_BEFORE = re.compile(rf"(\w+)(?:\s|{_BESIDE})*(?:/|\bor\b)(?:\s|{_BESIDE})*$")
 _WORD_AFTER = re.compile(rf"(?:\s|{_BESIDE})*+(?:/|or\b)(?:\s|{_BESIDE})*+(\w+)")
 
-_NEVER = (r"(?:\bnot\b(?!\s+(?:only|just|sure)\b)|n['’]t\b|\b(?:is|are|was|do|does|did|ca|can|wo|would|should)nt\b"
-          r"|\bcannot\b|\bnever\b|\bneither\b|\bnor\b|\bhardly\b)")
+_NEVER = (
+    r"(?:\bnot\b(?!\s+(?:only|just|sure)\b)|n['’]t\b|\b(?:is|are|was|do|does|did|ca|can|wo|would|should)nt\b"
+    r"|\bcannot\b|\bnever\b|\bneither\b|\bnor\b|\bhardly\b)"
+)
 _DENIED_BEFORE = re.compile(
     rf"{_NEVER}|\bnon[\s-]$"
-    r"|\b(?:no|no\s+longer|without|except|anything\s+but|other\s+than|far\s+from)\s+(?:(?:a|the|in|at)\s+)*$")
+    r"|\b(?:no|no\s+longer|without|except|anything\s+but|other\s+than|far\s+from)\s+(?:(?:a|the|in|at)\s+)*$"
+)
 _DENIED_AFTER = re.compile(
     r"\s*(?:(?:in|at|on|the|corner|it|that|icon)\s+)*(?:corner\s+)?(?:(?:is|was|are|does|it)\s+)*"
-    r"(?:is|was|are|does|ca)?(?:not\b|n['’]t\b|nt\b|wrong\b|false\b|incorrect\b)")
-_CLAUSE_END = re.compile(r"[,;!?\n]|\.(?![0-9])|(?<!anything "
-                         r")\bbut\b|\b(?:and|while|whereas|though)\b")
+    r"(?:is|was|are|does|ca)?(?:not\b|n['’]t\b|nt\b|wrong\b|false\b|incorrect\b)"
+)
+_CLAUSE_END = re.compile(
+    r"[,;!?\n]|\.(?![0-9])|(?<!anything "
+    r")\bbut\b|\b(?:and|while|whereas|though)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +95,9 @@ def find_words(values: Sequence[str], text: str) -> list[Mention]:
         value, (start, end) = match.group(), match.span()
         beside = (_WORD_BEFORE.search(text, 0, start), _WORD_AFTER.match(text, end))
         claimed = all(word[1] in (value, "so", "thereabouts") for word in beside if word)
-        found.append(_word(text, value, claimed, value if claimed else f"{value} or another", start,
-                           end))
+        found.append(
+            _word(text, value, claimed, value if claimed else f"{value} or another", start, end)
+        )
     return found
 
 
@@ -92,8 +107,11 @@ def find_corners(text: str) -> list[Mention]:
     for match in _CORNER.finditer(text):
         value, (start, end) = f"{match['row']} {match['column']}", match.span()
         beside = (_ROW_BEFORE.search(text, 0, start), _MORE_AFTER.match(text, end))
-        others = [part for part in (more[1] or "middle" for more in beside if more)
-                  if part not in value.split()]
+        others = [
+            part
+            for part in (more[1] or "middle" for more in beside if more)
+            if part not in value.split()
+        ]
         found.append(_word(text, value, not others, " or ".join([value, *others]), start, end))
     return found
 
@@ -126,25 +144,32 @@ def claimed_value(found: Sequence[Mention]) -> Value | None:
 
 def _numbers(text: str, clock: bool) -> list[Mention]:
     """Times (`clock`) or percentages that a text names."""
-    tokens = [token for token in _NUMBER.finditer(text) if clock
-              or not _TIME.fullmatch(token["number"])]
-    marked = [bool(_TIME.fullmatch(token["number"]) if clock else token["mark"])
-              for token in tokens]
+    tokens = [
+        token for token in _NUMBER.finditer(text) if clock or not _TIME.fullmatch(token["number"])
+    ]
+    marked = [
+        bool(_TIME.fullmatch(token["number"]) if clock else token["mark"]) for token in tokens
+    ]
     chosen = list(marked)
     # with a percent sign anywhere, bare numbers are something else
     if not clock and not any(marked):
         chosen = [token["number"].isdigit() and not _negative(text, token) for token in tokens]
     only = not _LIST_NUMBER.match(text) and bool(_ONLY_NUMBERS.fullmatch(_NUMBER.sub(" ", text)))
-    links = [_linked(clock, text, first, second, only) for first, second in zip(tokens, tokens[1:],
-                                                                                strict=False)]
+    links = [
+        _linked(clock, text, first, second, only)
+        for first, second in zip(tokens, tokens[1:], strict=False)
+    ]
     for order in (range(len(links)), reversed(range(len(links)))):  # along a chain, both ways
         for place in order:
             if links[place] and (chosen[place] or chosen[place + 1]):
                 chosen[place] = chosen[place + 1] = True
     full = [token["number"] for token, known in zip(tokens, marked, strict=True) if known]
-    return [_number(clock, text, token) for token, wanted in zip(tokens, chosen, strict=True)
-            # "10:09, 10:09:36"
-            if wanted and not any(time.startswith(f"{token['number']}:") for time in full)]
+    return [
+        _number(clock, text, token)
+        for token, wanted in zip(tokens, chosen, strict=True)
+        # "10:09, 10:09:36"
+        if wanted and not any(time.startswith(f"{token['number']}:") for time in full)
+    ]
 
 
 def _number(clock: bool, text: str, token: re.Match) -> Mention:
@@ -190,8 +215,10 @@ def _linked(clock: bool, text: str, first: re.Match, second: re.Match, only: boo
 
 def _denied(text: str, start: int, end: int) -> bool:
     """Whether a text denies what stands from `start` to `end`, in that clause."""
-    begin = max([match.end() for match in _CLAUSE_END.finditer(text, 0, start)]
-                + [text.rfind(": ", 0, start) + 1])
+    begin = max(
+        [match.end() for match in _CLAUSE_END.finditer(text, 0, start)]
+        + [text.rfind(": ", 0, start) + 1]
+    )
     return bool(_DENIED_BEFORE.search(text[begin:start]) or _DENIED_AFTER.match(text, end))
 
 
@@ -207,12 +234,17 @@ def nearest_thing(text: str, corner: Mention, things: Mapping[str, tuple[str, st
     clause, offset = text[begin : stop.start() if stop else len(text)], begin
     named = [f"(?P<{name}>{words})" for name, (words, _) in things.items()]
     bare = [f"(?P<bare_{name}>{words})" for name, (_, words) in things.items() if words]
-    found = [(match, match.lastgroup.removeprefix("bare_"), match.lastgroup.startswith("bare_"))
-             for match in re.finditer("|".join(named + bare), clause)]
+    found = [
+        (match, match.lastgroup.removeprefix("bare_"), match.lastgroup.startswith("bare_"))
+        for match in re.finditer("|".join(named + bare), clause)
+    ]
     corners = list(_CORNER.finditer(clause))
     if len(corners) == 1:  # "the battery has its icon top left"
-        found = [(match, name, bare) for match, name, bare in found
-                 if not (bare and any(other != name for _, other, _ in found))]
+        found = [
+            (match, name, bare)
+            for match, name, bare in found
+            if not (bare and any(other != name for _, other, _ in found))
+        ]
     if not found:
         return None
     # "top left the icon, ..." names corners first

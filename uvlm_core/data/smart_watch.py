@@ -48,21 +48,32 @@ class Watch:
     colour: tuple[int, int, int]  # RGB of the face, 0..255
 
     def __post_init__(self):
-        for name, high in (("hour", max(HOURS) - 1), ("minute", 59), ("second", 59),
-                           ("battery", 100)):
+        for name, high in (
+            ("hour", max(HOURS) - 1),
+            ("minute", 59),
+            ("second", 59),
+            ("battery", 100),
+        ):
             value = getattr(self, name)
             if not (isinstance(value, int) and 0 <= value <= high):
                 raise ValueError(f"{name} {value!r} is not an integer from 0 to {high}.")
-        for name, allowed in (("weather", WEATHERS), ("weather_corner", CORNERS),
-                              ("battery_corner", CORNERS)):
+        for name, allowed in (
+            ("weather", WEATHERS),
+            ("weather_corner", CORNERS),
+            ("battery_corner", CORNERS),
+        ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r} is not one of "
-                                 f"{', '.join(allowed)}.")
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}."
+                )
         if self.weather_corner == self.battery_corner:
-            raise ValueError(f"weather_corner and battery_corner are both {self.weather_corner!r}; "
-                             f"they must differ.")
-        if len(self.colour) != 3 or not all(isinstance(c, int) and 0 <= c <= 255
-                                            for c in self.colour):
+            raise ValueError(
+                f"weather_corner and battery_corner are both {self.weather_corner!r}; "
+                f"they must differ."
+            )
+        if len(self.colour) != 3 or not all(
+            isinstance(c, int) and 0 <= c <= 255 for c in self.colour
+        ):
             raise ValueError(f"colour {self.colour!r} is not three integers from 0 to 255.")
 
     @property
@@ -75,9 +86,15 @@ class Watch:
         """The attribute tuple that is asked about: everything but the colour. What looks the same
         is the same.
         """
-        return (self.hour % 12, self.minute, self.second, self.weather, self.battery,
-                self.weather_corner,
-                self.battery_corner)
+        return (
+            self.hour % 12,
+            self.minute,
+            self.second,
+            self.weather,
+            self.battery,
+            self.weather_corner,
+            self.battery_corner,
+        )
 
 
 def contrast_with_white(colour: tuple[int, int, int]) -> float:
@@ -112,16 +129,22 @@ def sample_watch(seed: int, index: int, split: str = "train", hours: int = 12) -
         while contrast_with_white(colour) < MINIMUM_CONTRAST:
             colour = tuple(int(c) for c in rng.integers(0, 256, 3))
         watch = Watch(
-            hour=int(rng.integers(hours)), minute=int(rng.integers(60)),
+            hour=int(rng.integers(hours)),
+            minute=int(rng.integers(60)),
             second=int(rng.integers(60)),
-            weather=WEATHERS[rng.integers(3)], battery=int(rng.integers(101)),
-            weather_corner=CORNERS[corners[0]], battery_corner=CORNERS[corners[1]], colour=colour)
+            weather=WEATHERS[rng.integers(3)],
+            battery=int(rng.integers(101)),
+            weather_corner=CORNERS[corners[0]],
+            battery_corner=CORNERS[corners[1]],
+            colour=colour,
+        )
         if split_of(watch) == split:
             return watch
 
 
-def sample_watches(seed: int, count: int, split: str = "train", start: int = 0,
-                   hours: int = 12) -> list[Watch]:
+def sample_watches(
+    seed: int, count: int, split: str = "train", start: int = 0, hours: int = 12
+) -> list[Watch]:
     """Watches `start` .. `start + count - 1` of one stream."""
     return [sample_watch(seed, index, split, hours) for index in range(start, start + count)]
 
@@ -140,17 +163,24 @@ def render(watch: Watch, size: int = 64) -> Image.Image:
     draw = ImageDraw.Draw(image)
     unit = side / 224  # one pixel of the paper's image
     centre, radius = side / 2, 0.4 * side
-    draw.ellipse((centre - radius, centre - radius, centre + radius, centre + radius),
-                 fill=watch.colour)
+    draw.ellipse(
+        (centre - radius, centre - radius, centre + radius, centre + radius), fill=watch.colour
+    )
 
     turns = ((watch.hour + watch.minute / 60) / 12, watch.minute / 60, watch.second / 60)
-    for turn, length, width, least in zip(turns, (0.5, 0.7, 0.9), (6, 4, 2), (2.5, 1.75, 1.0),
-                                          strict=True):
+    for turn, length, width, least in zip(
+        turns, (0.5, 0.7, 0.9), (6, 4, 2), (2.5, 1.75, 1.0), strict=True
+    ):
         angle = 2 * math.pi * turn
-        tip = (centre + length * radius * math.sin(angle),
-               centre - length * radius * math.cos(angle))
-        draw.line((centre, centre, *tip), fill="white", width=round(max(width * unit,
-                                                                        least * SUPERSAMPLE)))
+        tip = (
+            centre + length * radius * math.sin(angle),
+            centre - length * radius * math.cos(angle),
+        )
+        draw.line(
+            (centre, centre, *tip),
+            fill="white",
+            width=round(max(width * unit, least * SUPERSAMPLE)),
+        )
 
     margin = 6 * unit
     icon = _weather_icon(watch.weather, round(30 * unit))
@@ -165,10 +195,9 @@ def render_batch(watches: list[Watch], size: int = 64) -> np.ndarray:
     return np.stack([np.asarray(render(watch, size)) for watch in watches])
 
 
-def _corner_box(corner: str, side: int, margin: float, width: float, height: float) -> tuple[int,
-                                                                                             int,
-                                                                                             int,
-                                                                                             int]:
+def _corner_box(
+    corner: str, side: int, margin: float, width: float, height: float
+) -> tuple[int, int, int, int]:
     """The box of `width` x `height` that sits in `corner` of a square of `side`, `margin` away from
     its edges.
     """
@@ -189,25 +218,38 @@ def _weather_icon(weather: str, side: int) -> Image.Image:
         for ray in range(8):
             angle = math.pi * ray / 4
             tip = (side * (0.5 + 0.48 * math.sin(angle)), side * (0.5 - 0.48 * math.cos(angle)))
-            draw.line((side / 2, side / 2, *tip), fill=(250, 150, 0),
-                      width=max(1, round(side * 0.09)))
+            draw.line(
+                (side / 2, side / 2, *tip), fill=(250, 150, 0), width=max(1, round(side * 0.09))
+            )
         ellipse(0.24, 0.24, 0.76, 0.76, (255, 195, 0))
         return icon
     grey = (150, 160, 175) if weather == "cloudy" else (95, 105, 125)
     lift = 0.16 if weather == "cloudy" else 0.0
-    for x0, y0, x1, y1 in ((0.02, 0.28, 0.46, 0.66), (0.24, 0.06, 0.74, 0.60),
-                           (0.54, 0.24, 0.98, 0.66)):
+    for x0, y0, x1, y1 in (
+        (0.02, 0.28, 0.46, 0.66),
+        (0.24, 0.06, 0.74, 0.60),
+        (0.54, 0.24, 0.98, 0.66),
+    ):
         ellipse(x0, y0 + lift, x1, y1 + lift, grey)
     draw.rectangle((0.2 * side, (0.42 + lift) * side, 0.8 * side, (0.66 + lift) * side), fill=grey)
     if weather == "raining":
         for x in (0.24, 0.50, 0.76):
-            draw.line((x * side, 0.72 * side, (x - 0.10) * side, 0.97 * side), fill=(20, 90, 230),
-                      width=max(1, round(side * 0.10)))
+            draw.line(
+                (x * side, 0.72 * side, (x - 0.10) * side, 0.97 * side),
+                fill=(20, 90, 230),
+                width=max(1, round(side * 0.10)),
+            )
     return icon
 
 
-def _draw_battery(draw: ImageDraw.ImageDraw, watch: Watch, side: int, unit: float, margin: float,
-                  with_number: bool) -> None:
+def _draw_battery(
+    draw: ImageDraw.ImageDraw,
+    watch: Watch,
+    side: int,
+    unit: float,
+    margin: float,
+    with_number: bool,
+) -> None:
     """Outline, green fill in proportion to the level and, on large images, the number beside it."""
     body, height = (25 * unit, 10 * unit) if with_number else (46 * unit, 17 * unit)
     text, font = f"{watch.battery}%", None
@@ -223,9 +265,20 @@ def _draw_battery(draw: ImageDraw.ImageDraw, watch: Watch, side: int, unit: floa
     inner = outline[2] - outline[0] + 1 - 2 * line
     filled = round(inner * watch.battery / 100)
     if filled:
-        draw.rectangle((outline[0] + line, outline[1] + line, outline[0] + line + filled - 1,
-                        outline[3] - line),
-                       fill=(0, 170, 60))
+        draw.rectangle(
+            (
+                outline[0] + line,
+                outline[1] + line,
+                outline[0] + line + filled - 1,
+                outline[3] - line,
+            ),
+            fill=(0, 170, 60),
+        )
     if with_number:
-        draw.text((outline[2] + 3 * unit, (box[1] + box[3]) / 2), text, fill="black", font=font,
-                  anchor="lm")
+        draw.text(
+            (outline[2] + 3 * unit, (box[1] + box[3]) / 2),
+            text,
+            fill="black",
+            font=font,
+            anchor="lm",
+        )

@@ -22,8 +22,10 @@ PACKAGE = "tuxpaint-stamps-default"
 # in the package, and below the root where it is installed
 STAMPS_FOLDER = PurePosixPath("usr/share/tuxpaint/stamps")
 LICENCE = PurePosixPath(f"usr/share/doc/{PACKAGE}/copyright")
-BY_HAND = (f"download the .deb from https://packages.debian.org/stable/{PACKAGE} (161 MB) and run "
-           "`make stamps DEB=/path/to/it`")
+BY_HAND = (
+    f"download the .deb from https://packages.debian.org/stable/{PACKAGE} (161 MB) and run "
+    "`make stamps DEB=/path/to/it`"
+)
 
 
 def fetch_stamps(deb: str | Path | None = None, root: str | Path = "/") -> Path:
@@ -48,7 +50,9 @@ def fetch_stamps(deb: str | Path | None = None, root: str | Path = "/") -> Path:
             read_pictures(made, made, quiet=True)  # all captions can be read
             os.rename(made, target)
     except OSError as error:
-        raise ValueError(f"The stamps cannot be written to {target}: {error.strerror or error}.") from error
+        raise ValueError(
+            f"The stamps cannot be written to {target}: {error.strerror or error}."
+        ) from error
     return target
 
 
@@ -63,8 +67,9 @@ def _copy(files: Iterable[tuple[PurePosixPath, bytes]], folder: Path) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
     if licence is None or not folder.is_dir():
-        raise ValueError(f"There is not both a licence and a stamp; the package {PACKAGE} has them "
-                         f"({BY_HAND}).")
+        raise ValueError(
+            f"There is not both a licence and a stamp; the package {PACKAGE} has them ({BY_HAND})."
+        )
     (folder / "copyright").write_bytes(licence)
 
 
@@ -108,13 +113,16 @@ def _download(folder: Path) -> Path:
     """The package file, by apt."""
     if not shutil.which("apt-get"):
         raise ValueError(f"There is no apt-get here to fetch the stamps with; {BY_HAND}.")
-    done = subprocess.run(["apt-get", "download", PACKAGE], cwd=folder, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        ["apt-get", "download", PACKAGE], cwd=folder, capture_output=True, text=True
+    )
     found = list(folder.glob(f"{PACKAGE}_*.deb"))
     if done.returncode or not found:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise ValueError(f"apt-get could not download {PACKAGE} ({said}); run `apt-get update` "
-                         f"first, or {BY_HAND}.")
+        raise ValueError(
+            f"apt-get could not download {PACKAGE} ({said}); run `apt-get update` "
+            f"first, or {BY_HAND}."
+        )
     return found[0]
 
 

@@ -59,15 +59,19 @@ class Processor:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens_in: int, tokens_out: int):
         if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-            raise ValueError(f"The tokenizer has the tokens {tokenizer.bos_token!r} and "
-                             f"{tokenizer.eos_token!r} for the begin and the end of a text; it "
-                             f"needs both.")
+            raise ValueError(
+                f"The tokenizer has the tokens {tokenizer.bos_token!r} and "
+                f"{tokenizer.eos_token!r} for the begin and the end of a text; it "
+                f"needs both."
+            )
         # a language model's own tokenizer knows nothing of images, and may pad with a token that
         # means something
         tokenizer.add_special_tokens({"additional_special_tokens": list(NEW_TOKENS)})
         self.tokenizer, self.tokens_in, self.tokens_out = tokenizer, tokens_in, tokens_out
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self.pad, self.image_in, self.generate, self.image_out = tokenizer.convert_tokens_to_ids(list(NEW_TOKENS))
+        self.pad, self.image_in, self.generate, self.image_out = tokenizer.convert_tokens_to_ids(
+            list(NEW_TOKENS)
+        )
         self.control = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
     @classmethod
@@ -83,8 +87,10 @@ class Processor:
         with refusing(name, what):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-            raise ValueError(f"{name!r} has no vocabulary, only special tokens; a tokenizer's "
-                             "files are tokenizer.json or those of its kind.")
+            raise ValueError(
+                f"{name!r} has no vocabulary, only special tokens; a tokenizer's "
+                "files are tokenizer.json or those of its kind."
+            )
         return cls(tokenizer, tokens_in, tokens_out)
 
     @cached_property
@@ -100,8 +106,10 @@ class Processor:
             encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
             self._seen[text] = encoded["input_ids"]
             if self.control.intersection(self._seen[text]):
-                raise ValueError(f"The tokenizer makes a control token of the text {text!r}; name "
-                                 "one whose control tokens no text can spell.")
+                raise ValueError(
+                    f"The tokenizer makes a control token of the text {text!r}; name "
+                    "one whose control tokens no text can spell."
+                )
         return self._seen[text]
 
     def human_ids(self, human: str) -> list[int]:
@@ -110,8 +118,11 @@ class Processor:
         before, tag, after = human.partition(IMAGE)
         if not tag:
             return self.ids_of(USER + human + ASSISTANT)
-        return (self.ids_of(USER + before) + [self.image_in] * self.tokens_in
-                + self.ids_of(after.strip() + ASSISTANT))
+        return (
+            self.ids_of(USER + before)
+            + [self.image_in] * self.tokens_in
+            + self.ids_of(after.strip() + ASSISTANT)
+        )
 
     def answer_ids(self, answer: str) -> list[int]:
         """Ids of an assistant turn in words, its end included; `text` gives the answer back."""
@@ -133,17 +144,25 @@ class Processor:
             answer = self.image_ids() if generates else self.answer_ids(turn.gpt)
             ids += human + answer
             # the loss on image slots is the image loss, not the text loss
-            labels += [IGNORED] * len(human) + [IGNORED if token == self.image_out else token
-                                                for token in answer]
+            labels += [IGNORED] * len(human) + [
+                IGNORED if token == self.image_out else token for token in answer
+            ]
         if self.context is not None and len(ids) > self.context:
             which = conversation.source or f"A row of the task {conversation.task!r}"
-            raise ValueError(f"{which}: the row has {len(ids)} tokens "
-                             f"({short(conversation.turns[0].gpt)}), and the language model reads "
-                             f"at most {self.context}; shorten it or leave it out.")
+            raise ValueError(
+                f"{which}: the row has {len(ids)} tokens "
+                f"({short(conversation.turns[0].gpt)}), and the language model reads "
+                f"at most {self.context}; shorten it or leave it out."
+            )
         image = conversation.image if image is None else image
         about = tuple(name for turn in conversation.turns for name in turn.attributes)
-        return Row(np.array(ids), np.array(labels), -1 if generates else image,
-                   image if generates else -1, about)
+        return Row(
+            np.array(ids),
+            np.array(labels),
+            -1 if generates else image,
+            image if generates else -1,
+            about,
+        )
 
     def check(self, conversations: Sequence[Conversation]) -> None:
         """Refuse conversations that the language model cannot read, before anything is trained."""
@@ -163,14 +182,20 @@ class Processor:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer's ids, control tokens left out; the inverse of `answer_ids`."""
-        said = self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True,
-                                     clean_up_tokenization_spaces=False)
+        said = self.tokenizer.decode(
+            [int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return said.removeprefix(" ")  # the one that `answer_ids` puts before an answer
 
 
-def collate(rows: Sequence[Row], images_in: np.ndarray | None, images_out: np.ndarray | None,
-            pad: int,
-            fill: float = 0.95, least: int = 5) -> list[dict[str, torch.Tensor]]:
+def collate(
+    rows: Sequence[Row],
+    images_in: np.ndarray | None,
+    images_out: np.ndarray | None,
+    pad: int,
+    fill: float = 0.95,
+    least: int = 5,
+) -> list[dict[str, torch.Tensor]]:
     """Lay rows side by side as buckets, each padded at the right to its own longest row.
 
     A row joins the bucket while it is at least `fill` as long as the bucket's longest (or the
@@ -202,10 +227,10 @@ def _bucket(rows: list[Row], images_in, images_out, pad: int) -> dict[str, torch
         labels[position, : len(row.ids)] = row.labels
     # (rows, tokens)
     bucket = {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
-    for name, table, wanted in (("images_in", images_in,
-                                 [row.image_in for row in rows if row.image_in >= 0]),
-                                ("images_out", images_out,
-                                 [row.image_out for row in rows if row.image_out >= 0])):
+    for name, table, wanted in (
+        ("images_in", images_in, [row.image_in for row in rows if row.image_in >= 0]),
+        ("images_out", images_out, [row.image_out for row in rows if row.image_out >= 0]),
+    ):
         if wanted:
             bucket[name] = image_rows(table, wanted)
     return bucket
@@ -224,19 +249,34 @@ def padding_share(buckets: Sequence[dict[str, torch.Tensor]], pad: int) -> float
     return float(sum((i == pad).sum() for i in ids) / sum(i.numel() for i in ids))
 
 
-def train_tokenizer(texts: Sequence[str], folder: str | Path,
-                    size: int = 1024) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Sequence[str], folder: str | Path, size: int = 1024
+) -> PreTrainedTokenizerFast:
     """Train the laptop profile's tokenizer: byte-level BPE, lossless on any text, each digit a
     token of its own."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=size, special_tokens=list(SPECIAL_TOKENS), show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS,
-                                      eos_token=EOS,
-                                      additional_special_tokens=[IMAGE_IN, GENERATE, IMAGE_OUT])
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=list(SPECIAL_TOKENS),
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        additional_special_tokens=[IMAGE_IN, GENERATE, IMAGE_OUT],
+    )
     wrapped.save_pretrained(folder)
     return wrapped

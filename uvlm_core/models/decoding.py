@@ -37,8 +37,11 @@ class RoomyLayer(DynamicLayer):
         """Append (rows, heads, tokens, head width) each; returns all keys and values so far."""
         start, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
         if start == 0 or end > self.room[0].shape[-2]:
-            held = (self.keys, self.values) if start else (key_states[..., :0, :],
-                                                           value_states[..., :0, :])
+            held = (
+                (self.keys, self.values)
+                if start
+                else (key_states[..., :0, :], value_states[..., :0, :])
+            )
             self.room = [F.pad(old, (0, 0, 0, end + self.ROOM - start)) for old in held]
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
         for room, new in zip(self.room, (key_states, value_states), strict=True):
@@ -76,29 +79,39 @@ class Continuation:
         positions = (self.valid.cumsum(1) - 1).clamp(min=0)  # (rows, positions so far)
         if self.cache is None:
             self.embeds = embeds if self.embeds is None else torch.cat([self.embeds, embeds], 1)
-            hidden = self.model.hidden_states(self.embeds, attention_mask=self.valid,
-                                              position_ids=positions,
-                                              use_cache=False)[:, -embeds.shape[1] :]
+            hidden = self.model.hidden_states(
+                self.embeds, attention_mask=self.valid, position_ids=positions, use_cache=False
+            )[:, -embeds.shape[1] :]
         else:
-            hidden = self.model.hidden_states(embeds, attention_mask=self.valid, use_cache=True,
-                                              position_ids=positions[:, -embeds.shape[1] :],
-                                              past_key_values=self.cache)
+            hidden = self.model.hidden_states(
+                embeds,
+                attention_mask=self.valid,
+                use_cache=True,
+                position_ids=positions[:, -embeds.shape[1] :],
+                past_key_values=self.cache,
+            )
         if whole:
             return hidden
         order = torch.arange(1, valid.shape[1] + 1, device=valid.device)
         last = (valid * order).argmax(1)  # (rows,) the last real token
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
-
     def _check_length(self) -> None:
         most = getattr(self.model.config.text_config, "max_position_embeddings", None)
-        if most is not None and self.valid.shape[1] > most and (longest := int(self.valid.sum(1).max())) > most:
-            raise ValueError(f"A conversation of {longest} tokens was asked, and the language "
-                             f"model reads at most {most}; shorten it.")
+        if (
+            most is not None
+            and self.valid.shape[1] > most
+            and (longest := int(self.valid.sum(1).max())) > most
+        ):
+            raise ValueError(
+                f"A conversation of {longest} tokens was asked, and the language "
+                f"model reads at most {most}; shorten it."
+            )
 
 
-def _segment(pieces: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor,
-                                                                                       torch.Tensor]:
+def _segment(
+    pieces: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids of different lengths -> ids (rows, tokens) padded at the right, and which of them
     are real."""
     length = max(len(piece) for piece in pieces)
@@ -117,10 +130,19 @@ def _check(temperature: float, batch_size: int) -> None:
 
 
 @torch.inference_mode()
-def answer(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conversation],
-           images_in: np.ndarray, *,
-           limit: int = 16, temperature: float = 0.0, seed: int = 0, batch_size: int = ROWS_A_CALL,
-           cached: bool = True, only: Sequence[str] | None = None) -> list[list[str]]:
+def answer(
+    model: UnifiedVLM,
+    processor: Processor,
+    conversations: Sequence[Conversation],
+    images_in: np.ndarray,
+    *,
+    limit: int = 16,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = ROWS_A_CALL,
+    cached: bool = True,
+    only: Sequence[str] | None = None,
+) -> list[list[str]]:
     """Answer every human turn of understanding conversations, each in the context of the model's
     own earlier answers.
 
@@ -134,11 +156,15 @@ def answer(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conv
     """
     _check(temperature, batch_size)
     model.eval()
-    paths = None if only is None else _paths([processor.answer_ids(text) for text in only],
-                                             processor.eos)
+    paths = (
+        None
+        if only is None
+        else _paths([processor.answer_ids(text) for text in only], processor.eos)
+    )
     turns = max(len(conversation.turns) for conversation in conversations)
-    draws = torch.rand(len(conversations), turns, limit,
-                       generator=torch.Generator().manual_seed(seed)).to(model.device)
+    draws = torch.rand(
+        len(conversations), turns, limit, generator=torch.Generator().manual_seed(seed)
+    ).to(model.device)
     answers: list[list[str]] = [[] for _ in conversations]
     # like lengths side by side
     order = sorted(range(len(conversations)), key=lambda i: len(conversations[i].turns))
@@ -151,13 +177,23 @@ def answer(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conv
         pending: list[list[int]] = [[processor.bos] for _ in rows]
         for turn in range(max(len(row.turns) for row in rows)):
             asked = torch.tensor([turn < len(row.turns) for row in rows], device=model.device)
-            pieces = [ids + (processor.human_ids(row.turns[turn].human) if live else [])
-                      for ids, row, live in zip(pending, rows, asked.tolist(), strict=True)]
+            pieces = [
+                ids + (processor.human_ids(row.turns[turn].human) if live else [])
+                for ids, row, live in zip(pending, rows, asked.tolist(), strict=True)
+            ]
             ids, valid = _segment(pieces, processor.pad, model.device)
             hidden = continuation.read(model.embed(ids, images if turn == 0 else None), valid)
-            new, pending = _answer_turn(model, processor, continuation, hidden, asked, limit,
-                                        temperature,
-                                        draws[batch, turn], paths)
+            new, pending = _answer_turn(
+                model,
+                processor,
+                continuation,
+                hidden,
+                asked,
+                limit,
+                temperature,
+                draws[batch, turn],
+                paths,
+            )
             for i, said, live in zip(batch, new, asked.tolist(), strict=True):
                 if live:
                     answers[i].append(processor.text(said))
@@ -165,9 +201,14 @@ def answer(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conv
 
 
 @torch.inference_mode()
-def log_likelihoods(model: UnifiedVLM, processor: Processor, conversations: Sequence[Conversation],
-                    images_in: np.ndarray, *, batch_size: int = ROWS_A_CALL) -> list[tuple[float,
-                                                                                           bool]]:
+def log_likelihoods(
+    model: UnifiedVLM,
+    processor: Processor,
+    conversations: Sequence[Conversation],
+    images_in: np.ndarray,
+    *,
+    batch_size: int = ROWS_A_CALL,
+) -> list[tuple[float, bool]]:
     """How likely a model finds the answers of understanding conversations of one turn.
 
     Returns: per conversation the sum of the log-probabilities of its answer's tokens, the end not
@@ -180,9 +221,11 @@ def log_likelihoods(model: UnifiedVLM, processor: Processor, conversations: Sequ
         rows = conversations[start : start + batch_size]
         asked = [[processor.bos] + processor.human_ids(row.turns[0].human) for row in rows]
         told = [processor.answer_ids(row.turns[0].gpt)[:-1] for row in rows]
-        ids, valid = _segment([before + after for before, after in zip(asked, told, strict=True)],
-                              processor.pad,
-                              model.device)
+        ids, valid = _segment(
+            [before + after for before, after in zip(asked, told, strict=True)],
+            processor.pad,
+            model.device,
+        )
         images = image_rows(images_in, [row.image for row in rows]).to(model.device)
         hidden = Continuation(model, cached=False).read(model.embed(ids, images), valid, whole=True)
         for row, before, after in zip(hidden, asked, told, strict=True):
@@ -230,9 +273,10 @@ def _answer_turn(model, processor, continuation, hidden, live, limit, temperatur
         hidden = continuation.read(model.embed(chosen[:, None]), live[:, None])
     # the model has read no answer's end yet, nor the last token of an answer that was cut at the
     # limit
-    return said, [([ids[-1]] if cut else []) + [processor.eos] for ids, cut in zip(said,
-                                                                                   live.tolist(),
-                                                                                   strict=True)]
+    return said, [
+        ([ids[-1]] if cut else []) + [processor.eos]
+        for ids, cut in zip(said, live.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -246,9 +290,16 @@ class GeneratedImages:
 
 
 @torch.inference_mode()
-def generate_images(model: UnifiedVLM, processor: Processor, requests: Sequence[Conversation], *,
-                    temperature: float = 0.0, seed: int = 0, batch_size: int = ROWS_A_CALL,
-                    cached: bool = True) -> GeneratedImages:
+def generate_images(
+    model: UnifiedVLM,
+    processor: Processor,
+    requests: Sequence[Conversation],
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = ROWS_A_CALL,
+    cached: bool = True,
+) -> GeneratedImages:
     """Generate one image per request (conversations of the task "generation").
 
     Temperature applies to codes; features are regressed and have none.
@@ -256,7 +307,9 @@ def generate_images(model: UnifiedVLM, processor: Processor, requests: Sequence[
     _check(temperature, batch_size)
     model.eval()
     space = model.config.generation_space
-    draws = torch.rand(len(requests), space["tokens"], generator=torch.Generator().manual_seed(seed)).to(model.device)
+    draws = torch.rand(
+        len(requests), space["tokens"], generator=torch.Generator().manual_seed(seed)
+    ).to(model.device)
     images, triggered = [], []
     for start in range(0, len(requests), batch_size):
         rows = requests[start : start + batch_size]
@@ -266,8 +319,9 @@ def generate_images(model: UnifiedVLM, processor: Processor, requests: Sequence[
         hidden = continuation.read(model.embed(ids), valid)
         triggered.append(model.language_model.lm_head(hidden).argmax(-1) == processor.generate)
         one = torch.ones(len(rows), 1, dtype=torch.bool, device=model.device)
-        hidden = continuation.read(model.embed(torch.full_like(one, processor.generate,
-                                                               dtype=torch.long)), one)
+        hidden = continuation.read(
+            model.embed(torch.full_like(one, processor.generate, dtype=torch.long)), one
+        )
         tokens = []
         for step in range(space["tokens"]):
             predicted = model.predict(hidden)  # (rows, codes) or (rows, width)
@@ -281,9 +335,13 @@ def generate_images(model: UnifiedVLM, processor: Processor, requests: Sequence[
 
 
 @torch.inference_mode()
-def predict_features(model: UnifiedVLM, processor: Processor, requests: Sequence[Conversation],
-                     images_out: np.ndarray,
-                     batch_size: int = ROWS_A_CALL) -> np.ndarray:
+def predict_features(
+    model: UnifiedVLM,
+    processor: Processor,
+    requests: Sequence[Conversation],
+    images_out: np.ndarray,
+    batch_size: int = ROWS_A_CALL,
+) -> np.ndarray:
     """What a model with SigLIP output predicts for every token of the true images that it reads the
     true ones before.
 
@@ -295,16 +353,20 @@ def predict_features(model: UnifiedVLM, processor: Processor, requests: Sequence
     predicted = []
     for start in range(0, len(requests), batch_size):
         rows = requests[start : start + batch_size]
-        images = torch.from_numpy(np.asarray(images_out[start : start + len(rows)],
-                                             np.float32)).to(model.device)
-        prompts = [[processor.bos] + processor.human_ids(row.turns[0].human) + [processor.generate]
-                   for row in rows]
+        images = torch.from_numpy(np.asarray(images_out[start : start + len(rows)], np.float32)).to(
+            model.device
+        )
+        prompts = [
+            [processor.bos] + processor.human_ids(row.turns[0].human) + [processor.generate]
+            for row in rows
+        ]
         continuation = Continuation(model)
         ids, valid = _segment(prompts, processor.pad, model.device)
         first = continuation.read(model.embed(ids), valid)  # (rows, LM width)
         embeds = model.embed_generation(images[:, :-1])  # (rows, tokens - 1, LM width)
-        hidden = continuation.read(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool,
-                                                      device=model.device), True)
+        hidden = continuation.read(
+            embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=model.device), True
+        )
         # (rows, tokens, width)
         predicted.append(model.predict(torch.cat([first[:, None], hidden], 1)))
     return torch.cat(predicted).cpu().numpy()

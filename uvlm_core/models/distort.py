@@ -35,8 +35,9 @@ class Distort(nn.Module):
             return
         if family == "permutation":
             if not codes:
-                raise ValueError("distortion 'permutation' needs a space of codes; SigLIP features "
-                                 "have none.")
+                raise ValueError(
+                    "distortion 'permutation' needs a space of codes; SigLIP features have none."
+                )
             self.register_buffer("places", torch.zeros(codes, dtype=torch.long))
         elif family == "residual":
             self.register_buffer("inner", torch.zeros(BLOCKS, width, 4 * width))
@@ -49,9 +50,11 @@ class Distort(nn.Module):
             if family == "width":
                 self.width = round(width * distortion.dose)
                 if self.width != width * distortion.dose:
-                    raise ValueError(f"distortion dose {distortion.dose!r} of 'width' makes "
-                                     f"{width} coordinates {width * distortion.dose:g}, which is "
-                                     f"no whole number from 1 up.")
+                    raise ValueError(
+                        f"distortion dose {distortion.dose!r} of 'width' makes "
+                        f"{width} coordinates {width * distortion.dose:g}, which is "
+                        f"no whole number from 1 up."
+                    )
             self.register_buffer("matrix", torch.zeros(width, self.width))
             self.register_buffer("offset", torch.zeros(self.width))
 
@@ -64,8 +67,9 @@ class Distort(nn.Module):
         if not self.distortion.changes:
             return self
         length = float(tokens.norm(dim=-1).mean())
-        rng = np.random.default_rng([seed, list(FAMILIES).index(family),
-                                     SIDES.index(self.distortion.side)])
+        rng = np.random.default_rng(
+            [seed, list(FAMILIES).index(family), SIDES.index(self.distortion.side)]
+        )
         if family == "permutation":
             self.places.copy_(torch.from_numpy(_permutation(rng, self.codes, dose)))
         elif family == "residual":
@@ -87,7 +91,11 @@ class Distort(nn.Module):
 
     def lookup(self, images: torch.Tensor) -> torch.Tensor:
         """Codes (images, tokens) as they are looked up; anything else comes back as it is."""
-        if self.distortion.family == "permutation" and self.distortion.changes and not images.is_floating_point():
+        if (
+            self.distortion.family == "permutation"
+            and self.distortion.changes
+            and not images.is_floating_point()
+        ):
             return self.places[images]
         return images
 
@@ -124,8 +132,10 @@ class Distort(nn.Module):
         if family == "warp":
             return torch.sinh(dose * self.scale * tokens / self.gain) / (dose * self.scale)
         if self.matrix.shape[1] < self.matrix.shape[0]:
-            raise ValueError(f"A projection from {self.matrix.shape[0]} to {self.matrix.shape[1]} "
-                             "coordinates has no inverse.")
+            raise ValueError(
+                f"A projection from {self.matrix.shape[0]} to {self.matrix.shape[1]} "
+                "coordinates has no inverse."
+            )
         return (tokens - self.offset) @ torch.linalg.pinv(self.matrix)
 
     def _bend(self, tokens: torch.Tensor, inner: torch.Tensor, outer: torch.Tensor) -> torch.Tensor:
@@ -157,12 +167,17 @@ def strength(distort: Distort, tokens: torch.Tensor) -> dict[str, float]:
     displacement, length (after, as a share of that before), and of linear ones angle, condition
     number and shift (in lengths)."""
     length = tokens.norm(dim=-1).mean()
-    found = {"displacement": displacement(distort, tokens),
-             "length": float(distort(tokens).norm(dim=-1).mean() / length)}
+    found = {
+        "displacement": displacement(distort, tokens),
+        "length": float(distort(tokens).norm(dim=-1).mean() / length),
+    }
     if hasattr(distort, "matrix") and distort.width == tokens.shape[-1]:
         matrix = distort.matrix.double().numpy()
-        found |= {"angle": angle(matrix), "condition": condition_number(matrix),
-                  "shift": float(distort.offset.norm() / length)}
+        found |= {
+            "angle": angle(matrix),
+            "condition": condition_number(matrix),
+            "shift": float(distort.offset.norm() / length),
+        }
     return found
 
 
@@ -188,8 +203,9 @@ def partial_rotation(rotation: np.ndarray, part: float) -> np.ndarray:
     return ((vectors * turns) @ vectors.conj().T).real
 
 
-def _affine(rng: np.random.Generator, family: str, dose: float, width: int, out: int,
-            length: float) -> tuple[np.ndarray, np.ndarray]:
+def _affine(
+    rng: np.random.Generator, family: str, dose: float, width: int, out: int, length: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Matrix (width, out) and offset (out,) of a linear family. What is drawn does not depend on
     the dose."""
     matrix, offset = np.eye(width, out), np.zeros(out)

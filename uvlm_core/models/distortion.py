@@ -31,9 +31,16 @@ SIDES = ("understanding", "generation")
 PLACES = ("before", "after")  # the adapter
 # family -> the largest dose; its position is part of its random stream, so new ones go to the end
 FAMILIES = {
-    "rotation": 1.0, "scaling": 3.0, "shift": 10.0, "affine": 1.0, "authors": 1.0, "residual": 0.95,
+    "rotation": 1.0,
+    "scaling": 3.0,
+    "shift": 10.0,
+    "affine": 1.0,
+    "authors": 1.0,
+    "residual": 0.95,
     "warp": 20.0,
-    "permutation": 1.0, "width": 16.0}
+    "permutation": 1.0,
+    "width": 16.0,
+}
 
 
 @dataclass(frozen=True)
@@ -50,16 +57,24 @@ class Distortion:
     def __post_init__(self):
         for name, allowed in (("family", FAMILIES), ("side", SIDES), ("place", PLACES)):
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
-                raise ValueError(f"distortion {name} {getattr(self, name)!r} is not one of "
-                                 f"{', '.join(allowed)}.")
+                raise ValueError(
+                    f"distortion {name} {getattr(self, name)!r} is not one of {', '.join(allowed)}."
+                )
         most = FAMILIES[self.family]
-        if isinstance(self.dose, bool) or not isinstance(self.dose, int
-                                                         | float) or not 0 <= self.dose <= most:
-            raise ValueError(f"distortion dose {self.dose!r} of {self.family!r} is not a number "
-                             f"from 0 to {most:g}.")
+        if (
+            isinstance(self.dose, bool)
+            or not isinstance(self.dose, int | float)
+            or not 0 <= self.dose <= most
+        ):
+            raise ValueError(
+                f"distortion dose {self.dose!r} of {self.family!r} is not a number "
+                f"from 0 to {most:g}."
+            )
         if self.family in ("width", "permutation") and self.place == "after":
-            raise ValueError(f"distortion {self.family!r} has no meaning after the adapter; its "
-                             f"place is 'before'.")
+            raise ValueError(
+                f"distortion {self.family!r} has no meaning after the adapter; its "
+                f"place is 'before'."
+            )
         # 1 and 1.0 are one distortion, also as JSON
         object.__setattr__(self, "dose", float(self.dose))
 

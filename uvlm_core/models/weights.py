@@ -18,9 +18,13 @@ from uvlm_core.files import read_json
 from uvlm_core.places import adapted, fingerprint, refusing, resolve, resolve_network
 
 
-def load_network(kind: type, name: str, what: str, beside: str = "",
-                 dtype: torch.dtype = torch.float32,
-                 ) -> PreTrainedModel:
+def load_network(
+    kind: type,
+    name: str,
+    what: str,
+    beside: str = "",
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
     """Load a network of transformers' by shipped name, local folder or hub id, as transformers
     loads it.
 
@@ -36,22 +40,35 @@ def load_network(kind: type, name: str, what: str, beside: str = "",
         one is a part of.
     """
     if adapted(name) is not None:
-        raise ValueError(f"{name!r} is an adapter of another model, which only a language model "
-                         "may be; merge the two and give the folder of what comes out.")
+        raise ValueError(
+            f"{name!r} is an adapter of another model, which only a language model "
+            "may be; merge the two and give the folder of what comes out."
+        )
     folder = resolve_network(name, what)
     with refusing(name, what):
         network, report = kind.from_pretrained(
-            folder, dtype=dtype, weights_only=True, trust_remote_code=False,
+            folder,
+            dtype=dtype,
+            weights_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
-            ignore_mismatched_sizes=True)  # for they are refused here, by name
+            ignore_mismatched_sizes=True,
+        )  # for they are refused here, by name
     odd = [(key, "missing") for key in sorted(report["missing_keys"])]
-    odd += [(key, f"of the shape {tuple(found)}, not {tuple(wanted)}")
-            for key, found, wanted in sorted(report["mismatched_keys"])]
-    odd += [(key, "unknown") for key in sorted(report["unexpected_keys"])
-            if not (beside and re.match(beside, key))]
+    odd += [
+        (key, f"of the shape {tuple(found)}, not {tuple(wanted)}")
+        for key, found, wanted in sorted(report["mismatched_keys"])
+    ]
+    odd += [
+        (key, "unknown")
+        for key in sorted(report["unexpected_keys"])
+        if not (beside and re.match(beside, key))
+    ]
     if odd:
-        raise ValueError(f"{name!r} does not hold the weights that its configuration asks for: "
-                         f"{odd[0][0]} is {odd[0][1]}.")
+        raise ValueError(
+            f"{name!r} does not hold the weights that its configuration asks for: "
+            f"{odd[0][0]} is {odd[0][1]}."
+        )
     return network
 
 
@@ -64,8 +81,10 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); "
-                         "pickles and truncated files are refused.") from None
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); "
+            "pickles and truncated files are refused."
+        ) from None
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -78,8 +97,10 @@ def load_checkpoint(path: str | Path) -> dict:
         with torch.serialization.safe_globals([argparse.Namespace]):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader and the unpickler raise whatever they like
-        raise ValueError(f"{path} is not a whole file of weights alone ({type(error).__name__}); "
-                         "truncated files and other pickles are refused.") from error
+        raise ValueError(
+            f"{path} is not a whole file of weights alone ({type(error).__name__}); "
+            "truncated files and other pickles are refused."
+        ) from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {type(found).__name__}, not a dictionary of weights.")
     return found
@@ -91,8 +112,9 @@ def load_into(module: torch.nn.Module, folder: str | Path) -> torch.nn.Module:
     return take(module, load_state(Path(folder) / "model.safetensors"), folder)
 
 
-def take(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str
-         | Path) -> torch.nn.Module:
+def take(
+    module: torch.nn.Module, state: dict[str, torch.Tensor], source: str | Path
+) -> torch.nn.Module:
     """Give `module` the weights of `state`, which came from `source`, and freeze it; the same
     refusal."""
     own = module.state_dict()
@@ -100,8 +122,10 @@ def take(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str
         if name not in state or name not in own or own[name].shape != state[name].shape:
             found = tuple(state[name].shape) if name in state else "nothing"
             wanted = tuple(own[name].shape) if name in own else "nothing"
-            raise ValueError(f"{source} holds the weights of another model: for {name} it has "
-                             f"{found}, but {type(module).__name__} has {wanted}.")
+            raise ValueError(
+                f"{source} holds the weights of another model: for {name} it has "
+                f"{found}, but {type(module).__name__} has {wanted}."
+            )
     module.load_state_dict(state)
     return module.eval().requires_grad_(False)
 
@@ -111,8 +135,10 @@ def companion_config(name: str, encoder: str) -> dict:
     is refused."""
     config = folder_config(name)
     if config.pop("of", None) != fingerprint(encoder):
-        raise ValueError(f"{name!r} was not trained on the features of {encoder!r}; "
-                         "train one for it, or name none (an empty text).")
+        raise ValueError(
+            f"{name!r} was not trained on the features of {encoder!r}; "
+            "train one for it, or name none (an empty text)."
+        )
     return config
 
 
@@ -124,5 +150,3 @@ def folder_config(name: str) -> dict:
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not the configuration of a network.")
     return config
-
-

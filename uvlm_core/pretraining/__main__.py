@@ -13,11 +13,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Train the networks named on the command line; missing stamps and a training that diverges are
     one sentence and exit code 2."""
     # in order of need
-    networks = {"tokenizer": text.build_tokenizer, "language_model": text.build_language_model,
-                "vq": vq.train_vq, "reader": vq.train_reader, "siglip": siglip.train_siglip,
-                "siglip_decoder": siglip.train_decoder, "siglip_reader": siglip.train_feature_reader,
-                "stamps_vq": stamps.train_stamps_vq, "stamps_siglip": stamps.train_stamps_siglip,
-                "stamps_siglip_decoder": stamps.train_stamps_decoder}
+    networks = {
+        "tokenizer": text.build_tokenizer,
+        "language_model": text.build_language_model,
+        "vq": vq.train_vq,
+        "reader": vq.train_reader,
+        "siglip": siglip.train_siglip,
+        "siglip_decoder": siglip.train_decoder,
+        "siglip_reader": siglip.train_feature_reader,
+        "stamps_vq": stamps.train_stamps_vq,
+        "stamps_siglip": stamps.train_stamps_siglip,
+        "stamps_siglip_decoder": stamps.train_stamps_decoder,
+    }
     parser = argparse.ArgumentParser(description="Train the shipped frozen networks again.")
     parser.add_argument("network", choices=[*networks, "all"])
     parser.add_argument("--threads", type=int, default=1)
@@ -26,13 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = list(networks) if options.network == "all" else [options.network]
     if not (cache_folder() / "stamps").is_dir():
         if options.network.startswith("stamps_"):
-            print(f"{options.network} is trained on Tux Paint's stamps, which are not in the cache "
-                  f"{cache_folder()}; run `make stamps` first.", file=sys.stderr)
+            print(
+                f"{options.network} is trained on Tux Paint's stamps, which are not in the cache "
+                f"{cache_folder()}; run `make stamps` first.",
+                file=sys.stderr,
+            )
             return 2
         without = [name for name in wanted if name.startswith("stamps_")]
         if without:
-            print(f"Left out, because the stamps are not there (`make stamps` brings them): "
-                  f"{', '.join(without)}.")
+            print(
+                f"Left out, because the stamps are not there (`make stamps` brings them): "
+                f"{', '.join(without)}."
+            )
         wanted = [name for name in wanted if name not in without]
     try:
         for name in wanted:

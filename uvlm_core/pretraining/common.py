@@ -41,9 +41,15 @@ PROBE_WATCHES = 8_000  # watches a probe learns from
 PROBE_STEPS = 2_500
 
 
-def train(name: str | None, task: nn.Module, batch_of: Callable[[np.random.Generator], tuple],
-          steps: int, rate: float,
-          muon: Sequence[nn.Parameter] = (), seed: int = SEED) -> float:
+def train(
+    name: str | None,
+    task: nn.Module,
+    batch_of: Callable[[np.random.Generator], tuple],
+    steps: int,
+    rate: float,
+    muon: Sequence[nn.Parameter] = (),
+    seed: int = SEED,
+) -> float:
     """Train `task` (its forward gives the loss) with AdamW (`muon` with Muon), warm-up and cosine
     decay to zero.
 
@@ -57,18 +63,33 @@ def train(name: str | None, task: nn.Module, batch_of: Callable[[np.random.Gener
     checkpoint = cache_folder() / "pretraining" / f"{name}.pt"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if muon:
-        rest = [parameter for parameter in task.parameters()
-                if not any(parameter is other for other in muon)]
-        optimizer = Muon([{"params": list(muon), "lr": MUON_RATE, "orthogonal": True},
-                          {"params": rest, "lr": rate}])
+        rest = [
+            parameter
+            for parameter in task.parameters()
+            if not any(parameter is other for other in muon)
+        ]
+        optimizer = Muon(
+            [
+                {"params": list(muon), "lr": MUON_RATE, "orthogonal": True},
+                {"params": rest, "lr": rate},
+            ]
+        )
     else:
-        optimizer = torch.optim.AdamW(task.parameters(), lr=rate, betas=(0.9, 0.98),
-                                      weight_decay=0.01)
+        optimizer = torch.optim.AdamW(
+            task.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01
+        )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in optimizer.param_groups], steps, pct_start=0.03,
-        cycle_momentum=False)
-    guard = Guard(f"The training of {name or 'a probe'}", steps,
-                  {"learning rate": rate} | ({"of matrices": MUON_RATE} if muon else {}))
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        steps,
+        pct_start=0.03,
+        cycle_momentum=False,
+    )
+    guard = Guard(
+        f"The training of {name or 'a probe'}",
+        steps,
+        {"learning rate": rate} | ({"of matrices": MUON_RATE} if muon else {}),
+    )
     first, seconds = 0, 0.0
     state = load_checkpoint(checkpoint) if name and checkpoint.exists() else None
     if state is not None and odd_weight(state["task"]) is None:
@@ -94,9 +115,13 @@ def train(name: str | None, task: nn.Module, batch_of: Callable[[np.random.Gener
         if due:
             guard.check_weights(step + 1, task.state_dict())
         if due and name:
-            state = {"task": task.state_dict(), "optimizer": optimizer.state_dict(),
-                     "schedule": schedule.state_dict(),
-                     "step": step + 1, "seconds": time.perf_counter() - started}
+            state = {
+                "task": task.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step + 1,
+                "seconds": time.perf_counter() - started,
+            }
             torch.save(state, checkpoint.with_suffix(".partial"))
             checkpoint.with_suffix(".partial").replace(checkpoint)
     task.eval()
@@ -113,8 +138,11 @@ def drawing_loss(drawn: Tensor, pixels: Tensor) -> Tensor:
     """L1 + L2 of pixels (images, 3, height, width), weighted by 1 + `CONTRAST_WEIGHT` x local
     contrast."""
     error = (drawn - pixels).abs()
-    contrast = (pixels - F.avg_pool2d(pixels, 5, 1, 2, count_include_pad=False)).abs().mean(1,
-                                                                                            keepdim=True)
+    contrast = (
+        (pixels - F.avg_pool2d(pixels, 5, 1, 2, count_include_pad=False))
+        .abs()
+        .mean(1, keepdim=True)
+    )
     return ((1 + CONTRAST_WEIGHT * contrast) * (error + error**2)).mean()
 
 
@@ -128,8 +156,9 @@ class ReadingTask(nn.Module):
     """Cross-entropy of every attribute; of numbers, against a target that gives their neighbours a
     share."""
 
-    def __init__(self, network: nn.Module, prepare: Callable[[Tensor],
-                                                             Tensor] = lambda inputs: inputs):
+    def __init__(
+        self, network: nn.Module, prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
+    ):
         super().__init__()
         self.network, self.prepare = network, prepare
         self.targets = {name: _soft_targets(name) for name in reader_classes()}
@@ -137,8 +166,10 @@ class ReadingTask(nn.Module):
     def forward(self, inputs: Tensor, labels: Tensor, step: int) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
             logits = self.network(self.prepare(inputs))
-        return sum(F.cross_entropy(logits[name].float(), self.targets[name][labels[:, column]])
-                   for column, name in enumerate(reader_classes()))
+        return sum(
+            F.cross_entropy(logits[name].float(), self.targets[name][labels[:, column]])
+            for column, name in enumerate(reader_classes())
+        )
 
 
 def _soft_targets(name: str, spread: float = 0.7) -> Tensor:
@@ -158,8 +189,9 @@ class Probe(nn.Module):
     def __init__(self, *body: nn.Module, width: int):
         super().__init__()
         self.body = nn.Sequential(*body)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, len(classes))
-                                    for name, classes in reader_classes().items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(width, len(classes)) for name, classes in reader_classes().items()}
+        )
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         hidden = self.body(inputs)  # (images, width)
@@ -179,23 +211,32 @@ def read_table(title: str, network: nn.Module, inputs: Tensor, labels: Tensor) -
     """Rows of a card's table: per attribute partial credit and exact matches of a network that
     reads `inputs`."""
     network.eval()
-    chosen = [{name: logits.argmax(1) for name, logits in network(part).items()}
-              for part in inputs.split(250)]
+    chosen = [
+        {name: logits.argmax(1) for name, logits in network(part).items()}
+        for part in inputs.split(250)
+    ]
     partial, exact = [], []
     for column, name in enumerate(reader_classes()):
         values = torch.cat([part[name] for part in chosen])
         partial.append(f"{partial_credit(name, values, labels[:, column]).mean():.3f}")
         exact.append(f"{(values == labels[:, column]).float().mean():.3f}")
     rows = (("partial credit", partial), ("exact", exact))
-    return "\n".join(f"| {title}, {kind} | {len(labels)} | {' | '.join(values)} |"
-                     for kind, values in rows)
+    return "\n".join(
+        f"| {title}, {kind} | {len(labels)} | {' | '.join(values)} |" for kind, values in rows
+    )
 
 
 TABLE_HEAD = f"| what is read | images | {' | '.join(reader_classes())} |\n|{' --- |' * (2 + len(reader_classes()))}"
 
 
-def ship(name: str, network: nn.Module, config: dict, card: str, minutes: float,
-         data: str = f"Watches of world version {WORLD_VERSION}, {SIZE} px.") -> None:
+def ship(
+    name: str,
+    network: nn.Module,
+    config: dict,
+    card: str,
+    minutes: float,
+    data: str = f"Watches of world version {WORLD_VERSION}, {SIZE} px.",
+) -> None:
     """Write configuration, weights, model card and sums into `pretrained/<name>`, and drop the
     checkpoint.
 
@@ -204,19 +245,26 @@ def ship(name: str, network: nn.Module, config: dict, card: str, minutes: float,
     """
     odd = odd_weight(network.state_dict())
     if odd is not None:
-        raise ValueError(f"The network {name} is not written, because its weight {odd} is not "
-                         f"finite.")
+        raise ValueError(
+            f"The network {name} is not written, because its weight {odd} is not finite."
+        )
     folder = PRETRAINED / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-    save_file({key: value.contiguous() for key, value in network.state_dict().items()},
-              folder / "model.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in network.state_dict().items()},
+        folder / "model.safetensors",
+    )
     parameters = sum(value.numel() for value in network.parameters())
-    cost = (f"Made by `python -m uvlm_core.pretraining {name}` (seed {SEED}): {parameters:,} "
-            f"parameters, {minutes:.0f} minutes on one thread of an {'AVX-512' if BF16 else 'x86'} "
-            f"CPU{' with bf16 autocast' if BF16 else ''}; weights are float32. {data}")
-    paragraphs = [part if part.startswith("|") else textwrap.fill(part, 118, break_on_hyphens=False)
-                  for part in f"{card.strip()}\n\n{cost}".split("\n\n")]
+    cost = (
+        f"Made by `python -m uvlm_core.pretraining {name}` (seed {SEED}): {parameters:,} "
+        f"parameters, {minutes:.0f} minutes on one thread of an {'AVX-512' if BF16 else 'x86'} "
+        f"CPU{' with bf16 autocast' if BF16 else ''}; weights are float32. {data}"
+    )
+    paragraphs = [
+        part if part.startswith("|") else textwrap.fill(part, 118, break_on_hyphens=False)
+        for part in f"{card.strip()}\n\n{cost}".split("\n\n")
+    ]
     (folder / "README.md").write_text("\n\n".join(paragraphs) + "\n")
     write_sha256(folder)
     (cache_folder() / "pretraining" / f"{name}.pt").unlink(missing_ok=True)

@@ -42,12 +42,26 @@ from uvlm_core.pretraining.common import (
 )
 
 SIGLIP = SiglipConfig(
-    text_config=dict(vocab_size=541, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
-                     num_attention_heads=4,
-                     max_position_embeddings=28, pad_token_id=0, bos_token_id=1, eos_token_id=2),
-    vision_config=dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4,
-                       num_attention_heads=4,
-                       image_size=SIZE, patch_size=8))
+    text_config=dict(
+        vocab_size=541,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=28,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
+    vision_config=dict(
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=8,
+    ),
+)
 SIGLIP_STEPS = 2500
 REDRAWING = 5.0  # weight of the pixels that the penultimate layer must keep
 DUPLICATE_GROUPS = 32  # of near-duplicates in a batch
@@ -55,21 +69,38 @@ DUPLICATE_GROUPS = 32  # of near-duplicates in a batch
 GROUP = 4
 # coarse directions of the hands, told beside the numbers, because numbers alone left hands unread
 DIRECTIONS = {
-    "hour_side": ("hour", 3), "minute_side": ("minute", 15), "second_side": ("second", 15),
-    "minute_mark": ("minute", 5), "second_mark": ("second", 5)}
+    "hour_side": ("hour", 3),
+    "minute_side": ("minute", 15),
+    "second_side": ("second", 15),
+    "minute_mark": ("minute", 5),
+    "second_mark": ("second", 5),
+}
 QUADRANTS = ("top right", "bottom right", "bottom left", "top left")  # clockwise from twelve
 PHRASES = {  # what captions are made of: attributes -> words
-    ("hour", "minute", "second"): "time {0:02d}:{1:02d}:{2:02d}", ("hour",): "hour {0}",
+    ("hour", "minute", "second"): "time {0:02d}:{1:02d}:{2:02d}",
+    ("hour",): "hour {0}",
     ("minute",): "minute {0}",
-    ("second",): "second {0}", ("hour_side",): "hour {0}", ("minute_side",): "minute {0}",
-    ("second_side",): "second {0}", ("minute_mark",): "minute at {0}",
+    ("second",): "second {0}",
+    ("hour_side",): "hour {0}",
+    ("minute_side",): "minute {0}",
+    ("second_side",): "second {0}",
+    ("minute_mark",): "minute at {0}",
     ("second_mark",): "second at {0}",
-    ("weather",): "weather {0}", ("battery",): "battery {0}%", ("weather_corner",): "weather {0}",
-    ("battery_corner",): "battery {0}"}
+    ("weather",): "weather {0}",
+    ("battery",): "battery {0}%",
+    ("weather_corner",): "weather {0}",
+    ("battery_corner",): "battery {0}",
+}
 ALONE = tuple(PHRASES)[1:]  # what a caption of one attribute says
 WHOLE = (tuple(PHRASES)[0], *tuple(PHRASES)[9:])  # a full caption
-DIFFERENCES = (("hour",), ("minute",), ("second",), ("weather",), ("battery",),
-               ("weather_corner", "battery_corner"))
+DIFFERENCES = (
+    ("hour",),
+    ("minute",),
+    ("second",),
+    ("weather",),
+    ("battery",),
+    ("weather_corner", "battery_corner"),
+)
 DECODER_STEPS = 2500
 FEATURE_READER_STEPS = 3000
 
@@ -103,8 +134,9 @@ class SiglipTask(nn.Module):
             seen = self.network.vision_model(pixels, output_hidden_states=True)
             told = self.network.text_model(input_ids=ids).pooler_output  # (captions, width)
             drawn = self.redraw(seen.hidden_states[-2])  # (images, tokens, pixels of a patch)
-        likeness = F.normalize(told.float(), dim=1) @ F.normalize(seen.pooler_output.float(),
-                                                                  dim=1).T
+        likeness = (
+            F.normalize(told.float(), dim=1) @ F.normalize(seen.pooler_output.float(), dim=1).T
+        )
         logits = likeness * self.network.logit_scale.exp() + self.network.logit_bias
         losses = -F.logsigmoid(torch.where(true, logits, -logits))  # (captions, images)
         positives = (losses * true).sum(1) / true.sum(1)
@@ -115,17 +147,25 @@ class SiglipTask(nn.Module):
 
 def caption_of(watch: Watch, phrases: Sequence[tuple[str, ...]]) -> str:
     """What SigLIP's captions say, e.g. `time 10:09:36, weather sunny, battery bottom right`."""
-    shown = vars(watch) | {name: getattr(watch, attribute) // step
-                           for name, (attribute, step) in DIRECTIONS.items()}
+    shown = vars(watch) | {
+        name: getattr(watch, attribute) // step for name, (attribute, step) in DIRECTIONS.items()
+    }
     shown |= {name: QUADRANTS[shown[name]] for name in DIRECTIONS if name.endswith("_side")}
     return ", ".join(PHRASES[names].format(*(shown[name] for name in names)) for names in phrases)
 
 
-def caption_ids(captions: Sequence[str], length: int = SIGLIP.text_config.max_position_embeddings) -> Tensor:
+def caption_ids(
+    captions: Sequence[str], length: int = SIGLIP.text_config.max_position_embeddings
+) -> Tensor:
     """Token ids of captions, (captions, length), cut or padded to the text length of the SigLIP, as
     it was trained."""
-    return _tokenizer()(list(captions), padding="max_length", truncation=True, return_tensors="pt",
-                        max_length=length)["input_ids"]
+    return _tokenizer()(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        return_tensors="pt",
+        max_length=length,
+    )["input_ids"]
 
 
 @lru_cache(maxsize=1)
@@ -149,15 +189,19 @@ def near_duplicates(count: int, seed: int) -> list[Watch]:
     return watches
 
 
-def fit_siglip(name: str, network: SiglipModel, batch_of: Callable[[np.random.Generator], tuple],
-               steps: int) -> float:
+def fit_siglip(
+    name: str, network: SiglipModel, batch_of: Callable[[np.random.Generator], tuple], steps: int
+) -> float:
     """Train a SigLIP on batches of images, token ids and signs, and freeze it; returns the
     minutes."""
     task = SiglipTask(network)
     # the fused kernel's bf16 gradient takes 40 % of a step on a CPU
     network.set_attn_implementation("eager")
-    matrices = [parameter for key, parameter in task.named_parameters()
-                if parameter.ndim == 2 and ".encoder.layers." in key]
+    matrices = [
+        parameter
+        for key, parameter in task.named_parameters()
+        if parameter.ndim == 2 and ".encoder.layers." in key
+    ]
     minutes = train(name, task, batch_of, steps, 1e-3, matrices)
     network.requires_grad_(False)
     return minutes
@@ -168,25 +212,37 @@ def train_siglip() -> None:
     torch.manual_seed(SEED)
     watches = near_duplicates(WATCHES // GROUP * 2, SEED)
     images, labels = torch.from_numpy(render_batch(watches, SIZE)), class_numbers(watches)
-    columns = [labels[:, list(reader_classes()).index(attribute)] // step
-               for attribute, step in DIRECTIONS.values()]
-    labels, names = torch.cat([labels, torch.stack(columns, 1)], 1), (*reader_classes(),
-                                                                      *DIRECTIONS)
+    columns = [
+        labels[:, list(reader_classes()).index(attribute)] // step
+        for attribute, step in DIRECTIONS.values()
+    ]
+    labels, names = (
+        torch.cat([labels, torch.stack(columns, 1)], 1),
+        (*reader_classes(), *DIRECTIONS),
+    )
 
     def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        rows = (rng.integers(len(watches) // GROUP, size=(DUPLICATE_GROUPS, 1)) * GROUP
-                + np.arange(GROUP)).flatten()
+        rows = (
+            rng.integers(len(watches) // GROUP, size=(DUPLICATE_GROUPS, 1)) * GROUP
+            + np.arange(GROUP)
+        ).flatten()
         # a third of the captions says one thing, so that each attribute alone is worth learning, a
         # third the time alone (without it everything else tells the images apart), a third several
         # things, as captions do
         told = [[ALONE[rng.integers(len(ALONE))]] for _ in rows] + [[WHOLE[0]] for _ in rows]
-        told += [[WHOLE[k] for k in np.sort(rng.permutation(len(WHOLE))[: rng.integers(2, 6)])]
-                 for _ in rows]
-        ids = caption_ids([caption_of(watches[row], phrases) for row, phrases in zip([*rows] * 3,
-                                                                                     told,
-                                                                                     strict=True)])
-        unsaid = torch.tensor([[all(name not in said for said in phrases) for name in names]
-                               for phrases in told])
+        told += [
+            [WHOLE[k] for k in np.sort(rng.permutation(len(WHOLE))[: rng.integers(2, 6)])]
+            for _ in rows
+        ]
+        ids = caption_ids(
+            [
+                caption_of(watches[row], phrases)
+                for row, phrases in zip([*rows] * 3, told, strict=True)
+            ]
+        )
+        unsaid = torch.tensor(
+            [[all(name not in said for said in phrases) for name in names] for phrases in told]
+        )
         shown = labels[rows]  # (images, attributes)
         # (captions, images)
         true = ((shown[None] == shown.repeat(3, 1)[:, None]) | unsaid[:, None]).all(2)
@@ -195,9 +251,17 @@ def train_siglip() -> None:
     network = SiglipModel(SIGLIP)
     minutes = fit_siglip("siglip", network, batch, SIGLIP_STEPS)
     held_out, truth = held_out_watches()
-    width, layers, tokens = SIGLIP.vision_config.hidden_size, SIGLIP.vision_config.num_hidden_layers, 64
+    width, layers, tokens = (
+        SIGLIP.vision_config.hidden_size,
+        SIGLIP.vision_config.num_hidden_layers,
+        64,
+    )
     untrained = SiglipModel(SIGLIP).eval().requires_grad_(False)
-    ship("siglip", network, {**SIGLIP.to_dict(), "architectures": ["SiglipModel"]}, f"""
+    ship(
+        "siglip",
+        network,
+        {**SIGLIP.to_dict(), "architectures": ["SiglipModel"]},
+        f"""
 # SigLIP of the laptop profile
 
 `SiglipModel`, {SIZE} px in {tokens} patches, {layers} layers of width {width}, with a small text
@@ -221,16 +285,29 @@ caption says (`minute 37` among sixty), without any probe:
 
 Retrieval of the right one of 250 held-out images (chance .004): {retrieval(network, WHOLE):.3f} by a full caption,
 {retrieval(network, WHOLE[:1]):.3f} by the time alone.
-""", minutes)
+""",
+        minutes,
+    )
 
 
 def probe_siglip(title: str, network: SiglipModel, held_out: Tensor, truth: Tensor) -> str:
     """Rows of the card's table: what a one-hidden-layer probe reads from penultimate-layer patch features."""
-    encoder, watches = SiglipEncoder(network.vision_model, "siglip"), sample_watches(SEED, PROBE_WATCHES)
-    known, features = (torch.from_numpy(encoder.encode(images))
-                       for images in (render_batch(watches, SIZE), held_out.numpy()))  # (watches, tokens, width)
-    probe = Probe(nn.LayerNorm(encoder.width, elementwise_affine=False), nn.Flatten(), nn.Dropout(0.2),
-                  nn.Linear(encoder.tokens * encoder.width, 256), nn.GELU(), width=256)
+    encoder, watches = (
+        SiglipEncoder(network.vision_model, "siglip"),
+        sample_watches(SEED, PROBE_WATCHES),
+    )
+    known, features = (
+        torch.from_numpy(encoder.encode(images))
+        for images in (render_batch(watches, SIZE), held_out.numpy())
+    )  # (watches, tokens, width)
+    probe = Probe(
+        nn.LayerNorm(encoder.width, elementwise_affine=False),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(encoder.tokens * encoder.width, 256),
+        nn.GELU(),
+        width=256,
+    )
     train_probe(probe, known, class_numbers(watches))
     return read_table(title, probe, features, truth)
 
@@ -241,8 +318,12 @@ class ZeroShot(nn.Module):
     def __init__(self, network: SiglipModel):
         super().__init__()
         self.network = network
-        self.told = {name: network.text_model(input_ids=caption_ids(
-            [PHRASES[(name,)].format(value) for value in values])).pooler_output for name, values in reader_classes().items()}
+        self.told = {
+            name: network.text_model(
+                input_ids=caption_ids([PHRASES[(name,)].format(value) for value in values])
+            ).pooler_output
+            for name, values in reader_classes().items()
+        }
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         seen = F.normalize(self.network.vision_model(pixels).pooler_output, dim=1)
@@ -279,7 +360,9 @@ def noisy(features: Tensor) -> Tensor:
     return features + torch.randn_like(features) * lengths * amount
 
 
-def fit_decoder(name: str, encoder: SiglipEncoder, images: np.ndarray) -> tuple[FeatureDecoder, float]:
+def fit_decoder(
+    name: str, encoder: SiglipEncoder, images: np.ndarray
+) -> tuple[FeatureDecoder, float]:
     """A decoder trained on the features of images, uint8 (images, 64, 64, 3), and the minutes."""
     features, pixels = torch.from_numpy(encoder.encode(images)), torch.from_numpy(images)
 
@@ -301,7 +384,11 @@ def train_decoder() -> None:
     held_out, _ = held_out_watches()
     drawn = decoder.decode(encoder.encode(held_out.numpy()))
     error = pixel_error(drawn, held_out.numpy())
-    ship("siglip_decoder", decoder, decoder.config | {"of": fingerprint("pretrained/siglip")}, f"""
+    ship(
+        "siglip_decoder",
+        decoder,
+        decoder.config | {"of": fingerprint("pretrained/siglip")},
+        f"""
 # Decoder of the laptop profile's SigLIP features
 
 `FeatureDecoder`: {encoder.tokens} penultimate-layer features of `pretrained/siglip` to {SIZE} px, by the features'
@@ -313,7 +400,9 @@ contrast.
 
 Quality on held-out watches (split "test", seed {TEST_SEED}): mean absolute pixel error {error:.4f} of 1
 ({len(drawn)} watches).
-""", minutes)
+""",
+        minutes,
+    )
 
 
 def train_feature_reader() -> None:
@@ -321,7 +410,10 @@ def train_feature_reader() -> None:
     torch.manual_seed(SEED)
     encoder = SiglipEncoder.load("pretrained/siglip")
     watches = sample_watches(SEED, 2 * PROBE_WATCHES, "reader")
-    features, labels = torch.from_numpy(encoder.encode(render_batch(watches, SIZE))), class_numbers(watches)
+    features, labels = (
+        torch.from_numpy(encoder.encode(render_batch(watches, SIZE))),
+        class_numbers(watches),
+    )
 
     def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         rows = rng.integers(len(watches), size=64)
@@ -330,7 +422,11 @@ def train_feature_reader() -> None:
     task = ReadingTask(FeatureReader(encoder.width, encoder.tokens), prepare=noisy)
     minutes = train("siglip_reader", task, batch, FEATURE_READER_STEPS, 2e-3)
     held_out, truth = held_out_watches()
-    ship("siglip_reader", task.network, task.network.config | {"of": fingerprint("pretrained/siglip")}, f"""
+    ship(
+        "siglip_reader",
+        task.network,
+        task.network.config | {"of": fingerprint("pretrained/siglip")},
+        f"""
 # Probe of the laptop profile's SigLIP features
 
 `FeatureReader` (a small CNN) reads hour, minute, second, weather, battery and both corners from the {encoder.tokens}
@@ -345,4 +441,6 @@ generated ones:
 
 {TABLE_HEAD}
 {read_table("features", task.network, torch.from_numpy(encoder.encode(held_out.numpy())), truth)}
-""", minutes)
+""",
+        minutes,
+    )

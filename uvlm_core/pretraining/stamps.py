@@ -57,9 +57,10 @@ STAMPS_VQ_STEPS = 2000
 DOUBLES = 0.7
 VIEWS = 4_000  # of training stamps, which retire codes and train the decoder
 LENGTH = 48  # tokens of a caption: 98 % of them are whole
-STAMPS_SIGLIP = SiglipConfig(text_config=SIGLIP.text_config.to_dict()
-                             | {"max_position_embeddings": LENGTH},
-                             vision_config=SIGLIP.vision_config.to_dict())
+STAMPS_SIGLIP = SiglipConfig(
+    text_config=SIGLIP.text_config.to_dict() | {"max_position_embeddings": LENGTH},
+    vision_config=SIGLIP.vision_config.to_dict(),
+)
 STAMPS_SIGLIP_STEPS = 600
 SIGLIP_BATCH = 64
 
@@ -68,8 +69,9 @@ def read_side(side: str, size: int) -> tuple[list[Conversation], np.ndarray]:
     """The captioned stamps of one side of the split and their pictures, uint8 (stamps, size, size,
     3)."""
     folder = resolve("cache/stamps")
-    rows = [row for row in read_pictures(folder, folder, quiet=True) if split_of(caption(row))
-            == side]
+    rows = [
+        row for row in read_pictures(folder, folder, quiet=True) if split_of(caption(row)) == side
+    ]
     return rows, np.stack([open_picture(Path(folder, row.image), size) for row in rows])
 
 
@@ -107,9 +109,11 @@ def some_views(pictures: np.ndarray) -> np.ndarray:
 def source(rows: Sequence[Conversation]) -> str:
     """The card's sentence on where the pictures come from."""
     mark = fingerprint(rows, resolve("cache/stamps"))[:16]
-    return (f"Pictures: Tux Paint's stamps (GPL-2) of Debian's package {PACKAGE}, version "
-            f"{VERSIONS.get(mark, 'unknown')} (fingerprint of the training side {mark}), {SIZE} "
-            "px; they are not part of this project.")
+    return (
+        f"Pictures: Tux Paint's stamps (GPL-2) of Debian's package {PACKAGE}, version "
+        f"{VERSIONS.get(mark, 'unknown')} (fingerprint of the training side {mark}), {SIZE} "
+        "px; they are not part of this project."
+    )
 
 
 def train_stamps_vq() -> None:
@@ -117,21 +121,30 @@ def train_stamps_vq() -> None:
     torch.manual_seed(SEED)
     rows, pictures = read_side("train", OPENED)
     watches = VQEncoder.load("pretrained/vq")
-    task = VQTask(load_into(JanusVQVAE(VQ), resolve("pretrained/vq")).requires_grad_(True),
-                  STAMPS_VQ_STEPS)
-    minutes = train("stamps_vq", task, lambda rng: (views(pictures[rng.integers(len(rows),
-                                                                                size=VQ_BATCH)],
-                                                          rng),),
-                    STAMPS_VQ_STEPS, 1e-3)
+    task = VQTask(
+        load_into(JanusVQVAE(VQ), resolve("pretrained/vq")).requires_grad_(True), STAMPS_VQ_STEPS
+    )
+    minutes = train(
+        "stamps_vq",
+        task,
+        lambda rng: (views(pictures[rng.integers(len(rows), size=VQ_BATCH)], rng),),
+        STAMPS_VQ_STEPS,
+        1e-3,
+    )
     again = some_views(pictures)  # twice, because patches of a retired code go to others
     retired = sum(retire_duplicates(task.network, again, DOUBLES) for _ in range(2))
     encoder = VQEncoder(task.network, "stamps_vq")
     (_, known), (_, held_out) = (read_side(side, SIZE) for side in ("train", "test"))
     codes = encoder.encode(known)
-    ours = [pixel_error(encoder.decode(encoder.encode(images)), images)
-            for images in (held_out, known)]
+    ours = [
+        pixel_error(encoder.decode(encoder.encode(images)), images) for images in (held_out, known)
+    ]
     theirs = pixel_error(watches.decode(watches.encode(held_out)), held_out)
-    ship("stamps_vq", task.network, {**VQ.to_diff_dict(), "architectures": ["JanusVQVAE"]}, f"""
+    ship(
+        "stamps_vq",
+        task.network,
+        {**VQ.to_diff_dict(), "architectures": ["JanusVQVAE"]},
+        f"""
 # VQ tokenizer of captioned pictures
 
 `JanusVQVAE` of the shape of `pretrained/vq` and trained further from it: {SIZE} px to 8 x 8 codes out of
@@ -147,7 +160,10 @@ Quality: mean absolute pixel error {ours[0]:.4f} of 1 on the {len(held_out)} hel
 {ours[1]:.4f} on the training stamps as they are. On the same held-out stamps `pretrained/vq`, which knows watches only,
 has {theirs:.4f}, and a white image {pixel_error(np.full_like(held_out, 255), held_out):.4f}. The training stamps use
 {len(np.unique(codes))} of {VQ.num_embeddings} codes, the held-out ones {len(np.unique(encoder.encode(held_out)))}.
-""", minutes, source(rows))
+""",
+        minutes,
+        source(rows),
+    )
 
 
 def train_stamps_siglip() -> None:
@@ -155,7 +171,10 @@ def train_stamps_siglip() -> None:
     torch.manual_seed(SEED)
     rows, pictures = read_side("train", OPENED)
     captions = [caption(row) for row in rows]
-    ids, number = caption_ids(captions, LENGTH), torch.tensor([captions.index(text) for text in captions])
+    ids, number = (
+        caption_ids(captions, LENGTH),
+        torch.tensor([captions.index(text) for text in captions]),
+    )
 
     def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         chosen = rng.integers(len(rows), size=SIGLIP_BATCH)
@@ -168,7 +187,11 @@ def train_stamps_siglip() -> None:
     untrained = SiglipModel(STAMPS_SIGLIP).vision_model
     kinds = [[row.image.split("/")[0] for row in side] for side in (rows, unseen)]
     common = max(set(kinds[0]), key=kinds[0].count)
-    ship("stamps_siglip", network, {**STAMPS_SIGLIP.to_dict(), "architectures": ["SiglipModel"]}, f"""
+    ship(
+        "stamps_siglip",
+        network,
+        {**STAMPS_SIGLIP.to_dict(), "architectures": ["SiglipModel"]},
+        f"""
 # SigLIP of captioned pictures
 
 `SiglipModel` of the shape of `pretrained/siglip`, from random weights: {SIZE} px in 64 patches. Its text side takes
@@ -197,31 +220,52 @@ stamps: share right of {len(held_out)} held-out stamps, where always saying "{co
 {tell_kinds("this network", SiglipEncoder(network.vision_model, ""), known, held_out, kinds)}
 {tell_kinds("its shape with random weights", SiglipEncoder(untrained, ""), known, held_out, kinds)}
 {tell_kinds("`pretrained/siglip` (watches)", SiglipEncoder.load("pretrained/siglip"), known, held_out, kinds)}
-""", minutes, source(rows))
+""",
+        minutes,
+        source(rows),
+    )
 
 
 @torch.no_grad()
-def retrieval(side: str, network: SiglipModel, rows: Sequence[Conversation], pictures: np.ndarray) -> str:
+def retrieval(
+    side: str, network: SiglipModel, rows: Sequence[Conversation], pictures: np.ndarray
+) -> str:
     """A row of the card's table: captions that find a picture of theirs first and among five, with chance beside it."""
     captions = sorted({caption(row) for row in rows})
-    true = torch.tensor([[text == caption(row) for row in rows] for text in captions])  # (captions, pictures)
-    likeness = network(input_ids=caption_ids(captions, LENGTH),
-                       pixel_values=to_float(torch.from_numpy(pictures))).logits_per_text
+    true = torch.tensor(
+        [[text == caption(row) for row in rows] for text in captions]
+    )  # (captions, pictures)
+    likeness = network(
+        input_ids=caption_ids(captions, LENGTH), pixel_values=to_float(torch.from_numpy(pictures))
+    ).logits_per_text
     cells = []
     for first in (1, 5):
         first = min(first, len(rows))
         found = true.gather(1, likeness.topk(first).indices).any(1).float().mean().item()
-        missed = [math.comb(len(rows) - own, first) / math.comb(len(rows), first) for own in true.sum(1).tolist()]
+        missed = [
+            math.comb(len(rows) - own, first) / math.comb(len(rows), first)
+            for own in true.sum(1).tolist()
+        ]
         cells += [f"{found:.3f}", f"{1 - np.mean(missed):.3f}"]
     return f"| {side} | {len(rows)} | {len(captions)} | {' | '.join(cells)} |"
 
 
-def tell_kinds(title: str, encoder: SiglipEncoder, known: np.ndarray, held_out: np.ndarray,
-               kinds: Sequence[Sequence[str]]) -> str:
+def tell_kinds(
+    title: str,
+    encoder: SiglipEncoder,
+    known: np.ndarray,
+    held_out: np.ndarray,
+    kinds: Sequence[Sequence[str]],
+) -> str:
     """A row of the card's table: the kinds of held-out pictures, told from those of known ones."""
-    seen, unseen = (encoder.encode(images).mean(1) for images in (known, held_out))  # (images, width)
+    seen, unseen = (
+        encoder.encode(images).mean(1) for images in (known, held_out)
+    )  # (images, width)
     scores = []
-    for reader in (KNeighborsClassifier(1, metric="cosine"), LogisticRegression(C=0.1, max_iter=2000)):
+    for reader in (
+        KNeighborsClassifier(1, metric="cosine"),
+        LogisticRegression(C=0.1, max_iter=2000),
+    ):
         reader = make_pipeline(StandardScaler(), reader).fit(seen, kinds[0])
         scores.append(f"{reader.score(unseen, kinds[1]):.3f}")
     return f"| {title} | {' | '.join(scores)} |"
@@ -236,7 +280,11 @@ def train_stamps_decoder() -> None:
     _, held_out = read_side("test", SIZE)
     error = pixel_error(decoder.decode(encoder.encode(held_out)), held_out)
     of = weights.fingerprint("pretrained/stamps_siglip")
-    ship("stamps_siglip_decoder", decoder, decoder.config | {"of": of}, f"""
+    ship(
+        "stamps_siglip_decoder",
+        decoder,
+        decoder.config | {"of": of},
+        f"""
 # Decoder of the features of the stamps' SigLIP
 
 `FeatureDecoder`: {encoder.tokens} penultimate-layer features of `pretrained/stamps_siglip` to {SIZE} px, by the
@@ -247,4 +295,7 @@ Data: {VIEWS:,} views of {len(rows)} stamps of the side "train" (mirrored or not
 white); {DECODER_STEPS:,} steps of 32; L1 + L2 on pixels, weighted by local contrast.
 
 Quality: mean absolute pixel error {error:.4f} of 1 on the {len(held_out)} held-out stamps (side "test").
-""", minutes, source(rows))
+""",
+        minutes,
+        source(rows),
+    )

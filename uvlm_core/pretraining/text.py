@@ -45,9 +45,16 @@ LAST_RATE = 0.05  # share of the rate that is left at the end of the last lesson
 # Untied as in Vicuna. Weights of three times the usual scale: with the usual one, AdamW soon moves
 # every token's embedding further in common than they were apart, and which of its tokens a text
 # holds is then hard to tell.
-SHAPE = dict(hidden_size=128, intermediate_size=344, num_hidden_layers=4, num_attention_heads=4,
-             num_key_value_heads=4,
-             max_position_embeddings=1024, tie_word_embeddings=False, initializer_range=0.06)
+SHAPE = dict(
+    hidden_size=128,
+    intermediate_size=344,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    max_position_embeddings=1024,
+    tie_word_embeddings=False,
+    initializer_range=0.06,
+)
 
 
 @dataclass(frozen=True)
@@ -68,47 +75,67 @@ LESSONS = (Lesson(150, 1.0, wordings=1), Lesson(300, 1.0), Lesson(900, 0.25))
 def build_tokenizer(folder: Path = PRETRAINED / "tokenizer") -> None:
     """Train the tokenizer on the text of conversations about watches of the training split."""
     watches = sample_watches(TEXT_SEED, TEXT_WATCHES)
-    texts = [text for task in TASKS for talk in make_conversations(watches, task, TEXT_SEED)
-             for turn in talk.turns for text in (f"USER: {turn.human} ASSISTANT:", f" {turn.gpt}")
-             if text.strip() != IMAGE]
+    texts = [
+        text
+        for task in TASKS
+        for talk in make_conversations(watches, task, TEXT_SEED)
+        for turn in talk.turns
+        for text in (f"USER: {turn.human} ASSISTANT:", f" {turn.gpt}")
+        if text.strip() != IMAGE
+    ]
     tokenizer = train_tokenizer([text.replace(IMAGE, "") for text in texts], folder)
     lengths = [len(tokenizer(text)["input_ids"]) for text in texts[:20_000]]
-    _card(folder, "Tokenizer of the laptop profile", {
-        "kind": "byte-level BPE, every digit a token of its own, lossless",
-        "tokens": len(tokenizer),
-        "trained on": f"{len(texts)} turns about {TEXT_WATCHES} watches (training split, stream "
-                      f"{TEXT_SEED})",
-        "mean tokens of a turn": round(sum(lengths) / len(lengths), 2)})
+    _card(
+        folder,
+        "Tokenizer of the laptop profile",
+        {
+            "kind": "byte-level BPE, every digit a token of its own, lossless",
+            "tokens": len(tokenizer),
+            "trained on": f"{len(texts)} turns about {TEXT_WATCHES} watches (training split, stream "
+            f"{TEXT_SEED})",
+            "mean tokens of a turn": round(sum(lengths) / len(lengths), 2),
+        },
+    )
 
 
-def conversations_in_words(watches: Sequence[Watch], seed: int, corners_alone: bool = False,
-                           wordings: int | None = None) -> list[Conversation]:
+def conversations_in_words(
+    watches: Sequence[Watch], seed: int, corners_alone: bool = False, wordings: int | None = None
+) -> list[Conversation]:
     """Questions and answers about watches that a caption or a request tells in words, where an
     image would stand.
 
     `corners_alone`: the words tell both corners and nothing else.
     """
-    biases = [AttributeBias(name, 0.0, TASKS) for name in ("time", "weather",
-                                                           "battery")] if corners_alone else []
+    biases = (
+        [AttributeBias(name, 0.0, TASKS) for name in ("time", "weather", "battery")]
+        if corners_alone
+        else []
+    )
     rate = 1.0 if corners_alone else MENTION_RATE
-    told = [make_conversations(watches, task, seed, biases=biases, mention_rate=rate,
-                               wordings=wordings)
-            for task in ("caption", "generation")]
+    told = [
+        make_conversations(watches, task, seed, biases=biases, mention_rate=rate, wordings=wordings)
+        for task in ("caption", "generation")
+    ]
     talks = []
-    for position, asked in enumerate(make_conversations(watches, "vqa", seed, biases=biases,
-                                                        wordings=wordings)):
+    for position, asked in enumerate(
+        make_conversations(watches, "vqa", seed, biases=biases, wordings=wordings)
+    ):
         turn = told[position % 2][position].turns[0]
         words = turn.human if turn.gpt == IMAGE else turn.gpt
-        questions = [replace(question, human=question.human.removeprefix(IMAGE).strip())
-                     for question in asked.turns if question.attributes[0] in turn.attributes]
+        questions = [
+            replace(question, human=question.human.removeprefix(IMAGE).strip())
+            for question in asked.turns
+            if question.attributes[0] in turn.attributes
+        ]
         if not corners_alone:
             rng = np.random.default_rng([seed, position, len(TASKS)])  # a stream of its own
             sense = common_sense(watches[position], turn.attributes)
             questions += [sense[i] for i in rng.permutation(len(sense))[:SENSE_QUESTIONS]]
             questions = [questions[i] for i in rng.permutation(len(questions))]
         first, *others = questions
-        talks.append(replace(asked, turns=(replace(first, human=f"{IMAGE}\n{words} {first.human}"),
-                                           *others)))
+        talks.append(
+            replace(asked, turns=(replace(first, human=f"{IMAGE}\n{words} {first.human}"), *others))
+        )
     return talks
 
 
@@ -122,12 +149,19 @@ def common_sense(watch: Watch, told: Sequence[str]) -> list[Turn]:
     """
     turns = []
     if "time" in told:
-        numerals = round(watch.hour + watch.minute / 60), round(watch.minute / 5), round(watch.second / 5)
-        turns += [Turn(f"where does the {hand} hand point?", str(numeral % 12 or 12), ("time",))
-                  for hand, numeral in zip(("hour", "minute", "second"), numerals, strict=True)]
+        numerals = (
+            round(watch.hour + watch.minute / 60),
+            round(watch.minute / 5),
+            round(watch.second / 5),
+        )
+        turns += [
+            Turn(f"where does the {hand} hand point?", str(numeral % 12 or 12), ("time",))
+            for hand, numeral in zip(("hour", "minute", "second"), numerals, strict=True)
+        ]
     if "battery" in told:
-        turns.append(Turn("how full is the battery in tenths?", str(round(watch.battery / 10)),
-                          ("battery",)))
+        turns.append(
+            Turn("how full is the battery in tenths?", str(round(watch.battery / 10)), ("battery",))
+        )
     for name in ("weather", "battery"):
         if {name, f"{name}_corner"} <= set(told):
             corner, shown = getattr(watch, f"{name}_corner"), ATTRIBUTES[name].truth(watch)
@@ -140,41 +174,59 @@ def lesson_conversations(lesson: Lesson, seed: int) -> list[Conversation]:
     stream `seed`)."""
     watches = sample_watches(seed, lesson.steps * TEXT_BATCH)
     alone = round(lesson.corners * len(watches))
-    talks = (conversations_in_words(watches[:alone], seed, True, lesson.wordings)
-             + conversations_in_words(watches[alone:], seed, False, lesson.wordings))
+    talks = conversations_in_words(
+        watches[:alone], seed, True, lesson.wordings
+    ) + conversations_in_words(watches[alone:], seed, False, lesson.wordings)
     return [talks[i] for i in np.random.default_rng(seed).permutation(len(talks))]
 
 
-def build_language_model(folder: Path = PRETRAINED / "language_model",
-                         lessons: Sequence[Lesson] = LESSONS) -> None:
+def build_language_model(
+    folder: Path = PRETRAINED / "language_model", lessons: Sequence[Lesson] = LESSONS
+) -> None:
     """Train the small Llama to answer questions about watches told in words, lesson by lesson.
 
     ValueError for a training that diverges, of which nothing is written.
     """
     torch.manual_seed(TEXT_SEED)
     processor = Processor.load("pretrained/tokenizer", 0, 0)  # an image takes no tokens
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(processor.tokenizer),
-                                         pad_token_id=processor.pad,
-                                         bos_token_id=processor.bos, eos_token_id=processor.eos,
-                                         **SHAPE))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(processor.tokenizer),
+            pad_token_id=processor.pad,
+            bos_token_id=processor.bos,
+            eos_token_id=processor.eos,
+            **SHAPE,
+        )
+    )
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
-    optimizer = Muon([{"params": matrices, "lr": RATE, "weight_decay": WEIGHT_DECAY,
-                       "orthogonal": True},
-                      {"params": rest, "lr": 2e-3, "weight_decay": 0.0}], momentum=0.9)
+    optimizer = Muon(
+        [
+            {"params": matrices, "lr": RATE, "weight_decay": WEIGHT_DECAY, "orthogonal": True},
+            {"params": rest, "lr": 2e-3, "weight_decay": 0.0},
+        ],
+        momentum=0.9,
+    )
     steps, last = sum(lesson.steps for lesson in lessons), lessons[-1].steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
-        (step + 1) / WARM_UP, LAST_RATE + (1 - LAST_RATE) * (steps - step) / last, 1.0))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(
+            (step + 1) / WARM_UP, LAST_RATE + (1 - LAST_RATE) * (steps - step) / last, 1.0
+        ),
+    )
     guard = Guard("The training of the language model", steps, {"learning rate of matrices": RATE})
     began, bar = time.perf_counter(), trange(steps, desc="language model")
     for number, lesson in enumerate(lessons):
-        rows = [processor.row(talk, image=-1) for talk in lesson_conversations(lesson,
-                                                                               TEXT_SEED + number)]
+        rows = [
+            processor.row(talk, image=-1)
+            for talk in lesson_conversations(lesson, TEXT_SEED + number)
+        ]
         for first in range(0, len(rows), TEXT_BATCH):
             loss = _loss(model, rows[first : first + TEXT_BATCH], processor.pad)
             loss.backward()
-            norm = torch.nn.utils.get_total_norm([parameter.grad
-                                                  for parameter in model.parameters()])
+            norm = torch.nn.utils.get_total_norm(
+                [parameter.grad for parameter in model.parameters()]
+            )
             guard.check_step(schedule.last_epoch + 1, loss.item(), norm.item())
             optimizer.step()
             schedule.step()
@@ -184,34 +236,46 @@ def build_language_model(folder: Path = PRETRAINED / "language_model",
     bar.close()
     guard.check_weights(steps, model.state_dict())
     model.save_pretrained(folder)
-    talks = conversations_in_words(sample_watches(TEXT_SEED + len(lessons), HELD_OUT),
-                                   TEXT_SEED + len(lessons))
+    talks = conversations_in_words(
+        sample_watches(TEXT_SEED + len(lessons), HELD_OUT), TEXT_SEED + len(lessons)
+    )
     held_out = [(processor.row(talk, image=-1), talk) for talk in talks]
     in_order = ", then ".join(
         f"{lesson.steps} steps with {lesson.corners:.0%} of the texts about the corners alone"
-        + (f", in {lesson.wordings} wording" if lesson.wordings else "") for lesson in lessons)
-    _card(folder, "Small Llama of the laptop profile", {
-        "class": "LlamaForCausalLM", "parameters": sum(p.numel() for p in model.parameters()),
-        "shape": json.dumps(SHAPE),
-        "trained on": f"conversations about watches told in words (training split, streams from "
-                      f"{TEXT_SEED}), {TEXT_BATCH} a step: {in_order}; the loss is on the answers",
-        "cost": f"{(time.perf_counter() - began) / 60:.1f} minutes on {torch.get_num_threads()} "
-                f"thread(s)",
-        f"answers right, of {len(held_out)} held-out conversations": ", ".join(
-            f"{name} {share:.3f}" for name, share in _answers_right(model.eval(),
-                                                                    held_out).items())})
+        + (f", in {lesson.wordings} wording" if lesson.wordings else "")
+        for lesson in lessons
+    )
+    _card(
+        folder,
+        "Small Llama of the laptop profile",
+        {
+            "class": "LlamaForCausalLM",
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "shape": json.dumps(SHAPE),
+            "trained on": f"conversations about watches told in words (training split, streams from "
+            f"{TEXT_SEED}), {TEXT_BATCH} a step: {in_order}; the loss is on the answers",
+            "cost": f"{(time.perf_counter() - began) / 60:.1f} minutes on {torch.get_num_threads()} "
+            f"thread(s)",
+            f"answers right, of {len(held_out)} held-out conversations": ", ".join(
+                f"{name} {share:.3f}"
+                for name, share in _answers_right(model.eval(), held_out).items()
+            ),
+        },
+    )
 
 
 @torch.inference_mode()
-def _answers_right(model: LlamaForCausalLM, held_out: Sequence[tuple[Row,
-                                                                     Conversation]]) -> dict[str,
-                                                                                             float]:
+def _answers_right(
+    model: LlamaForCausalLM, held_out: Sequence[tuple[Row, Conversation]]
+) -> dict[str, float]:
     """Share of answers of which every token is the likeliest one, per attribute, and of common
     sense."""
     right = {name: [] for name in (*ATTRIBUTES, "common sense")}
     for row, talk in held_out:
-        hits = model(input_ids=torch.from_numpy(row.ids)[None]).logits[0,
-                                                                       :-1].argmax(-1).numpy() == row.ids[1:]
+        hits = (
+            model(input_ids=torch.from_numpy(row.ids)[None]).logits[0, :-1].argmax(-1).numpy()
+            == row.ids[1:]
+        )
         said = row.labels[1:] != IGNORED  # one run of true values an answer
         starts = np.flatnonzero(said & ~np.r_[False, said[:-1]])
         ends = np.flatnonzero(said & ~np.r_[said[1:], False]) + 1
@@ -234,8 +298,12 @@ def _loss(model: LlamaForCausalLM, rows, pad: int) -> torch.Tensor:
 
 
 def _card(folder: Path, title: str, facts: dict) -> None:
-    lines = [f"# {title}", "", "Made by `make encoders`; the code that measured these figures "
-                               "wrote them.", "",
-             *(f"- {name}: {value}" for name, value in facts.items())]
+    lines = [
+        f"# {title}",
+        "",
+        "Made by `make encoders`; the code that measured these figures wrote them.",
+        "",
+        *(f"- {name}: {value}" for name, value in facts.items()),
+    ]
     (folder / "README.md").write_text("\n".join(lines) + "\n")
     write_sha256(folder)

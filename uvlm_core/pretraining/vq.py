@@ -41,9 +41,16 @@ from uvlm_core.pretraining.common import (
 VQ_BATCH = 32  # small, for many steps in little time; larger batches were not tried
 # 4 x 4 pixels folded into channels: encodes 640 images/s on one thread, 2 x 2 only 380
 VQ = JanusVQVAEConfig(
-    in_channels=48, out_channels=48, base_channels=32, channel_multiplier=[2, 2], num_res_blocks=2,
+    in_channels=48,
+    out_channels=48,
+    base_channels=32,
+    channel_multiplier=[2, 2],
+    num_res_blocks=2,
     latent_channels=64,
-    embed_dim=8, num_embeddings=1024, num_patches=8)
+    embed_dim=8,
+    num_embeddings=1024,
+    num_patches=8,
+)
 VQ_STEPS = 6500
 VQ_WARM_UP = 300  # steps as a plain autoencoder, before the codebook is set by k-means
 COMMITMENT = 0.25
@@ -99,8 +106,9 @@ class VQTask(nn.Module):
         patches = F.unfold(pixels, patch, stride=patch).transpose(1, 2).flatten(0, 1)
         vectors = z.flatten(2).transpose(1, 2).flatten(0, 1)  # (images * tokens, width)
         _, kind, counts = patches.unique(dim=0, return_inverse=True, return_counts=True)
-        means = torch.zeros(len(counts), vectors.shape[1]).index_add(0, kind, vectors) / counts[:,
-                                                                                                None]
+        means = (
+            torch.zeros(len(counts), vectors.shape[1]).index_add(0, kind, vectors) / counts[:, None]
+        )
         return F.mse_loss(vectors, means[kind])
 
     def set_codebook(self, flat: Tensor) -> None:
@@ -127,8 +135,11 @@ class VQTask(nn.Module):
         # a code out of use takes the place of a badly drawn vector
         if step % 25 == 0 and step < 0.8 * self.steps:
             dead = (self.counts < 0.02 * self.counts.mean()).nonzero().flatten()
-            taken = flat[torch.multinomial((1 - likeness).clamp(min=1e-6),
-                                           len(dead))] if len(dead) else flat[:0]
+            taken = (
+                flat[torch.multinomial((1 - likeness).clamp(min=1e-6), len(dead))]
+                if len(dead)
+                else flat[:0]
+            )
             self.counts[dead], self.sums[dead] = 1.0, taken
         book.copy_(F.normalize(self.sums, dim=1))
         return quantised
@@ -140,22 +151,39 @@ def train_vq() -> None:
     watches = sample_watches(SEED, WATCHES)
     images = torch.from_numpy(render_batch(watches, SIZE))  # (watches, 64, 64, 3)
     task = VQTask(JanusVQVAE(VQ))
-    minutes = train("vq", task, lambda rng: (images[rng.integers(len(images), size=VQ_BATCH)],),
-                    VQ_STEPS, 1e-3)
+    minutes = train(
+        "vq", task, lambda rng: (images[rng.integers(len(images), size=VQ_BATCH)],), VQ_STEPS, 1e-3
+    )
     retired = retire_duplicates(task.network, images[:PROBE_WATCHES].numpy())
     encoder = VQEncoder(task.network, "vq")
     held_out, truth = held_out_watches()
     codes = torch.from_numpy(encoder.encode(held_out.numpy())).long()  # (watches, 64)
     error = pixel_error(encoder.decode(codes.numpy()), held_out.numpy())
-    known, labels = torch.from_numpy(encoder.encode(images[:PROBE_WATCHES].numpy())).long(), class_numbers(watches[:PROBE_WATCHES])
+    known, labels = (
+        torch.from_numpy(encoder.encode(images[:PROBE_WATCHES].numpy())).long(),
+        class_numbers(watches[:PROBE_WATCHES]),
+    )
     used = known.unique().numel()
     probe = Probe(
-        nn.Embedding(VQ.num_embeddings, 64), Grid(),
-        nn.Conv2d(64, 128, 3, 1, 1), nn.GELU(), nn.Conv2d(128, 128, 3, 1, 1), nn.GELU(),
+        nn.Embedding(VQ.num_embeddings, 64),
+        Grid(),
+        nn.Conv2d(64, 128, 3, 1, 1),
+        nn.GELU(),
+        nn.Conv2d(128, 128, 3, 1, 1),
+        nn.GELU(),
         nn.Conv2d(128, 16, 1),
-        nn.Flatten(), nn.Dropout(0.2), nn.Linear(1024, 256), nn.GELU(), width=256)
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(1024, 256),
+        nn.GELU(),
+        width=256,
+    )
     train_probe(probe, known, labels)
-    ship("vq", task.network, {**VQ.to_diff_dict(), "architectures": ["JanusVQVAE"]}, f"""
+    ship(
+        "vq",
+        task.network,
+        {**VQ.to_diff_dict(), "architectures": ["JanusVQVAE"]},
+        f"""
 # VQ tokenizer of the laptop profile
 
 `JanusVQVAE` (the LlamaGen VQ network), {SIZE} px to 8 x 8 codes out of {VQ.num_embeddings}, unit vectors
@@ -172,7 +200,9 @@ What a small CNN reads from the codes alone, trained on those {PROBE_WATCHES:,} 
 
 {TABLE_HEAD}
 {read_table("codes", probe, codes, truth)}
-""", minutes)
+""",
+        minutes,
+    )
 
 
 @torch.no_grad()
@@ -184,12 +214,18 @@ def retire_duplicates(network: JanusVQVAE, images: np.ndarray, share: float = 0.
     """
     codes = VQEncoder(network, "vq").encode(images).ravel()  # (images * tokens,)
     side = images.shape[1] // network.config.num_patches  # px of a patch
-    patches = images.reshape(len(images), network.config.num_patches, side, network.config.num_patches, side * 3)
+    patches = images.reshape(
+        len(images), network.config.num_patches, side, network.config.num_patches, side * 3
+    )
     patches = patches.swapaxes(2, 3).reshape(len(codes), -1)  # (images * tokens, bytes)
     kinds = np.unique(patches.view(f"V{patches.shape[1]}").ravel(), return_inverse=True)[1]
     uses = pd.DataFrame({"code": codes, "kind": kinds}).value_counts().rename("uses").reset_index()
-    main = uses.loc[uses.groupby("kind")["uses"].idxmax()].set_index("kind")["code"]  # of each kind of patch
-    mostly = uses.loc[uses.groupby("code")["uses"].idxmax()]  # the kind that a code stands for most often
+    main = uses.loc[uses.groupby("kind")["uses"].idxmax()].set_index("kind")[
+        "code"
+    ]  # of each kind of patch
+    mostly = uses.loc[
+        uses.groupby("code")["uses"].idxmax()
+    ]  # the kind that a code stands for most often
     alone = mostly["uses"] >= share * mostly["code"].map(uses.groupby("code")["uses"].sum())
     seldom = mostly["code"].to_numpy() != main[mostly["kind"]].to_numpy()
     retired = mostly.loc[alone & seldom, "code"].to_numpy()
@@ -205,7 +241,9 @@ def corrupt(pixels: Tensor) -> Tensor:
         return most * torch.rand(images, 1, 1, 1) ** 2
 
     worse = pixels.lerp(F.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False), amount(1.0))
-    worse = worse.lerp(F.interpolate(F.avg_pool2d(worse, 2), scale_factor=2, mode="bilinear"), amount(0.7))
+    worse = worse.lerp(
+        F.interpolate(F.avg_pool2d(worse, 2), scale_factor=2, mode="bilinear"), amount(0.7)
+    )
     worse = worse + F.interpolate(torch.randn(images, 3, 8, 8), scale_factor=8) * amount(0.2)
     worse = worse * (1 + 0.1 * torch.randn(images, 3, 1, 1)) + 0.1 * torch.randn(images, 3, 1, 1)
     worse = worse + torch.randn_like(worse) * amount(0.2)
@@ -230,7 +268,11 @@ def train_reader() -> None:
     held_out, truth = held_out_watches()
     drawn = torch.from_numpy(encoder.decode(encoder.encode(held_out.numpy())))
     task.network.eval()
-    ship("reader", task.network, {"width": task.network.width}, f"""
+    ship(
+        "reader",
+        task.network,
+        {"width": task.network.width},
+        f"""
 # Attribute reader of the laptop profile
 
 `AttributeReader` (a small CNN) reads hour, minute, second, weather, battery and both corners from a watch of {SIZE} px.
@@ -246,4 +288,6 @@ read from images generated with `pretrained/vq`:
 {TABLE_HEAD}
 {read_table("watches", task.network, to_float(held_out), truth)}
 {read_table("VQ reconstructions", task.network, to_float(drawn), truth)}
-""", minutes)
+""",
+        minutes,
+    )

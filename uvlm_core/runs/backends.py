@@ -46,9 +46,12 @@ GPUS = Path("/proc/driver/nvidia/gpus")
 _PATIENCE = 10  # s, for a scheduler to answer
 # of every call; read when torch and numpy are imported, so it must be there before
 _ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false"}
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def local_gpus() -> list[str]:
@@ -56,8 +59,11 @@ def local_gpus() -> list[str]:
     them (no torch)."""
     count = len(list(GPUS.glob("*")))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # empty has CUDA's own meaning here: no GPU
-    return [str(number) for number in range(count)] if visible is None else [
-        name for name in visible.split(",") if name][:count]
+    return (
+        [str(number) for number in range(count)]
+        if visible is None
+        else [name for name in visible.split(",") if name][:count]
+    )
 
 
 def open_backend(name: str | None = None) -> "Backend":
@@ -70,8 +76,10 @@ def open_backend(name: str | None = None) -> "Backend":
     name = name or variable("UVLM_BACKEND", "loky")
     kind, _, where = name.partition(":")
     if kind not in _BACKENDS:
-        raise ValueError(f"backend {name!r} is not one of {', '.join(_BACKENDS)}, with an address "
-                         f"or parameters after a colon.")
+        raise ValueError(
+            f"backend {name!r} is not one of {', '.join(_BACKENDS)}, with an address "
+            f"or parameters after a colon."
+        )
     return _BACKENDS[kind](where)
 
 
@@ -117,12 +125,14 @@ class Loky(Backend):
     def _start(self, function, arguments):
         gpu = min(self._gpus, key=self._taken.count, default=None)  # the one with the fewest calls
         self._taken += [gpu]
-        executor = _own_process(self._environment | ({} if gpu is None
-                                                     else {"CUDA_VISIBLE_DEVICES": gpu}))
+        executor = _own_process(
+            self._environment | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        )
 
         def stop():
             executor.shutdown(kill_workers=True)
             self._taken.remove(gpu)
+
         return executor.submit(function, *arguments), stop
 
 
@@ -140,11 +150,14 @@ class Dask(Backend):
         try:
             self._client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise ValueError(f"The Dask scheduler {address} does not answer ({_sentence(error)}).") from None
+            raise ValueError(
+                f"The Dask scheduler {address} does not answer ({_sentence(error)})."
+            ) from None
 
     def _start(self, function, arguments):
-        task = self._client.submit(_alone, self._environment, _packed(function, arguments),
-                                   pure=False)
+        task = self._client.submit(
+            _alone, self._environment, _packed(function, arguments), pure=False
+        )
         return _follow(partial(self._result, task), task.cancel)
 
     def _result(self, task) -> BaseException | None:
@@ -175,8 +188,10 @@ class Ray(Backend):
                 socket.create_connection((host, port), _PATIENCE).close()
             self._ray.init(where or "auto", log_to_driver=False, logging_level="error")
         except (OSError, ValueError, RuntimeError) as error:
-            raise ValueError(f"The Ray cluster {where or 'of this machine'} does not answer "
-                             f"({_sentence(error)}).") from None
+            raise ValueError(
+                f"The Ray cluster {where or 'of this machine'} does not answer "
+                f"({_sentence(error)})."
+            ) from None
         gpus = 1 if self._ray.cluster_resources().get("GPU", 0) >= 1 else 0
         self._call = self._ray.remote(num_cpus=1, num_gpus=gpus)(_alone)
 
@@ -201,15 +216,19 @@ class Slurm(Backend):
         submitit = _package("submitit", "slurm")
         try:
             self._executor = submitit.AutoExecutor(cache_folder() / "slurm", cluster)
-            self._executor.update_parameters(name="uvlm", **{"slurm_timeout_min": 60}
-                                             | _parameters(where))
+            self._executor.update_parameters(
+                name="uvlm", **{"slurm_timeout_min": 60} | _parameters(where)
+            )
         except (NameError, RuntimeError, ValueError) as error:
-            raise ValueError(f"backend 'slurm:{where}' cannot be used ({_sentence(error)}).") from None
+            raise ValueError(
+                f"backend 'slurm:{where}' cannot be used ({_sentence(error)})."
+            ) from None
 
     def _start(self, function, arguments):
         try:
-            job = self._executor.submit(_Resumable(), self._environment,
-                                        _packed(function, arguments))
+            job = self._executor.submit(
+                _Resumable(), self._environment, _packed(function, arguments)
+            )
         except RuntimeError as error:  # what sbatch says
             raise ValueError(f"Slurm does not take the job ({_sentence(error)}).") from None
         return _follow(job.result, partial(job.cancel, check=False))
@@ -260,8 +279,9 @@ def _alone(environment: dict[str, str], call: bytes) -> BaseException | None:
 
 def _own_process(environment: dict[str, str]) -> ProcessPoolExecutor:
     """An executor of one process, which ends with this one."""
-    return ProcessPoolExecutor(1, env=environment, initializer=_follow_parent,
-                               initargs=(os.getpid(),))
+    return ProcessPoolExecutor(
+        1, env=environment, initializer=_follow_parent, initargs=(os.getpid(),)
+    )
 
 
 def _follow_parent(parent: int) -> None:
@@ -276,8 +296,9 @@ def _follow_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _follow(wait: Callable[[], BaseException | None],
-            cancel: Callable[[], object]) -> tuple[Future, Callable[[], object]]:
+def _follow(
+    wait: Callable[[], BaseException | None], cancel: Callable[[], object]
+) -> tuple[Future, Callable[[], object]]:
     """A future of a call on a cluster, and what stops it: `wait` blocks until it has ended and
     gives its exception."""
     future = Future()
@@ -301,8 +322,10 @@ def _scheduler_of(path: str) -> str:
     try:
         return json.loads(Path(path).read_text())["address"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"backend 'dask:{path}' names neither an address, such as "
-                         f"tcp://host:8786, nor a scheduler file that can be read.") from None
+        raise ValueError(
+            f"backend 'dask:{path}' names neither an address, such as "
+            f"tcp://host:8786, nor a scheduler file that can be read."
+        ) from None
 
 
 def _parameters(text: str) -> dict[str, int | str]:
@@ -321,8 +344,10 @@ def _package(name: str, backend: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ValueError(f"backend {backend!r} needs the package {name}; install it by `python -m "
-                         f"pip install -r requirements.txt -r requirements-cluster.txt`.") from None
+        raise ValueError(
+            f"backend {backend!r} needs the package {name}; install it by `python -m "
+            f"pip install -r requirements.txt -r requirements-cluster.txt`."
+        ) from None
 
 
 def _sentence(error: BaseException) -> str:

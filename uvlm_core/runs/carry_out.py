@@ -52,8 +52,9 @@ def execute_run(spec, work_folder: Path) -> tuple[dict, np.ndarray | None]:
         "started": first["started"],
         "resumed": [session["started"] for session in later],
         "commit": first["commit"],
-        "dirty": any(session["dirty"] or session["commit"] != first["commit"]
-                     for session in sessions),
+        "dirty": any(
+            session["dirty"] or session["commit"] != first["commit"] for session in sessions
+        ),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "versions": versions("torch", "transformers", "peft", "numpy"),
@@ -78,27 +79,40 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, np.ndarray
     unified = spec.training.regime == "unified"
     before = [{"fraction": 0.0} | row for row in evaluation.alignment(model)] if unified else []
     prepared = time.perf_counter() - began
-    result = train(model, steps, spec, folder, evaluation,
-                   lambda fraction: report_progress(folder, fraction))
+    result = train(
+        model, steps, spec, folder, evaluation, lambda fraction: report_progress(folder, fraction)
+    )
     samples, pictures = evaluation.samples()
     losses = {name: [entry[name] for entry in result["losses"]] for name in ("step", "loss")}
-    return {"scores": before + result["scores"], "counts": _counts(model, steps),
-            "times": {"preparing": prepared} | result["times"],
-            "samples": samples | {"losses": losses}}, pictures
+    return {
+        "scores": before + result["scores"],
+        "counts": _counts(model, steps),
+        "times": {"preparing": prepared} | result["times"],
+        "samples": samples | {"losses": losses},
+    }, pictures
 
 
 def _counts(model: torch.nn.Module, steps: Steps) -> dict:
     """Count steps, rows, tokens and parameters; "padding" is its share of some steps."""
-    some = [bucket for item in range(0, len(steps), max(1, len(steps) // 20))
-            for bucket in steps[item]["buckets"]]
+    some = [
+        bucket
+        for item in range(0, len(steps), max(1, len(steps) // 20))
+        for bucket in steps[item]["buckets"]
+    ]
     rows = {"understanding": steps.understanding, "generation": steps.generation}
-    return {"steps": steps.spec.steps, **{f"{task} rows": len(own) for task, own in rows.items()},
-            "tokens": int(sum(len(row.ids) for own in rows.values() for row in own)),
-            "padding": round(padding_share(some, steps.processor.pad), 4),
-            **{f"{task} rows about {name}": sum(name in row.about for row in own)
-               for task, own in rows.items() for name in ATTRIBUTES},
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "trained parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+    return {
+        "steps": steps.spec.steps,
+        **{f"{task} rows": len(own) for task, own in rows.items()},
+        "tokens": int(sum(len(row.ids) for own in rows.values() for row in own)),
+        "padding": round(padding_share(some, steps.processor.pad), 4),
+        **{
+            f"{task} rows about {name}": sum(name in row.about for row in own)
+            for task, own in rows.items()
+            for name in ATTRIBUTES
+        },
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
 
 
 def _open_session(folder: Path) -> list[dict]:
@@ -110,16 +124,24 @@ def _open_session(folder: Path) -> list[dict]:
     path = folder / "sessions.json"
     sessions = read_json(path) if path.exists() else []
     told = {"started", "commit", "dirty"}
-    if not (isinstance(sessions, list)
-            and all(isinstance(each, dict) and told <= each.keys() for each in sessions)):
-        raise RecordError(f"{path} does not say when this run was started; delete it to go on from "
-                          f"the last checkpoint.")
-    session = {"started": datetime.now(UTC).isoformat(timespec="seconds"),
-               **code_state("uvlm_core", "requirements.txt")}
+    if not (
+        isinstance(sessions, list)
+        and all(isinstance(each, dict) and told <= each.keys() for each in sessions)
+    ):
+        raise RecordError(
+            f"{path} does not say when this run was started; delete it to go on from "
+            f"the last checkpoint."
+        )
+    session = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **code_state("uvlm_core", "requirements.txt"),
+    }
     if processes()[1] == 0:
         try:
             write_whole(path, json.dumps([*sessions, session]).encode())
         except OSError as error:
-            raise RecordError(f"{path} cannot be written ({error.strerror or error}); make room or "
-                              f"grant permission there and run again.") from error
+            raise RecordError(
+                f"{path} cannot be written ({error.strerror or error}); make room or "
+                f"grant permission there and run again."
+            ) from error
     return [*sessions, session]

@@ -42,8 +42,10 @@ def make_writable(folder: Path) -> None:
         write_whole(probe, b"probe")
         probe.unlink(missing_ok=True)
     except OSError as error:
-        raise RecordError(f"The folder {folder} cannot be written to ({error.strerror or error}); "
-                          f"make room, grant permission or name another folder.") from error
+        raise RecordError(
+            f"The folder {folder} cannot be written to ({error.strerror or error}); "
+            f"make room, grant permission or name another folder."
+        ) from error
 
 
 def report_progress(work_folder: Path, fraction: float) -> None:

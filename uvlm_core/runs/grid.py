@@ -33,8 +33,13 @@ class RunsFailed(RuntimeError):
         self.failures = failures
 
 
-def run_grid(specs: Iterable, store: RunStore, workers: int = 2, work_folder: Path | None = None,
-             execute: Callable | None = None) -> list[dict]:
+def run_grid(
+    specs: Iterable,
+    store: RunStore,
+    workers: int = 2,
+    work_folder: Path | None = None,
+    execute: Callable | None = None,
+) -> list[dict]:
     """Load the records of `specs` from `store` and carry out the missing runs, `workers` at a time.
 
     Each run has a process of its own, so that nothing of an earlier one is in its way. The death of
@@ -66,13 +71,22 @@ def run_grid(specs: Iterable, store: RunStore, workers: int = 2, work_folder: Pa
             missing = {key: spec for key, spec in asked.items() if store.load(spec) is None}
             store.prepare()
             make_writable(work)
-            failures = _train(missing, RunStore(store.folder.absolute()), workers, work.absolute(),
-                              execute, backend)
+            failures = _train(
+                missing,
+                RunStore(store.folder.absolute()),
+                workers,
+                work.absolute(),
+                execute,
+                backend,
+            )
         if failures:
-            lines = "\n".join(f"{describe(missing[key])}: {_reason(error)}"
-                              for key, error in failures.items())
-            message = (f"{len(failures)} of {len(missing)} runs failed; the others are finished "
-                       f"and kept, and running again resumes these:\n{lines}")
+            lines = "\n".join(
+                f"{describe(missing[key])}: {_reason(error)}" for key, error in failures.items()
+            )
+            message = (
+                f"{len(failures)} of {len(missing)} runs failed; the others are finished "
+                f"and kept, and running again resumes these:\n{lines}"
+            )
             raise RunsFailed(message, failures) from next(iter(failures.values()))
         records |= {key: _written(store, spec) for key, spec in asked.items()}
     return [records[key] for key in keys]
@@ -89,18 +103,26 @@ def _turn() -> Iterator[None]:
         yield
 
 
-def _train(missing: dict, store: RunStore, workers: int, work: Path, execute: Callable | None,
-           backend: Backend) -> dict[str, BaseException]:
+def _train(
+    missing: dict,
+    store: RunStore,
+    workers: int,
+    work: Path,
+    execute: Callable | None,
+    backend: Backend,
+) -> dict[str, BaseException]:
     """Train the specs in `missing` (by key) in parallel and return what went wrong, by key."""
-    cost = {key: float(spec.cost()) if hasattr(spec, "cost") else 1.0
-            for key, spec in missing.items()}
+    cost = {
+        key: float(spec.cost()) if hasattr(spec, "cost") else 1.0 for key, spec in missing.items()
+    }
     # the longest first, so that none is left alone at the end
     waiting = sorted(missing, key=cost.get, reverse=True)
     running, finished, failures = {}, set(), {}
 
     def work_done() -> float:
-        return sum(cost[key] * (1 if key in finished else read_progress(work / key))
-                   for key in missing)
+        return sum(
+            cost[key] * (1 if key in finished else read_progress(work / key)) for key in missing
+        )
 
     def state() -> str:
         return f"{len(finished)} of {len(missing)} runs"
@@ -111,9 +133,15 @@ def _train(missing: dict, store: RunStore, workers: int, work: Path, execute: Ca
         bar.set_description_str(state(), refresh=False)
         bar.update(done - bar.n)
 
-    bar = tqdm(desc=state(), total=sum(cost.values()), initial=work_done(), smoothing=0,
-               mininterval=1, miniters=0,
-               bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} to go")
+    bar = tqdm(
+        desc=state(),
+        total=sum(cost.values()),
+        initial=work_done(),
+        smoothing=0,
+        mininterval=1,
+        miniters=0,
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} to go",
+    )
     try:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -126,8 +154,10 @@ def _train(missing: dict, store: RunStore, workers: int, work: Path, execute: Ca
                 finished.add(key)
                 if future.exception() is not None:
                     failures[key] = future.exception()
-                    bar.write(f"{describe(missing[key])} failed: {_reason(failures[key])}",
-                              file=sys.stderr)
+                    bar.write(
+                        f"{describe(missing[key])} failed: {_reason(failures[key])}",
+                        file=sys.stderr,
+                    )
         show(bar)
     finally:
         bar.close()
@@ -140,9 +170,11 @@ def _run(spec, store: RunStore, folder: Path, execute: Callable | None) -> None:
     The lock lets two grids share the work, not the folder.
     """
     if record_key(spec) != folder.name:
-        raise ValueError(f"{describe(spec)} is {folder.name} where the grid was started, so its "
-                         f"networks are others "
-                         f"on this machine; give a cluster one checkout.")
+        raise ValueError(
+            f"{describe(spec)} is {folder.name} where the grid was started, so its "
+            f"networks are others "
+            f"on this machine; give a cluster one checkout."
+        )
     if execute is None:
         # late: whoever only reads records needs no torch
         from uvlm_core.runs.carry_out import execute_run as execute
@@ -160,9 +192,11 @@ def _written(store: RunStore, spec) -> dict:
     deadline = time.monotonic() + _VISIBLE
     while (record := store.load(spec)) is None:
         if time.monotonic() > deadline:
-            raise RecordError(f"{describe(spec)} is finished, but its record is not in "
-                              f"{store.folder}; the machines "
-                              f"of a cluster must share that folder.")
+            raise RecordError(
+                f"{describe(spec)} is finished, but its record is not in "
+                f"{store.folder}; the machines "
+                f"of a cluster must share that folder."
+            )
         time.sleep(0.5)
     return record
 

@@ -66,8 +66,9 @@ def _carry_out(store: RunStore, spec: RunSpec) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     body, pictures = execute_run(spec, folder)
     if rank == 0:
-        store.save(spec, body | {"provenance": body["provenance"] | {"processes": processes}},
-                   pictures)
+        store.save(
+            spec, body | {"provenance": body["provenance"] | {"processes": processes}}, pictures
+        )
         shutil.rmtree(folder, ignore_errors=True)
         print(f"wrote {store.path(spec)}")
 
@@ -89,8 +90,10 @@ def _begin(store: RunStore, spec: RunSpec, lock: FileLock) -> bool:
                 lock.acquire(blocking=False)
                 wanted = store.load(spec) is None  # whoever had the lock may have written it
         except Timeout:
-            fault = (f"Run {record_key(spec)} is being carried out in the cache {cache_folder()} "
-                     f"by another process; start it again when that has ended.")
+            fault = (
+                f"Run {record_key(spec)} is being carried out in the cache {cache_folder()} "
+                f"by another process; start it again when that has ended."
+            )
         except (ValueError, OSError) as error:
             fault = str(error)
     wanted, fault = broadcast_object_list([wanted, fault])
@@ -103,13 +106,16 @@ def _begin(store: RunStore, spec: RunSpec, lock: FileLock) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; bad input is refused in one sentence with exit code 2."""
-    parser = argparse.ArgumentParser(description="Carry out one run, on as many processes as "
-                                                 "accelerate starts.")
+    parser = argparse.ArgumentParser(
+        description="Carry out one run, on as many processes as accelerate starts."
+    )
     parser.add_argument("--profile", default="laptop", help="the base of the spec")
-    parser.add_argument("-p", action="append", default=[], metavar="NAME=JSON",
-                        help="a field of the spec")
-    parser.add_argument("--records", type=Path, default=Path("build/launch/runs"),
-                        help="the folder of the record")
+    parser.add_argument(
+        "-p", action="append", default=[], metavar="NAME=JSON", help="a field of the spec"
+    )
+    parser.add_argument(
+        "--records", type=Path, default=Path("build/launch/runs"), help="the folder of the record"
+    )
     options = parser.parse_args(arguments)
     try:
         changes = {}
@@ -118,8 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 changes[name] = json.loads(value)
             except json.JSONDecodeError:
-                raise ValueError(f"-p {given!r} is not NAME=JSON, such as seed=3 or "
-                                 f"regime=\"unified\".") from None
+                raise ValueError(
+                    f'-p {given!r} is not NAME=JSON, such as seed=3 or regime="unified".'
+                ) from None
         run(profile(options.profile).spec.vary(**changes), options.records)
     except (ValueError, OSError) as error:  # a disk that is full, say
         print(error, file=sys.stderr)

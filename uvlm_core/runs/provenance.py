@@ -19,8 +19,10 @@ def code_state(*paths: str) -> dict:
     Returns: {"commit": sha, "dirty": bool}, "unknown" without git.
     """
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *paths)
-    return {"commit": UNKNOWN if commit is None else commit,
-            "dirty": UNKNOWN if changes is None else changes != ""}
+    return {
+        "commit": UNKNOWN if commit is None else commit,
+        "dirty": UNKNOWN if changes is None else changes != "",
+    }
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -30,9 +32,12 @@ def versions(*packages: str) -> dict[str, str]:
 
 def _git(*arguments: str) -> str | None:
     try:
-        answers = [subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True,
-                                  check=True).stdout
-                   for words in (("rev-parse", "--show-toplevel"), arguments)]
+        answers = [
+            subprocess.run(
+                ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+            ).stdout
+            for words in (("rev-parse", "--show-toplevel"), arguments)
+        ]
     except (OSError, subprocess.CalledProcessError):
         return None
     return answers[1].strip() if Path(answers[0].strip()) == ROOT else None

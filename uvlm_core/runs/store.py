@@ -31,8 +31,14 @@ from uvlm_core.runs.files import TEMPORARY, RecordError, make_writable, write_wh
 SCHEMA = 2  # of the record; another one is refused
 SCORE_COLUMNS = ("fraction", "metric", "attribute", "value", "samples")
 RECORD_DIGITS = 5  # significant ones of every number that was measured
-_BODY = {"scores": list, "counts": dict, "times": dict, "provenance": dict, "samples": dict,
-         "tables": dict}
+_BODY = {
+    "scores": list,
+    "counts": dict,
+    "times": dict,
+    "provenance": dict,
+    "samples": dict,
+    "tables": dict,
+}
 # s: writing takes milliseconds, so an older temporary file belongs to a process that was killed
 _STALE = 60
 _LINE_WIDTH = 100  # characters of a line in a record, lists apart
@@ -46,8 +52,12 @@ def canonical_of(spec):
 def record_key(spec) -> str:
     """The name of a run: 16 hex digits of the sha256 over its canonical spec and its networks."""
     spec = canonical_of(spec)
-    text = json.dumps({"spec": spec.to_dict(), "networks": fingerprints(spec)}, sort_keys=True,
-                      allow_nan=False, separators=(",", ":"))
+    text = json.dumps(
+        {"spec": spec.to_dict(), "networks": fingerprints(spec)},
+        sort_keys=True,
+        allow_nan=False,
+        separators=(",", ":"),
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -91,8 +101,10 @@ class RunStore:
             return None
         record = _read(path)
         if record["spec"] != _plain(canonical_of(spec).to_dict()) or record["key"] != path.stem:
-            raise RecordError(f"{path} is the record of another run than its name says; delete it "
-                              f"to run it again.")
+            raise RecordError(
+                f"{path} is the record of another run than its name says; delete it "
+                f"to run it again."
+            )
         return record
 
     def save(self, spec, body: dict, pictures: np.ndarray | None = None) -> dict:
@@ -110,15 +122,23 @@ class RunStore:
         path = self.path(spec)
         unknown = sorted(body.keys() - _BODY.keys())
         if unknown:
-            raise ValueError(f"{describe(spec)} did not return a record: {unknown[0]!r} is not one "
-                             f"of {', '.join(_BODY)}.")
+            raise ValueError(
+                f"{describe(spec)} did not return a record: {unknown[0]!r} is not one "
+                f"of {', '.join(_BODY)}."
+            )
         told = {"schema": SCHEMA, "key": path.stem, "spec": canonical_of(spec).to_dict()}
         try:
-            kept = {name: body.get(name, kind()) for name, kind in _BODY.items()
-                    if name != "tables" or name in body}
+            kept = {
+                name: body.get(name, kind())
+                for name, kind in _BODY.items()
+                if name != "tables" or name in body
+            }
             kept["scores"] = _grouped(kept["scores"])
-            kept |= {name: _rounded(kept[name], missing=name in ("scores", "tables"))
-                     for name in kept if name != "provenance"}
+            kept |= {
+                name: _rounded(kept[name], missing=name in ("scores", "tables"))
+                for name in kept
+                if name != "provenance"
+            }
             if pictures is not None:
                 kept["samples"]["pictures"] = len(pictures)
             text = _layout(_plain(told | kept)) + "\n"
@@ -137,9 +157,11 @@ class RunStore:
         except OSError as error:
             if pictures is not None and not path.exists():
                 picture.unlink(missing_ok=True)
-            raise RecordError(f"The record {path} cannot be written ({error.strerror or error}) "
-                              f"and nothing is left of it; make room or grant permission there and "
-                              f"run again.") from error
+            raise RecordError(
+                f"The record {path} cannot be written ({error.strerror or error}) "
+                f"and nothing is left of it; make room or grant permission there and "
+                f"run again."
+            ) from error
         return record
 
     def all(self) -> list[dict]:
@@ -156,8 +178,10 @@ class RunStore:
             with Image.open(path) as image:
                 return np.stack(np.split(np.asarray(image.convert("RGB")), count, axis=1))
         except (OSError, ValueError):
-            raise RecordError(f"The pictures {path} are missing or not {count} images in one row; "
-                              f"delete {record['key']}.json to run it again.") from None
+            raise RecordError(
+                f"The pictures {path} are missing or not {count} images in one row; "
+                f"delete {record['key']}.json to run it again."
+            ) from None
 
     def prepare(self) -> None:
         """Make the folder, prove that it can be written to, remove what killed processes left."""
@@ -173,12 +197,15 @@ def _read(path: Path) -> dict:
     try:
         return _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror or error}); grant permission or "
-                          f"delete it to run it "
-                          f"again.") from error
+        raise RecordError(
+            f"{path} cannot be read ({error.strerror or error}); grant permission or "
+            f"delete it to run it "
+            f"again."
+        ) from error
     except ValueError as error:  # no JSON, no text, or no record
-        raise RecordError(f"{path} is not a whole record ({error}); delete it to run it "
-                          f"again.") from None
+        raise RecordError(
+            f"{path} is not a whole record ({error}); delete it to run it again."
+        ) from None
 
 
 def _parsed(text: str) -> dict:
@@ -202,8 +229,9 @@ def _grouped(rows: list[dict]) -> dict:
             raise ValueError(f"its score {row!r} has not the entries {', '.join(SCORE_COLUMNS)}")
         group = scores.setdefault(repr(float(row["fraction"])), {}).setdefault(row["metric"], {})
         if row["attribute"] in group:
-            raise ValueError(f"its score {row!r} has the fraction, metric and attribute of another "
-                             f"one")
+            raise ValueError(
+                f"its score {row!r} has the fraction, metric and attribute of another one"
+            )
         group[row["attribute"]] = [row["value"], row["samples"]]
     return scores
 
@@ -211,10 +239,16 @@ def _grouped(rows: list[dict]) -> dict:
 def _rows(scores: dict) -> list[dict]:
     """The rows again."""
     try:
-        return [dict(zip(SCORE_COLUMNS, (float(fraction), metric, attribute, value, samples),
-                         strict=True))
-                for fraction, metrics in scores.items() for metric, attributes in metrics.items()
-                for attribute, (value, samples) in attributes.items()]
+        return [
+            dict(
+                zip(
+                    SCORE_COLUMNS, (float(fraction), metric, attribute, value, samples), strict=True
+                )
+            )
+            for fraction, metrics in scores.items()
+            for metric, attributes in metrics.items()
+            for attribute, (value, samples) in attributes.items()
+        ]
     except (AttributeError, TypeError, ValueError):
         fault = "its scores are not [value, samples] by fraction, metric and attribute"
         raise ValueError(fault) from None
@@ -244,9 +278,15 @@ def _plain(value):
 def _layout(value, indent: str = "") -> str:
     """JSON for people: an object longer than a line has one entry a line; a list stays on one."""
     text = json.dumps(value, allow_nan=False)
-    if not isinstance(value, dict) or not value or indent and len(indent) + len(text) <= _LINE_WIDTH:
+    if (
+        not isinstance(value, dict)
+        or not value
+        or indent
+        and len(indent) + len(text) <= _LINE_WIDTH
+    ):
         return text
     deeper = indent + " "
-    lines = [f"{deeper}{json.dumps(name)}: {_layout(entry, deeper)}"
-             for name, entry in value.items()]
+    lines = [
+        f"{deeper}{json.dumps(name)}: {_layout(entry, deeper)}" for name, entry in value.items()
+    ]
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"

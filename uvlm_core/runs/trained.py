@@ -29,8 +29,9 @@ def trained_models(specs: Sequence[RunSpec], workers: int = 2) -> list[tuple]:
     read.
     """
     # scores change no weight
-    specs = [spec.vary(fractions=(1.0,), probe_watches=0, shown_watches=0).canonical()
-             for spec in specs]
+    specs = [
+        spec.vary(fractions=(1.0,), probe_watches=0, shown_watches=0).canonical() for spec in specs
+    ]
     store, folders = RunStore(cache_folder() / "models"), [_kept(spec) for spec in specs]
     for spec, folder in zip(specs, folders, strict=True):
         if not (folder / "model.safetensors").exists():
@@ -47,8 +48,14 @@ def _keep_model(spec: RunSpec, folder: Path) -> tuple[dict, None]:
     """Train one run without scoring it and leave its weights in the cache: what `run_grid` carries
     out."""
     model, _, steps, *_ = prepare(spec)
-    train(model, steps, spec, folder, lambda *_: [], lambda fraction: report_progress(folder,
-                                                                                      fraction))
+    train(
+        model,
+        steps,
+        spec,
+        folder,
+        lambda *_: [],
+        lambda fraction: report_progress(folder, fraction),
+    )
     path = _kept(spec) / "model.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     # for `load_model`

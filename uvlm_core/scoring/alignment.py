@@ -49,8 +49,10 @@ def mutual_neighbours(x: np.ndarray, y: np.ndarray, count: int = NEIGHBOURS) -> 
 
     Unrelated sets have count / (vectors - 1).
     """
-    found = [NearestNeighbors(n_neighbors=count).fit(some).kneighbors(return_distance=False)
-             for some in (x, y)]
+    found = [
+        NearestNeighbors(n_neighbors=count).fit(some).kneighbors(return_distance=False)
+        for some in (x, y)
+    ]
     return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(*found, strict=True)]) / count)
 
 
@@ -62,12 +64,15 @@ def linear_r2(x: np.ndarray, y: np.ndarray, fitted: np.ndarray) -> float:
     """
     model = LinearRegression().fit(x[fitted], y[fitted])
     rest = y[~fitted]
-    return float(1 - ((rest - model.predict(x[~fitted])) ** 2).sum() / ((rest - rest.mean(0)) ** 2).sum())
+    return float(
+        1 - ((rest - model.predict(x[~fitted])) ** 2).sum() / ((rest - rest.mean(0)) ** 2).sum()
+    )
 
 
 @torch.inference_mode()
-def representations(model: UnifiedVLM, processor: Processor, talks: list[Conversation],
-                    images: np.ndarray) -> dict[str, np.ndarray]:
+def representations(
+    model: UnifiedVLM, processor: Processor, talks: list[Conversation], images: np.ndarray
+) -> dict[str, np.ndarray]:
     """What a model makes of each image token: per place in the model an array (images, tokens, LM
     width).
 
@@ -82,12 +87,14 @@ def representations(model: UnifiedVLM, processor: Processor, talks: list[Convers
     found: dict[str, list[torch.Tensor]] = {}
     for number, talk in enumerate(talks):  # alone: rows that are batched change places
         row = processor.row(talk, number)
-        (bucket,) = collate([row], None if generation else images, images if generation else None,
-                            processor.pad)
+        (bucket,) = collate(
+            [row], None if generation else images, images if generation else None, processor.pad
+        )
         bucket = {name: tensor.to(model.device) for name, tensor in bucket.items()}
         embeds = model.embed(bucket["input_ids"], bucket.get("images_in"), bucket.get("images_out"))
-        states = model.language_model.model(inputs_embeds=embeds, use_cache=False,
-                                            output_hidden_states=True)
+        states = model.language_model.model(
+            inputs_embeds=embeds, use_cache=False, output_hidden_states=True
+        )
         chosen = bucket["input_ids"][0] == slot
         for layer, hidden in enumerate((embeds, *states.hidden_states[1:])):
             tokens = _averaged(hidden[0, chosen].float(), GRID).cpu()  # (tokens, LM width)
@@ -95,8 +102,9 @@ def representations(model: UnifiedVLM, processor: Processor, talks: list[Convers
     return {name: torch.stack(tokens).numpy() for name, tokens in found.items()}
 
 
-def measure_alignment(understanding: dict[str, np.ndarray],
-                      generation: dict[str, np.ndarray]) -> list[dict]:
+def measure_alignment(
+    understanding: dict[str, np.ndarray], generation: dict[str, np.ndarray]
+) -> list[dict]:
     """Score rows of how well two sets of `representations` of the same watches agree, a place a
     row.
 
@@ -113,23 +121,37 @@ def measure_alignment(understanding: dict[str, np.ndarray],
     for place in understanding:
         sides = understanding[place], generation[place]
         side = min(math.isqrt(some.shape[1]) for some in sides)
-        pair = [torch.stack([_averaged(image, side) for image in torch.from_numpy(some)]).numpy()
-                for some in sides]
+        pair = [
+            torch.stack([_averaged(image, side) for image in torch.from_numpy(some)]).numpy()
+            for some in sides
+        ]
         count, tokens = pair[0].shape[:2]
-        x, y = ((some - some.mean(0)).reshape(count * tokens, -1).astype(np.float64)
-                for some in pair)
+        x, y = (
+            (some - some.mean(0)).reshape(count * tokens, -1).astype(np.float64) for some in pair
+        )
         fitted = np.repeat(np.arange(count) < count / 2, tokens)
         chosen = np.random.default_rng(0).permutation(len(x))[:NEIGHBOUR_PAIRS]
         values = dict.fromkeys(MEASURES, float("nan"))
-        if count > 1 and all(np.isfinite(some).all() and some[fitted].any() and some[~fitted].any()
-                             for some in (x, y)):
+        if count > 1 and all(
+            np.isfinite(some).all() and some[fitted].any() and some[~fitted].any()
+            for some in (x, y)
+        ):
             near = min(NEIGHBOURS, len(chosen) - 1)
-            values = {"cka": linear_cka(x, y), "procrustes": procrustes_distance(x, y),
-                      "neighbours": mutual_neighbours(x[chosen], y[chosen], near),
-                      "r2": linear_r2(x, y, fitted)}
-        rows += [{"metric": f"alignment_{name}", "attribute": place, "value": values[name],
-                  "samples": count}
-                 for name in MEASURES]
+            values = {
+                "cka": linear_cka(x, y),
+                "procrustes": procrustes_distance(x, y),
+                "neighbours": mutual_neighbours(x[chosen], y[chosen], near),
+                "r2": linear_r2(x, y, fitted),
+            }
+        rows += [
+            {
+                "metric": f"alignment_{name}",
+                "attribute": place,
+                "value": values[name],
+                "samples": count,
+            }
+            for name in MEASURES
+        ]
     return rows
 
 

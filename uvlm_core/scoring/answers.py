@@ -61,12 +61,16 @@ def score_parts(attribute: str, answer: str, truth: str, rule: str = "partial") 
     if given is None or not (rule == "unchecked" or kind.in_range(given)):
         return {part: _by_rule(kind, 0.0, False, rule) for part in kind.parts}
     values = zip(kind.parts, kind.split(given), kind.split(true), strict=True)
-    return {part: _by_rule(kind, kind.credit(part, one, other), one == other, rule)
-            for part, one, other in values}
+    return {
+        part: _by_rule(kind, kind.credit(part, one, other), one == other, rule)
+        for part, one, other in values
+    }
 
 
-def score_conversations(answers: Iterable[tuple[str, str, str]],
-                        rules: Sequence[str] = ("partial", "exact", "normalised")) -> list[dict]:
+def score_conversations(
+    answers: Iterable[tuple[str, str, str]],
+    rules: Sequence[str] = ("partial", "exact", "normalised"),
+) -> list[dict]:
     """Score rows {"metric", "attribute", "value", "samples"} of (attribute, answer, truth) triples.
 
     Every turn counts. For each rule there is a row per attribute that was asked, `hour`, `minute`
@@ -82,8 +86,9 @@ def score_conversations(answers: Iterable[tuple[str, str, str]],
             if len(parts := score_parts(attribute, answer, truth, rule)) > 1:
                 for part, score in parts.items():
                     scores[part].append(score)
-        means = {name: sum(scores[name]) / len(scores[name])
-                 for name in scored_names() if scores[name]}
+        means = {
+            name: sum(scores[name]) / len(scores[name]) for name in scored_names() if scores[name]
+        }
         rows += [_row(rule, name, mean, len(scores[name])) for name, mean in means.items()]
         if all(attribute in means for attribute in ATTRIBUTES):
             total = sum(means[attribute] for attribute in ATTRIBUTES) / len(ATTRIBUTES)
@@ -110,16 +115,29 @@ def score_confusion(attribute: str, answers: Iterable[tuple[str, str]]) -> list[
     """
     values = find_attribute(attribute).values
     classes = list(dict.fromkeys(answer_class(attribute, value) for value in values))
-    counts = Counter((answer_class(attribute, truth), answer_class(attribute, answer))
-                     for answer, truth in answers)
+    counts = Counter(
+        (answer_class(attribute, truth), answer_class(attribute, answer))
+        for answer, truth in answers
+    )
     asked = {true: sum(counts[true, said] for said in (*classes, "none")) for true in classes}
-    return [_row("confusion", f"{attribute}: {true} > {said}", counts[true, said] / asked[true],
-                 asked[true])
-            for true in classes if asked[true] for said in (*classes, "none")]
+    return [
+        _row(
+            "confusion",
+            f"{attribute}: {true} > {said}",
+            counts[true, said] / asked[true],
+            asked[true],
+        )
+        for true in classes
+        if asked[true]
+        for said in (*classes, "none")
+    ]
 
 
-def score_captions(captions: Sequence[str], watches: Sequence[Watch],
-                   rules: Sequence[str] = ("partial", "exact", "normalised")) -> list[dict]:
+def score_captions(
+    captions: Sequence[str],
+    watches: Sequence[Watch],
+    rules: Sequence[str] = ("partial", "exact", "normalised"),
+) -> list[dict]:
     """Score rows of captions, caption i about watch i; metrics `caption_mentioned`,
     `caption_<rule>`.
 
@@ -128,19 +146,24 @@ def score_captions(captions: Sequence[str], watches: Sequence[Watch],
     attribute: leaving one out is no mistake, as true captions mention all but the time at random.
     """
     if len(captions) != len(watches):
-        raise ValueError(f"there are {len(captions)} captions for {len(watches)} watches; "
-                         "each needs its own.")
+        raise ValueError(
+            f"there are {len(captions)} captions for {len(watches)} watches; each needs its own."
+        )
     said = [read_caption(caption) for caption in captions]
     rows = []
     if captions:
         shares = {name: sum(name in values for values in said) / len(said) for name in ATTRIBUTES}
         shares["total"] = sum(shares.values()) / len(shares)
         rows = [_row("caption_mentioned", name, share, len(said)) for name, share in shares.items()]
-    stated = [(name, values[name], attribute.truth(watch))
-              for values, watch in zip(said, watches, strict=True)
-              for name, attribute in ATTRIBUTES.items() if name in values]
-    return rows + [{**row, "metric": f"caption_{row['metric']}"}
-                   for row in score_conversations(stated, rules)]
+    stated = [
+        (name, values[name], attribute.truth(watch))
+        for values, watch in zip(said, watches, strict=True)
+        for name, attribute in ATTRIBUTES.items()
+        if name in values
+    ]
+    return rows + [
+        {**row, "metric": f"caption_{row['metric']}"} for row in score_conversations(stated, rules)
+    ]
 
 
 def _row(metric: str, attribute: str, value: float, samples: int) -> dict:

@@ -36,31 +36,47 @@ class Evaluation:
 
     def __init__(self, spec: RunSpec, processor: Processor, understanding, generation):
         self.spec, self.processor = spec, processor
-        self.watches = sample_watches(TEST_STREAM, max(spec.scoring.test_watches,
-                                                       spec.scoring.generated_watches), "test",
-                                      hours=spec.data.hours)
-        shown = max(spec.scoring.test_watches * spec.understands,
-                    spec.scoring.generated_watches * spec.generates)
+        self.watches = sample_watches(
+            TEST_STREAM,
+            max(spec.scoring.test_watches, spec.scoring.generated_watches),
+            "test",
+            hours=spec.data.hours,
+        )
+        shown = max(
+            spec.scoring.test_watches * spec.understands,
+            spec.scoring.generated_watches * spec.generates,
+        )
         images = render_batch(self.watches[:shown], spec.data.image_size)
         asked = self.watches[: spec.scoring.test_watches]
         if spec.understands:
             self.questions = make_conversations(asked, "vqa", TEST_STREAM)
-            self.captions = make_conversations(asked[: spec.scoring.generated_watches], "caption",
-                                               TEST_STREAM)
+            self.captions = make_conversations(
+                asked[: spec.scoring.generated_watches], "caption", TEST_STREAM
+            )
             processor.check(self.questions + self.captions)
             self.images_in = understanding.encode(images[: spec.scoring.test_watches])
             self.encoded = vectors(understanding, self.images_in[: spec.scoring.probe_watches])
-            self.rare = list(dict.fromkeys(bias.attribute for bias in spec.data.biases
-                                           if bias.tasks != ("generation",)))
+            self.rare = list(
+                dict.fromkeys(
+                    bias.attribute for bias in spec.data.biases if bias.tasks != ("generation",)
+                )
+            )
         if spec.generates:
             drawn = spec.scoring.generated_watches
             self.requests = make_conversations(self.watches[:drawn], "generation", TEST_STREAM)
             processor.check(self.requests)
-            others = render_batch(sample_watches(TEST_STREAM + 1, drawn, "test",
-                                                 hours=spec.data.hours), spec.data.image_size)
+            others = render_batch(
+                sample_watches(TEST_STREAM + 1, drawn, "test", hours=spec.data.hours),
+                spec.data.image_size,
+            )
             self.drawn = DRAWN_WATCHES[KINDS[kinds_of(spec.model.architecture)[1]].output](
-                spec, generation, self.watches[:drawn], images[:drawn], others,
-                [request.turns[0].attributes for request in self.requests])
+                spec,
+                generation,
+                self.watches[:drawn],
+                images[:drawn],
+                others,
+                [request.turns[0].attributes for request in self.requests],
+            )
         self.generated: np.ndarray | None = None  # codes or features of the last images
 
     def __call__(self, model, last: bool = True) -> list[dict]:
@@ -71,15 +87,24 @@ class Evaluation:
         """
         rows = []
         if self.spec.understands:
-            questions = self.questions if last else self.questions[: self.spec.scoring.generated_watches]
-            rows += self._questions(model, questions, last) + (self._captions(model) if last
-                                                               else [])
+            questions = (
+                self.questions if last else self.questions[: self.spec.scoring.generated_watches]
+            )
+            rows += self._questions(model, questions, last) + (
+                self._captions(model) if last else []
+            )
         if self.spec.generates:
             generated = generate_images(model, self.processor, self.requests)
             self.generated = generated.tokens
-            rows += [{"metric": "triggered", "attribute": "",
-                      "value": float(generated.triggered.mean()),
-                      "samples": len(self.requests)}, *self.drawn.scores(generated.tokens)]
+            rows += [
+                {
+                    "metric": "triggered",
+                    "attribute": "",
+                    "value": float(generated.triggered.mean()),
+                    "samples": len(self.requests),
+                },
+                *self.drawn.scores(generated.tokens),
+            ]
             if last:
                 rows += self.drawn.forced_scores(model, self.processor, self.requests)
         if last and self.spec.training.regime == "unified":
@@ -90,13 +115,16 @@ class Evaluation:
 
     def _questions(self, model, questions, last: bool) -> list[dict]:
         answers = answer(model, self.processor, questions, self.images_in)
-        triples = [(turn.attributes[0], said, turn.gpt) for talk, given in zip(questions, answers,
-                                                                               strict=True)
-                   for turn, said in zip(talk.turns, given, strict=True)]
+        triples = [
+            (turn.attributes[0], said, turn.gpt)
+            for talk, given in zip(questions, answers, strict=True)
+            for turn, said in zip(talk.turns, given, strict=True)
+        ]
         rows = scoring.score_conversations(triples, scoring.RULES)
         for attribute in self.rare if last else ():
-            rows += scoring.score_confusion(attribute, [(said, true) for name, said, true in triples
-                                                        if name == attribute])
+            rows += scoring.score_confusion(
+                attribute, [(said, true) for name, said, true in triples if name == attribute]
+            )
             rows += self._constrained(model, attribute)
         return rows
 
@@ -105,16 +133,26 @@ class Evaluation:
         what a model knows and does not say.
         """
         tag = f"{IMAGE}\n"
-        asked = [(talk.image, turn) for talk in self.questions for turn in talk.turns
-                 if attribute in turn.attributes]
-        talks = [Conversation("vqa", image, (replace(turn,
-                                                     human=tag + turn.human.removeprefix(tag)),))
-                 for image, turn in asked]
-        answers = answer(model, self.processor, talks, self.images_in,
-                         only=ATTRIBUTES[attribute].values)
-        rows = scoring.score_conversations(((attribute, said, turn.gpt) for (said,),
-                                            (_, turn) in zip(
-            answers, asked, strict=True)), ("partial",))
+        asked = [
+            (talk.image, turn)
+            for talk in self.questions
+            for turn in talk.turns
+            if attribute in turn.attributes
+        ]
+        talks = [
+            Conversation("vqa", image, (replace(turn, human=tag + turn.human.removeprefix(tag)),))
+            for image, turn in asked
+        ]
+        answers = answer(
+            model, self.processor, talks, self.images_in, only=ATTRIBUTES[attribute].values
+        )
+        rows = scoring.score_conversations(
+            (
+                (attribute, said, turn.gpt)
+                for (said,), (_, turn) in zip(answers, asked, strict=True)
+            ),
+            ("partial",),
+        )
         return [row | {"metric": "constrained"} for row in rows]
 
     def _probes(self, model) -> list[dict]:
@@ -124,10 +162,16 @@ class Evaluation:
         count = self.spec.scoring.probe_watches
         places = representations(model, self.processor, self.questions[:count], self.images_in)
         table = probing.probe_places({"encoder": self.encoded} | places, self.watches[:count])
-        return [{"metric": metric, "attribute": f"{row['attribute']}, {row['place']}",
-                 "value": row[column],
-                 "samples": count} for row in table.to_dict("records")
-                for metric, column in (("probe", "accuracy"), ("probe_control", "control"))]
+        return [
+            {
+                "metric": metric,
+                "attribute": f"{row['attribute']}, {row['place']}",
+                "value": row[column],
+                "samples": count,
+            }
+            for row in table.to_dict("records")
+            for metric, column in (("probe", "accuracy"), ("probe_control", "control"))
+        ]
 
     def _captions(self, model) -> list[dict]:
         said = answer(model, self.processor, self.captions, self.images_in, limit=64)
@@ -137,19 +181,27 @@ class Evaluation:
         """Score rows of how well a unified model's two sides agree on the first test watches
         (`alignment.py`).
         """
-        count = min(ALIGNED_WATCHES, self.spec.scoring.test_watches,
-                    self.spec.scoring.generated_watches)
+        count = min(
+            ALIGNED_WATCHES, self.spec.scoring.test_watches, self.spec.scoring.generated_watches
+        )
         sides = ((self.questions, self.images_in), (self.requests, self.drawn.real))
-        return measure_alignment(*(representations(model, self.processor, talks[:count], images)
-                                   for talks, images in sides))
+        return measure_alignment(
+            *(
+                representations(model, self.processor, talks[:count], images)
+                for talks, images in sides
+            )
+        )
 
     def samples(self) -> tuple[dict, np.ndarray | None]:
         """Return what a record keeps to look at: the first `shown_watches` generated images, and
         their requests.
         """
         shown = self.spec.scoring.shown_watches
-        images = (None if self.generated is None or not shown
-                  else self.drawn.images(self.generated[:shown]))
+        images = (
+            None
+            if self.generated is None or not shown
+            else self.drawn.images(self.generated[:shown])
+        )
         if images is None:
             return {}, None
         return {"requests": [talk.turns[0].human for talk in self.requests[:shown]]}, images
@@ -158,22 +210,25 @@ class Evaluation:
 class DrawnWatchCodes:
     """Scores of generated codes: decoded to pixels, and those read and compared."""
 
-    def __init__(self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray,
-                 requested):
+    def __init__(
+        self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray, requested
+    ):
         self.images, self.watches, self.requested = encoder.decode, watches, requested
         self.reader = AttributeReader.load(spec.scoring.reader) if spec.scoring.reader else None
         self.inception = resolve(spec.scoring.inception) if spec.scoring.inception else None
         self.real, self.pixels = encoder.encode(images), resized(images, encoder.size)
-        self.floor = fidelity.floor(self.pixels, resized(others, encoder.size), self.reader,
-                                    self.inception)
+        self.floor = fidelity.floor(
+            self.pixels, resized(others, encoder.size), self.reader, self.inception
+        )
 
     def scores(self, codes: np.ndarray) -> list[dict]:
         """Score rows of codes (images, tokens)."""
         images = self.images(codes)
         rows = [*fidelity.distances(images, self.pixels, self.reader, self.inception), *self.floor]
         if self.reader is not None:
-            read = fidelity.read_back(images, self.watches, self.requested, self.reader,
-                                      OUTPUTS["codes"].read_back)
+            read = fidelity.read_back(
+                images, self.watches, self.requested, self.reader, OUTPUTS["codes"].read_back
+            )
             rows = read + rows
         return rows
 
@@ -189,25 +244,34 @@ class DrawnWatchFeatures:
     if a decoder is.
     """
 
-    def __init__(self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray,
-                 requested):
+    def __init__(
+        self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray, requested
+    ):
         self.reader, self.decoder = (  # an encoder of the user's may have neither
             kind.load(name, spec.model.semantic_encoder) if name else None
-            for kind, name in ((FeatureReader, spec.scoring.feature_reader),
-                               (FeatureDecoder, spec.scoring.feature_decoder)))
+            for kind, name in (
+                (FeatureReader, spec.scoring.feature_reader),
+                (FeatureDecoder, spec.scoring.feature_decoder),
+            )
+        )
         self.watches, self.requested, self.real = watches, requested, encoder.encode(images)
-        self.patches = fidelity.bearing_patches(watches, spec.data.image_size,
-                                                round(encoder.tokens**0.5))
-        self.floor = fidelity.feature_floor(encoder.encode(others), self.real, self.patches,
-                                            requested)
+        self.patches = fidelity.bearing_patches(
+            watches, spec.data.image_size, round(encoder.tokens**0.5)
+        )
+        self.floor = fidelity.feature_floor(
+            encoder.encode(others), self.real, self.patches, requested
+        )
 
     def scores(self, features: np.ndarray) -> list[dict]:
         """Score rows of features (images, tokens, width)."""
-        rows = fidelity.feature_distances(features, self.real, self.patches,
-                                          self.requested) + self.floor
+        rows = (
+            fidelity.feature_distances(features, self.real, self.patches, self.requested)
+            + self.floor
+        )
         if self.reader is not None:
-            rows += fidelity.read_back(features, self.watches, self.requested, self.reader,
-                                       OUTPUTS["features"].read_back)
+            rows += fidelity.read_back(
+                features, self.watches, self.requested, self.reader, OUTPUTS["features"].read_back
+            )
         return rows
 
     def forced_scores(self, model, processor: Processor, requests) -> list[dict]:
@@ -216,8 +280,11 @@ class DrawnWatchFeatures:
         """
         features = predict_features(model, processor, requests, self.real)
         rows = fidelity.feature_distances(features, self.real, self.patches, self.requested)
-        return [row | {"metric": "feature_cosine_forced"} for row in rows if row["metric"]
-                == "feature_cosine"]
+        return [
+            row | {"metric": "feature_cosine_forced"}
+            for row in rows
+            if row["metric"] == "feature_cosine"
+        ]
 
     def images(self, features: np.ndarray) -> np.ndarray | None:
         """What a person may look at: uint8 (images, size, size, 3)."""

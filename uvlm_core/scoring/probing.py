@@ -39,8 +39,10 @@ def probe_classes() -> dict[str, int]:
 
 def probe_labels(watches: Sequence[Watch]) -> dict[str, np.ndarray]:
     """Class numbers (watches,) of everything that is probed."""
-    return {attribute.probe_name: np.array([attribute.probe_class(watch) for watch in watches])
-            for attribute in icons_first()}
+    return {
+        attribute.probe_name: np.array([attribute.probe_class(watch) for watch in watches])
+        for attribute in icons_first()
+    }
 
 
 def combinations_of(watches: Sequence[Watch]) -> np.ndarray:
@@ -49,12 +51,15 @@ def combinations_of(watches: Sequence[Watch]) -> np.ndarray:
     return np.unique(labels, axis=0, return_inverse=True)[1].ravel()
 
 
-def random_labels(labels: dict[str, np.ndarray], combinations: np.ndarray, seed: int) -> dict[str,
-                                                                                              np.ndarray]:
+def random_labels(
+    labels: dict[str, np.ndarray], combinations: np.ndarray, seed: int
+) -> dict[str, np.ndarray]:
     """The control's labels: each combination gets one class of each attribute at random."""
     rng, classes = np.random.default_rng(seed), probe_classes()
-    return {name: rng.integers(classes[name], size=combinations.max() + 1)[combinations]
-            for name in labels}
+    return {
+        name: rng.integers(classes[name], size=combinations.max() + 1)[combinations]
+        for name in labels
+    }
 
 
 def random_features(images: np.ndarray, width: int, seed: int) -> np.ndarray:
@@ -62,8 +67,10 @@ def random_features(images: np.ndarray, width: int, seed: int) -> np.ndarray:
     (images, width).
     """
     pixels = images.reshape(len(images), -1) / 127.5 - 1
-    weights = np.random.default_rng(seed).standard_normal((pixels.shape[1],
-                                                           width)) / pixels.shape[1] ** 0.5
+    weights = (
+        np.random.default_rng(seed).standard_normal((pixels.shape[1], width))
+        / pixels.shape[1] ** 0.5
+    )
     return np.maximum(pixels @ weights, 0)
 
 
@@ -76,41 +83,63 @@ def probe(vectors: np.ndarray, watches: Sequence[Watch], seed: int = 0) -> pd.Da
     than ten combinations of attributes, or vectors that are not one for each watch.
     """
     if vectors.ndim != 2 or len(vectors) != len(watches) or len(watches) < 2 * FOLDS:
-        raise ValueError(f"A probe needs one vector for each of at least {2 * FOLDS} watches, not "
-                         f"an array {vectors.shape} for {len(watches)} watches.")
+        raise ValueError(
+            f"A probe needs one vector for each of at least {2 * FOLDS} watches, not "
+            f"an array {vectors.shape} for {len(watches)} watches."
+        )
     labels, combinations, classes = probe_labels(watches), combinations_of(watches), probe_classes()
     if combinations.max() + 1 < 2 * FOLDS:
-        raise ValueError(f"A probe needs watches of at least {2 * FOLDS} combinations of "
-                         f"attributes, and these have {combinations.max() + 1}.")
+        raise ValueError(
+            f"A probe needs watches of at least {2 * FOLDS} combinations of "
+            f"attributes, and these have {combinations.max() + 1}."
+        )
     columns = ["attribute", "accuracy", "control", "selectivity", "chance", "samples"]
     if not np.isfinite(vectors).all():  # of a training that diverged
-        return pd.DataFrame([(name, np.nan, np.nan, np.nan, 1 / classes[name], len(watches))
-                             for name in labels],
-                            columns=columns)
-    targets = {(name, kind): values for kind, some in (
-        ("accuracy", labels), ("control", random_labels(labels, combinations, seed)))
-               for name, values in some.items()}
+        return pd.DataFrame(
+            [(name, np.nan, np.nan, np.nan, 1 / classes[name], len(watches)) for name in labels],
+            columns=columns,
+        )
+    targets = {
+        (name, kind): values
+        for kind, some in (
+            ("accuracy", labels),
+            ("control", random_labels(labels, combinations, seed)),
+        )
+        for name, values in some.items()
+    }
     onehot = np.hstack([np.eye(classes[name])[values] for (name, _), values in targets.items()])
     right = dict.fromkeys(targets, 0)
-    for fitted, rest in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(vectors,
-                                                                                 groups=combinations):
+    for fitted, rest in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(
+        vectors, groups=combinations
+    ):
         scaler = StandardScaler().fit(vectors[fitted])
-        outputs = Ridge(PENALTY).fit(scaler.transform(vectors[fitted]), onehot[fitted]).predict(
-            scaler.transform(vectors[rest]))
+        outputs = (
+            Ridge(PENALTY)
+            .fit(scaler.transform(vectors[fitted]), onehot[fitted])
+            .predict(scaler.transform(vectors[rest]))
+        )
         start = 0
         for (name, kind), values in targets.items():
             answers = outputs[:, start : start + classes[name]].argmax(1)
             right[name, kind] += int((answers == values[rest]).sum())
             start += classes[name]
-    rows = [(name, right[name, "accuracy"] / len(watches), right[name, "control"] / len(watches),
-             (right[name, "accuracy"] - right[name, "control"]) / len(watches), 1 / classes[name],
-             len(watches))
-            for name in labels]
+    rows = [
+        (
+            name,
+            right[name, "accuracy"] / len(watches),
+            right[name, "control"] / len(watches),
+            (right[name, "accuracy"] - right[name, "control"]) / len(watches),
+            1 / classes[name],
+            len(watches),
+        )
+        for name in labels
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
-def probe_places(states: dict[str, np.ndarray], watches: Sequence[Watch], by_token: bool = False,
-                 seed: int = 0) -> pd.DataFrame:
+def probe_places(
+    states: dict[str, np.ndarray], watches: Sequence[Watch], by_token: bool = False, seed: int = 0
+) -> pd.DataFrame:
     """Probes at every place of a model: of the mean over an image's tokens ("pooled"), which knows
     no longer where in the image something was; with `by_token` also of each token, and of all side
     by side ("all").
@@ -123,10 +152,15 @@ def probe_places(states: dict[str, np.ndarray], watches: Sequence[Watch], by_tok
     for place, vectors in states.items():
         found.append(probe(vectors.mean(1), watches, seed).assign(place=place, token="pooled"))
         if by_token:
-            found.append(probe(vectors.reshape(len(vectors), -1), watches, seed).assign(place=place,
-                                                                                        token="all"))
-            found += [probe(vectors[:, token], watches, seed).assign(place=place, token=str(token))
-                      for token in range(vectors.shape[1])]
+            found.append(
+                probe(vectors.reshape(len(vectors), -1), watches, seed).assign(
+                    place=place, token="all"
+                )
+            )
+            found += [
+                probe(vectors[:, token], watches, seed).assign(place=place, token=str(token))
+                for token in range(vectors.shape[1])
+            ]
     table = pd.concat(found, ignore_index=True)
     return table[["place", "token", *[name for name in table if name not in ("place", "token")]]]
 
@@ -138,17 +172,30 @@ def maps(vectors: np.ndarray, seed: int = 0) -> pd.DataFrame:
     only. ValueError for fewer than ten vectors and for such that are not finite.
     """
     if vectors.ndim != 2 or len(vectors) < 10 or not np.isfinite(vectors).all():
-        raise ValueError(f"A map needs at least ten vectors of finite numbers, not an array "
-                         f"{vectors.shape}.")
+        raise ValueError(
+            f"A map needs at least ten vectors of finite numbers, not an array {vectors.shape}."
+        )
     from umap import UMAP  # late: it compiles on import
 
     standard = StandardScaler().fit_transform(vectors)
     near = min(30, (len(vectors) - 1) // 3)
-    found = {"t-SNE": TSNE(perplexity=near, random_state=seed, init="pca").fit_transform(standard),
-             "UMAP": UMAP(n_neighbors=min(15, len(vectors) - 1), random_state=seed,
-                          n_jobs=1).fit_transform(
-                 standard)}
-    return pd.concat([pd.DataFrame({"method": method, "image": range(len(vectors)),
-                                    "x": points[:, 0],
-                                    "y": points[:, 1]}) for method, points in found.items()],
-                     ignore_index=True)
+    found = {
+        "t-SNE": TSNE(perplexity=near, random_state=seed, init="pca").fit_transform(standard),
+        "UMAP": UMAP(
+            n_neighbors=min(15, len(vectors) - 1), random_state=seed, n_jobs=1
+        ).fit_transform(standard),
+    }
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "method": method,
+                    "image": range(len(vectors)),
+                    "x": points[:, 0],
+                    "y": points[:, 1],
+                }
+            )
+            for method, points in found.items()
+        ],
+        ignore_index=True,
+    )

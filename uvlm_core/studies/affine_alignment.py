@@ -85,8 +85,12 @@ _ALIGNMENT_COLUMNS = (
     "sharing",
 )
 _UNITS = {"affine": "affine", "authors": "authors' recipe"}
-_ALIGNMENT_MEASURES = {"alignment_cka": "linear CKA", "alignment_procrustes": "Procrustes distance",
-             "alignment_neighbours": "neighbours in common", "alignment_r2": "linear map, $R^2$"}
+_ALIGNMENT_MEASURES = {
+    "alignment_cka": "linear CKA",
+    "alignment_procrustes": "Procrustes distance",
+    "alignment_neighbours": "neighbours in common",
+    "alignment_r2": "linear map, $R^2$",
+}
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,12 @@ def arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
 def strength_arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
     """Return what doses do to each understanding space; permutations move no token of a code."""
     spec, found = base.spec, []
-    kinds = tuple((family, dose) for family, doses in scale.doses.items() for dose in doses
-                  if family != "permutation")
+    kinds = tuple(
+        (family, dose)
+        for family, doses in scale.doses.items()
+        for dose in doses
+        if family != "permutation"
+    )
     for architecture in scale.architectures:
         space = kinds_of(architecture)[0]
         network = spec.model.vq_tokenizer if space == "VQ" else spec.model.semantic_encoder
@@ -217,8 +225,9 @@ def strength_arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
 # What is compared
 
 
-def distortion_costs(table: pd.DataFrame, regime: str, attribute: str = "total",
-                     sharing: str = "shared") -> pd.DataFrame:
+def distortion_costs(
+    table: pd.DataFrame, regime: str, attribute: str = "total", sharing: str = "shared"
+) -> pd.DataFrame:
     """Return what each distortion costs a regime, by seed: the plain arm minus the distorted.
 
     A distortion of the width has adapters of its own on both sides, so a unified arm with it is
@@ -237,8 +246,12 @@ def distortion_costs(table: pd.DataFrame, regime: str, attribute: str = "total",
     rows = []
     for _, run in chosen[(chosen["family"] != "none") & (chosen["sharing"] == sharing)].iterrows():
         held = "separate" if run["family"] == "width" and regime == "unified" else sharing
-        rows.append((*run[["architecture", "family", "dose", "side", "place", "seed"]],
-                     plain[run["architecture"], held, run["seed"]] - run["value"]))
+        rows.append(
+            (
+                *run[["architecture", "family", "dose", "side", "place", "seed"]],
+                plain[run["architecture"], held, run["seed"]] - run["value"],
+            )
+        )
     return pd.DataFrame(
         rows, columns=["architecture", "family", "dose", "side", "place", "seed", "cost"]
     )
@@ -286,8 +299,13 @@ def alignment_slopes(
         & (benefits["place"] == "before")
         & benefits["family"].isin(("none", *AFFINE_FAMILIES))
     ]
-    return pd.Series({seed: spearmanr(group["alignment"], group["benefit"]).statistic
-                      for seed, group in chosen.groupby("seed")}, dtype=float).dropna()
+    return pd.Series(
+        {
+            seed: spearmanr(group["alignment"], group["benefit"]).statistic
+            for seed, group in chosen.groupby("seed")
+        },
+        dtype=float,
+    ).dropna()
 
 
 def _largest(table: pd.DataFrame) -> float:
@@ -310,11 +328,13 @@ def _cost(
 
 def comparing_costs(words: str, cost: Callable[[pd.DataFrame, str], pd.Series]):
     """Return the comparison of the undistorted model with the one of the largest affine dose."""
+
     def compare(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Comparison]:
         for name in known_architectures(table):
             yield Comparison(
                 name, f"total, affine dose 0 minus {_largest(table):g}, {words}", cost(table, name)
             )
+
     return compare
 
 
@@ -359,8 +379,11 @@ def draw_doses(opened: OpenedStudy) -> Drawn:
     """Draw figure 4 of the paper: total and time against the dose of the affine families."""
     need(opened.table, "affine_alignment", _ALIGNMENT_COLUMNS)
     shown = _answers(opened.table)
-    shown = shown[(shown["sharing"] == "shared") & shown["attribute"].isin(("total", "time"))
-                  & shown["family"].isin(("none", *AFFINE_FAMILIES))]
+    shown = shown[
+        (shown["sharing"] == "shared")
+        & shown["attribute"].isin(("total", "time"))
+        & shown["family"].isin(("none", *AFFINE_FAMILIES))
+    ]
     names = known_architectures(shown)
     families = [family for family in _UNITS if (shown["family"] == family).any()]
     panels = [(family, attribute) for attribute in ("total", "time") for family in families]
@@ -368,8 +391,11 @@ def draw_doses(opened: OpenedStudy) -> Drawn:
     grid = figure.subplots(len(names), len(panels), squeeze=False)
     for number, (line, name) in enumerate(zip(grid, names, strict=True)):
         for axes, (family, attribute) in zip(line, panels, strict=True):
-            own = shown[(shown["architecture"] == name) & (shown["attribute"] == attribute)
-                        & shown["family"].isin(("none", family))]
+            own = shown[
+                (shown["architecture"] == name)
+                & (shown["attribute"] == attribute)
+                & shown["family"].isin(("none", family))
+            ]
             for regime, shift in (
                 ("understanding", -0.012),
                 ("unified", 0.012),
@@ -382,9 +408,11 @@ def draw_doses(opened: OpenedStudy) -> Drawn:
                     look_of(name, regime),
                 )
             axes.axhline(chance("partial", attribute), **REFERENCES["chance"])
-            known = REPORTED_DISTORTED[(REPORTED_DISTORTED["architecture"] == name)
-                                       & (REPORTED_DISTORTED["family"] == family)
-                                       & (REPORTED_DISTORTED["attribute"] == attribute)]
+            known = REPORTED_DISTORTED[
+                (REPORTED_DISTORTED["architecture"] == name)
+                & (REPORTED_DISTORTED["family"] == family)
+                & (REPORTED_DISTORTED["attribute"] == attribute)
+            ]
             axes.plot(known["dose"], known["value"], "D", **REPORTED)
             axes.set_ylim(min(0.3, shown["value"].min() - 0.05), 1.02)
             axes.tick_params(labelleft=axes is line[0], labelbottom=number == len(names) - 1)
@@ -399,8 +427,12 @@ def draw_doses(opened: OpenedStudy) -> Drawn:
     if REPORTED_DISTORTED["architecture"].isin(names).any():
         handles.append(
             Line2D(
-                [], [], linestyle="", marker="D", label="authors' record (7B, understanding)",
-                **REPORTED
+                [],
+                [],
+                linestyle="",
+                marker="D",
+                label="authors' record (7B, understanding)",
+                **REPORTED,
             )
         )
     figure.legend(handles=handles, loc="outside upper center", ncols=5)
@@ -411,8 +443,12 @@ def draw_doses(opened: OpenedStudy) -> Drawn:
 def draw_families(opened: OpenedStudy) -> Drawn:
     """Draw what each distortion costs each regime, paired by seed, an architecture a panel."""
     need(opened.table, "affine_alignment_families", _ALIGNMENT_COLUMNS)
-    costs = pd.concat([distortion_costs(opened.table, regime).assign(regime=regime)
-                       for regime in ("understanding", "unified")])
+    costs = pd.concat(
+        [
+            distortion_costs(opened.table, regime).assign(regime=regime)
+            for regime in ("understanding", "unified")
+        ]
+    )
     keys = ["family", "dose", "side", "place"]
     kinds = [tuple(row) for row in costs[keys].drop_duplicates().itertuples(index=False)]
     order = list(dict.fromkeys(costs["family"]))
@@ -451,8 +487,17 @@ def draw_families(opened: OpenedStudy) -> Drawn:
     ]
     handles += spread_handles(costs)
     if costs["seed"].nunique() > OTHER_SEEDS:
-        handles.append(Line2D([], [], color="black", linestyle="", marker="|", markersize=4,
-                              label="one seed (families of two)"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color="black",
+                linestyle="",
+                marker="|",
+                markersize=4,
+                label="one seed (families of two)",
+            )
+        )
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return Drawn(figure, costs)
 
@@ -467,8 +512,11 @@ def draw_measured(opened: OpenedStudy) -> Drawn:
     """
     need(opened.table, "affine_alignment_measured", _ALIGNMENT_COLUMNS)
     benefits = alignment_benefit(opened.table)
-    last = benefits[(benefits["fraction"] == 1) & (benefits["attribute"] == "adapter")
-                    & benefits["metric"].isin(_ALIGNMENT_MEASURES)]
+    last = benefits[
+        (benefits["fraction"] == 1)
+        & (benefits["attribute"] == "adapter")
+        & benefits["metric"].isin(_ALIGNMENT_MEASURES)
+    ]
     names = known_architectures(last)
     figure = Figure(figsize=(PAGE, 2.4))
     grid = figure.subplots(1, len(_ALIGNMENT_MEASURES), sharey=True)
@@ -531,8 +579,13 @@ def draw_sharing(opened: OpenedStudy) -> Drawn:
     need(opened.table, "affine_alignment_sharing", _ALIGNMENT_COLUMNS)
     largest = _largest(opened.table)
     shown = _answers(opened.table)
-    shown = shown[(shown["attribute"] == "total") & (
-        (shown["family"] == "none") | ((shown["family"] == "affine") & (shown["dose"] == largest)))]
+    shown = shown[
+        (shown["attribute"] == "total")
+        & (
+            (shown["family"] == "none")
+            | ((shown["family"] == "affine") & (shown["dose"] == largest))
+        )
+    ]
     names = known_architectures(shown)
     figure = Figure(figsize=(COLUMN, 2.5))
     axes = figure.subplots()
@@ -559,8 +612,11 @@ def draw_sharing(opened: OpenedStudy) -> Drawn:
     axes.axhline(chance("partial", "total"), **REFERENCES["chance"])
     axes.set_xticks(range(len(places)), [label for *_, label in places])
     axes.grid(False, axis="x")
-    axes.set(ylim=(min(0.3, shown["value"].min() - 0.05), 1.02), xlim=(-0.5, len(places) - 0.5),
-             ylabel="total, partial credit")
+    axes.set(
+        ylim=(min(0.3, shown["value"].min() - 0.05), 1.02),
+        xlim=(-0.5, len(places) - 0.5),
+        ylabel="total, partial credit",
+    )
     handles = [*colour_handles(names), *_dose_handles(largest)]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return Drawn(figure, shown)
@@ -575,9 +631,15 @@ def draw_layers(opened: OpenedStudy) -> Drawn:
     need(opened.table, "affine_alignment_layers", _ALIGNMENT_COLUMNS)
     benefits = alignment_benefit(opened.table)
     largest = _largest(benefits)
-    shown = benefits[(benefits["metric"] == "alignment_cka") & (benefits["sharing"] == "shared")
-                     & (benefits["place"] == "before") & ((benefits["family"] == "none") | (
-                         (benefits["family"] == "affine") & (benefits["dose"] == largest)))]
+    shown = benefits[
+        (benefits["metric"] == "alignment_cka")
+        & (benefits["sharing"] == "shared")
+        & (benefits["place"] == "before")
+        & (
+            (benefits["family"] == "none")
+            | ((benefits["family"] == "affine") & (benefits["dose"] == largest))
+        )
+    ]
     names = known_architectures(shown)
     places = list(dict.fromkeys(shown["attribute"]))
     figure = Figure(figsize=(COLUMN if len(names) < 3 else PAGE, 2.5))
@@ -585,8 +647,11 @@ def draw_layers(opened: OpenedStudy) -> Drawn:
     for axes, name in zip(grid, names, strict=True):
         for family, face in (("none", COLOURS[name]), ("affine", "white")):
             for fraction, line in ((0.0, ":"), (1.0, "-")):
-                own = shown[(shown["architecture"] == name) & (shown["family"] == family)
-                            & (shown["fraction"] == fraction)]
+                own = shown[
+                    (shown["architecture"] == name)
+                    & (shown["family"] == family)
+                    & (shown["fraction"] == fraction)
+                ]
                 at = own["attribute"].map(places.index) + (0.08 if family == "affine" else -0.08)
                 draw_points(
                     axes,
@@ -600,12 +665,16 @@ def draw_layers(opened: OpenedStudy) -> Drawn:
                         "markerfacecolor": face,
                     },
                 )
-        axes.set_xticks(range(len(places)), [place.removeprefix("layer ").replace("adapter", "in")
-                                             for place in places])
+        axes.set_xticks(
+            range(len(places)),
+            [place.removeprefix("layer ").replace("adapter", "in") for place in places],
+        )
         axes.set(title=name, xlabel="LM layer", ylim=(0, 1.04))
     grid[0].set_ylabel("linear CKA of the two sides")
-    handles = [Line2D([], [], color="black", linestyle=line, label=label)
-               for line, label in ((":", "before training"), ("-", "after"))]
+    handles = [
+        Line2D([], [], color="black", linestyle=line, label=label)
+        for line, label in ((":", "before training"), ("-", "after"))
+    ]
     figure.legend(
         handles=[*handles, *_dose_handles(largest, markersize=3)],
         loc="outside upper center",
@@ -664,8 +733,10 @@ def tell_families(opened: OpenedStudy) -> str:
         costs[costs["place"] == "before"].groupby(["architecture", "family", "dose"])["cost"].mean()
     )
     worst = means.groupby("architecture").idxmax()
-    told = " and ".join(f"{family} {dose:g} for {name} ({means[name, family, dose]:+.3f})"
-                        for name, family, dose in worst)
+    told = " and ".join(
+        f"{family} {dose:g} for {name} ({means[name, family, dose]:+.3f})"
+        for name, family, dose in worst
+    )
     return (
         f"To the right of zero a distortion hurts. Unified models lose most with {told}. A "
         "distortion of the width needs separate adapters, and is compared with the undistorted "
@@ -694,8 +765,11 @@ def tell_measured(opened: OpenedStudy) -> str:
 def tell_layers(opened: OpenedStudy) -> str:
     """Say how alike the two sides are at the last layer, before and after training."""
     benefits = alignment_benefit(opened.table)
-    chosen = benefits[(benefits["metric"] == "alignment_cka") & (benefits["sharing"] == "shared")
-                      & (benefits["family"] == "none")]
+    chosen = benefits[
+        (benefits["metric"] == "alignment_cka")
+        & (benefits["sharing"] == "shared")
+        & (benefits["family"] == "none")
+    ]
     last = chosen[chosen["attribute"] == chosen["attribute"].iloc[-1]]
     told = []
     for name in known_architectures(last):

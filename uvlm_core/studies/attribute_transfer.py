@@ -114,10 +114,19 @@ class PixelProbes(Measurement):
             render_batch(watches, self.image_size), PIXEL_FEATURES, self.seed
         )
         found = probing.probe(features, watches)
-        return {"scores": [
-            {"fraction": 1.0, "metric": metric, "attribute": row["attribute"], "value": row[column],
-             "samples": row["samples"]} for row in found.to_dict("records")
-            for metric, column in (("probe", "accuracy"), ("probe_control", "control"))]}
+        return {
+            "scores": [
+                {
+                    "fraction": 1.0,
+                    "metric": metric,
+                    "attribute": row["attribute"],
+                    "value": row[column],
+                    "samples": row["samples"],
+                }
+                for row in found.to_dict("records")
+                for metric, column in (("probe", "accuracy"), ("probe_control", "control"))
+            ]
+        }
 
 
 def arms(base: Profile, scale: TransferScale) -> list[Arm]:
@@ -242,8 +251,14 @@ def kappas(table: pd.DataFrame) -> pd.DataFrame:
     parts = own["attribute"].str.extract("^(?P<attribute>.*): (?P<true>.*) > (?P<said>.*)$")
     own = own.assign(**parts, samples=own["value"] * own["samples"])  # answers of each kind
     keys = [name for name in table.columns if name not in ("value", "samples")]
-    found = [(*key, cohen_kappa_score(group["true"], group["said"], sample_weight=group["samples"]),
-              round(group["samples"].sum())) for key, group in own.groupby(keys, sort=False)]
+    found = [
+        (
+            *key,
+            cohen_kappa_score(group["true"], group["said"], sample_weight=group["samples"]),
+            round(group["samples"].sum()),
+        )
+        for key, group in own.groupby(keys, sort=False)
+    ]
     return pd.DataFrame(found, columns=[*keys, "value", "samples"])[list(table.columns)].assign(
         metric="kappa"
     )
@@ -256,6 +271,7 @@ def _at(scale: TransferScale) -> str:
 
 def comparing_arms(baseline: str) -> Callable:
     """Return the comparison of unified with another arm: the rare attribute at firm rates."""
+
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
         found = rare_scores(table)
         found = found[(found["rare_in"] == "understanding") & found["rate"].isin(scale.firm_rates)]
@@ -263,8 +279,12 @@ def comparing_arms(baseline: str) -> Callable:
             for rare in [rare for rare in FIRM if (found["rare"] == rare).any()]:
                 own = found[(found["architecture"] == name) & (found["rare"] == rare)]
                 mean = own.groupby(["seed", "arm"])["value"].mean().unstack()
-                yield Comparison(name, f"{rare} at {_at(scale)}, unified minus {baseline}",
-                                 (mean["unified"] - mean[baseline]).dropna())
+                yield Comparison(
+                    name,
+                    f"{rare} at {_at(scale)}, unified minus {baseline}",
+                    (mean["unified"] - mean[baseline]).dropna(),
+                )
+
     return compare
 
 
@@ -272,6 +292,7 @@ def comparing_probes(
     words: str, less: Callable[[pd.DataFrame, pd.DataFrame, str], pd.Series]
 ) -> Callable:
     """Return the comparison of the last layer's probe, understanding-only, with another."""
+
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
         for name in known_architectures(table):
             for rare in [rare for rare in FIRM if (table["rare"] == rare).any()]:
@@ -281,6 +302,7 @@ def comparing_probes(
                     f"{rare} at {_at(scale)}, probe of the last layer minus {words}, understanding",
                     (probes["probe"] - less(table, probes, rare)).dropna(),
                 )
+
     return compare
 
 
@@ -322,6 +344,7 @@ def _understood(table: pd.DataFrame) -> pd.DataFrame:
 
 def drawing_rates(metric: str) -> Callable:
     """Return the figure of one metric of the rare attribute against its share of the rows."""
+
     def draw(opened: OpenedStudy) -> Drawn:
         need(opened.table, "attribute_transfer", _TRANSFER_COLUMNS)
         table = _understood(opened.table)
@@ -332,6 +355,7 @@ def drawing_rates(metric: str) -> Callable:
         )
         figure, shown = draw_transfer(chosen, metric)
         return Drawn(figure, shown, records=chosen["record"])
+
     return draw
 
 
@@ -417,8 +441,10 @@ def _against_rate(
         line[0].set_ylabel(name)
     figure.supxlabel("rows that may mention it, %", fontsize=8)
     figure.supylabel(label, fontsize=8)
-    handles = [Line2D([], [], label=words, **look_of(names[0], arm) | {"color": "black"})
-               for arm, words in shown_arms.items()]
+    handles = [
+        Line2D([], [], label=words, **look_of(names[0], arm) | {"color": "black"})
+        for arm, words in shown_arms.items()
+    ]
     handles += [*spread_handles(shown), Line2D([], [], label="chance", **REFERENCES["chance"])]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
@@ -426,8 +452,10 @@ def _against_rate(
 
 def drawing_confusion(rare: str) -> Callable:
     """Return the figure of the confusions of a rare attribute, at the last firm rate."""
+
     def draw(opened: OpenedStudy) -> Drawn:
         return Drawn(*draw_confusion(_understood(opened.table), rare, opened.scale.firm_rates[-1]))
+
     return draw
 
 
@@ -537,6 +565,7 @@ def tell_kappa(opened: OpenedStudy) -> str:
 
 def telling_confusion(rare: str) -> Callable:
     """Return the sentence about the confusions of a rare attribute."""
+
     def tell(opened: OpenedStudy) -> str:
         table = opened.table
         own = table[
@@ -555,6 +584,7 @@ def telling_confusion(rare: str) -> Callable:
             f"classes and architectures), and no value at all in {unsaid:.0%}. Equal rows mean "
             "that the answer does not depend on what is shown."
         )
+
     return tell
 
 

@@ -141,25 +141,34 @@ CONTROLLED, CONTROL_SEEDS = (
     "VQ-VQ",
     2,
 )  # the architecture that has the control, and its seeds: it is no close call
-_GUESSES = {"partial": chances(), "constrained": chances(), "kappa": dict.fromkeys(ATTRIBUTES, 0.0),
-            "read_back": chances(read_back=True), "feature_read_back": chances(read_back=True)}
+_GUESSES = {
+    "partial": chances(),
+    "constrained": chances(),
+    "kappa": dict.fromkeys(ATTRIBUTES, 0.0),
+    "read_back": chances(read_back=True),
+    "feature_read_back": chances(read_back=True),
+}
 
 
 def arm_of(spec: RunSpec, **labels) -> Arm:
     """Return a spec as an arm labelled architecture, regime (the arm's), seed, and more."""
     regime = "shuffled" if spec.data.shuffled_requests else spec.training.regime
     return Arm(
-        spec, {"architecture": spec.model.architecture, "regime": regime,
-               "seed": spec.training.seed} | labels
+        spec,
+        {"architecture": spec.model.architecture, "regime": regime, "seed": spec.training.seed}
+        | labels,
     )
 
 
 def regime_arms(spec: RunSpec, scale: Scale) -> list[Arm]:
     """Return both tasks and each alone, by seed and architecture; for one the control."""
-    return [arm_of(spec.vary(architecture=architecture, seed=seed, **change))
-            for seed in range(scale.seeds) for architecture in scale.architectures
-            for name, change in REGIME_CHANGES.items()
-            if name != "shuffled" or (architecture == CONTROLLED and seed < CONTROL_SEEDS)]
+    return [
+        arm_of(spec.vary(architecture=architecture, seed=seed, **change))
+        for seed in range(scale.seeds)
+        for architecture in scale.architectures
+        for name, change in REGIME_CHANGES.items()
+        if name != "shuffled" or (architecture == CONTROLLED and seed < CONTROL_SEEDS)
+    ]
 
 
 def sized(base: Profile, understanding: float, generation: float, **changes) -> RunSpec:
@@ -170,8 +179,13 @@ def sized(base: Profile, understanding: float, generation: float, **changes) -> 
     spec = base.spec
     share = spec.data.caption_examples / (spec.data.vqa_examples + spec.data.caption_examples)
     captions = round(understanding * share)
-    return spec.vary(vqa_examples=round(understanding) - captions, caption_examples=captions,
-                     generation_examples=round(generation), fractions=(1.0,), **changes)
+    return spec.vary(
+        vqa_examples=round(understanding) - captions,
+        caption_examples=captions,
+        generation_examples=round(generation),
+        fractions=(1.0,),
+        **changes,
+    )
 
 
 def generation_metric(architecture: str) -> str:
@@ -291,19 +305,22 @@ class OpenedStudy:
         drawn = self.study.figures[name](self)
         shown, records = drawn.shown, drawn.records
         if records is None:
-            records = (shown["record"] if "record" in shown else
-                       [record_key(arm.spec.canonical()) for arm in self.arms])
+            records = (
+                shown["record"]
+                if "record" in shown
+                else [record_key(arm.spec.canonical()) for arm in self.arms]
+            )
         records = sorted(set(records))
-        seeds = drawn.seeds or (
-            shown["seed"].nunique() if "seed" in shown else self.scale.seeds)
+        seeds = drawn.seeds or (shown["seed"].nunique() if "seed" in shown else self.scale.seeds)
         style.stamp(drawn.figure, self.base.name, seeds, len(records))
         counts = {
             "test watches": self.base.spec.scoring.test_watches,
             "generated watches": self.base.spec.scoring.generated_watches,
         }
         facts = style.provenance(self.base.name, seeds, records, counts, **drawn.facts)
-        saved = style.save_figure(drawn.figure, shown.drop(columns="record", errors="ignore"), name,
-                                  self.folder, facts)
+        saved = style.save_figure(
+            drawn.figure, shown.drop(columns="record", errors="ignore"), name, self.folder, facts
+        )
         display(Image(filename=str(saved["png"]), width=round(100 * drawn.figure.get_figwidth())))
         if name in self.study.findings:
             print(textwrap.fill(self.study.findings[name](self), 100))
@@ -327,9 +344,18 @@ def judge(study: Study, table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
         for same in counted.values():
             names = ", ".join(each.architecture for each in same)
             differences = same[0].differences
-            rows.append((study.name, claim.name, names, same[0].quantity, same[0].matching,
-                         *statistics.mean_interval(differences), len(differences),
-                         statistics.verdict(differences, claim.margin, own=not claim.reported)))
+            rows.append(
+                (
+                    study.name,
+                    claim.name,
+                    names,
+                    same[0].quantity,
+                    same[0].matching,
+                    *statistics.mean_interval(differences),
+                    len(differences),
+                    statistics.verdict(differences, claim.margin, own=not claim.reported),
+                )
+            )
     return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
 
 
@@ -340,8 +366,10 @@ def tell_verdicts(opened: OpenedStudy, claim: str, quantity: str = "") -> str:
     """
     found = opened.verdicts
     found = found[(found["claim"] == claim) & found["quantity"].str.contains(quantity, regex=False)]
-    return "; ".join(f"{row['architecture']} {difference_text(row)}, {row['verdict']}"
-                     for row in found.to_dict("records"))
+    return "; ".join(
+        f"{row['architecture']} {difference_text(row)}, {row['verdict']}"
+        for row in found.to_dict("records")
+    )
 
 
 def difference_text(row: dict) -> str:
@@ -363,8 +391,13 @@ def find_study(name: str) -> Study:
     )
 
 
-def load_study(name: str, profile_name: str = "laptop", records: str | Path = "figures/runs/laptop",
-               figures: str | Path = "build/figures", **changes) -> OpenedStudy:
+def load_study(
+    name: str,
+    profile_name: str = "laptop",
+    records: str | Path = "figures/runs/laptop",
+    figures: str | Path = "build/figures",
+    **changes,
+) -> OpenedStudy:
     """Open a study from records, training nothing; `changes` replace fields of its scale."""
     study, base = find_study(name), profile(profile_name)
     scale = study.scale(profile_name)
@@ -380,9 +413,15 @@ def load_study(name: str, profile_name: str = "laptop", records: str | Path = "f
     )
 
 
-def open_study(name: str, profile: str = "laptop", seeds: int | None = None, workers: int = 2,
-               records: str | Path = "figures/runs/laptop", figures: str | Path = "build/figures",
-               **changes) -> OpenedStudy:
+def open_study(
+    name: str,
+    profile: str = "laptop",
+    seeds: int | None = None,
+    workers: int = 2,
+    records: str | Path = "figures/runs/laptop",
+    figures: str | Path = "build/figures",
+    **changes,
+) -> OpenedStudy:
     """Open a study in a notebook: load the records of its runs, and make those that are missing.
 
     Args:

@@ -45,8 +45,12 @@ _NO_QUESTIONS = {
     "feature_reader": "",
     "fractions": (0.25, 0.5, 1.0),
 }
-_STAMPS = _NO_QUESTIONS | {"pictures": "stamps", "vq_tokenizer": "pretrained/stamps_vq",
-                           "semantic_encoder": "pretrained/stamps_siglip", "feature_decoder": ""}
+_STAMPS = _NO_QUESTIONS | {
+    "pictures": "stamps",
+    "vq_tokenizer": "pretrained/stamps_vq",
+    "semantic_encoder": "pretrained/stamps_siglip",
+    "feature_decoder": "",
+}
 _WATCHES = _NO_QUESTIONS | {
     "pictures": "watches",
     "caption_examples": 48,
@@ -106,17 +110,22 @@ def comparing_regimes(
     words: str, metric: Callable[[str], str], attribute: str, baseline: str
 ) -> Callable:
     """Return the comparison of unified training with one task alone, after all data."""
+
     def compare(table: pd.DataFrame, scale: PictureScale) -> Iterator[Comparison]:
         last = table[table["fraction"] == 1]
         for name in known_architectures(last):
-            chosen = last[(last["architecture"] == name) & (last["metric"] == metric(name))
-                          & (last["attribute"] == attribute)]
+            chosen = last[
+                (last["architecture"] == name)
+                & (last["metric"] == metric(name))
+                & (last["attribute"] == attribute)
+            ]
             wide = chosen.pivot_table(index="seed", columns="regime", values="value")
             yield Comparison(
                 name,
                 f"{words}, unified minus {baseline}",
                 (wide["unified"] - wide[baseline]).dropna(),
             )
+
     return compare
 
 

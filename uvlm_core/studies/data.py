@@ -74,13 +74,17 @@ class DataStatistics(Measurement):
 
     def run(self, folder: Path) -> dict:
         """Return the record's body."""
-        from uvlm_core.data.smart_watch import POOL_STREAM  # late: who reads the record needs no torch
+        from uvlm_core.data.smart_watch import (
+            POOL_STREAM,
+        )  # late: who reads the record needs no torch
 
         spec = self.spec
         pool = sample_watches(POOL_STREAM, spec.data.images)
         some = pool[:DESCRIBED]
         talks = {
-            task: make_conversations(some, task, spec.training.seed, spec.data.turns, (), spec.data.mention_rate)
+            task: make_conversations(
+                some, task, spec.training.seed, spec.data.turns, (), spec.data.mention_rate
+            )
             for task in TASKS
         }
         rows = [

@@ -108,8 +108,10 @@ def arms(base: Profile, scale: RowsScale) -> list[Arm]:
             specs.append(
                 sized(base, rows, rows, regime="generation", batch_counts="generation", **same)
             )
-            specs += [sized(base, times * rows, rows, batch_counts="generation", **same)
-                      for times in UNDERSTANDING_TIMES]
+            specs += [
+                sized(base, times * rows, rows, batch_counts="generation", **same)
+                for times in UNDERSTANDING_TIMES
+            ]
     return [rows_arm(spec) for spec in specs]
 
 
@@ -137,8 +139,11 @@ def exchange_rates(table: pd.DataFrame, rows: int, attribute: str = "total") -> 
         .fit(np.log(alone["understanding_rows"]), alone["value"])
         .predict(np.log(counts))
     )
-    unified = chosen[(chosen["regime"] == "unified") & (chosen["understanding_rows"] == rows)
-                     & (chosen["batch_counts"] == "understanding")]
+    unified = chosen[
+        (chosen["regime"] == "unified")
+        & (chosen["understanding_rows"] == rows)
+        & (chosen["batch_counts"] == "understanding")
+    ]
     found = []
     for _, run in unified.sort_values(["generation_rows", "seed"]).iterrows():
         worth = float(np.exp(np.interp(run["value"], scale, np.log(counts))))
@@ -175,12 +180,14 @@ def _grown(
 
 def comparing_rows(grown: str, least: float, most: float):
     """Return the comparison of the most rows of one task with the least."""
+
     def compare(table: pd.DataFrame, scale: RowsScale) -> Iterator[Comparison]:
         for name in known_architectures(table):
             ends = [_grown(table, grown, scale.rows, times, name) for times in (most, least)]
             yield Comparison(
                 name, f"total, {grown} x {most} minus x {least}", (ends[0] - ends[1]).dropna()
             )
+
     return compare
 
 
@@ -198,8 +205,11 @@ def draw_scaling(opened: OpenedStudy) -> Drawn:
     table, rows = opened.table, opened.scale.rows
     need(table, "data_scaling", _SCALING_COLUMNS)
     last = table[(table["fraction"] == 1) & table["attribute"].isin(("total", "time"))]
-    answers = last[(last["understanding_rows"] == rows) & (last["metric"] == "partial")
-                   & (last["batch_counts"] == "understanding")]
+    answers = last[
+        (last["understanding_rows"] == rows)
+        & (last["metric"] == "partial")
+        & (last["batch_counts"] == "understanding")
+    ]
     drawn = last[
         (last["generation_rows"] == rows)
         & (last["batch_counts"] == "generation")
@@ -220,8 +230,12 @@ def draw_scaling(opened: OpenedStudy) -> Drawn:
         for number, name in enumerate(names):
             own = chosen[chosen["architecture"] == name]
             shift = 0.05 * (number - (len(names) - 1) / 2)
-            draw_points(axes, own[f"{grown}_rows"] / rows + shift, own["value"],
-                        {"color": COLOURS[name], "marker": "o"})
+            draw_points(
+                axes,
+                own[f"{grown}_rows"] / rows + shift,
+                own["value"],
+                {"color": COLOURS[name], "marker": "o"},
+            )
         if len(chosen):
             axes.axhline(chance(chosen["metric"].iloc[0], attribute), **REFERENCES["chance"])
         kind = "read back" if grown == "understanding" else "partial credit"
@@ -264,8 +278,11 @@ def draw_exchange(opened: OpenedStudy) -> Drawn:
         draw_points(
             scale, alone["understanding_rows"], alone["value"], look_of(name, "understanding")
         )
-        unified = own[(own["regime"] == "unified") & (own["understanding_rows"] == rows)
-                      & (own["batch_counts"] == "understanding")]
+        unified = own[
+            (own["regime"] == "unified")
+            & (own["understanding_rows"] == rows)
+            & (own["batch_counts"] == "understanding")
+        ]
         means = unified.groupby("generation_rows")["value"].mean()
         scale.plot([rows] * len(means), means, **look_of(name, "unified") | {"linestyle": ""})
         found = exchange_rates(own, rows)
@@ -293,9 +310,18 @@ def draw_exchange(opened: OpenedStudy) -> Drawn:
         Line2D([], [], color="black", label=regime, **LINES[regime] | extra)
         for regime, extra in (("understanding", {"markerfacecolor": "white"}), ("unified", {}))
     ]
-    handles += [*spread_handles(last), Line2D([], [], label="chance", **REFERENCES["chance"]),
-                Line2D([], [], color=REPORTED["color"], linestyle=(0, (5, 2)), linewidth=1,
-                       label="authors' record (SigLIP-VQ)")]
+    handles += [
+        *spread_handles(last),
+        Line2D([], [], label="chance", **REFERENCES["chance"]),
+        Line2D(
+            [],
+            [],
+            color=REPORTED["color"],
+            linestyle=(0, (5, 2)),
+            linewidth=1,
+            label="authors' record (SigLIP-VQ)",
+        ),
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     rates = pd.concat(shown)[["architecture", "seed", "generation_rows", "worth", "rate", "beyond"]]
     return Drawn(figure, rates, {"reported by the authors": {"SigLIP-VQ": REPORTED_RATE}})
@@ -303,9 +329,11 @@ def draw_exchange(opened: OpenedStudy) -> Drawn:
 
 def tell_scaling(opened: OpenedStudy) -> str:
     """Say what the other task's data add in both directions."""
-    return (f"Three times as many generation rows as understanding rows, against none: "
-            f"{tell_verdicts(opened, 'generation data help')}. In the other direction: "
-            f"{tell_verdicts(opened, 'understanding data help')}.")
+    return (
+        f"Three times as many generation rows as understanding rows, against none: "
+        f"{tell_verdicts(opened, 'generation data help')}. In the other direction: "
+        f"{tell_verdicts(opened, 'understanding data help')}."
+    )
 
 
 def tell_exchange(opened: OpenedStudy) -> str:

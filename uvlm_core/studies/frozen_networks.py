@@ -187,9 +187,9 @@ class FrozenNetworks(Measurement):
             name: np.eye(len(classes)) for name, classes in reader_classes().items()
         }  # (classes, what is predicted)
         targets |= {
-            name: np.exp(2j * np.pi * np.arange(len(reader_classes()[name])) / len(reader_classes()[name]))[
-                :, None
-            ].view(float)
+            name: np.exp(
+                2j * np.pi * np.arange(len(reader_classes()[name])) / len(reader_classes()[name])
+            )[:, None].view(float)
             for name in ATTRIBUTES["time"].parts
         } | {"battery": np.arange(101)[:, None] / 100}
         wanted = np.hstack(

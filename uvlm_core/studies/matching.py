@@ -53,8 +53,11 @@ def arms(base: Profile, scale: RowsScale) -> list[Arm]:
             alone = sized(base, rows, rows, regime="understanding", **same)
             mixed = sized(base, rows, rows, batch_counts="all", **same)
             more = sized(base, rows * (1 + ratios[name]), rows, regime="understanding", **same)
-            pairs = {"steps": (alone, sized(base, rows, rows, **same)), "examples": (alone, mixed),
-                     "tokens": (more, mixed)}
+            pairs = {
+                "steps": (alone, sized(base, rows, rows, **same)),
+                "examples": (alone, mixed),
+                "tokens": (more, mixed),
+            }
             found += [
                 rows_arm(spec, matching=rule) for rule, pair in pairs.items() for spec in pair
             ]
@@ -115,8 +118,11 @@ def draw_matching(opened: OpenedStudy) -> Drawn:
     judged = opened.verdicts[
         ["architecture", "matching", "difference", "low", "high", "seeds", "verdict"]
     ]
-    shown = differences(opened.table).rename(columns={"difference": "of_seed"}).merge(
-        judged, on=["architecture", "matching"])
+    shown = (
+        differences(opened.table)
+        .rename(columns={"difference": "of_seed"})
+        .merge(judged, on=["architecture", "matching"])
+    )
     names = known_architectures(shown)
     figure = Figure(figsize=(COLUMN, 2.5))
     axes = figure.subplots()
@@ -124,8 +130,12 @@ def draw_matching(opened: OpenedStudy) -> Drawn:
     for number, name in enumerate(names):
         for place, rule in enumerate(MATCHINGS):
             own = shown[(shown["architecture"] == name) & (shown["matching"] == rule)]
-            draw_mean(axes, place + 0.6 * ((number + 0.5) / len(names) - 0.5), own["of_seed"],
-                      {"color": COLOURS[name], "marker": "o"})
+            draw_mean(
+                axes,
+                place + 0.6 * ((number + 0.5) / len(names) - 0.5),
+                own["of_seed"],
+                {"color": COLOURS[name], "marker": "o"},
+            )
     axes.set_xticks(range(len(MATCHINGS)), [f"same {rule}" for rule in MATCHINGS])
     axes.margins(y=0.15)
     axes.set(xlim=(-0.5, len(MATCHINGS) - 0.5), ylabel=f"unified {MINUS} understanding\ntotal")
@@ -148,12 +158,18 @@ def tell_matching(opened: OpenedStudy) -> str:
 
 
 STUDY = Study(
-    name="matching", number=3, section="4.2",
+    name="matching",
+    number=3,
+    section="4.2",
     question="Does the benefit depend on whether arms take the same steps, examples or tokens?",
-    scales={"smoke": RowsScale(1, ("SigLIP-VQ",), 48), "laptop": RowsScale(2, ARCHITECTURES, 1000),
-            "smollm": RowsScale(1, ("SigLIP-VQ",), 1000),
-            "paper": RowsScale(1, ("SigLIP-VQ", "VQ-VQ"), 60_000)},
+    scales={
+        "smoke": RowsScale(1, ("SigLIP-VQ",), 48),
+        "laptop": RowsScale(2, ARCHITECTURES, 1000),
+        "smollm": RowsScale(1, ("SigLIP-VQ",), 1000),
+        "paper": RowsScale(1, ("SigLIP-VQ", "VQ-VQ"), 60_000),
+    },
     arms=arms,
     claims=(replace(MUTUAL_BENEFIT.claims[0], compare=compare_rules),),
     figures={"data_scaling_matching": draw_matching},
-    findings={"data_scaling_matching": tell_matching})
+    findings={"data_scaling_matching": tell_matching},
+)

@@ -65,10 +65,16 @@ SHOWN_REQUESTS = 7
 # Reported by the authors (not ours): unified models at 7B, partial credit, one run each, the first
 # and the last of ten checkpoints; from the history of their public code.
 REPORTED_SCORES = pd.DataFrame(
-    [("VQ-VQ", 0.1, "total", 0.891), ("VQ-VQ", 1.0, "total", 0.940), ("VQ-VQ", 0.1, "time", 0.557),
-     ("VQ-VQ", 1.0, "time", 0.737), ("SigLIP-SigLIP", 0.1, "total", 0.366),
-     ("SigLIP-SigLIP", 1.0, "total", 0.963)],
-    columns=["architecture", "fraction", "attribute", "value"])
+    [
+        ("VQ-VQ", 0.1, "total", 0.891),
+        ("VQ-VQ", 1.0, "total", 0.940),
+        ("VQ-VQ", 0.1, "time", 0.557),
+        ("VQ-VQ", 1.0, "time", 0.737),
+        ("SigLIP-SigLIP", 0.1, "total", 0.366),
+        ("SigLIP-SigLIP", 1.0, "total", 0.963),
+    ],
+    columns=["architecture", "fraction", "attribute", "value"],
+)
 _BENEFIT_COLUMNS = ("architecture", "regime", "seed", "fraction", "metric", "attribute", "value")
 _CURVE_PANELS = {
     "weather": ("weather",),
@@ -77,8 +83,11 @@ _CURVE_PANELS = {
     "time": ("time",),
 }  # title -> attributes whose mean is drawn
 _DISTANCES = {"read_back": "reader_frechet", "feature_read_back": "feature_frechet"}
-_LABELS = {"partial": "partial credit", "read_back": "read back from pixels",
-           "feature_read_back": "read back from features"}
+_LABELS = {
+    "partial": "partial credit",
+    "read_back": "read back from pixels",
+    "feature_read_back": "read back from features",
+}
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,8 @@ class FeatureCeiling(Measurement):
 
         watches = sample_watches(TEST_STREAM, self.generated_watches, "test")
         requested = [
-            talk.turns[0].attributes for talk in make_conversations(watches, "generation",
-                                                                    TEST_STREAM)
+            talk.turns[0].attributes
+            for talk in make_conversations(watches, "generation", TEST_STREAM)
         ]
         rows = feature_ceiling(
             SiglipEncoder.load(self.semantic_encoder), watches, requested, self.image_size
@@ -113,13 +122,17 @@ class FeatureCeiling(Measurement):
 def arms(base: Profile, scale: Scale) -> list[Arm]:
     """Return both tasks against each alone, the control, and the ceiling of features."""
     spec = base.spec
-    ceiling = FeatureCeiling(spec.model.semantic_encoder, spec.data.image_size,
-                             spec.scoring.generated_watches)
+    ceiling = FeatureCeiling(
+        spec.model.semantic_encoder, spec.data.image_size, spec.scoring.generated_watches
+    )
     labels = {"architecture": "none", "regime": "none", "seed": 0}
     found = [
-        replace(arm, spec=arm.spec.vary(
-            shown_watches=min(SHOWN_REQUESTS, spec.scoring.generated_watches)))
-        if arm.labels["seed"] == 0 else arm
+        replace(
+            arm,
+            spec=arm.spec.vary(shown_watches=min(SHOWN_REQUESTS, spec.scoring.generated_watches)),
+        )
+        if arm.labels["seed"] == 0
+        else arm
         for arm in regime_arms(spec, scale)
     ]
     return [*found, Arm(ceiling, labels)]
@@ -147,8 +160,11 @@ def headroom(table: pd.DataFrame, baseline: str, metric: str, attribute: str) ->
 def benefit(table: pd.DataFrame, baseline: str, metric: str, attribute: str) -> pd.Series:
     """Return unified minus a task alone, by seed, where the latter has headroom."""
     fractions = headroom(table, baseline, metric, attribute)
-    chosen = table[(table["metric"] == metric) & (table["attribute"] == attribute)
-                   & table["fraction"].isin(fractions)]
+    chosen = table[
+        (table["metric"] == metric)
+        & (table["attribute"] == attribute)
+        & table["fraction"].isin(fractions)
+    ]
     wide = chosen.pivot_table(index="seed", columns="regime", values="value")
     return (wide["unified"] - wide[baseline]).dropna()
 
@@ -158,8 +174,11 @@ def compare_understanding(table: pd.DataFrame, scale: Scale) -> Iterator[Compari
     for name in known_architectures(table):
         own = table[(table["architecture"] == name) & (table["regime"] != "shuffled")]
         for attribute in ("total", "time"):
-            yield Comparison(name, f"{attribute}, partial credit, while learning",
-                             benefit(own, "understanding", "partial", attribute))
+            yield Comparison(
+                name,
+                f"{attribute}, partial credit, while learning",
+                benefit(own, "understanding", "partial", attribute),
+            )
 
 
 def compare_generation(table: pd.DataFrame, scale: Scale) -> Iterator[Comparison]:
@@ -167,8 +186,11 @@ def compare_generation(table: pd.DataFrame, scale: Scale) -> Iterator[Comparison
     for name in known_architectures(table):
         own = table[(table["architecture"] == name) & (table["regime"] != "shuffled")]
         metric = generation_metric(name)
-        yield Comparison(name, f"total, {metric.replace('_', ' ')}, while learning",
-                         benefit(own, "generation", metric, "total"))
+        yield Comparison(
+            name,
+            f"total, {metric.replace('_', ' ')}, while learning",
+            benefit(own, "generation", metric, "total"),
+        )
 
 
 # Figures
@@ -186,8 +208,9 @@ def draw_generation(opened: OpenedStudy) -> Drawn:
 
 
 @theme()
-def draw_scores(table: pd.DataFrame, task: str,
-                reported: pd.DataFrame | None = None) -> tuple[Figure, pd.DataFrame]:
+def draw_scores(
+    table: pd.DataFrame, task: str, reported: pd.DataFrame | None = None
+) -> tuple[Figure, pd.DataFrame]:
     """Draw the scores of one task over the share of the data seen, an architecture a row.
 
     `task` is "understanding" (partial credit of answers) or "generation" (attributes read back, and
@@ -210,8 +233,14 @@ def draw_scores(table: pd.DataFrame, task: str,
         own = table[table["architecture"] == name]
         if not (own["metric"] == metric).any():
             continue
-        chosen.append(own[(own["metric"] == metric) & own["attribute"].isin(read - {"total"} | (
-            {"total"} if task == "understanding" else set()))])
+        chosen.append(
+            own[
+                (own["metric"] == metric)
+                & own["attribute"].isin(
+                    read - {"total"} | ({"total"} if task == "understanding" else set())
+                )
+            ]
+        )
         if task == "generation":
             chosen.append(
                 own[own["metric"].isin([_DISTANCES[metric], f"{_DISTANCES[metric]}_floor"])]
@@ -250,8 +279,11 @@ def draw_scores(table: pd.DataFrame, task: str,
                 axes.set_title(
                     "battery within 10" if (task, title) == ("generation", "battery") else title
                 )
-        line[0].set_ylabel(name if task == "understanding" else
-                           f"{name}\n{_LABELS[metric].removeprefix('read back ')}")
+        line[0].set_ylabel(
+            name
+            if task == "understanding"
+            else f"{name}\n{_LABELS[metric].removeprefix('read back ')}"
+        )
     for axes in grid[-1]:
         axes.set_xscale("log")
         axes.set_xlim(0.8 * first, 1.15)
@@ -259,13 +291,16 @@ def draw_scores(table: pd.DataFrame, task: str,
         axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     figure.supxlabel("share of the training data seen (%)", fontsize=8)
-    others = [Line2D([], [], color="black", linewidth=5, alpha=0.15, label="95 % t interval"),
-              Line2D([], [], label="chance", **REFERENCES["chance"])]
+    others = [
+        Line2D([], [], color="black", linewidth=5, alpha=0.15, label="95 % t interval"),
+        Line2D([], [], label="chance", **REFERENCES["chance"]),
+    ]
     if task == "generation":
         others.append(Line2D([], [], label="real against real", **REFERENCES["floor"]))
     elif reported is not None and len(reported):
-        others.append(Line2D([], [], linestyle="", marker="D", label="authors' record (7B)",
-                             **REPORTED))
+        others.append(
+            Line2D([], [], linestyle="", marker="D", label="authors' record (7B)", **REPORTED)
+        )
     arms_legend(figure, drawn, *others, names=False, ncols=6)
     return figure, drawn
 
@@ -403,14 +438,16 @@ def probes_on_inputs(base: Profile) -> dict[str, dict[str, float]]:
     from uvlm_core.models.readers import reader_classes  # late, as it imports torch
 
     spec, marks = base.spec, {}
-    for space, network, start in (("VQ", spec.model.vq_tokenizer, "| codes, partial credit"),
-                                  ("SigLIP", spec.model.semantic_encoder,
-                                   "| features, partial credit")):
+    for space, network, start in (
+        ("VQ", spec.model.vq_tokenizer, "| codes, partial credit"),
+        ("SigLIP", spec.model.semantic_encoder, "| features, partial credit"),
+    ):
         card = Path(resolve(network)) / "README.md"
         text = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
         lines = [line.split("|")[3:-1] for line in text if line.startswith(start)]
-        marks[space] = dict(zip(reader_classes(), map(float, lines[0]),
-                                strict=True)) if lines else {}
+        marks[space] = (
+            dict(zip(reader_classes(), map(float, lines[0]), strict=True)) if lines else {}
+        )
     return marks
 
 
@@ -418,8 +455,9 @@ def draw_generated(opened: OpenedStudy) -> Drawn:
     """Draw the first generated watches of the first seed beside their requests, an arm a row."""
     spec = opened.base.spec
     images = {
-        "watch": render_batch(sample_watches(TEST_STREAM, SHOWN_REQUESTS, "test"),
-                              spec.data.image_size)
+        "watch": render_batch(
+            sample_watches(TEST_STREAM, SHOWN_REQUESTS, "test"), spec.data.image_size
+        )
     }
     rows = []
     for arm in opened.arms:
@@ -538,10 +576,15 @@ def draw_paired(table: pd.DataFrame) -> Figure:
     for axes, baseline in zip(grid, baselines, strict=True):
         axes.axvline(0, color="black", linewidth=0.6)
         for number, (name, when) in enumerate(marks):
-            chosen = table[(table["baseline"] == baseline) & (table["architecture"] == name)
-                           & (table["when"] == when)]
-            at = [attributes.index(attribute) + 0.8 * ((number + 0.5) / len(marks) - 0.5)
-                  for attribute in chosen["attribute"]]
+            chosen = table[
+                (table["baseline"] == baseline)
+                & (table["architecture"] == name)
+                & (table["when"] == when)
+            ]
+            at = [
+                attributes.index(attribute) + 0.8 * ((number + 0.5) / len(marks) - 0.5)
+                for attribute in chosen["attribute"]
+            ]
             low, high = (
                 chosen[side].fillna(chosen["difference"]).clip(-2, 2) for side in ("low", "high")
             )
@@ -566,8 +609,19 @@ def draw_paired(table: pd.DataFrame) -> Figure:
         axes.grid(False, axis="y")
     grid[0].set_yticks(range(len(attributes)), [NAMES.get(name, name) for name in attributes])
     handles = colour_handles(architectures)
-    handles += [Line2D([], [], color="black", marker="o", markersize=3, linewidth=0.8, label=when,
-                       markerfacecolor="black" if when == times[0] else "white") for when in times]
+    handles += [
+        Line2D(
+            [],
+            [],
+            color="black",
+            marker="o",
+            markersize=3,
+            linewidth=0.8,
+            label=when,
+            markerfacecolor="black" if when == times[0] else "white",
+        )
+        for when in times
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=6)
     return figure
 
@@ -591,24 +645,31 @@ def _mean_at(
 def tell_understanding(opened: OpenedStudy) -> str:
     """Say whether unified training lies above understanding alone, and where the control ends."""
     table = opened.table
-    text = (f"Unified minus understanding alone, total while learning: "
-            f"{tell_verdicts(opened, 'understanding gains', 'total')}. ")
+    text = (
+        f"Unified minus understanding alone, total while learning: "
+        f"{tell_verdicts(opened, 'understanding gains', 'total')}. "
+    )
     text += (
         f"At the end the total is {_mean_at(table, 'unified', 'partial', 'total'):.3f} with both "
         f"tasks and {_mean_at(table, 'understanding', 'partial', 'total'):.3f} with one, over all "
         "architectures."
     )
     control = _mean_at(table, "shuffled", "partial", "total")
-    return text if np.isnan(control) else (
-        f"{text} The control, with shuffled requests, ends at {control:.3f}.")
+    return (
+        text
+        if np.isnan(control)
+        else (f"{text} The control, with shuffled requests, ends at {control:.3f}.")
+    )
 
 
 def tell_generation(opened: OpenedStudy) -> str:
     """Say whether unified training lies above generation alone."""
     control = _mean_at(opened.table, "shuffled", "read_back", "total", "VQ-VQ")
     unified = _mean_at(opened.table, "unified", "read_back", "total", "VQ-VQ")
-    text = (f"Unified minus generation alone, total while learning: "
-            f"{tell_verdicts(opened, 'generation gains')}.")
+    text = (
+        f"Unified minus generation alone, total while learning: "
+        f"{tell_verdicts(opened, 'generation gains')}."
+    )
     return (
         text
         if np.isnan(control)

@@ -112,10 +112,18 @@ def tell_switches(opened: OpenedStudy) -> str:
 
 
 STUDY = Study(
-    name="original_behaviour", number=3, section="4.2",
+    name="original_behaviour",
+    number=3,
+    section="4.2",
     question="What do a padding image, unchecked answers and hours from 0 to 12 change?",
-    scales={"smoke": RowsScale(1, ("VQ-VQ",), 48), "laptop": RowsScale(2, ("VQ-VQ",), 1000),
-            "smollm": RowsScale(1, ("VQ-VQ",), 1000), "paper": RowsScale(1, ("VQ-VQ",), 60_000)},
-    arms=arms, table=table,
+    scales={
+        "smoke": RowsScale(1, ("VQ-VQ",), 48),
+        "laptop": RowsScale(2, ("VQ-VQ",), 1000),
+        "smollm": RowsScale(1, ("VQ-VQ",), 1000),
+        "paper": RowsScale(1, ("VQ-VQ",), 60_000),
+    },
+    arms=arms,
+    table=table,
     figures={"original_behaviour": draw_switches},
-    findings={"original_behaviour": tell_switches})
+    findings={"original_behaviour": tell_switches},
+)

@@ -50,8 +50,14 @@ def plan(base: Profile, gpu: str = "A100") -> pd.DataFrame:
     spec = base.spec.vary(architecture=PLANNED, regime="unified")
     rows = [*_sizes(spec), *_tokens(spec)]
     numbers = {(part, quantity): value for part, quantity, value, *_ in rows}
-    rows += [*_memory(spec, numbers), *_scoring(spec), *_hours(spec, numbers, gpu),
-             *_downloads(spec), *_pictures(base), *_runs(base)]
+    rows += [
+        *_memory(spec, numbers),
+        *_scoring(spec),
+        *_hours(spec, numbers, gpu),
+        *_downloads(spec),
+        *_pictures(base),
+        *_runs(base),
+    ]
     return pd.DataFrame(rows, columns=["part", "quantity", "value", "unit", "note"])
 
 
@@ -60,14 +66,27 @@ def _sizes(spec: RunSpec) -> list[tuple]:
     published = network_config(spec.model.language_model, AutoConfig)
     with torch.device("meta"):
         bare = AutoModelForCausalLM.from_config(published)
-    parts = {"language model": bare.num_parameters(), "LoRA": 0, "trigger's rows": 0, "adapters": 0,
-             "generation head": 0}
+    parts = {
+        "language model": bare.num_parameters(),
+        "LoRA": 0,
+        "trigger's rows": 0,
+        "adapters": 0,
+        "generation head": 0,
+    }
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = ("LoRA" if "lora_" in name else "trigger's rows" if "trainable_tokens" in name
-                else "adapters" if "adapter." in name and "language_model" not in name
-                else "generation head" if "generation_head" in name else None)
+        part = (
+            "LoRA"
+            if "lora_" in name
+            else "trigger's rows"
+            if "trainable_tokens" in name
+            else "adapters"
+            if "adapter." in name and "language_model" not in name
+            else "generation head"
+            if "generation_head" in name
+            else None
+        )
         if part is not None:
             parts[part] += parameter.numel()
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -85,7 +104,12 @@ def _tokens(spec: RunSpec) -> list[tuple]:
     watches, means = sample_watches(0, COUNTED_WATCHES), {}
     for task in TASKS:
         talks = make_conversations(
-            watches, task, 0, (spec.data.fewest_turns or spec.data.turns, spec.data.turns), (), spec.data.mention_rate
+            watches,
+            task,
+            0,
+            (spec.data.fewest_turns or spec.data.turns, spec.data.turns),
+            (),
+            spec.data.mention_rate,
         )
         made = [processor.row(talk, 0) for talk in talks]
         means[task] = sum(len(row.ids) for row in made) / COUNTED_WATCHES
@@ -103,11 +127,13 @@ def _tokens(spec: RunSpec) -> list[tuple]:
         if spec.training.batch_counts == "all"
         else f"{spec.training.batch_counts} rows and the rest beside them"
     )
-    return [*(("tokens an example", task, means[task], "", note) for task in TASKS),
-            ("tokens an example", "text loss", labelled, "", "positions"),
-            ("a run", "examples", spec.rows, "", ""),
-            ("a run", "steps", spec.steps, "", f"of {spec.training.batch_size} {filled}"),
-            ("a run", "tokens", sum(counts[task] * means[task] for task in TASKS), "", "")]
+    return [
+        *(("tokens an example", task, means[task], "", note) for task in TASKS),
+        ("tokens an example", "text loss", labelled, "", "positions"),
+        ("a run", "examples", spec.rows, "", ""),
+        ("a run", "steps", spec.steps, "", f"of {spec.training.batch_size} {filled}"),
+        ("a run", "tokens", sum(counts[task] * means[task] for task in TASKS), "", ""),
+    ]
 
 
 def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
@@ -124,7 +150,9 @@ def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
     # with it
     layer = tokens * (8 * width + 3 * inner) * unit
     kept = (
-        layers * tokens * width * unit + layer if spec.training.activation_checkpointing else layers * layer
+        layers * tokens * width * unit + layer
+        if spec.training.activation_checkpointing
+        else layers * layer
     )
     logits = (
         (slots * spaces(spec)["VQ"]["codes"] + labelled * config.vocab_size) * 3 * 4
@@ -140,8 +168,10 @@ def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
             "logits": logits / gpus,
         }
         note = "one process" if gpus == 1 else "ZeRO-2"
-        rows += [(f"memory of each of {gpus} GPU{'s' * (gpus > 1)}", name, size / GB, "GB", note)
-                 for name, size in (parts | {"all": sum(parts.values())}).items()]
+        rows += [
+            (f"memory of each of {gpus} GPU{'s' * (gpus > 1)}", name, size / GB, "GB", note)
+            for name, size in (parts | {"all": sum(parts.values())}).items()
+        ]
     return rows
 
 
@@ -151,16 +181,21 @@ def _scoring(spec: RunSpec) -> list[tuple]:
     asked = spec.scoring.test_watches * spec.understands
     drawn = spec.scoring.generated_watches * spec.generates
     opened = max(asked, drawn) + drawn  # as many more are what generated ones are compared with
-    values = {kind: space["tokens"] * (1 if space["codes"] else space["width"])
-              for kind, space in sides.items()}
+    values = {
+        kind: space["tokens"] * (1 if space["codes"] else space["width"])
+        for kind, space in sides.items()
+    }
     compared = min(ALIGNED_WATCHES, asked, drawn)
     tokens = sum(min(space["tokens"], GRID**2) for space in sides.values())
     states = compared * tokens * (config.num_hidden_layers + 1) * config.hidden_size
-    sizes = {f"{opened:,} images": opened * spec.data.image_size**2 * 3,
-             "outputs of the encoders": 4 * (asked * values["SigLIP"] + drawn * values["VQ"]),
-             f"states of {compared} images": 4 * states}
-    return [("memory of scoring", name, size / GB, "GB", "main memory")
-            for name, size in sizes.items()]
+    sizes = {
+        f"{opened:,} images": opened * spec.data.image_size**2 * 3,
+        "outputs of the encoders": 4 * (asked * values["SigLIP"] + drawn * values["VQ"]),
+        f"states of {compared} images": 4 * states,
+    }
+    return [
+        ("memory of scoring", name, size / GB, "GB", "main memory") for name, size in sizes.items()
+    ]
 
 
 def _pictures(base: Profile) -> list[tuple]:
@@ -168,24 +203,48 @@ def _pictures(base: Profile) -> list[tuple]:
 
     Only the captions' memory grows with the caption file; all else follows from the rows asked for.
     """
-    specs = [spec for study in studies() if base.name in study.scales
-             for spec in study.specs(base) if isinstance(spec, RunSpec) and spec.data.pictures]
+    specs = [
+        spec
+        for study in studies()
+        if base.name in study.scales
+        for spec in study.specs(base)
+        if isinstance(spec, RunSpec) and spec.data.pictures
+    ]
     if not specs:
         return []
     widest = max(specs, key=lambda each: each.rows)  # an arm of one task has no rows of the other
     spec = widest.vary(architecture=PLANNED, regime="unified")
     drawn = spec.scoring.generated_watches
     opened = max(spec.scoring.test_watches, drawn) + drawn
-    rows = [("pictures", "rows", spec.rows, "", f"about {spec.data.pictures}, or a caption file"),
-            ("pictures", "opened to score", opened, "", "at most"),
-            ("pictures", "memory of these", opened * spec.data.image_size**2 * 3 / GB, "GB",
-             "main memory"),
-            ("pictures", "memory of 100,000 captions", 1e5 * CAPTION_BYTES / GB, "GB",
-             "in every process")]
+    rows = [
+        ("pictures", "rows", spec.rows, "", f"about {spec.data.pictures}, or a caption file"),
+        ("pictures", "opened to score", opened, "", "at most"),
+        (
+            "pictures",
+            "memory of these",
+            opened * spec.data.image_size**2 * 3 / GB,
+            "GB",
+            "main memory",
+        ),
+        (
+            "pictures",
+            "memory of 100,000 captions",
+            1e5 * CAPTION_BYTES / GB,
+            "GB",
+            "in every process",
+        ),
+    ]
     counts = (spec.understanding_rows, spec.generation_rows)
-    return rows + [("disk", f"outputs of {kind} for pictures of {count:,} rows",
-                    _outputs(space, count) / GB, "GB", "at most, for each seed, computed once")
-                   for (kind, space), count in zip(spaces(spec).items(), counts, strict=True)]
+    return rows + [
+        (
+            "disk",
+            f"outputs of {kind} for pictures of {count:,} rows",
+            _outputs(space, count) / GB,
+            "GB",
+            "at most, for each seed, computed once",
+        )
+        for (kind, space), count in zip(spaces(spec).items(), counts, strict=True)
+    ]
 
 
 def _outputs(space: dict, images: int) -> int:
@@ -231,9 +290,16 @@ def _downloads(spec: RunSpec) -> list[tuple]:
                 known.licence if known else "is here",
             )
         )
-    rows += [("disk", f"outputs of {kind} for {spec.data.images:,} images",
-              _outputs(space, spec.data.images) / GB, "GB", "computed once, mapped and not held")
-             for kind, space in spaces(spec).items()]
+    rows += [
+        (
+            "disk",
+            f"outputs of {kind} for {spec.data.images:,} images",
+            _outputs(space, spec.data.images) / GB,
+            "GB",
+            "computed once, mapped and not held",
+        )
+        for kind, space in spaces(spec).items()
+    ]
     return rows
 
 

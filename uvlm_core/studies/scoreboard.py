@@ -36,8 +36,13 @@ from uvlm_core.studies.style import (
 
 REACH = 0.45  # the picture's axis ends there on both sides
 MARKERS = {  # verdict -> marker and whether it is filled
-    "replicates": ("o", True), "yes": ("o", True), "contradicts": ("X", True), "no": ("X", True),
-    "no effect": ("D", True), "undecided": ("o", False)}
+    "replicates": ("o", True),
+    "yes": ("o", True),
+    "contradicts": ("X", True),
+    "no": ("X", True),
+    "no effect": ("D", True),
+    "undecided": ("o", False),
+}
 _TEXT_HEIGHT, _MARK_HEIGHT, _ROW_GAP = (
     0.115,
     0.068,
@@ -176,8 +181,16 @@ def _draw_row(axes, place: float, row: dict) -> None:
             if reached:
                 axes.plot(end, place, arrow, color=colour, markersize=2.5)
     at = float(np.clip(row["difference"], -edge, edge))
-    axes.plot(at, place, marker, color=colour, markersize=3.5, zorder=3,
-              markerfacecolor=colour if filled else "white", markeredgewidth=0.8)
+    axes.plot(
+        at,
+        place,
+        marker,
+        color=colour,
+        markersize=3.5,
+        zorder=3,
+        markerfacecolor=colour if filled else "white",
+        markeredgewidth=0.8,
+    )
     if at != row["difference"]:  # beyond the panel: its number stands beside it
         side = 1 if at < 0 else -1
         axes.annotate(
@@ -225,8 +238,11 @@ def results_page(opened: list[OpenedStudy]) -> str:
             f"## {study.name.replace('_', ' ').capitalize()}",
             f"{study.question} (Paper: section {study.section}; notebook {study.number:02d}.)",
         ]
-        told = [f"- {tell(each)} ([figure](../figures/{profile_name}/{name}.png))"
-                for name, tell in study.findings.items() if name in each.figures]
+        told = [
+            f"- {tell(each)} ([figure](../figures/{profile_name}/{name}.png))"
+            for name, tell in study.findings.items()
+            if name in each.figures
+        ]
         parts += ["\n".join(told)] if told else []
         parts += [claims_table(each)] if study.claims else []
     return "\n\n".join(parts) + "\n"
@@ -235,14 +251,25 @@ def results_page(opened: list[OpenedStudy]) -> str:
 def claims_table(opened: OpenedStudy) -> str:
     """Return a study's verdicts as a Markdown table; † marks the earlier rule."""
     claims = {claim.name: claim for claim in opened.study.claims}
-    titles = ("claim (section)", "the paper", "architecture", "compared", "matched by",
-              "difference, 95 % interval", "seeds", "verdict")
+    titles = (
+        "claim (section)",
+        "the paper",
+        "architecture",
+        "compared",
+        "matched by",
+        "difference, 95 % interval",
+        "seeds",
+        "verdict",
+    )
     lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
     before = ""
     for row in opened.verdicts.to_dict("records"):
         claim = claims[row["claim"]]
-        words = ("", "") if row["claim"] == before else (f"{claim.words} ({claim.section})",
-                                                         claim.reported or "does not ask")
+        words = (
+            ("", "")
+            if row["claim"] == before
+            else (f"{claim.words} ({claim.section})", claim.reported or "does not ask")
+        )
         before = row["claim"]
         mark = " †" if by_earlier_rule(row["seeds"]) else ""
         cells = (
@@ -281,8 +308,13 @@ def main(arguments: list[str] | None = None) -> int:
         figure = draw_scoreboard(verdicts)
         seeds = int(verdicts["seeds"].max())
         stamp(figure, options.profile, seeds, len(records))
-        save_figure(figure, verdicts, "scoreboard", options.figures or home / options.profile,
-                    provenance(options.profile, seeds, records))
+        save_figure(
+            figure,
+            verdicts,
+            "scoreboard",
+            options.figures or home / options.profile,
+            provenance(options.profile, seeds, records),
+        )
         options.page.parent.mkdir(parents=True, exist_ok=True)
         options.page.write_text(page, encoding="utf-8")
     except ValueError as error:

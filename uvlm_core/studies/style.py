@@ -66,12 +66,27 @@ REFERENCES = {
 }
 _RC = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 9,
-    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.title_fontsize": 7,
-    "lines.linewidth": 1.4, "lines.markersize": 3.5, "axes.linewidth": 0.6, "grid.linewidth": 0.4,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-    "figure.figsize": (COLUMN, 2.4), "figure.constrained_layout.use": True,
-    "figure.dpi": 100, "savefig.dpi": 200, "savefig.bbox": None, "savefig.facecolor": "white",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "figure.titlesize": 9,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.5,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.figsize": (COLUMN, 2.4),
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "savefig.bbox": None,
+    "savefig.facecolor": "white",
     "pdf.fonttype": 42,  # text in the PDF stays text
 }
 _SUFFIXES = (".png", ".pdf", ".csv", ".json")
@@ -308,8 +323,11 @@ def arms_legend(
     one = len(known) == 1
     handles = [] if one or not names else colour_handles(known)
     for regime in [regime for regime in LINES if regime in {regime for _, regime in arms}]:
-        look = look_of(known[0], regime) | ({} if one else {"color": "black"}) | (
-            {} if lines else {"linestyle": ""})
+        look = (
+            look_of(known[0], regime)
+            | ({} if one else {"color": "black"})
+            | ({} if lines else {"linestyle": ""})
+        )
         handles.append(Line2D([], [], label=regime, **look))
     figure.legend(
         handles=[*handles, *others],

@@ -30,17 +30,24 @@ class Guard:
         self.loss = loss
         # DeepSpeed says -1 for a norm that is not finite
         if not (math.isfinite(loss) and 0 <= norm < math.inf):
-            advice = "try a lower rate" if step > 1 else (
-                "no weight has changed yet, so look at the networks and at what they are given")
-            raise self._error(step, f"the loss is {loss:.4g} and the norm of its gradient "
-                                    f"{norm:.4g}", advice)
+            advice = (
+                "try a lower rate"
+                if step > 1
+                else (
+                    "no weight has changed yet, so look at the networks and at what they are given"
+                )
+            )
+            raise self._error(
+                step, f"the loss is {loss:.4g} and the norm of its gradient {norm:.4g}", advice
+            )
 
     def check_weights(self, step: int, state: Mapping[str, torch.Tensor]) -> None:
         """Refuse the weights after step number `step` if one of them is not finite."""
         name = odd_weight(state)
         if name is not None:
-            raise self._error(step, f"the loss is {self.loss:.4g} and the weight {name} is not "
-                                    f"finite")
+            raise self._error(
+                step, f"the loss is {self.loss:.4g} and the weight {name} is not finite"
+            )
 
     def check_end(self, loss: float) -> None:
         """Refuse the weights after the last step if the loss that they give is not finite."""
@@ -48,8 +55,10 @@ class Guard:
             raise self._error(self.steps, f"the loss is {loss:.4g} after it")
 
     def _error(self, step: int, fault: str, advice: str = "try a lower rate") -> ValueError:
-        return ValueError(f"{self.subject} diverged at step {step} of {self.steps}: {fault} "
-                          f"({self.rates}); {advice}.")
+        return ValueError(
+            f"{self.subject} diverged at step {step} of {self.steps}: {fault} "
+            f"({self.rates}); {advice}."
+        )
 
 
 def odd_weight(state: Mapping[str, torch.Tensor]) -> str | None:

@@ -42,8 +42,10 @@ from uvlm_core.training.pool import pool_features, sample_images, training_pool
 from uvlm_core.training.spec import RunSpec
 
 LM_MATRICES = r".*language_model\.model\.layers\..*(proj|lora_[AB]\.\w+)\.weight"
-LORA_TARGETS = (r"language_model\.model\.layers\.\d+\."
-                r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)")
+LORA_TARGETS = (
+    r"language_model\.model\.layers\.\d+\."
+    r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # peft asks by the old name
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -73,16 +75,25 @@ def networks(spec: RunSpec):
     measured = spec.training.feature_loss == "cosine" and not generation.codes
     images = sample_images(training_pool(spec)) if measured or spec.model.distortions else None
     length = feature_length(generation, images) if measured else 0.0
-    language_model = load_language_model(spec.model.language_model, len(processor.tokenizer),
-                                         DTYPES[spec.training.precision])
-    model = build_model(language_model, understanding, generation, seed=spec.training.seed,
-                        image_in_id=processor.image_in,
-                        generate_id=processor.generate, image_out_id=processor.image_out,
-                        shared_adapter=spec.model.shared_adapter,
-                        adapter_positions=spec.model.adapter_positions,
-                        image_loss_weight=spec.alpha, feature_loss=spec.training.feature_loss,
-                        feature_length=length, distortions=spec.model.distortions,
-                        images=images)
+    language_model = load_language_model(
+        spec.model.language_model, len(processor.tokenizer), DTYPES[spec.training.precision]
+    )
+    model = build_model(
+        language_model,
+        understanding,
+        generation,
+        seed=spec.training.seed,
+        image_in_id=processor.image_in,
+        generate_id=processor.generate,
+        image_out_id=processor.image_out,
+        shared_adapter=spec.model.shared_adapter,
+        adapter_positions=spec.model.adapter_positions,
+        image_loss_weight=spec.alpha,
+        feature_loss=spec.training.feature_loss,
+        feature_length=length,
+        distortions=spec.model.distortions,
+        images=images,
+    )
     processor.context = getattr(model.config.text_config, "max_position_embeddings", None)
     return model, processor, understanding, generation
 
@@ -119,8 +130,10 @@ def load_model(folder: str | Path) -> tuple:
     try:
         spec = RunSpec.from_dict(json.loads(path.read_text()))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error}); a model is a folder "
-                         f"with model.safetensors and spec.json.") from None
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror or error}); a model is a folder "
+            f"with model.safetensors and spec.json."
+        ) from None
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is not a run as RunSpec.to_dict writes it ({error}).") from None
     model, *others = networks(spec)
@@ -137,16 +150,24 @@ class Steps(Dataset):
 
     processes = environment.processes()[0]
 
-    def __init__(self, spec: RunSpec, processor: Processor,
-                 understanding: list[Row], generation: list[Row],
-                 images_in: np.ndarray | None, images_out: np.ndarray | None):
+    def __init__(
+        self,
+        spec: RunSpec,
+        processor: Processor,
+        understanding: list[Row],
+        generation: list[Row],
+        images_in: np.ndarray | None,
+        images_out: np.ndarray | None,
+    ):
         self.spec, self.processor = spec, processor
         self.understanding, self.generation = understanding, generation
         self.images_in, self.images_out = images_in, images_out
 
         if min(len(self.rows(step)) for step in range(spec.steps)) < self.processes:
-            raise ValueError(f"batch_size {spec.training.batch_size} leaves some of "
-                             f"{self.processes} processes without a row.")
+            raise ValueError(
+                f"batch_size {spec.training.batch_size} leaves some of "
+                f"{self.processes} processes without a row."
+            )
 
     def __len__(self) -> int:
         return self.spec.steps * self.processes
@@ -154,8 +175,11 @@ class Steps(Dataset):
     def rows(self, step: int) -> list[Row]:
         """The rows of a step."""
         count = self.spec.steps
-        return [row for rows in (self.understanding, self.generation)
-                for row in rows[len(rows) * step // count : len(rows) * (step + 1) // count]]
+        return [
+            row
+            for rows in (self.understanding, self.generation)
+            for row in rows[len(rows) * step // count : len(rows) * (step + 1) // count]
+        ]
 
     def __getitem__(self, item: int) -> dict:
         step, process = divmod(item, self.processes)
@@ -163,8 +187,10 @@ class Steps(Dataset):
         own = rows[process :: self.processes]
         inputs = {"buckets": collate(own, self.images_in, self.images_out, self.processor.pad)}
         if self.processes > 1:
-            inputs |= {f"{kind}_share": self.processes * count(own) / max(1, count(rows))
-                       for kind, count in (("text", _labelled), ("image", self._drawn))}
+            inputs |= {
+                f"{kind}_share": self.processes * count(own) / max(1, count(rows))
+                for kind, count in (("text", _labelled), ("image", self._drawn))
+            }
         if self.spec.training.feature_dropout:
             rng = np.random.default_rng([self.spec.training.seed, 4, item])
             for bucket in inputs["buckets"]:
@@ -174,10 +200,10 @@ class Steps(Dataset):
                     bucket["read_back"] = torch.from_numpy(kept)  # (images,)
         if self.spec.training.padding_image:
             blank = np.zeros_like(self.images_out[:1])  # (1, tokens) or (1, tokens, width)
-            (inputs["padding"],) = collate([self.processor.padding_row()], None, blank,
-                                           self.processor.pad)
+            (inputs["padding"],) = collate(
+                [self.processor.padding_row()], None, blank, self.processor.pad
+            )
         return inputs
-
 
     def _drawn(self, rows: list[Row]) -> int:
         return sum(int((row.ids == self.processor.image_out).sum()) for row in rows)
@@ -191,17 +217,27 @@ def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
     """Make trainable what `tuning` says of the LM (all, LoRA, none), and adapters and head."""
     if spec.training.tuning == "lora":
         # adapters and head are new: peft trains them in full and saves them beside the LoRA weights
-        new = [name for name, child in model.named_children()
-               if name != "language_model" and next(child.parameters(), None) is not None]
+        new = [
+            name
+            for name, child in model.named_children()
+            if name != "language_model" and next(child.parameters(), None) is not None
+        ]
         # so may be the token that triggers an image: the model must read it and say it, so both
         # tables learn its row
         untie(model.language_model)
         tokens = dict.fromkeys(("model.embed_tokens", "lm_head"), [model.config.generate_id])
-        return get_peft_model(model, LoraConfig(
-            r=spec.training.lora_rank, lora_alpha=spec.training.lora_alpha,
-            target_modules=LORA_TARGETS, modules_to_save=new,
-            trainable_token_indices={f"language_model.{name}": rows
-                                     for name, rows in tokens.items()}))
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=spec.training.lora_rank,
+                lora_alpha=spec.training.lora_alpha,
+                target_modules=LORA_TARGETS,
+                modules_to_save=new,
+                trainable_token_indices={
+                    f"language_model.{name}": rows for name, rows in tokens.items()
+                },
+            ),
+        )
     model.language_model.requires_grad_(spec.training.tuning == "full")
     return model
 
@@ -222,16 +258,21 @@ def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimiz
 
     The rest learns at `adapter_learning_rate`.
     """
-    trainable = [(name, parameter) for name, parameter in model.named_parameters()
-                 if parameter.requires_grad]
-    pattern = re.compile(LM_MATRICES if spec.training.optimizer == "muon"
-                         else r".*language_model\..*")
+    trainable = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
+    pattern = re.compile(
+        LM_MATRICES if spec.training.optimizer == "muon" else r".*language_model\..*"
+    )
     first = [parameter for name, parameter in trainable if pattern.fullmatch(name)]
     rest = [parameter for name, parameter in trainable if not pattern.fullmatch(name)]
-    groups = [{"params": first, "lr": spec.training.learning_rate},
-              {"params": rest, "lr": spec.training.adapter_learning_rate}]
-    groups = [group | {"weight_decay": spec.training.weight_decay}
-              for group in groups if group["params"]]
+    groups = [
+        {"params": first, "lr": spec.training.learning_rate},
+        {"params": rest, "lr": spec.training.adapter_learning_rate},
+    ]
+    groups = [
+        group | {"weight_decay": spec.training.weight_decay} for group in groups if group["params"]
+    ]
     if spec.training.optimizer == "adamw":
         return torch.optim.AdamW(groups)  # the authors' Trainer leaves its defaults, and so do we
     groups[0]["orthogonal"] = bool(first)
@@ -246,38 +287,57 @@ class LearningCurve(TrainerCallback):
     the run.
     """
 
-    def __init__(self, trainer: "SpecTrainer", folder: Path,
-                 score: Callable[[torch.nn.Module, bool], list[dict]],
-                 report: Callable[[float], None]):
+    def __init__(
+        self,
+        trainer: "SpecTrainer",
+        folder: Path,
+        score: Callable[[torch.nn.Module, bool], list[dict]],
+        report: Callable[[float], None],
+    ):
         self.path, self.score, self.report = folder / "scores.json", score, report
         self.scores = read_json(self.path) if self.path.exists() else {}
-        if not (isinstance(self.scores, dict) and all(step.isdecimal() and isinstance(rows, list)
-                                                      for step, rows in self.scores.items())):
-            raise ValueError(f"{self.path} is not the scores of a run; delete its folder, and the "
-                             f"run starts anew.")
+        if not (
+            isinstance(self.scores, dict)
+            and all(
+                step.isdecimal() and isinstance(rows, list) for step, rows in self.scores.items()
+            )
+        ):
+            raise ValueError(
+                f"{self.path} is not the scores of a run; delete its folder, and the "
+                f"run starts anew."
+            )
         self.trainer, self.spec = trainer, trainer.train_dataset.spec
-        self.marks = {max(1, round(self.spec.steps * fraction)): fraction
-                      for fraction in self.spec.scoring.fractions}
+        self.marks = {
+            max(1, round(self.spec.steps * fraction)): fraction
+            for fraction in self.spec.scoring.fractions
+        }
         self.seconds, self.reading = 0.0, True  # the checkpoint, if there is one
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.reading = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        lost = [step for step in self.marks if step <= state.global_step
-                and str(step) not in self.scores]
+        lost = [
+            step
+            for step in self.marks
+            if step <= state.global_step and str(step) not in self.scores
+        ]
         if lost and state.is_world_process_zero:
             self.reading = False
-            raise ValueError(f"{self.path} lacks the scores of step {lost[0]}, which the "
-                             f"checkpoint beside it has passed; delete {self.path.parent}, and the "
-                             f"run starts anew.")
+            raise ValueError(
+                f"{self.path} lacks the scores of step {lost[0]}, which the "
+                f"checkpoint beside it has passed; delete {self.path.parent}, and the "
+                f"run starts anew."
+            )
         # else rows would go unseen, or the marks lie elsewhere
         if state.max_steps != self.spec.steps:
             self.reading = False
-            raise ValueError(f"A run of {self.spec.steps} steps would take {state.max_steps} with "
-                             f"{args.world_size} processes of {max(1, args.n_gpu)} GPUs each; give "
-                             f"every process one GPU (CUDA_VISIBLE_DEVICES), and start several by "
-                             f"accelerate launch.")
+            raise ValueError(
+                f"A run of {self.spec.steps} steps would take {state.max_steps} with "
+                f"{args.world_size} processes of {max(1, args.n_gpu)} GPUs each; give "
+                f"every process one GPU (CUDA_VISIBLE_DEVICES), and start several by "
+                f"accelerate launch."
+            )
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         step = state.global_step
@@ -316,8 +376,10 @@ def _writing(folder: str | Path) -> Iterator[None]:
         yield
     # Python's, torch's and safetensors' own
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"The folder {folder} cannot be written ({reason(error)}); make room "
-                         "there, and running again goes on from the last checkpoint.") from error
+        raise ValueError(
+            f"The folder {folder} cannot be written ({reason(error)}); make room "
+            "there, and running again goes on from the last checkpoint."
+        ) from error
 
 
 def _check_scores(rows: list[dict], when: str) -> None:
@@ -325,8 +387,9 @@ def _check_scores(rows: list[dict], when: str) -> None:
     for row in rows:
         if not (math.isfinite(row["value"]) or row["metric"].startswith("alignment_")):
             name = " of ".join(filter(None, (row["metric"], row["attribute"])))
-            raise ValueError(f"The score {name} {when} is {row['value']}, so the run is not "
-                             f"recorded.")
+            raise ValueError(
+                f"The score {name} {when} is {row['value']}, so the run is not recorded."
+            )
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -339,9 +402,14 @@ def last_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Path,
-          score: Callable[[torch.nn.Module, bool], list[dict]],
-          report: Callable[[float], None] = lambda fraction: None) -> dict:
+def train(
+    model: torch.nn.Module,
+    steps: Steps,
+    spec: RunSpec,
+    folder: str | Path,
+    score: Callable[[torch.nn.Module, bool], list[dict]],
+    report: Callable[[float], None] = lambda fraction: None,
+) -> dict:
     """Train with transformers' Trainer, resuming from `folder` if a checkpoint is there.
 
     A resumed training equals an uninterrupted one bit for bit. `score` gives score rows of the
@@ -358,20 +426,33 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
     warmup = spec.training.warmup * total
     warmup = float(math.ceil(warmup)) if warmup >= 1 else 0.0  # a step, not a fraction
     arguments = TrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=1, num_train_epochs=1,
-        lr_scheduler_type="cosine", warmup_steps=warmup, max_grad_norm=1.0,
-        save_strategy="no", save_total_limit=2, logging_steps=max(1, total // 50), report_to="none",
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        num_train_epochs=1,
+        lr_scheduler_type="cosine",
+        warmup_steps=warmup,
+        max_grad_norm=1.0,
+        save_strategy="no",
+        save_total_limit=2,
+        logging_steps=max(1, total // 50),
+        report_to="none",
         # it writes a loss that is not finite down as the mean of those before
         logging_nan_inf_filter=False,
-        use_cpu=not torch.cuda.is_available(), seed=spec.training.seed, disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        seed=spec.training.seed,
+        disable_tqdm=True,
         remove_unused_columns=False,
         activation_checkpointing=spec.training.activation_checkpointing,
         # the other kind needs a gradient at its inputs
         activation_checkpointing_kwargs={"use_reentrant": False},
         # a step may lack a task
-        dataloader_pin_memory=False, ddp_find_unused_parameters=True, label_names=[])
-    trainer = SpecTrainer(model, arguments, train_dataset=steps,
-                          data_collator=lambda items: items[0])
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=True,
+        label_names=[],
+    )
+    trainer = SpecTrainer(
+        model, arguments, train_dataset=steps, data_collator=lambda items: items[0]
+    )
     curve = LearningCurve(trainer, folder, score, report)
     trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
@@ -382,13 +463,17 @@ def train(model: torch.nn.Module, steps: Steps, spec: RunSpec, folder: str | Pat
     except Exception as error:  # of a file that is cut off, each library has errors of its own
         if checkpoint is None or not curve.reading:
             raise
-        raise ValueError(f"The run cannot go on from {checkpoint} ({reason(error)}); delete that "
-                         f"folder, and it goes on from an earlier one or starts anew.") from error
+        raise ValueError(
+            f"The run cannot go on from {checkpoint} ({reason(error)}); delete that "
+            f"folder, and it goes on from an earlier one or starts anew."
+        ) from error
     seconds = time.perf_counter() - began
     scores = [row for mark in sorted(curve.scores, key=int) for row in curve.scores[mark]]
-    return {"scores": scores,
-            "times": {"training": seconds - curve.seconds, "scoring": curve.seconds},
-            "losses": [log for log in trainer.state.log_history if "loss" in log]}
+    return {
+        "scores": scores,
+        "times": {"training": seconds - curve.seconds, "scoring": curve.seconds},
+        "losses": [log for log in trainer.state.log_history if "loss" in log],
+    }
 
 
 class SpecTrainer(Trainer):
@@ -401,8 +486,10 @@ class SpecTrainer(Trainer):
     def __init__(self, *arguments, **names):
         super().__init__(*arguments, **names)
         spec = self.train_dataset.spec
-        rates = {name: getattr(spec.training, name)
-                 for name in ("learning_rate", "adapter_learning_rate")}
+        rates = {
+            name: getattr(spec.training, name)
+            for name in ("learning_rate", "adapter_learning_rate")
+        }
         self.guard = Guard("The run", spec.steps, rates)
 
     def training_step(self, *arguments, **names):

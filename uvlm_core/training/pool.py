@@ -22,7 +22,13 @@ import numpy as np
 from uvlm_core.data.attributes import take_over
 from uvlm_core.data.conversations import Conversation, make_conversations
 from uvlm_core.data.pictures import as_request, load_pictures, open_pictures, pictures_fingerprint
-from uvlm_core.data.smart_watch import POOL_STREAM, Watch, render_batch, sample_watch, sample_watches
+from uvlm_core.data.smart_watch import (
+    POOL_STREAM,
+    Watch,
+    render_batch,
+    sample_watch,
+    sample_watches,
+)
 from uvlm_core.data.tokens import Processor, Row
 from uvlm_core.models.encoders import cached_features
 from uvlm_core.training.spec import RunSpec
@@ -85,10 +91,12 @@ class PicturePool(Pictures):
     def __init__(self, spec: RunSpec):
         named = spec.data.pictures, spec.data.picture_folder, spec.data.sam_pictures
         self.spec, self.pictures = spec, load_pictures(*named)
-        super().__init__(f"pictures-{pictures_fingerprint(*named)[:16]}-{spec.data.image_size}px",
-                         self.pictures.folder,
-                         list(dict.fromkeys(talk.image for talk in self.pictures.train)),
-                         spec.data.image_size)
+        super().__init__(
+            f"pictures-{pictures_fingerprint(*named)[:16]}-{spec.data.image_size}px",
+            self.pictures.folder,
+            list(dict.fromkeys(talk.image for talk in self.pictures.train)),
+            spec.data.image_size,
+        )
 
     @cached_property
     def talks(self) -> dict[str, list[tuple[Conversation, str]]]:
@@ -101,14 +109,22 @@ class PicturePool(Pictures):
         talks = {task: [talk for talk in train if talk.task == task] for task in ("vqa", "caption")}
         # what makes a request
         talks["generation"] = [talk for talk in talks["caption"] if len(talk.turns) == 1]
-        understanding, generation = _ordered(spec, {
-            task: self._drawn(number, task, talks[task], count)
-            for number, (task, count) in enumerate(_counts(spec))})
+        understanding, generation = _ordered(
+            spec,
+            {
+                task: self._drawn(number, task, talks[task], count)
+                for number, (task, count) in enumerate(_counts(spec))
+            },
+        )
         shown = [talk.image for talk in generation]
         shown = shown[1:] + shown[:1] if spec.data.shuffled_requests else shown
-        return {"understanding": [(talk, talk.image) for talk in understanding],
-                "generation": [(as_request(talk, spec.training.seed), image)
-                               for talk, image in zip(generation, shown, strict=True)]}
+        return {
+            "understanding": [(talk, talk.image) for talk in understanding],
+            "generation": [
+                (as_request(talk, spec.training.seed), image)
+                for talk, image in zip(generation, shown, strict=True)
+            ],
+        }
 
     def side(self, name: str) -> Pictures:
         """The pictures of the rows of a side, "understanding" or "generation", in the order of the
@@ -132,15 +148,22 @@ class PicturePool(Pictures):
             sides.append([processor.row(talk, places[image]) for talk, image in talks])
         return tuple(sides)
 
-    def _drawn(self, number: int, task: str, talks: list[Conversation],
-               count: int) -> list[Conversation]:
+    def _drawn(
+        self, number: int, task: str, talks: list[Conversation], count: int
+    ) -> list[Conversation]:
         if count and not talks:
-            raise ValueError(f"The pictures {self.spec.data.pictures!r} have no row of the task "
-                             f"{task!r}; ask for 0 of them.")
+            raise ValueError(
+                f"The pictures {self.spec.data.pictures!r} have no row of the task "
+                f"{task!r}; ask for 0 of them."
+            )
         rounds = -(-count // max(1, len(talks)))
-        order = [place for each in range(rounds)
-                 for place in np.random.default_rng([self.spec.training.seed, number,
-                                                     each]).permutation(len(talks)).tolist()]
+        order = [
+            place
+            for each in range(rounds)
+            for place in np.random.default_rng([self.spec.training.seed, number, each])
+            .permutation(len(talks))
+            .tolist()
+        ]
         return [talks[place] for place in order[:count]]
 
 
@@ -149,8 +172,9 @@ def training_pool(spec: RunSpec) -> WatchPool | PicturePool:
     return PicturePool(spec) if spec.data.pictures else WatchPool(spec)
 
 
-def training_rows(spec: RunSpec, processor: Processor,
-                  watches: Sequence[Watch] | Mapping[int, Watch]) -> tuple[list[Row], list[Row]]:
+def training_rows(
+    spec: RunSpec, processor: Processor, watches: Sequence[Watch] | Mapping[int, Watch]
+) -> tuple[list[Row], list[Row]]:
     """The understanding and the generation rows of a spec about watches, in training order.
 
     Every task draws its images from the pool by a permutation of its own; questions, wording and
@@ -158,16 +182,25 @@ def training_rows(spec: RunSpec, processor: Processor,
     """
     rows: dict[str, list[Row]] = {}
     for number, (task, count) in enumerate(_counts(spec)):
-        images = np.random.default_rng([spec.training.seed,
-                                        number]).permutation(spec.data.images)[:count].tolist()
+        images = (
+            np.random.default_rng([spec.training.seed, number])
+            .permutation(spec.data.images)[:count]
+            .tolist()
+        )
         told = [watches[image] for image in images]
         if task == "generation":
-            told = [take_over(watch, other, spec.data.shuffled_attributes)
-                    for watch, other in zip(told, told[1:] + told[:1], strict=True)]
-        talks = make_conversations(told, task, spec.training.seed,
-                                   (spec.data.fewest_turns or spec.data.turns, spec.data.turns),
-                                   spec.data.biases,
-                                   spec.data.mention_rate)
+            told = [
+                take_over(watch, other, spec.data.shuffled_attributes)
+                for watch, other in zip(told, told[1:] + told[:1], strict=True)
+            ]
+        talks = make_conversations(
+            told,
+            task,
+            spec.training.seed,
+            (spec.data.fewest_turns or spec.data.turns, spec.data.turns),
+            spec.data.biases,
+            spec.data.mention_rate,
+        )
         if task == "generation" and spec.data.shuffled_requests:
             images = images[1:] + images[:1]  # the control: a request and another row's image
         rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]
@@ -176,9 +209,11 @@ def training_rows(spec: RunSpec, processor: Processor,
 
 def _counts(spec: RunSpec) -> tuple[tuple[str, int], ...]:
     """How many rows of each task the spec's arm sees."""
-    return (("vqa", spec.data.vqa_examples * spec.understands),
-            ("caption", spec.data.caption_examples * spec.understands),
-            ("generation", spec.data.generation_examples * spec.generates))
+    return (
+        ("vqa", spec.data.vqa_examples * spec.understands),
+        ("caption", spec.data.caption_examples * spec.understands),
+        ("generation", spec.data.generation_examples * spec.generates),
+    )
 
 
 def _ordered(spec: RunSpec, rows: dict[str, list]) -> tuple[list, list]:

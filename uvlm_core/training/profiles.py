@@ -21,28 +21,67 @@ class Profile:
 
 _PAPER = RunSpec()  # Vicuna-7B on three GPUs of 80 GB
 _SMALL = _PAPER.vary(  # small pictures, frozen networks that are shipped, one CPU core
-    image_size=64, images=14_000, vqa_examples=9400, caption_examples=600,
-    generation_examples=14_000, turns=5, fewest_turns=0, mention_rate=0.8,
-    semantic_encoder="pretrained/siglip", vq_tokenizer="pretrained/vq", precision="fp32",
-    activation_checkpointing=False, batch_size=8, batch_counts="understanding", threads=1,
-    fractions=(0.02, 0.035, 0.06, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0), test_watches=500,
-    reader="pretrained/reader", feature_reader="pretrained/siglip_reader",
-    feature_decoder="pretrained/siglip_decoder")
+    image_size=64,
+    images=14_000,
+    vqa_examples=9400,
+    caption_examples=600,
+    generation_examples=14_000,
+    turns=5,
+    fewest_turns=0,
+    mention_rate=0.8,
+    semantic_encoder="pretrained/siglip",
+    vq_tokenizer="pretrained/vq",
+    precision="fp32",
+    activation_checkpointing=False,
+    batch_size=8,
+    batch_counts="understanding",
+    threads=1,
+    fractions=(0.02, 0.035, 0.06, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0),
+    test_watches=500,
+    reader="pretrained/reader",
+    feature_reader="pretrained/siglip_reader",
+    feature_decoder="pretrained/siglip_decoder",
+)
 _LAPTOP = _SMALL.vary(
-    language_model="pretrained/language_model", tokenizer="pretrained/tokenizer",
-    adapter_positions=True, tuning="full", optimizer="muon", learning_rate=0.01,
-    adapter_learning_rate=2e-3, image_loss_weight=1.0, feature_loss_weight=5.0, feature_dropout=0.5)
+    language_model="pretrained/language_model",
+    tokenizer="pretrained/tokenizer",
+    adapter_positions=True,
+    tuning="full",
+    optimizer="muon",
+    learning_rate=0.01,
+    adapter_learning_rate=2e-3,
+    image_loss_weight=1.0,
+    feature_loss_weight=5.0,
+    feature_dropout=0.5,
+)
 _SMOLLM = _SMALL.vary(  # a real language model that was trained on text, with the laptop's encoders
-    language_model="cache/smollm2", tokenizer="cache/smollm2", lora_rank=16, lora_alpha=32,
-    learning_rate=5e-4, adapter_learning_rate=1e-3)
-_SMOKE = _LAPTOP.vary(images=160, vqa_examples=128, caption_examples=32, generation_examples=160,
-                      batch_size=16, fractions=(0.5, 1.0), test_watches=24, generated_watches=16)
-PROFILES = {each.name: each for each in (
-    # shows in seconds that everything works; its numbers mean nothing
-    Profile("smoke", _SMOKE, seeds=1),
-    Profile("laptop", _LAPTOP, seeds=4),  # two CPU cores, minutes per run
-    Profile("smollm", _SMOLLM, seeds=1),  # one GPU, or a CPU and patience
-    Profile("paper", _PAPER, seeds=3))}  # the paper's: GPUs of 80 GB
+    language_model="cache/smollm2",
+    tokenizer="cache/smollm2",
+    lora_rank=16,
+    lora_alpha=32,
+    learning_rate=5e-4,
+    adapter_learning_rate=1e-3,
+)
+_SMOKE = _LAPTOP.vary(
+    images=160,
+    vqa_examples=128,
+    caption_examples=32,
+    generation_examples=160,
+    batch_size=16,
+    fractions=(0.5, 1.0),
+    test_watches=24,
+    generated_watches=16,
+)
+PROFILES = {
+    each.name: each
+    for each in (
+        # shows in seconds that everything works; its numbers mean nothing
+        Profile("smoke", _SMOKE, seeds=1),
+        Profile("laptop", _LAPTOP, seeds=4),  # two CPU cores, minutes per run
+        Profile("smollm", _SMOLLM, seeds=1),  # one GPU, or a CPU and patience
+        Profile("paper", _PAPER, seeds=3),
+    )
+}  # the paper's: GPUs of 80 GB
 
 
 def profile(name: str) -> Profile:

@@ -24,18 +24,43 @@ TUNINGS = ("full", "lora", "frozen")
 OPTIMIZERS = ("muon", "adamw")
 PRECISIONS = ("fp32", "bf16")
 COUNTED = ("understanding", "generation", "all")  # rows that fill a step
-_CHOICES = {"regime": REGIMES, "tuning": TUNINGS, "optimizer": OPTIMIZERS, "batch_counts": COUNTED,
-            "feature_loss": FEATURE_LOSSES, "hours": HOURS, "precision": PRECISIONS}
-_LEAST = {"seed": 0, "image_size": 32, "images": 1, "vqa_examples": 0, "caption_examples": 0,
-          "generation_examples": 0, "turns": 1, "fewest_turns": 0, "test_watches": 1,
-          "generated_watches": 2, "probe_watches": 0, "shown_watches": 0, "lora_rank": 1,
-          "lora_alpha": 1, "batch_size": 1, "threads": 1}
+_CHOICES = {
+    "regime": REGIMES,
+    "tuning": TUNINGS,
+    "optimizer": OPTIMIZERS,
+    "batch_counts": COUNTED,
+    "feature_loss": FEATURE_LOSSES,
+    "hours": HOURS,
+    "precision": PRECISIONS,
+}
+_LEAST = {
+    "seed": 0,
+    "image_size": 32,
+    "images": 1,
+    "vqa_examples": 0,
+    "caption_examples": 0,
+    "generation_examples": 0,
+    "turns": 1,
+    "fewest_turns": 0,
+    "test_watches": 1,
+    "generated_watches": 2,
+    "probe_watches": 0,
+    "shown_watches": 0,
+    "lora_rank": 1,
+    "lora_alpha": 1,
+    "batch_size": 1,
+    "threads": 1,
+}
 # numpy's largest seed, the renderer's largest image, one question about each attribute
 _MOST = {"seed": 2**32 - 1, "image_size": 1024, "turns": len(ATTRIBUTES)}
 _RATES = ("learning_rate", "adapter_learning_rate", "image_loss_weight", "feature_loss_weight")
 _SHARES = ("momentum", "weight_decay", "warmup", "feature_dropout")
-_LISTS = {"biases": AttributeBias, "distortions": Distortion, "shuffled_attributes": str,
-          "fractions": float}
+_LISTS = {
+    "biases": AttributeBias,
+    "distortions": Distortion,
+    "shuffled_attributes": str,
+    "fractions": float,
+}
 _TYPE_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
 
 
@@ -58,8 +83,11 @@ class _Part:
     def deviations(self) -> dict:
         """The fields that differ from the paper's values, as JSON values by name."""
         values = json.loads(json.dumps(asdict(self)))  # with lists for tuples
-        return {each.name: values[each.name] for each in fields(self)
-                if getattr(self, each.name) != each.default}
+        return {
+            each.name: values[each.name]
+            for each in fields(self)
+            if getattr(self, each.name) != each.default
+        }
 
 
 @dataclass(frozen=True)
@@ -89,20 +117,28 @@ class DataSpec(_Part):
             raise ValueError(f"fewest_turns {self.fewest_turns!r} is above turns, {self.turns}.")
         for name in self.shuffled_attributes:
             if name not in ATTRIBUTES or self.shuffled_attributes.count(name) > 1:
-                raise ValueError(f"shuffled_attributes {self.shuffled_attributes!r} are not "
-                                 f"different "
-                                 f"names out of {', '.join(ATTRIBUTES)}.")
+                raise ValueError(
+                    f"shuffled_attributes {self.shuffled_attributes!r} are not "
+                    f"different "
+                    f"names out of {', '.join(ATTRIBUTES)}."
+                )
         rivals = {ATTRIBUTES[name].excludes for name in self.shuffled_attributes} - {""}
         if not rivals <= set(self.shuffled_attributes):
-            raise ValueError(f"shuffled_attributes {self.shuffled_attributes!r} have one corner "
-                             f"without the other; weather and battery would stand in the same one.")
+            raise ValueError(
+                f"shuffled_attributes {self.shuffled_attributes!r} have one corner "
+                f"without the other; weather and battery would stand in the same one."
+            )
         if self.pictures and (self.biases or self.shuffled_attributes):
-            raise ValueError(f"The pictures {self.pictures!r} have no known attributes: biases and "
-                             f"shuffled_attributes are of watches only.")
+            raise ValueError(
+                f"The pictures {self.pictures!r} have no known attributes: biases and "
+                f"shuffled_attributes are of watches only."
+            )
         most = max(self.vqa_examples, self.caption_examples, self.generation_examples)
         if most > self.images and not self.pictures:
-            raise ValueError(f"A run of {most} rows of one task needs as many images, but images "
-                             f"is {self.images}.")
+            raise ValueError(
+                f"A run of {most} rows of one task needs as many images, but images "
+                f"is {self.images}."
+            )
 
 
 @dataclass(frozen=True)
@@ -129,7 +165,8 @@ class ModelSpec(_Part):
             if distortion.family == "permutation" and KINDS[kind].output != "codes":
                 raise ValueError(
                     f"distortion 'permutation' of the {distortion.side} side needs a space of "
-                    f"codes, and {kind} of {self.architecture} has none.")
+                    f"codes, and {kind} of {self.architecture} has none."
+                )
 
     @property
     def understanding(self) -> str:
@@ -188,11 +225,15 @@ class ScoringSpec(_Part):
     def __post_init__(self):
         super().__post_init__()
         if self.probe_watches and not 10 <= self.probe_watches <= self.test_watches:
-            raise ValueError(f"probe_watches {self.probe_watches!r} is neither 0 nor from 10 to "
-                             f"test_watches, {self.test_watches}.")
+            raise ValueError(
+                f"probe_watches {self.probe_watches!r} is neither 0 nor from 10 to "
+                f"test_watches, {self.test_watches}."
+            )
         if self.shown_watches > self.generated_watches:
-            raise ValueError(f"shown_watches {self.shown_watches!r} is above generated_watches, "
-                             f"{self.generated_watches}.")
+            raise ValueError(
+                f"shown_watches {self.shown_watches!r} is above generated_watches, "
+                f"{self.generated_watches}."
+            )
 
 
 @dataclass(frozen=True)
@@ -212,18 +253,26 @@ class RunSpec:
     def __post_init__(self):
         for each in fields(self):
             if not isinstance(getattr(self, each.name), each.type):
-                raise ValueError(f"{each.name} {getattr(self, each.name)!r} is not a "
-                                 f"{each.type.__name__}.")
+                raise ValueError(
+                    f"{each.name} {getattr(self, each.name)!r} is not a {each.type.__name__}."
+                )
         if self.rows == 0:
-            raise ValueError(f"A run of regime {self.training.regime!r} has no training rows; "
-                             f"give it at least one.")
+            raise ValueError(
+                f"A run of regime {self.training.regime!r} has no training rows; "
+                f"give it at least one."
+            )
         if self.data.pictures and self.scoring.probe_watches:
-            raise ValueError(f"The pictures {self.data.pictures!r} have no known attributes: "
-                             f"probe_watches {self.scoring.probe_watches!r} is of watches only.")
+            raise ValueError(
+                f"The pictures {self.data.pictures!r} have no known attributes: "
+                f"probe_watches {self.scoring.probe_watches!r} is of watches only."
+            )
 
     def __str__(self) -> str:
-        names = {"architecture": self.model.architecture, "regime": self.training.regime,
-                 "seed": self.training.seed}
+        names = {
+            "architecture": self.model.architecture,
+            "regime": self.training.regime,
+            "seed": self.training.seed,
+        }
         return ", ".join(f"{name} {value}" for name, value in names.items())
 
     @property
@@ -269,9 +318,11 @@ class RunSpec:
         """
         understanding = self.data.vqa_examples + self.data.caption_examples
         generation = self.data.generation_examples
-        rows = {"understanding": understanding or generation,
-                "generation": generation or understanding,
-                "all": self.rows}[self.training.batch_counts]
+        rows = {
+            "understanding": understanding or generation,
+            "generation": generation or understanding,
+            "all": self.rows,
+        }[self.training.batch_counts]
         return math.ceil(rows / self.training.batch_size)
 
     def canonical(self) -> "RunSpec":
@@ -283,10 +334,15 @@ class RunSpec:
         steps (a test shows it).
         """
         spec = self.vary(
-            distortions=[each for each in self.model.distortions
-                         if each.changes and self._sees(each.side)],
-            biases=[replace(bias, tasks=seen) for bias in self.data.biases
-                    if bias.rate < 1 and (seen := self._seen_tasks(bias))])
+            distortions=[
+                each for each in self.model.distortions if each.changes and self._sees(each.side)
+            ],
+            biases=[
+                replace(bias, tasks=seen)
+                for bias in self.data.biases
+                if bias.rate < 1 and (seen := self._seen_tasks(bias))
+            ],
+        )
         spec = spec._merged()
         return spec.vary(**{name: DEFAULTS[name] for name in spec._unseen()})
 
@@ -319,11 +375,17 @@ class RunSpec:
     def _unseen(self) -> list[str]:
         """The fields that cannot change this arm's result."""
         data, training = self.data, self.training
-        unseen = [name for kind, output in OUTPUTS.items()
-                  for name in (*output.settings, *output.scorers)
-                  if not (self.generates and KINDS[self.model.generation].output == kind)]
-        unseen += [kind.network for name, kind in KINDS.items()
-                   if name not in (self.model.understanding, self.model.generation)]
+        unseen = [
+            name
+            for kind, output in OUTPUTS.items()
+            for name in (*output.settings, *output.scorers)
+            if not (self.generates and KINDS[self.model.generation].output == kind)
+        ]
+        unseen += [
+            kind.network
+            for name, kind in KINDS.items()
+            if name not in (self.model.understanding, self.model.generation)
+        ]
         for names, seen in (
             (("shuffled_requests", "shuffled_attributes"), self.generates),
             (("shown_watches",), self.generates and not data.pictures),
@@ -343,13 +405,18 @@ class RunSpec:
 
     def _seen_tasks(self, bias: AttributeBias) -> tuple[str, ...]:
         """The tasks of a bias that this arm is trained on, in one order."""
-        return tuple(task for task in TASKS if task in bias.tasks and (
-            self.generates if task == "generation" else self.understands))
+        return tuple(
+            task
+            for task in TASKS
+            if task in bias.tasks and (self.generates if task == "generation" else self.understands)
+        )
 
     def cost(self) -> float:
         """The cost of the run relative to others, in rows, for the order and the ETA of a grid."""
-        asked = (self.scoring.test_watches * self.understands
-                 + self.scoring.generated_watches * self.generates)
+        asked = (
+            self.scoring.test_watches * self.understands
+            + self.scoring.generated_watches * self.generates
+        )
         return self.rows + 10.0 * len(self.scoring.fractions) * asked / 50
 
     @property
@@ -382,28 +449,32 @@ class RunSpec:
             raise ValueError(f"{values!r} is not a run as a dictionary of {', '.join(parts)}.")
         for part, given in values.items():
             if part not in parts:
-                raise ValueError(f"{part!r} is not a part of a run; the parts are "
-                                 f"{', '.join(parts)}.")
+                raise ValueError(
+                    f"{part!r} is not a part of a run; the parts are {', '.join(parts)}."
+                )
             names = [each.name for each in fields(parts[part])]
             if not isinstance(given, dict):
                 raise ValueError(f"{part} {given!r} is not a dictionary of {', '.join(names)}.")
             for name in given:
                 if name not in names:
-                    raise ValueError(f"{name!r} is not a field of {part}; the fields are "
-                                     f"{', '.join(names)}.")
+                    raise ValueError(
+                        f"{name!r} is not a field of {part}; the fields are {', '.join(names)}."
+                    )
         return cls(**{part: parts[part](**given) for part, given in values.items()})
 
     def vary(self, **changes) -> "RunSpec":
         """Change some values by their names. ValueError for an unknown name."""
         for name in changes:
             if name not in PART_OF:
-                raise ValueError(f"{name!r} is not a field of a run; the fields are "
-                                 f"{', '.join(PART_OF)}.")
+                raise ValueError(
+                    f"{name!r} is not a field of a run; the fields are {', '.join(PART_OF)}."
+                )
         parts = {}
         for name, value in changes.items():
             parts.setdefault(PART_OF[name], {})[name] = value
-        return replace(self, **{part: replace(getattr(self, part), **own)
-                                for part, own in parts.items()})
+        return replace(
+            self, **{part: replace(getattr(self, part), **own) for part, own in parts.items()}
+        )
 
     def flat(self) -> dict:
         """Every setting by its name, as it is."""
@@ -419,16 +490,20 @@ def _read_list(name: str, value) -> tuple:
     """A field that holds several: values as they are, or as `to_dict` writes them."""
     kind = _LISTS[name]
     if name == "fractions":
-        if not (isinstance(value, tuple | list) and value
-                and all(type(each) in (int, float) for each in value)
-                and value[0] > 0 and list(value) == sorted(set(value)) and value[-1] == 1):
-            raise ValueError(f"fractions {value!r} is not a tuple of rising numbers above 0 that "
-                             f"ends "
-                             f"with 1.")
+        if not (
+            isinstance(value, tuple | list)
+            and value
+            and all(type(each) in (int, float) for each in value)
+            and value[0] > 0
+            and list(value) == sorted(set(value))
+            and value[-1] == 1
+        ):
+            raise ValueError(
+                f"fractions {value!r} is not a tuple of rising numbers above 0 that ends with 1."
+            )
         return tuple(map(float, value))
     if isinstance(value, tuple | list) and kind is not str:
-        value = tuple(_read_item(kind, each) if isinstance(each, dict) else each
-                      for each in value)
+        value = tuple(_read_item(kind, each) if isinstance(each, dict) else each for each in value)
     if not (isinstance(value, tuple | list) and all(isinstance(each, kind) for each in value)):
         raise ValueError(f"{name} {value!r} is not a tuple of {kind.__name__}.")
     return tuple(value)
@@ -439,9 +514,11 @@ def _read_item(kind: type, values: dict):
     names = {each.name: each.default is MISSING for each in fields(kind)}
     needed = {name for name, must in names.items() if must}
     if not needed <= values.keys() <= names.keys():
-        raise ValueError(f"{values!r} is not {kind.__name__} as a dictionary of "
-                         f"{', '.join(names)}; "
-                         f"{' and '.join(sorted(needed))} must be there.")
+        raise ValueError(
+            f"{values!r} is not {kind.__name__} as a dictionary of "
+            f"{', '.join(names)}; "
+            f"{' and '.join(sorted(needed))} must be there."
+        )
     return kind(**values)
 
 
