@@ -716,6 +716,17 @@ def test_lora_trains_its_own_matrices_the_triggers_rows_the_adapters_and_the_hea
     )
 
 
+def test_lora_starts_from_the_seed_whatever_was_drawn_before(new_model, spec):
+    def start(seed: int) -> dict:
+        torch.rand(seed + 1)  # the global state differs between processes and sessions
+        model = tune(new_model("VQ-VQ"), spec.vary(tuning="lora", seed=seed))
+        return {name: weight for name, weight in model.state_dict().items() if "lora_A" in name}
+
+    first, again, other = start(0), start(0), start(1)
+    assert first and all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
 def test_lora_changes_no_other_rows_than_the_triggers(new_model, spec, batch):
     model = tune(new_model("VQ-VQ"), spec.vary(tuning="lora"))
     before = {

@@ -226,18 +226,18 @@ def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
         # tables learn its row
         untie(model.language_model)
         tokens = dict.fromkeys(("model.embed_tokens", "lm_head"), [model.config.generate_id])
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=spec.training.lora_rank,
-                lora_alpha=spec.training.lora_alpha,
-                target_modules=LORA_TARGETS,
-                modules_to_save=new,
-                trainable_token_indices={
-                    f"language_model.{name}": rows for name, rows in tokens.items()
-                },
-            ),
+        lora = LoraConfig(
+            r=spec.training.lora_rank,
+            lora_alpha=spec.training.lora_alpha,
+            target_modules=LORA_TARGETS,
+            modules_to_save=new,
+            trainable_token_indices={
+                f"language_model.{name}": rows for name, rows in tokens.items()
+            },
         )
+        with torch.random.fork_rng(devices=[]):  # peft draws LoRA's A from the global state
+            torch.manual_seed(spec.training.seed)
+            return get_peft_model(model, lora)
     model.language_model.requires_grad_(spec.training.tuning == "full")
     return model
 
