@@ -9,6 +9,7 @@ import sys
 import nbformat
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from uvlm_core import notebooks as runner
 from uvlm_core.environment import ROOT
@@ -25,13 +26,16 @@ def code_of(path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """A folder in which all notebooks have run, every training included."""
-    folder = tmp_path_factory.mktemp("ran")
+def ran(tmp_path_factory, worker_id):
+    """A folder in which all notebooks have run, every training included; all workers share it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "ran"
     homes = [f"--{name}={folder / name}" for name in ("build", "figures", "records")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UVLM_CACHE", str(folder / "cache"))
-        assert runner.main(["--profile=smoke", "--workers=2", *homes]) == 0
+    with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
+        if not (folder / "finished").exists():
+            patch.setenv("UVLM_CACHE", str(folder / "cache"))
+            assert runner.main(["--profile=smoke", "--workers=2", *homes]) == 0
+            (folder / "finished").touch()
     return folder
 
 
@@ -118,7 +122,7 @@ def test_an_executed_notebook_shows_its_figures_and_what_they_say(ran, path):
             assert "display_data" in kinds and ("stream" in kinds or name not in told)
 
 
-def test_a_second_run_trains_nothing_and_leaves_every_file_as_it_is(ran):
+def test_a_second_run_trains_nothing_and_leaves_every_file_as_it_is(ran, tmp_path):
     def written():
         return {
             path: path.stat().st_mtime_ns
@@ -127,6 +131,6 @@ def test_a_second_run_trains_nothing_and_leaves_every_file_as_it_is(ran):
         }
 
     before = written()
-    homes = [f"--{name}={ran / name}" for name in ("build", "figures", "records")]
-    assert runner.main(["--profile=smoke", *homes]) == 0
+    homes = [f"--figures={ran / 'figures'}", f"--records={ran / 'records'}"]
+    assert runner.main(["--profile=smoke", f"--build={tmp_path}", *homes]) == 0
     assert written() == before
