@@ -1,9 +1,8 @@
-"""What the environment says: the variables that are read here, and the folder of the cache (no
-section of the paper).
+"""Environment variables and the folder of the cache (no section of the paper).
 
-Belongs here: one way to read a variable; one that is set and empty means its default, as one that
-is not set does. Not here: what a value means to a backend (`backends.py`), `CUDA_VISIBLE_DEVICES`,
-which is CUDA's own.
+Belongs here: the one way to read a variable. An empty variable means its default, as an unset one
+does. Not here: what a value means to a backend (`runs/backends.py`), and `CUDA_VISIBLE_DEVICES`,
+which keeps CUDA's own meaning.
 """
 
 import os
@@ -13,16 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def variable(name: str, default: str) -> str:
-    """The value of a variable of the environment, or the default."""
+    """Return an environment variable, or the default if it is unset or empty."""
     return os.environ.get(name) or default
 
 
 def processes() -> tuple[int, int]:
-    """How many processes carry out a run together, and which of them this is: as accelerate's
-    launcher says.
+    """Return the number of processes that share a run and this one's rank, as accelerate sets them.
 
-    Empty variables are removed, because accelerate takes them for numbers. ValueError for a value
-    that is none.
+    Empty variables are removed, because accelerate parses them as numbers. ValueError when a
+    variable is not a whole number.
     """
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         if os.environ.get(name) == "":
@@ -37,10 +35,9 @@ def processes() -> tuple[int, int]:
 
 
 def cache_folder() -> Path:
-    """The folder of everything that can be rebuilt: `UVLM_CACHE`, or `.cache` in the checkout.
+    """Return the absolute path of the cache: `UVLM_CACHE`, or `.cache` in the checkout.
 
-    A relative one is relative to the folder in which a command starts; workers and notebooks get
-    the
-    whole path. `~` is the user's home.
+    The cache holds what can be rebuilt. `~` is the user's home. A relative path starts at the
+    folder in which the command runs; workers and notebooks get the absolute one.
     """
     return Path(os.path.expanduser(variable("UVLM_CACHE", str(ROOT / ".cache")))).absolute()

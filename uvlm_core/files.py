@@ -1,7 +1,7 @@
-"""Text and JSON files that a user gives: read whole, or refused in one sentence (no section of the
-paper).
+"""Text and JSON files that a user gives (no section of the paper).
 
-Belongs here: encodings, and what is wrong with a file. Not here: what a file's rows mean (`data/`).
+Belongs here: encodings, and one sentence on what is wrong with a file. Not here: what a file's rows
+mean (`data/`).
 """
 
 import json
@@ -9,15 +9,16 @@ from pathlib import Path
 
 
 def read_text(path: Path) -> str:
-    """What a text file holds, as UTF-8 or as its byte-order mark says, all line ends as one.
+    """Return the content of a text file with uniform line ends.
 
-    ValueError for a file that cannot be read, and for the first line that is not text.
+    The encoding is UTF-8 unless a byte-order mark or null bytes say UTF-16 or UTF-32. ValueError
+    when the file cannot be read, and for the first line that is not text.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
-    encoding = json.detect_encoding(content)  # by the mark, else by where the first null bytes are
+    encoding = json.detect_encoding(content)  # from the mark, else from the first null bytes
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -35,7 +36,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, text: str | None = None):
-    """What a JSON file holds, whose `text` may be known; a ValueError names one that is no JSON."""
+    """Return the content of a JSON file or of its `text`; ValueError if it is not JSON."""
     text = read_text(path) if text is None else text
     try:
         return json.loads(text, object_pairs_hook=_without_twins)
@@ -44,7 +45,7 @@ def read_json(path: Path, text: str | None = None):
 
 
 def _without_twins(pairs: list[tuple]) -> dict:
-    """A JSON object; one that gives a key twice is refused, as readers differ in what they take."""
+    """Build a JSON object; refuse a repeated key, as JSON readers differ in the value they keep."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -55,6 +56,6 @@ def _without_twins(pairs: list[tuple]) -> dict:
 
 
 def short(value) -> str:
-    """A value as it appears in a message: not a page of it."""
+    """Return the repr of a value for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

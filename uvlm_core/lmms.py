@@ -1,13 +1,12 @@
-"""Benchmarks of real images (paper section 5): a trained model as lmms-eval asks it, and the
-authors' own numbers.
+"""Benchmarks of real images through lmms-eval, and the authors' own numbers (paper section 5).
 
-    python -m uvlm_core.lmms --model uvlm --model_args weights=FOLDER --tasks pope --output_path
-    build/benchmarks
+    python -m uvlm_core.lmms --model uvlm --model_args weights=FOLDER --tasks pope \\
+        --output_path build/benchmarks
 
-Belongs here: what lies between lmms-eval and a `UnifiedVLM`: which model, which pixels, which
+Belongs here: the adapter between lmms-eval and `UnifiedVLM`: which model, which pixels, which
 requests. Not here: the benchmarks themselves, which are lmms-eval's, and decoding
-(`generation.py`). lmms-eval is optional (`requirements-benchmarks.txt`): without it all but the
-command line above works.
+(`models/decoding.py`). lmms-eval is optional (`requirements-benchmarks.txt`): only the command line
+above needs it.
 """
 
 import sys
@@ -30,14 +29,14 @@ try:
     from lmms_eval.api.instance import GenerationResult
     from lmms_eval.api.model import lmms
 except ModuleNotFoundError:
-    lmms, GenerationResult = object, tuple  # a pair stays a pair
+    lmms, GenerationResult = object, tuple  # without lmms-eval, results are plain pairs
 
-# new tokens of an answer where the task names no number: such tasks ask for a word or a letter
+# default limit on new tokens per answer: tasks without a limit ask for a word or a letter
 LIMIT = 128
 
-# The authors' record (not ours): LLaVA-1.5 with so many generation requests added to its training,
-# single runs, each benchmark's own score from 0 to 100; from their public record. "CLIP" is the one
-# space of both sides. `error` is the recorded standard error of such a score, where there is one.
+# The authors' public results, not ours: LLaVA-1.5 trained with `requests` added generation
+# requests, single runs. `value` is each benchmark's own score, 0 to 100. "CLIP" is one space for
+# both sides. `error` is the recorded standard error of a benchmark's score, if there is one.
 AUTHORS = pd.DataFrame(
     [
         ("CLIP", requests, name, value)
@@ -65,14 +64,17 @@ AUTHORS["error"] = AUTHORS["benchmark"].map({"GQA": 0.43, "VizWiz": 0.68, "TextV
 
 
 class UVLM(lmms):
-    """A trained model as lmms-eval asks it. A question has one image; answers are greedy.
+    """A trained model behind lmms-eval's interface: one image per question, greedy answers.
 
-    Args (those of lmms-eval's `--model_args`, `--batch_size` and `--device`):
-        profile: the base of the run whose model is asked, from the cache or trained into it;
-        `fields` change its spec. weights: instead of both a folder with `model.safetensors` and
-        `spec.json` (`training.load_model`). batch_size: questions side by side; answers do not
-        depend on it. A run's own one stays as the profile has it. device: where the model is; the
-        encoder stays on the CPU.
+    Args (from lmms-eval's `--model_args`, `--batch_size` and `--device`):
+        profile: base of the run whose model is loaded from the cache, or trained into it.
+        fields: changes to that run's spec.
+        weights: instead of both, a folder with `model.safetensors` and `spec.json` (`load_model`).
+        batch_size: questions per call; answers do not depend on it. Not the run's own batch size.
+        device: device of the model; the encoder uses the first GPU, if there is one.
+
+    Raises: ValueError when the arguments name no model, or two, or batch_size is not an integer
+    from 1 up.
     """
 
     def __init__(
@@ -103,14 +105,13 @@ class UVLM(lmms):
         self.model = model.to(device)
 
     def generate_until(self, requests: Sequence) -> list[str]:
-        """Answers to questions: `args` of a request are its question, how to generate, and where
-        its image is."""
+        """Return answers; requests' `args` are (question, generation settings, *image's place)."""
         limits = [_limit(request.args[1]) for request in requests]
         answers = [""] * len(requests)
-        for limit in sorted(set(limits)):  # a limit is one of a whole call
+        for limit in sorted(set(limits)):  # `answer` takes one limit per call
             some = [i for i, other in enumerate(limits) if other == limit]
             for batch in self._batches(some):
-                # no answer yet
+                # "?" stands for the answers, which are not known yet
                 talks, images = self._read([requests[i].args for i in batch], ["?"] * len(batch))
                 said = answer(
                     self.model,
@@ -125,13 +126,13 @@ class UVLM(lmms):
         return answers
 
     def loglikelihood(self, requests: Sequence) -> list[GenerationResult]:
-        """How likely continuations are, and whether each is what the model would say.
+        """Return each continuation's log-likelihood and whether it is the greedy answer.
 
-        `args` of a request are its question, the continuation, and where its image is. Where a
-        function makes the continuation out of the row, the value is the sum of the
-        log-probabilities. A text is one choice of several, and its value is minus that sum:
-        lmms-eval takes the choice of the smallest value. A pair (value, greedy) is the `text` of a
-        GenerationResult, because lmms-eval 0.7 makes a str of a pair that stands alone.
+        Requests' `args` are (question, continuation, *image's place). If the continuation is a
+        function of the row, the value is the summed log-probability. If it is a string, it is one
+        of several choices and the value is minus that sum: lmms-eval picks the smallest. The pair
+        (value, greedy) is the `text` of a GenerationResult, because lmms-eval 0.7 turns a bare
+        pair into a str.
         """
         found = []
         for batch in self._batches(range(len(requests))):
@@ -153,7 +154,7 @@ class UVLM(lmms):
         return found
 
     def generate_until_multi_round(self, requests: Sequence) -> list[str]:
-        """Refused."""
+        """Raise NotImplementedError: the model answers one question about one image."""
         raise NotImplementedError(
             "A task of several rounds cannot be asked of this model, which "
             "answers one question about one image; choose a task of one "
@@ -165,15 +166,14 @@ class UVLM(lmms):
             yield numbers[start : start + self.batch_size]
 
     def _row(self, where: Sequence):
-        """The row that the end of a request's `args` names: (..., number, task, split)."""
+        """Return the row named by the end of a request's `args`: (..., number, task, split)."""
         *_, number, task, split = where
         return self.task_dict[task][split][number]
 
     def _read(
         self, asked: Sequence[tuple], told: Sequence[str]
     ) -> tuple[list[Conversation], np.ndarray]:
-        """`args` of requests and their answers as conversations, and the encoder's outputs for
-        their images."""
+        """Return conversations of requests and answers, and the encoder's outputs of the images."""
         talks, images = [], []
         for (question, _, *where), text in zip(asked, told, strict=True):
             found = (where[0](self._row(where)) or []) if where else []
@@ -192,8 +192,7 @@ class UVLM(lmms):
 
 
 def _limit(settings: dict) -> int:
-    """New tokens at most, from how a task wants answers generated; what is not greedy is
-    refused."""
+    """Return a task's limit on new tokens; ValueError for settings that are not greedy."""
     for name, greedy in (("do_sample", False), ("num_beams", 1)):
         if settings.get(name) not in (None, greedy):
             raise ValueError(
@@ -207,17 +206,16 @@ def _limit(settings: dict) -> int:
 
 
 def _cut(text: str, until: str | Sequence[str] | None) -> str:
-    """An answer up to the first text that ends it."""
+    """Return an answer up to the first of its stop texts."""
     for end in [until] if isinstance(until, str) else until or []:
         text = text.split(end)[0] if end else text
     return text.strip()
 
 
 class Command(UVLM):
-    """The same on the command line, where a model that cannot be had is one sentence and exit
-    status 2.
+    """`UVLM` on the command line: a failure to load is one sentence and exit status 2.
 
-    lmms-eval itself would print a traceback and end with status 0.
+    lmms-eval itself would print a traceback and exit with status 0.
     """
 
     def __init__(self, *arguments, **names):
@@ -229,7 +227,7 @@ class Command(UVLM):
 
 
 def main() -> None:
-    """lmms-eval's command line, which then knows this model as `uvlm`."""
+    """Run lmms-eval's command line with this model registered as `uvlm`."""
     if lmms is object:
         print(
             "lmms-eval is not installed; `.venv/bin/python -m pip install -r "

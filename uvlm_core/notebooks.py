@@ -1,17 +1,16 @@
 """The strict notebook runner behind `make figures` (`python -m uvlm_core.notebooks`).
 
-Belongs here: finding notebooks, checking their parameters, running each by papermill in a kernel of
-this very Python, and moving what it made into place on success only. Not here: what a notebook
-shows (`notebooks/`), how a figure is saved and published (`studies/publishing.py`), which runs are
-trained (`runs/`).
+Belongs here: finding notebooks, checking their parameters, running each with papermill in a kernel
+of this Python, and keeping its files only on success. Not here: what a notebook shows
+(`notebooks/`), how figures are saved (`studies/style.py`) and published (`studies/publishing.py`),
+which runs are trained (`runs/`).
 
-A notebook has one cell tagged `parameters` that assigns literals and does nothing else. Of the
-standard names (`STANDARD`) it declares those it uses, and gets their values from here; every
-further parameter is overridden with `-p name=value`. papermill only warns about a parameter that a
-notebook doesn't know; here it is refused.
+A notebook has one cell tagged `parameters`, which only assigns literals. It declares the standard
+names (`STANDARD`) that it uses, and this runner sets them. `-p name=value` overrides any other
+parameter. papermill only warns about an unknown parameter; this runner refuses it.
 
-Notebooks run two at a time, each in a thread that waits for its kernel. Where runs must be trained,
-the grids of two notebooks take turns (`UVLM_TURNS`), as each of them uses all workers.
+Two notebooks run at a time, each in a thread that waits for its kernel. Their grids take turns to
+train runs (`UVLM_TURNS`), because each grid uses all workers.
 """
 
 import argparse
@@ -43,7 +42,7 @@ from uvlm_core.training.profiles import profile
 
 STANDARD = ("profile", "seeds", "workers", "records", "figures")
 JOBS = 2  # notebooks at a time
-PATIENCE = 10.0  # s that an interrupted notebook has for leaving by itself
+PATIENCE = 10.0  # s between interrupting a notebook and killing it
 LEAST_SPACE = 200 * 2**20  # bytes; the records and figures of the laptop profile need less
 _A = {
     bool: "true or false",
@@ -56,12 +55,13 @@ _A = {
 
 
 class NotebookFailed(RuntimeError):
-    """A notebook did not run to its end; the message is one sentence that says where and why."""
+    """Failure of a notebook; the message says in one sentence where and why."""
 
 
 def find_notebooks(folder: Path, number: str | None = None) -> list[Path]:
-    """The notebooks `NN_name.ipynb` of a folder in order, or those called `number` ("02" or
-    "02_mutual_benefit").
+    """Return the notebooks `NN_name.ipynb` of a folder in order, or those called `number`.
+
+    `number` is "02" or "02_mutual_benefit". ValueError when nothing is found.
     """
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     chosen = [
@@ -79,14 +79,14 @@ def find_notebooks(folder: Path, number: str | None = None) -> list[Path]:
 
 
 def declared_parameters(path: Path) -> dict[str, object]:
-    """The names and default values in a notebook's parameters cell, which may hold assignments of
-    literals only.
+    """Return the names and default values in a notebook's parameters cell.
+
+    ValueError when the file is not a notebook or its cell does not only assign literals.
     """
     try:
         notebook = nbformat.read(path, as_version=4)
-    except (
-        Exception
-    ) as error:  # nbformat raises a type of its own for each way of not being a notebook
+    # nbformat raises another type for each kind of invalid notebook
+    except Exception as error:
         raise ValueError(
             f"{_shown(path)} is not a readable notebook ({_sentence(error)})."
         ) from None
@@ -115,10 +115,9 @@ def declared_parameters(path: Path) -> dict[str, object]:
 
 
 def check_parameters(given: dict[str, object], declared: dict[str, object], where: str) -> None:
-    """Refuse a parameter that a notebook doesn't declare, or of another type than the default it
-    declares.
+    """Raise ValueError for an undeclared parameter or one of another type than its default.
 
-    A whole number is taken for a number, and anything for a default of None; true and false are no
+    A whole number passes as a number, and anything passes for a default of None. Booleans are not
     numbers.
     """
     for name, value in given.items():
@@ -146,23 +145,21 @@ def check_parameters(given: dict[str, object], declared: dict[str, object], wher
 def run_notebook(
     path: Path, parameters: dict[str, object], build: Path, figures: Path, alone: bool = True
 ) -> list[Path]:
-    """Execute one notebook; on success, and only then, move what it made into place.
+    """Execute one notebook; on success only, move it and its figures into place.
 
-    It needs the environment of `kernel_environment` around it, which several notebooks may share.
+    Call it within `kernel_environment`, which several notebooks may share.
 
     Args:
-        path: of the notebook.
-        parameters: values for its parameters cell, already checked; `figures`, if it is declared,
-            is replaced by an empty folder below `build`, whose files move to the folder `figures`
-            at the end.
-        build: gets the executed notebook, `NN_name.ipynb`, or `NN_name.failed.ipynb` with the error
-        in it.
-        figures: gets the figure files.
-        alone: whether no other notebook runs beside it.
+        path: path of the notebook.
+        parameters: checked values for its parameters cell. `figures`, if among them, is replaced by
+            an empty folder below `build`; its files move to the folder `figures` at the end.
+        build: folder of the executed notebook: `NN_name.ipynb`, or on failure
+            `NN_name.failed.ipynb` with the error in it.
+        figures: folder of the figure files.
+        alone: whether no other notebook runs at the same time.
 
-    Returns: the figure files, where they are now.
-    Raises: NotebookFailed; `figures`, and the executed notebook of an earlier success, are then as
-    they were.
+    Returns: the final paths of the figure files.
+    Raises: NotebookFailed; `figures` and an earlier successful notebook stay unchanged.
     """
     work = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=build))
     made, executed = work / "figures", work / path.name
@@ -189,17 +186,15 @@ def run_notebook(
             kernel_manager_class=_Kernel,
         )
         code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-        if any(
-            cell.execution_count is None for cell in code
-        ):  # sys.exit() is a success to papermill
+        # papermill counts sys.exit() as success
+        if any(cell.execution_count is None for cell in code):
             raise NotebookFailed(f"{path.stem} left by itself before its last cell.")
         files = publish(made, figures)
         os.replace(executed, build / path.name)
         (build / f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
         return files
-    except (
-        Exception
-    ) as error:  # whatever it was, the caller gets a sentence, and the other notebooks their turn
+    # any error becomes one sentence for the caller, so that the other notebooks still run
+    except Exception as error:
         failed = ""
         if executed.exists():
             os.replace(executed, build / f"{path.stem}.failed.ipynb")
@@ -210,9 +205,7 @@ def run_notebook(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the notebooks that the command line asks for; returns the exit status, 0 if all of them
-    succeeded.
-    """
+    """Run the notebooks that the command line asks for; return 0 if all of them succeeded."""
     parser = _parser()
     try:
         options = parser.parse_args(arguments)
@@ -226,15 +219,14 @@ def main(arguments: list[str] | None = None) -> int:
             "records": _shown(records),
             "figures": "",
         }
-        standard |= (
-            {"seeds": options.seeds} if options.seeds else {}
-        )  # else those of the study's scale
+        # without --seeds, the study's scale decides
+        standard |= {"seeds": options.seeds} if options.seeds else {}
         asked = {name for name in ("seeds", "workers") if getattr(options, name) is not None}
         plan = _plan(notebooks, standard, overrides, asked)
-        # a cluster that cannot be used is told now, not by the first notebook that trains
+        # report an unusable cluster now, not in the first notebook that trains
         open_backend().close()
         variables = {}
-        if options.replicate:  # features and checkpoints of earlier runs are not to be found either
+        if options.replicate:  # features and checkpoints of earlier runs must not be reused either
             variables["UVLM_CACHE"] = str(build / "cache")
             _remove(build)
         for folder in (build, figures, records):
@@ -247,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_all(plan: list[tuple[Path, dict]], build: Path, figures: Path) -> int:
-    """Run notebooks `JOBS` at a time, say how each went, and return the exit status."""
+    """Run notebooks `JOBS` at a time, report on each, and return the exit status."""
 
     def run(number: int, path: Path, parameters: dict) -> str:
         _say(f"[{number}/{len(plan)}] {path.stem} ...")
@@ -294,7 +286,7 @@ def _run_all(plan: list[tuple[Path, dict]], build: Path, figures: Path) -> int:
 
 
 def _say(line: str) -> None:
-    """Print a line in one piece: threads print beside each other."""
+    """Print a line in one write, because several threads print."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -302,9 +294,7 @@ def _say(line: str) -> None:
 def _plan(
     notebooks: list[Path], standard: dict, overrides: dict, asked: set[str]
 ) -> list[tuple[Path, dict]]:
-    """Each notebook with the parameters it gets; everything is checked before the first one
-    runs.
-    """
+    """Return each notebook with its parameters; all are checked before the first one runs."""
     declared = {path: declared_parameters(path) for path in notebooks}
     for name in sorted(asked):
         if not any(name in parameters for parameters in declared.values()):
@@ -322,7 +312,7 @@ def _plan(
 
 
 def _folders(options: argparse.Namespace) -> tuple[Path, Path, Path]:
-    """Where executed notebooks, figures and records go: as the options say, else by profile."""
+    """Return the folders of executed notebooks, figures and records, by options or profile."""
     if options.replicate and (options.figures or options.records):
         raise ValueError(
             "--replicate has figures and records of its own; leave out --figures and --records."
@@ -390,7 +380,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse that says what is wrong in one sentence, without the usage before it."""
+    """An argument parser whose errors are one sentence (ValueError), without the usage."""
 
     def error(self, message):
         raise ValueError(f"{message[0].upper()}{message[1:]}")
@@ -403,7 +393,7 @@ def _count(text: str) -> int:
 
 
 def _assignment(text: str) -> tuple[str, object]:
-    """`name=value` with a JSON value."""
+    """Parse `name=value` with a JSON value."""
     name, equals, value = text.partition("=")
     if not (equals and name.isidentifier()):
         raise ValueError(f"-p {text!r} is not of the form name=value.")
@@ -434,7 +424,7 @@ def _remove(folder: Path) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Refuse a folder that can't be made or written to, or that has no space left."""
+    """Refuse a folder that cannot be created or written to, or whose disk is nearly full."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -452,12 +442,10 @@ def _check_writable(folder: Path) -> None:
 
 @contextmanager
 def kernel_environment(more: dict[str, str]) -> Iterator[None]:
-    """Set up what kernels start with: their environment, and the root of the project as their
-    folder.
+    """Set the environment that kernels start with, and the project's root as their folder.
 
-    The kernel called python3 is this Python, whatever kernels the user or the system has installed
-    under that name, and no start-up file of the user's IPython runs. It is reached on 127.0.0.1,
-    encrypted.
+    The kernel python3 is this Python, whatever kernels are installed under that name. The user's
+    IPython start-up files do not run. The connection is on 127.0.0.1 and encrypted.
     """
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="uvlm-") as temporary, chdir(ROOT):
@@ -493,7 +481,7 @@ def kernel_environment(more: dict[str, str]) -> Iterator[None]:
             OMP_NUM_THREADS="1",
             OMP_WAIT_POLICY="PASSIVE",
             TOKENIZERS_PARALLELISM="false",
-            # tqdm is told by a library to look for widgets, which a headless kernel has no use for
+            # a library makes tqdm look for widgets, which a headless kernel does not need
             PYTHONWARNINGS=",".join(warnings),
             **more,
         )
@@ -506,7 +494,7 @@ def kernel_environment(more: dict[str, str]) -> Iterator[None]:
 
 
 class _Kernel(AsyncKernelManager):
-    """A kernel that the main thread can stop while a thread of its own waits for it."""
+    """A kernel that the main thread can stop while another thread waits for it."""
 
     running: set = set()
 
@@ -520,7 +508,7 @@ class _Kernel(AsyncKernelManager):
 
     @classmethod
     def interrupt_all(cls) -> None:
-        """Interrupt every kernel, as Ctrl-C does in a terminal, and kill those that go on."""
+        """Interrupt every kernel, as Ctrl-C does, and kill those alive after `PATIENCE`."""
         for signal_number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGKILL, 0.0)):
             for process in cls._alive():
                 process.send_signal(signal_number)
@@ -530,16 +518,16 @@ class _Kernel(AsyncKernelManager):
 
     @classmethod
     def _alive(cls) -> list:
-        """The processes of the kernels that have not ended."""
+        """Return the processes of the kernels that have not ended."""
         known = [kernel.provisioner and kernel.provisioner.process for kernel in list(cls.running)]
         return [process for process in known if process and process.poll() is None]
 
 
 class _Progress:
-    """A file that passes a notebook's standard error on to ours, line by line.
+    """A file that forwards a notebook's standard error to ours, line by line.
 
-    Of a progress bar it shows one state every 30 s; with `alone` in a terminal, every state as it
-    is. Where another notebook runs beside this one, a line begins with the notebook's name.
+    A progress bar is shown once every 30 s; `alone` in a terminal, at every update. If other
+    notebooks run too, each line begins with the notebook's name.
     """
 
     EVERY = 30.0  # s
@@ -567,7 +555,7 @@ class _Progress:
         sys.stderr.flush()
 
     def _say(self, line: str) -> None:
-        sys.stderr.write(f"{self.start}{line}\n")  # in one piece, as another notebook writes, too
+        sys.stderr.write(f"{self.start}{line}\n")  # one write, as other notebooks write too
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -582,20 +570,18 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _sentence(error: object) -> str:
-    """The first line of an error's text that says anything."""
+    """Return the first line of an error's text that is not empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def _shown(path: Path) -> str:
-    """A path as the project's own files may hold it: relative to the project where it is below
-    it.
-    """
+    """Return a path relative to the project's root if it lies below it, else absolute."""
     path = path.resolve()
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
 def _unformatted(path: Path) -> str:
-    """A path that survives papermill's str.format."""
+    """Escape a path's braces, because papermill formats paths with `str.format`."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 

@@ -1,8 +1,8 @@
-"""Where a network's name leads, and what it is: its sha256 (no section of the paper).
+"""Names of networks: the files that they stand for, and their sha256 (no section of the paper).
 
-Belongs here: names, folders and files of networks, and every error that a library has about them,
-told in one sentence. Not here: reading the weights (`models/weights.py`). This module imports no
-torch, so that whoever only reads records starts fast.
+Belongs here: names, folders and files of networks, and one-sentence errors in place of what
+libraries raise about them. Not here: reading the weights (`models/weights.py`). This module imports
+no torch, so that reading records starts fast.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ PRETRAINED = ROOT / "uvlm_core" / "pretrained"
 FILES = (".pt", ".pth", ".bin", ".safetensors")  # suffixes of a network that is a single file
 
 
-# what a network's folder is known by: suffixes, and the files of older tokenizers
+# the files that enter a folder's fingerprint: by suffix, and the vocabularies of older tokenizers
 _CONTENT = (".json", ".safetensors", ".bin", ".pt", ".model")
 
 
@@ -44,12 +44,12 @@ _ADAPTER = "adapter_config.json"
 
 
 def resolve(name: str) -> str:
-    """Lead a network's name to what `from_pretrained` takes.
+    """Return the path or hub id that `from_pretrained` takes for a network's name.
 
-    `pretrained/vq` is a shipped folder, `cache/smollm2` one that a make target put into the cache,
-    any other existing folder or file is itself (`~` is the user's home), and the rest is a hub id:
-    `owner/model`, or `owner/model/file` of a single file. ValueError for a name that can be none of
-    them, such as a path that is not there.
+    `pretrained/vq` is a shipped folder, and `cache/smollm2` one that a make target put into the
+    cache. Any other existing folder or file stands for itself (`~` is the user's home). The rest
+    are hub ids: `owner/model`, or `owner/model/file` for a single file. ValueError when the name is
+    none of these, such as a missing path.
     """
     if name.startswith("cache/"):
         folder = cache_folder() / name.removeprefix("cache/")
@@ -77,21 +77,23 @@ def resolve(name: str) -> str:
 
 
 def is_file(name: str) -> bool:
-    """Whether a name leads to a single file, here or on the hub."""
+    """Return whether a name stands for a single file, here or on the hub."""
     place = resolve(name)
     return os.path.isfile(place) or (name.endswith(FILES) and not os.path.isdir(place))
 
 
 def resolve_folder(name: str, what: str) -> str:
-    """`resolve` for a network that is a folder or a hub id; a file is refused, and `what` says what
-    was wanted."""
+    """Resolve a folder or hub id; the ValueError for a single file says that `what` is needed."""
     if is_file(name):
         raise ValueError(f"{name!r} is a file, and {what} is a folder or a hub id (owner/model).")
     return resolve(name)
 
 
 def resolve_network(name: str, what: str) -> str:
-    """The same for a network of transformers', which would take defaults for no `config.json`."""
+    """Resolve a transformers network; refuse a local folder without `config.json`.
+
+    transformers would take its defaults for a missing one.
+    """
     folder = resolve_folder(name, what)
     if os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, "config.json")):
         raise ValueError(f"{name!r} is not {what} that can be loaded: it has no config.json.")
@@ -99,7 +101,7 @@ def resolve_network(name: str, what: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What a library raised, in a clause: its kind and the first sentence of what it says."""
+    """Return the type of a library's error and the first sentence of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0].partition(". ")[0].rstrip(" .:") if lines else "no message"
     return f"{type(error).__name__}: {said}"
@@ -107,10 +109,9 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def refusing(name: str, what: str) -> Iterator[None]:
-    """Turn whatever a library raises while it loads `name` into one sentence: it is not `what` that
-    can be loaded.
+    """Turn any error while a library loads `name` into a ValueError: it is not `what`.
 
-    What the libraries themselves say is not shown: whoever loads looks at their reports.
+    Warnings and logs of the libraries are silenced; the caller checks their loading reports.
     """
     from transformers.utils import logging as transformers_logging  # late, as it takes a second
 
@@ -120,7 +121,7 @@ def refusing(name: str, what: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    # transformers, peft, the hub, safetensors: each has errors of its own
+    # transformers, peft, the hub and safetensors each raise errors of their own
     except Exception as error:
         here = os.path.exists(resolve(name))
         raise ValueError(
@@ -134,11 +135,10 @@ def refusing(name: str, what: str) -> Iterator[None]:
 
 
 def adapted(name: str) -> str | None:
-    """The name of the model that `name` is an adapter of (peft's), None where it is a network
-    itself.
+    """Return the name of the base model of a peft adapter, or None for a whole network.
 
-    ValueError for an adapter that names no model, one that is not there, or another adapter, and
-    for a folder that holds a whole model too.
+    ValueError when an adapter names no model, a missing one or another adapter, and when its folder
+    also holds a whole model.
     """
     place = resolve(name)
     if os.path.isdir(place) and not os.path.exists(os.path.join(place, _ADAPTER)):
@@ -170,11 +170,9 @@ def adapted(name: str) -> str | None:
 
 @lru_cache(maxsize=64)
 def fingerprint(name: str) -> str:
-    """What a network is: sha256 over its configuration and weights; of a hub id, over the id
-    itself.
+    """Return the sha256 over a network's configuration and weights, or over a hub id itself.
 
-    An adapter is known by the model that it changes, too. ValueError for a file that cannot be
-    read.
+    An adapter's covers its base model too. ValueError when a file cannot be read.
     """
     folder = Path(resolve(name))
     digest = hashlib.sha256()
@@ -210,7 +208,7 @@ def write_sha256(folder: str | Path) -> None:
 
 
 def verify(folder: str | Path) -> None:
-    """Refuse a shipped network whose files are not the ones that `sha256.json` names."""
+    """Raise ValueError unless a shipped network's files match its `sha256.json`."""
     folder = Path(folder)
     if not (folder / "sha256.json").is_file():
         raise ValueError(f"{folder} has no sha256.json, so nothing says which files belong there.")

@@ -1,10 +1,9 @@
-"""The report: executed notebooks, figures and docs as one folder of HTML that needs no network
-(`make report`).
+"""The report: executed notebooks, figures and docs as offline HTML pages (`make report`).
 
-Belongs here: what is told of all studies at once, as pages and as `notebooks/index.ipynb`. Not
-here: the scoreboard (`studies/scoreboard.py`), running notebooks (`notebooks.py`).
+Belongs here: overviews of all studies, as pages and as `notebooks/index.ipynb`. Not here: the
+scoreboard (`studies/scoreboard.py`), running notebooks (`notebooks.py`).
 
-The pages hold no script, and no address of another machine but in links that a reader may follow.
+The pages hold no scripts. They load nothing from other machines, but may link to them.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from uvlm_core.studies import studies
 from uvlm_core.studies.base import Study, load_study
 
 INDEX = ROOT / "notebooks" / "index.ipynb"
-_WIDTH = 480  # px of a small picture
+_WIDTH = 480  # px, of a thumbnail
 _STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; line-height: 1.45;
        font-family: system-ui, sans-serif; }
@@ -40,18 +39,18 @@ td, th { padding: .2rem .5rem; border-bottom: 1px solid #ddd; }
 
 @dataclass(frozen=True)
 class Summary:
-    """A study in short: its first figure and what that says, from the records."""
+    """A study in brief: its first figure and that figure's finding, from the records."""
 
     study: Study
-    notebook: str  # its file's name without the suffix
+    notebook: str  # file name without the suffix
     figure: str
-    finding: str  # empty where the records are not complete
+    finding: str  # empty while records are missing
 
 
 def summaries(
     profile_name: str = "laptop", records: str | Path = "figures/runs/laptop"
 ) -> list[Summary]:
-    """Return every study that has a notebook in short, in order."""
+    """Return a summary of every study that has a notebook, in order."""
     found = []
     for study in studies():
         notebook, figure = f"{study.number:02d}_{study.name}", next(iter(study.figures))
@@ -69,8 +68,7 @@ def summaries(
 def index_notebook(
     profile_name: str = "laptop", records: str | Path = "figures/runs/laptop"
 ) -> str:
-    """Return the text of `notebooks/index.ipynb`: every study with its question, picture, finding
-    and notebook.
+    """Return the text of `notebooks/index.ipynb`: each study's question, figure and finding.
 
     It has no code, so that JupyterLab shows it at once.
     """
@@ -112,13 +110,13 @@ def write_report(
     """Write the report into `folder`, whole or not at all, and return its first page.
 
     Args:
-        profile_name: of the records and figures.
+        profile_name: profile of the records and figures.
         executed: folder of the executed notebooks.
         figures: folder of the figures, which are copied.
         records: folder of the records.
-        folder: of the report; an earlier one is replaced.
+        folder: folder of the report; an earlier one is replaced.
 
-    Raises: ValueError for a notebook that was not executed yet.
+    Raises: ValueError when a notebook has not been executed.
     """
     told = summaries(profile_name, records)
     for each in told:
@@ -130,7 +128,7 @@ def write_report(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".report-") as temporary:
         made = Path(temporary) / "report"
         shutil.copytree(figures, made / "figures")
-        for picture in (ROOT / "figures" / "laptop").glob("scoreboard.*"):  # of the page of results
+        for picture in (ROOT / "figures" / "laptop").glob("scoreboard.*"):  # for the results page
             shutil.copyfile(picture, made / "figures" / picture.name)
         export = _exporter()
         for each in told:
@@ -151,7 +149,7 @@ def write_report(
 
 
 def _exporter() -> Callable[[Path], str]:
-    """A function that turns an executed notebook into the body of a page."""
+    """Return a function that renders an executed notebook as the body of a page."""
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
 
@@ -166,14 +164,14 @@ def _exporter() -> Callable[[Path], str]:
 
 
 def _markdown(text: str) -> str:
-    """A text of docs/ as the body of a page."""
+    """Render Markdown from docs/ as the body of a page."""
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
     return _pages(markdown2html_mistune(text))
 
 
 def _pages(body: str) -> str:
-    """A body whose links to notebooks and texts of this project lead to their pages."""
+    """Point a body's links to notebooks, docs and figures at their copies in the report."""
     body = re.sub(
         r'href="(?:\.\./)?(?:docs/|notebooks/)?([\w-]+)\.(?:md|ipynb)(#[\w-]*)?"',
         r'href="\1.html\2"',
@@ -183,7 +181,7 @@ def _pages(body: str) -> str:
 
 
 def _overview(told: list[Summary]) -> str:
-    """The first page's body: every study in short."""
+    """Return the body of the first page: every study in brief."""
     parts = [
         "<h1>Unified vision-language models: a replication suite</h1>",
         "<p>Does learning to draw help a model to understand, and the reverse?</p>",
@@ -202,7 +200,7 @@ def _overview(told: list[Summary]) -> str:
 
 
 def _gallery(figures: Path) -> str:
-    """The body of a page with every figure, and links to its document, data and provenance."""
+    """Return the body of a page of all figures, with links to their PDF, data and provenance."""
     parts = ["<h1>Gallery</h1>"]
     for path in sorted(figures.glob("*.png")):
         links = " ".join(
@@ -217,7 +215,7 @@ def _gallery(figures: Path) -> str:
 
 
 def _write(path: Path, title: str, body: str) -> None:
-    """Write a page with the links that every page has."""
+    """Write a page with the navigation links that all pages share."""
     results = (
         '<a href="results.html">Results</a>' if (ROOT / "docs" / "results.md").exists() else ""
     )
@@ -231,7 +229,7 @@ def _write(path: Path, title: str, body: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the report of a profile, or the index notebook; returns the exit status."""
+    """Write the report of a profile or the index notebook, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m uvlm_core.report", description=__doc__.splitlines()[0]
     )

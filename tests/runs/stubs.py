@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from uvlm_core.runs.files import report_progress
+from uvlm_core.runs.grid import run_grid
+from uvlm_core.runs.store import RunStore
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -77,6 +79,13 @@ def execute_environment(spec, folder):
     return body(spec) | {
         "counts": {name: os.environ.get(name) for name in names} | {"pid": os.getpid()}
     }, None
+
+
+def execute_with_a_grid(spec, folder):
+    """A run that needs another run first, as measurements of trained models do."""
+    inner = [Stub(seed=spec.seed + 100)]
+    run_grid(inner, RunStore(folder / "inner"), 1, folder / "work", execute)
+    return execute(spec, folder)
 
 
 def execute_with_marker(spec, folder):

@@ -19,6 +19,7 @@ from stubs import (
     execute,
     execute_and_die,
     execute_environment,
+    execute_with_a_grid,
     files,
 )
 
@@ -143,6 +144,14 @@ def test_each_run_begins_in_a_process_of_one_thread(store, tmp_path):
         assert record["counts"]["OMP_WAIT_POLICY"] == "PASSIVE"
         assert record["counts"]["pid"] != os.getpid()
     assert records[0]["counts"]["pid"] != records[1]["counts"]["pid"]
+
+
+def test_a_run_that_opens_a_grid_does_not_wait_for_the_turn_of_its_own(
+    store, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("UVLM_TURNS", str(tmp_path / "turns"))
+    (record,) = run_grid([Stub()], store, work_folder=tmp_path, execute=execute_with_a_grid)
+    assert record["key"] == record_key(Stub())
 
 
 def test_a_workers_death_costs_its_own_run_only_and_says_so(store, tmp_path):

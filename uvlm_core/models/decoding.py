@@ -1,11 +1,10 @@
-"""Answers and images from a unified model (paper section 3): batched, with a KV cache, greedy or
-sampled.
+"""Batched decoding of answers and images with a KV cache, greedy or sampled (paper section 3).
 
-Belongs here: decoding. Not here: what an answer is worth (`answers.py`) or an image (`images.py`).
+Belongs here: decoding. Not here: scores of answers (`scoring/answers.py`) and of images
+(`scoring/images.py`).
 
-Text and images are decoded by one mechanism, `Continuation`, and through the same adapters as in
-training (pitfalls 5 and 6). What comes out does not depend on the batch size, nor on whether the
-cache is used.
+`Continuation` decodes both text and images, through the same adapters as in training (pitfalls 5
+and 6). Neither the batch size nor the cache changes the results.
 """
 
 from collections.abc import Sequence
@@ -21,20 +20,20 @@ from uvlm_core.data.tokens import Processor, image_rows
 from uvlm_core.models.heads import sample
 from uvlm_core.models.unified import UnifiedVLM
 
-ROWS_A_CALL = 64  # rows decoded side by side; chosen by `make bench`, results do not depend on it
+ROWS_A_CALL = 64  # default batch size, chosen by `make bench`; results do not depend on it
 
 
 class RoomyLayer(DynamicLayer):
-    """A layer of the KV cache with room to grow.
+    """A layer of the KV cache that is allocated ahead.
 
-    transformers' own copies all it holds for every new token, which was two thirds of the time of
-    decoding here.
+    transformers' own layer copies all its keys and values for every new token. That took two thirds
+    of the decoding time.
     """
 
     ROOM = 128  # positions to add at a time
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        """Append (rows, heads, tokens, head width) each; returns all keys and values so far."""
+        """Append keys and values (rows, heads, tokens, head width) and return all so far."""
         start, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
         if start == 0 or end > self.room[0].shape[-2]:
             held = (
@@ -51,11 +50,10 @@ class RoomyLayer(DynamicLayer):
 
 
 class Continuation:
-    """Rows that are being continued side by side: their KV cache and which of its positions are
-    real.
+    """A batch of rows during decoding: their KV cache and which of its positions are real.
 
-    Rows may get segments of different lengths: a segment is padded at the right, its padding is
-    masked for good, and positions count real tokens only.
+    Segments of different lengths are padded at the right. Padding stays masked, and position ids
+    count real tokens only.
     """
 
     def __init__(self, model: UnifiedVLM, cached: bool = True):
@@ -65,13 +63,12 @@ class Continuation:
         self.embeds = None  # (rows, positions so far, LM width), kept only without a cache
 
     def read(self, embeds: torch.Tensor, valid: torch.Tensor, whole: bool = False) -> torch.Tensor:
-        """Append a segment (rows, tokens, LM width) of which `valid` (rows, tokens) says what is
-        real.
+        """Append a segment (rows, tokens, LM width); `valid` (rows, tokens) is False at padding.
 
-        Returns: the hidden state (rows, LM width) at each row's last real token of the segment; a
-        row without any keeps a meaningless one, and its caller ignores it. With `whole` those of
-        all tokens, (rows, tokens, LM width). ValueError for a segment of several tokens that ends
-        beyond what the language model reads.
+        Returns: the hidden state (rows, LM width) at each row's last real token of the segment. A
+        row without real tokens gets a meaningless one, which the caller ignores. With `whole`, the
+        hidden states of all tokens, (rows, tokens, LM width). ValueError when a segment of several
+        tokens ends beyond the language model's `max_position_embeddings`.
         """
         self.valid = valid if self.valid is None else torch.cat([self.valid, valid], 1)
         if embeds.shape[1] > 1:
@@ -112,8 +109,7 @@ class Continuation:
 def _segment(
     pieces: Sequence[Sequence[int]], pad: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids of different lengths -> ids (rows, tokens) padded at the right, and which of them
-    are real."""
+    """Pad token ids at the right; return ids and which are real, both (rows, tokens)."""
     length = max(len(piece) for piece in pieces)
     ids = torch.full((len(pieces), length), pad)
     for row, piece in enumerate(pieces):
@@ -143,14 +139,15 @@ def answer(
     cached: bool = True,
     only: Sequence[str] | None = None,
 ) -> list[list[str]]:
-    """Answer every human turn of understanding conversations, each in the context of the model's
-    own earlier answers.
+    """Answer every human turn of understanding conversations.
+
+    Later turns are answered in the context of the model's own earlier answers.
 
     Args:
         images_in: encoder output by image position, as for `tokens.collate`.
-        limit: new tokens per answer at most.
-        only: the texts that may be answered; the model then takes the likeliest token that leads on
-        to one of them.
+        limit: most new tokens per answer.
+        temperature: 0 (greedy) to 10; ValueError otherwise.
+        only: the allowed answers; each step then picks among tokens that lead to one of them.
 
     Returns: the answers per conversation, in order.
     """
@@ -166,14 +163,14 @@ def answer(
         len(conversations), turns, limit, generator=torch.Generator().manual_seed(seed)
     ).to(model.device)
     answers: list[list[str]] = [[] for _ in conversations]
-    # like lengths side by side
+    # batch conversations with similar numbers of turns
     order = sorted(range(len(conversations)), key=lambda i: len(conversations[i].turns))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         rows = [conversations[i] for i in batch]
         images = image_rows(images_in, [row.image for row in rows]).to(model.device)
         continuation = Continuation(model, cached)
-        # ids that the model has not read yet
+        # token ids that the model has not read yet
         pending: list[list[int]] = [[processor.bos] for _ in rows]
         for turn in range(max(len(row.turns) for row in rows)):
             asked = torch.tensor([turn < len(row.turns) for row in rows], device=model.device)
@@ -209,10 +206,10 @@ def log_likelihoods(
     *,
     batch_size: int = ROWS_A_CALL,
 ) -> list[tuple[float, bool]]:
-    """How likely a model finds the answers of understanding conversations of one turn.
+    """Return the log-likelihoods of the answers in one-turn understanding conversations.
 
-    Returns: per conversation the sum of the log-probabilities of its answer's tokens, the end not
-    among them, and whether these are what the model would say (greedily).
+    Returns: per conversation the summed log-probability of the answer's tokens without the end
+    token, and whether each of them is the greedy choice.
     """
     _check(0, batch_size)
     model.eval()
@@ -238,8 +235,7 @@ def log_likelihoods(
 
 
 def _paths(texts: Sequence[Sequence[int]], eos: int) -> dict:
-    """Texts as a tree: token id -> what may follow it. After a text's end nothing but its end
-    may."""
+    """Return a prefix tree of the texts; after `eos` only `eos` may follow."""
     root: dict = {}
     for ids in texts:
         node = root
@@ -250,8 +246,7 @@ def _paths(texts: Sequence[Sequence[int]], eos: int) -> dict:
 
 
 def _answer_turn(model, processor, continuation, hidden, live, limit, temperature, draws, paths):
-    """Decode one answer per live row; returns the new ids, and per row the ids the model has not
-    read yet."""
+    """Decode an answer per live row; return its new ids and the ids not read by the model yet."""
     said: list[list[int]] = [[] for _ in hidden]
     nodes = [paths] * len(hidden)
     live = live.clone()
@@ -271,8 +266,7 @@ def _answer_turn(model, processor, continuation, hidden, live, limit, temperatur
         if not live.any() or step == limit - 1:
             break
         hidden = continuation.read(model.embed(chosen[:, None]), live[:, None])
-    # the model has read no answer's end yet, nor the last token of an answer that was cut at the
-    # limit
+    # not read yet: the end of every answer, and the last token of an answer cut at the limit
     return said, [
         ([ids[-1]] if cut else []) + [processor.eos]
         for ids, cut in zip(said, live.tolist(), strict=True)
@@ -281,12 +275,13 @@ def _answer_turn(model, processor, continuation, hidden, live, limit, temperatur
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    """What a model generated: codes (images, tokens) or features (images, tokens, width), and
-    whether it emitted the trigger by itself (images,); where it did not, the trigger was put in its
-    place."""
+    """Generated image tokens, and whether the model emitted the trigger token by itself.
 
-    tokens: np.ndarray
-    triggered: np.ndarray
+    Where the model did not emit the trigger, it was inserted.
+    """
+
+    tokens: np.ndarray  # codes (images, tokens) or features (images, tokens, width)
+    triggered: np.ndarray  # (images,) bool
 
 
 @torch.inference_mode()
@@ -300,9 +295,10 @@ def generate_images(
     batch_size: int = ROWS_A_CALL,
     cached: bool = True,
 ) -> GeneratedImages:
-    """Generate one image per request (conversations of the task "generation").
+    """Generate one image per request, a conversation of the task "generation".
 
-    Temperature applies to codes; features are regressed and have none.
+    `temperature`, from 0 (greedy) to 10, applies to codes only: features are regressed.
+    ValueError when it is out of range or `batch_size` is below 1.
     """
     _check(temperature, batch_size)
     model.eval()
@@ -342,12 +338,11 @@ def predict_features(
     images_out: np.ndarray,
     batch_size: int = ROWS_A_CALL,
 ) -> np.ndarray:
-    """What a model with SigLIP output predicts for every token of the true images that it reads the
-    true ones before.
+    """Return teacher-forced predictions (images, tokens, width) of a model with SigLIP output.
 
-    `images_out` holds the features (images, tokens, width) of the requests' images, in their order;
-    so does what comes back. Training asks for this; `generate_images` reads the model's own
-    features instead.
+    Each token is predicted from the true tokens before it, as in training; `generate_images` reads
+    the model's own features instead. `images_out` holds the true features (images, tokens, width)
+    in the order of the requests.
     """
     model.eval()
     predicted = []

@@ -1,7 +1,8 @@
-"""What a distortion does to the tokens of an image space (paper section 4.1).
+"""The maps that distort the tokens of an image space (paper section 4.1).
 
-Belongs here: the maps of each family, and the measures of what they do. Not here: a distortion as a
-value, and what the families are (`distortion.py`), how well two spaces agree (`alignment.py`).
+Belongs here: the map of each family and measures of its strength. Not here: a distortion as a
+value and the list of families (`distortion.py`), how well two spaces agree
+(`scoring/alignment.py`).
 """
 
 import numpy as np
@@ -12,19 +13,19 @@ from torch import nn
 from uvlm_core.models.distortion import FAMILIES, SIDES, Distortion
 
 BLOCKS = 12  # of the residual family
-BEND = 2.0  # how far into tanh's curve a residual block's units reach, as root mean square
+BEND = 2.0  # root mean square of the inputs to tanh in a residual block
 
 
 class Distort(nn.Module):
-    """A distortion of tokens (..., width) as a network without parameters; what it draws are
-    persistent buffers.
+    """A distortion of tokens (..., width) as a module without parameters.
 
-    Made empty, so that saved buffers can be loaded into it; `draw` fills it from a seed.
+    Its random draws are persistent buffers. They are empty at first, so that saved ones can be
+    loaded; `draw` fills them from a seed.
 
     Args:
-        width: of the tokens that come in; `self.width` of those that go out.
-        codes: of the space's codebook, for the family "permutation" (0: it has none, which that
-        family refuses).
+        width: width of the input tokens; `self.width` is that of the output tokens.
+        codes: size of the codebook, 0 for features. ValueError when the family "permutation" gets
+            0, and when the family "width" does not give a whole number of coordinates.
     """
 
     def __init__(self, distortion: Distortion, width: int, codes: int = 0):
@@ -43,9 +44,9 @@ class Distort(nn.Module):
             self.register_buffer("inner", torch.zeros(BLOCKS, width, 4 * width))
             self.register_buffer("outer", torch.zeros(BLOCKS, 4 * width, width))
         if family in ("residual", "warp"):
-            # from tokens to the units in which they are bent
+            # scales tokens before they are bent
             self.register_buffer("scale", torch.ones(()))
-            self.register_buffer("gain", torch.ones(()))  # back to their mean length
+            self.register_buffer("gain", torch.ones(()))  # restores their mean length
         elif family != "permutation":
             if family == "width":
                 self.width = round(width * distortion.dose)
@@ -60,8 +61,9 @@ class Distort(nn.Module):
 
     @torch.no_grad()
     def draw(self, seed: int, tokens: torch.Tensor) -> "Distort":
-        """Fill the buffers; the mean length of `tokens` (..., width) is the unit of shifts and
-        bends. Returns itself.
+        """Fill the buffers from the seed and return the module itself.
+
+        The mean length of `tokens` (..., width) is the unit of shifts and bends.
         """
         family, dose = self.distortion.family, self.distortion.dose
         if not self.distortion.changes:
@@ -77,7 +79,7 @@ class Distort(nn.Module):
             for inner, outer in zip(self.inner, self.outer, strict=True):
                 inner.copy_(torch.from_numpy(_orthonormal(rng, *inner.shape)))
                 outer.copy_(torch.from_numpy(_orthonormal(rng, *outer.shape)))
-            # units of x inner have a root mean square of length / (2 sqrt(width))
+            # tokens @ inner has a root mean square of length / (2 sqrt(width))
             self.scale.fill_(BEND * 2 * width**0.5 / length)
         elif family == "warp":
             self.scale.fill_(self.width**0.5 / length)
@@ -90,7 +92,7 @@ class Distort(nn.Module):
         return self
 
     def lookup(self, images: torch.Tensor) -> torch.Tensor:
-        """Codes (images, tokens) as they are looked up; anything else comes back as it is."""
+        """Permute codes (images, tokens) before their look-up; return features unchanged."""
         if (
             self.distortion.family == "permutation"
             and self.distortion.changes
@@ -100,7 +102,7 @@ class Distort(nn.Module):
         return images
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (..., width in) -> (..., width out)."""
+        """Distort tokens (..., width in) to (..., width out)."""
         family, dose = self.distortion.family, self.distortion.dose
         if not self.distortion.changes or family == "permutation":
             return tokens
@@ -113,10 +115,10 @@ class Distort(nn.Module):
         return tokens @ self.matrix + self.offset
 
     def inverse(self, tokens: torch.Tensor) -> torch.Tensor:
-        """What came in for tokens (..., width out) that went out; ValueError for a projection to
-        fewer coordinates.
+        """Return the input tokens (..., width in) of output tokens (..., width out).
 
-        Of codes use `lookup` and the inverse permutation `places.argsort()`.
+        ValueError for a projection to fewer coordinates. For codes, use the inverse permutation
+        `places.argsort()` instead.
         """
         family, dose = self.distortion.family, self.distortion.dose
         if not self.distortion.changes or family == "permutation":
@@ -125,7 +127,7 @@ class Distort(nn.Module):
             tokens = tokens / self.gain
             for inner, outer in zip(self.inner.flip(0), self.outer.flip(0), strict=True):
                 found = tokens
-                for _ in range(400):  # a contraction: each round leaves at most `dose` of the error
+                for _ in range(400):  # a contraction: each round multiplies the error by <= `dose`
                     found = tokens - dose * self._bend(found, inner, outer)
                 tokens = found
             return tokens
@@ -143,19 +145,21 @@ class Distort(nn.Module):
 
 
 def angle(matrix: np.ndarray) -> float:
-    """How far a square matrix turns: root mean square of the angles of its rotation part, in
-    degrees."""
+    """Return the root-mean-square angle of a square matrix's rotation part, in degrees."""
     turns = np.angle(np.linalg.eigvals(polar(matrix)[0]))
     return float(np.degrees(np.sqrt((turns**2).mean())))
 
 
 def condition_number(matrix: np.ndarray) -> float:
-    """The largest singular value of a matrix over its smallest."""
+    """Return the largest singular value of a matrix over its smallest."""
     return float(np.linalg.cond(matrix))
 
 
 def displacement(distort: Distort, tokens: torch.Tensor) -> float:
-    """How far tokens (count, width) move, as a share of their length; NaN for another width."""
+    """Return the mean distance that tokens (count, width) move, as a share of their length.
+
+    NaN when the distortion changes their width.
+    """
     if distort.width != tokens.shape[-1]:
         return float("nan")
     moved = (distort(tokens) - tokens).norm(dim=-1)
@@ -163,9 +167,12 @@ def displacement(distort: Distort, tokens: torch.Tensor) -> float:
 
 
 def strength(distort: Distort, tokens: torch.Tensor) -> dict[str, float]:
-    """What a distortion does to tokens (count, width), in numbers that compare families:
-    displacement, length (after, as a share of that before), and of linear ones angle, condition
-    number and shift (in lengths)."""
+    """Measure the strength of a distortion on tokens (count, width), comparably between families.
+
+    Returns: "displacement"; "length", the mean length after as a share of that before. A linear
+    family that keeps the width also has "angle" (degrees), "condition" and "shift" (in mean token
+    lengths).
+    """
     length = tokens.norm(dim=-1).mean()
     found = {
         "displacement": displacement(distort, tokens),
@@ -182,12 +189,12 @@ def strength(distort: Distort, tokens: torch.Tensor) -> dict[str, float]:
 
 
 def random_rotation(rng: np.random.Generator, width: int) -> np.ndarray:
-    """A rotation matrix (width, width), uniform among all of them."""
+    """Draw a rotation matrix (width, width) uniformly."""
     return _rotation_of(rng.standard_normal((width, width)))
 
 
 def _rotation_of(matrix: np.ndarray) -> np.ndarray:
-    """The rotation in a matrix's QR decomposition, made unique by signs and free of reflection."""
+    """Return the rotation of a QR decomposition, with fixed signs and without reflection."""
     q, r = np.linalg.qr(matrix)
     q = q * np.sign(np.diag(r))
     q[:, 0] *= np.sign(np.linalg.det(q))
@@ -195,9 +202,8 @@ def _rotation_of(matrix: np.ndarray) -> np.ndarray:
 
 
 def partial_rotation(rotation: np.ndarray, part: float) -> np.ndarray:
-    """A point of the geodesic from the identity (`part` 0) to a rotation (1): every angle times
-    `part`."""
-    # diagonal, as a rotation is a normal matrix
+    """Multiply every angle of a rotation by `part`: 0 gives the identity, 1 the rotation."""
+    # the triangle is diagonal, because a rotation is a normal matrix
     triangle, vectors = schur(rotation, output="complex")
     turns = np.exp(1j * part * np.angle(np.diag(triangle)))
     return ((vectors * turns) @ vectors.conj().T).real
@@ -206,8 +212,7 @@ def partial_rotation(rotation: np.ndarray, part: float) -> np.ndarray:
 def _affine(
     rng: np.random.Generator, family: str, dose: float, width: int, out: int, length: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Matrix (width, out) and offset (out,) of a linear family. What is drawn does not depend on
-    the dose."""
+    """Draw a linear family's matrix (width, out) and offset (out,); the dose changes no draw."""
     matrix, offset = np.eye(width, out), np.zeros(out)
     if family == "width":
         return _orthonormal(rng, width, out) * max(1.0, out / width) ** 0.5, offset
@@ -228,15 +233,13 @@ def _affine(
 
 
 def _orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    """A random matrix (rows, columns) whose rows or columns, whichever are fewer, are
-    orthonormal."""
+    """Draw a matrix (rows, columns) with orthonormal rows or columns, whichever are fewer."""
     tall = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))[0]
     return tall if rows > columns else tall.T
 
 
 def _permutation(rng: np.random.Generator, codes: int, share: float) -> np.ndarray:
-    """Places of codes (codes,): a random part of at least two of them goes round in a circle, the
-    rest stays."""
+    """Draw new places of codes (codes,): a random `share`, at least two codes, moves in a cycle."""
     moved = rng.permutation(codes)[: max(2, round(share * codes))]
     places = np.arange(codes)
     places[moved] = np.roll(moved, 1)

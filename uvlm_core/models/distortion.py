@@ -1,35 +1,36 @@
 """Distortions of an image space, graded by a dose (paper section 4.1, figure 4; pitfalls 4 and 5).
 
-Belongs here: a distortion as a value, and what its families are. Not here: the maps themselves
+Belongs here: a distortion as a value, and the list of families. Not here: the maps themselves
 (`distort.py`), which doses are run (`studies/affine_alignment.py`). This module imports no torch.
 
-    rotation     part `dose` of the geodesic to a full random rotation (1: the full one)
-    scaling      stretched along random orthogonal axes, with condition number 10^dose and mean square 1
+    rotation     part `dose` of the geodesic to a random rotation (1: the full rotation)
+    scaling      stretch along random orthogonal axes: condition number 10^dose, mean square 1
     shift        a random direction, `dose` times the mean length of a token
-    affine       the three together, each at that dose
-    authors      x A + b as the authors have it: A a full random rotation times scales in [1 - dose, 1 + dose], b in
-                 [-dose, dose]; the rotation is a full one at every dose
-    residual     twelve random residual blocks x + dose g(x), each g with a Lipschitz constant of at most 1: bent, and
-                 invertible
+    affine       rotation, scaling and shift, each at that dose
+    authors      x A + b as in the authors' code: A a random rotation times scales in
+                 [1 - dose, 1 + dose], b in [-dose, dose]; the rotation is full at every dose
+    residual     twelve random residual blocks x + dose g(x), each g with a Lipschitz constant of
+                 at most 1: non-linear and invertible
     warp         asinh(dose z) of every coordinate, z in units of its size: monotone
-    permutation  part `dose` of the codes change their places in the codebook: the same information, no shared geometry
+    permutation  part `dose` of the codes change places in the codebook: the same information, no
+                 shared geometry
     width        `dose` times as many coordinates, by a random orthonormal projection, up or down
 
-Dose 0 of every family is the identity, bit for bit. The bent ones (residual, warp) and a wider
-space are scaled so that an adapter gets input of the size it would get without them: a quiet image
-is another matter than a distorted one.
+Dose 0 is the identity in every family, bit for bit. The non-linear families (residual, warp) and
+wider spaces are rescaled, so that the adapter's input keeps its scale. Otherwise a distortion would
+be confounded with a change of scale.
 
-What a distortion touches is what the LM reads: images to understand, or its own generated tokens
-when they are read back, in training and in decoding through one code path
-(`UnifiedVLM.embed_understanding`, `embed_generation`). Targets of generation, and the start of the
-head that is trained to write them, stay as they are.
+A distortion changes what the LM reads: input images, or its own generated tokens when it reads them
+back. Training and decoding share one code path (`UnifiedVLM.embed_understanding`,
+`embed_generation`). The targets of generation are not distorted. The initial generation head is not
+either, except by `width`.
 """
 
 from dataclasses import dataclass
 
 SIDES = ("understanding", "generation")
-PLACES = ("before", "after")  # the adapter
-# family -> the largest dose; its position is part of its random stream, so new ones go to the end
+PLACES = ("before", "after")  # relative to the adapter
+# family -> largest dose; its position seeds its random stream, so append new families at the end
 FAMILIES = {
     "rotation": 1.0,
     "scaling": 3.0,
@@ -45,8 +46,10 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Distortion:
-    """One distortion as a value: family, dose, the side it touches, and whether it stands before or
-    after the adapter.
+    """One distortion as a value: its family, its dose and where it is applied.
+
+    ValueError for an unknown family, side or place, a dose out of range, and the families "width"
+    and "permutation" after the adapter.
     """
 
     family: str  # one of FAMILIES
@@ -75,10 +78,10 @@ class Distortion:
                 f"distortion {self.family!r} has no meaning after the adapter; its "
                 f"place is 'before'."
             )
-        # 1 and 1.0 are one distortion, also as JSON
+        # 1 and 1.0 are the same distortion, in JSON too
         object.__setattr__(self, "dose", float(self.dose))
 
     @property
     def changes(self) -> bool:
-        """Whether it is anything but the identity."""
+        """Whether it differs from the identity."""
         return self.dose > 0

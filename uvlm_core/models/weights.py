@@ -1,7 +1,7 @@
-"""Weights of networks: read from files, checked, and put into modules (no section of the paper).
+"""Loading weights from files into modules, with checks (no section of the paper).
 
-Belongs here: every way from a file to weights, refusing files that are not whole or of another
-model. Not here: where a network's name leads (`places.py`), what networks compute (`encoders.py`,
+Belongs here: every way to read weights, and the refusal of broken files and of other models'
+weights. Not here: resolving a network's name (`places.py`), what networks compute (`encoders.py`,
 `readers.py`).
 """
 
@@ -25,19 +25,16 @@ def load_network(
     beside: str = "",
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """Load a network of transformers' by shipped name, local folder or hub id, as transformers
-    loads it.
+    """Load a transformers network by shipped name, local folder or hub id.
 
-    So weights may be in parts, of half precision, under the names of older versions, and pickles
-    where there is no safetensors file; of a pickle nothing but weights is read. ValueError for
-    whatever cannot be loaded, and for weights that the configuration does not ask for or asks for
-    in vain.
+    As in transformers, weights may be sharded, in half precision, named as in older versions, or
+    pickled if no safetensors file exists. Of a pickle, only weights are read. ValueError when
+    anything cannot be loaded, and for weights that are missing, unknown or of another shape.
 
     Args:
         kind: a class with `from_pretrained`.
         what: what the network is, for messages ("a language model").
-        beside: a pattern of weights that may be there unread, those of a larger model which this
-        one is a part of.
+        beside: a pattern of weights to ignore, those of a larger model that contains this one.
     """
     if adapted(name) is not None:
         raise ValueError(
@@ -52,8 +49,8 @@ def load_network(
             weights_only=True,
             trust_remote_code=False,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )  # for they are refused here, by name
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
     odd = [(key, "missing") for key in sorted(report["missing_keys"])]
     odd += [
         (key, f"of the shape {tuple(found)}, not {tuple(wanted)}")
@@ -73,8 +70,7 @@ def load_network(
 
 
 def load_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; a missing, truncated or other file (a pickle, say) is refused in one
-    sentence."""
+    """Read a safetensors file; ValueError for a missing, truncated or other file, e.g. a pickle."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no weights file {path.name} in {path.parent}.")
@@ -88,15 +84,17 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint in torch's own format, weights alone; code in it, a cut or another file is
-    refused."""
+    """Read a torch checkpoint without running any code in it.
+
+    ValueError for a file that is missing, truncated or no checkpoint, and for one that holds code.
+    """
     if not Path(path).is_file():
         raise ValueError(f"There is no checkpoint {path}.")
     try:
-        # settings of a training: names and plain values
+        # a Namespace holds training settings: names and plain values
         with torch.serialization.safe_globals([argparse.Namespace]):
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the zip reader and the unpickler raise whatever they like
+    except Exception as error:  # the zip reader and the unpickler raise errors of many kinds
         raise ValueError(
             f"{path} is not a whole file of weights alone ({type(error).__name__}); "
             "truncated files and other pickles are refused."
@@ -107,16 +105,17 @@ def load_checkpoint(path: str | Path) -> dict:
 
 
 def load_into(module: torch.nn.Module, folder: str | Path) -> torch.nn.Module:
-    """Load `folder/model.safetensors` into `module`; weights of another model are refused by the
-    first odd name."""
+    """Load `folder/model.safetensors` into `module` and freeze it; ValueError as for `take`."""
     return take(module, load_state(Path(folder) / "model.safetensors"), folder)
 
 
 def take(
     module: torch.nn.Module, state: dict[str, torch.Tensor], source: str | Path
 ) -> torch.nn.Module:
-    """Give `module` the weights of `state`, which came from `source`, and freeze it; the same
-    refusal."""
+    """Load the weights `state`, read from `source`, into `module` and freeze it.
+
+    ValueError names the first weight that is missing, unknown or of another shape.
+    """
     own = module.state_dict()
     for name in [*own, *state]:
         if name not in state or name not in own or own[name].shape != state[name].shape:
@@ -131,8 +130,10 @@ def take(
 
 
 def companion_config(name: str, encoder: str) -> dict:
-    """The configuration of a network that takes one encoder's features; that of another encoder's
-    is refused."""
+    """Return the configuration of a network that takes the features of `encoder`.
+
+    ValueError when it was trained on the features of another encoder.
+    """
     config = folder_config(name)
     if config.pop("of", None) != fingerprint(encoder):
         raise ValueError(
@@ -143,8 +144,10 @@ def companion_config(name: str, encoder: str) -> dict:
 
 
 def folder_config(name: str) -> dict:
-    """The configuration of a network of this project's own: its `config.json`, an empty one where
-    there is none."""
+    """Return `config.json` of one of this project's networks, {} if the file is missing.
+
+    ValueError when it does not hold a dictionary.
+    """
     path = Path(resolve(name)) / "config.json"
     config = read_json(path) if path.is_file() else {}
     if not isinstance(config, dict):

@@ -1,6 +1,6 @@
-"""How the shipped frozen networks were made (paper section 3 names the authors' own).
+"""How the shipped frozen networks were made (paper section 3 names the authors' networks).
 
-Belongs here: the data, the training and the model card of each network in `pretrained/`, one file a
-family, and the loop that they share. Not here: what the networks are (`models/`). No run needs this
-package; `studies/frozen_networks.py` asks it for the held-out watches and captions.
+Belongs here: data, training and model card of each network in `pretrained/`, one file per family,
+and the training loop that they share. Not here: the networks themselves (`models/`). No run needs
+this package. `studies/frozen_networks.py` takes the held-out watches and captions from it.
 """

@@ -1,4 +1,8 @@
-"""The command line of pretraining: `python -m uvlm_core.pretraining vq` (or `make encoders`)."""
+"""The command line of pretraining: `python -m uvlm_core.pretraining vq`, or `make encoders`.
+
+Belongs here: which networks there are, in the order in which they need one another. Not here: how
+they are trained (`common.py`, `text.py`, `vq.py`, `siglip.py`, `stamps.py`).
+"""
 
 import argparse
 import sys
@@ -10,9 +14,11 @@ from uvlm_core.pretraining import siglip, stamps, text, vq
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the networks named on the command line; missing stamps and a training that diverges are
-    one sentence and exit code 2."""
-    # in order of need
+    """Train the network named on the command line, or all; return the exit code.
+
+    The code is 2, with one sentence on stderr, when stamps are missing or training diverges.
+    """
+    # in the order of their dependencies
     networks = {
         "tokenizer": text.build_tokenizer,
         "language_model": text.build_language_model,
@@ -49,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for name in wanted:
             networks[name]()
-    except (ValueError, OSError) as error:  # a disk that is full, say
+    except (ValueError, OSError) as error:  # a full disk, for example
         print(error, file=sys.stderr)
         return 2
     return 0

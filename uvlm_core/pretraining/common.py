@@ -1,9 +1,9 @@
-"""How frozen networks are trained, measured and shipped (no section of the paper).
+"""How frozen vision networks are trained, measured and shipped (no section of the paper).
 
-Belongs here: the training loop, the probes and the model card that all of them share, and the
-command line. Not here: what each network is trained on (`vq_`, `siglip_`, `text_` and
-`stamps_pretraining.py`). Everything is exact per seed on one machine; a killed training continues
-from its last checkpoint.
+Belongs here: the training loop, the probes and the model card that they share. Not here: the data
+of each network (`vq.py`, `siglip.py`, `stamps.py`), the text networks (`text.py`), the command line
+(`__main__.py`). Results are exact per seed on one machine. A killed training resumes from its last
+checkpoint.
 """
 
 import json
@@ -29,15 +29,15 @@ from uvlm_core.training.muon import Muon
 
 SIZE = 64  # px: the laptop profile's watches
 SEED = 640  # of weights, batches and watches
-TEST_SEED = 641  # of the held-out watches (split "test") on which the cards' numbers are measured
+TEST_SEED = 641  # of the held-out watches (split "test") behind the numbers of the model cards
 WATCHES = 30_000  # rendered once and kept in memory
 CHECKPOINT_EVERY = 250  # steps
-# without native bf16, autocast would be many times slower, not faster
+# without native bf16, autocast is many times slower
 BF16 = torch.cpu._is_avx512_bf16_supported()
 MUON_RATE = 0.01  # of the matrices of SigLIP's layers
-# how much more a pixel of full local contrast weighs than a flat one: the hands are thin
+# extra weight of a pixel at full local contrast: the hands are thin
 CONTRAST_WEIGHT = 4.0
-PROBE_WATCHES = 8_000  # watches a probe learns from
+PROBE_WATCHES = 8_000  # watches that a probe is trained on
 PROBE_STEPS = 2_500
 
 
@@ -50,15 +50,14 @@ def train(
     muon: Sequence[nn.Parameter] = (),
     seed: int = SEED,
 ) -> float:
-    """Train `task` (its forward gives the loss) with AdamW (`muon` with Muon), warm-up and cosine
-    decay to zero.
+    """Train `task`, whose forward returns the loss, with warm-up and cosine decay to zero.
 
-    Batch number `step` is drawn from its own generator, so a training that was killed continues as
-    if it had not been; without a name no checkpoints are written. A checkpoint whose weights are
-    not finite is passed over.
+    The optimiser is AdamW, and Muon for the matrices in `muon`. Each batch has its own generator,
+    so a killed training resumes without a difference. Without a name, no checkpoints are written. A
+    checkpoint whose weights are not finite is ignored.
 
-    Returns: minutes of training on this machine, all sessions together. ValueError ends a training
-    whose loss, gradient or weights are not finite; nothing of it is written.
+    Returns: minutes of training on this machine, over all sessions. ValueError when the loss, the
+    gradient or a weight is not finite; nothing is written then.
     """
     checkpoint = cache_folder() / "pretraining" / f"{name}.pt"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -129,14 +128,16 @@ def train(
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 (images, height, width, 3) to [-1, 1], (images, 3, height, width)."""
-    # channels first in memory too: twice as fast
+    """Convert uint8 (images, height, width, 3) to floats in [-1, 1], (images, 3, height, width)."""
+    # contiguous: convolutions are twice as fast when channels come first in memory too
     return images.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def drawing_loss(drawn: Tensor, pixels: Tensor) -> Tensor:
-    """L1 + L2 of pixels (images, 3, height, width), weighted by 1 + `CONTRAST_WEIGHT` x local
-    contrast."""
+    """Return L1 + L2 of pixels (images, 3, height, width), weighted by local contrast.
+
+    The weight of a pixel is 1 + `CONTRAST_WEIGHT` x local contrast.
+    """
     error = (drawn - pixels).abs()
     contrast = (
         (pixels - F.avg_pool2d(pixels, 5, 1, 2, count_include_pad=False))
@@ -147,14 +148,12 @@ def drawing_loss(drawn: Tensor, pixels: Tensor) -> Tensor:
 
 
 def pixel_error(drawn: np.ndarray, images: np.ndarray) -> float:
-    """Mean absolute difference of two sets of images, uint8 (images, height, width, 3), on a scale
-    of 1."""
+    """Return the mean absolute difference, 0 to 1, of uint8 images (images, height, width, 3)."""
     return float(np.abs(drawn.astype(np.float32) - images).mean() / 255)
 
 
 class ReadingTask(nn.Module):
-    """Cross-entropy of every attribute; of numbers, against a target that gives their neighbours a
-    share."""
+    """Cross-entropy of every attribute, with soft targets for minute, second and battery level."""
 
     def __init__(
         self, network: nn.Module, prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
@@ -173,9 +172,9 @@ class ReadingTask(nn.Module):
 
 
 def _soft_targets(name: str, spread: float = 0.7) -> Tensor:
-    """Row k is the target of class k: (classes, classes)."""
+    """Return targets (classes, classes); row k is the target of class k."""
     classes = torch.arange(len(reader_classes()[name]))
-    # minutes, seconds and levels have neighbours that look alike; others have not
+    # only minutes, seconds and battery levels have neighbours that look alike
     if len(classes) <= 12:
         return torch.eye(len(classes))
     distance = attribute_with(name).distance(name, classes[:, None], classes[None])
@@ -183,8 +182,7 @@ def _soft_targets(name: str, spread: float = 0.7) -> Tensor:
 
 
 class Probe(nn.Module):
-    """What a small network can read: convolutions or a hidden layer over an encoder's outputs, then
-    linear heads."""
+    """A probe: convolutions or a hidden layer over an encoder's outputs, then linear heads."""
 
     def __init__(self, *body: nn.Module, width: int):
         super().__init__()
@@ -199,7 +197,7 @@ class Probe(nn.Module):
 
 
 class Grid(nn.Module):
-    """Tokens (images, side * side, width) to a grid (images, width, side, side)."""
+    """A layer from tokens (images, side * side, width) to a grid (images, width, side, side)."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         side = round(tokens.shape[1] ** 0.5)
@@ -208,8 +206,7 @@ class Grid(nn.Module):
 
 @torch.no_grad()
 def read_table(title: str, network: nn.Module, inputs: Tensor, labels: Tensor) -> str:
-    """Rows of a card's table: per attribute partial credit and exact matches of a network that
-    reads `inputs`."""
+    """Return rows of a card's table: a reading network's partial credit and exact matches."""
     network.eval()
     chosen = [
         {name: logits.argmax(1) for name, logits in network(part).items()}
@@ -226,7 +223,10 @@ def read_table(title: str, network: nn.Module, inputs: Tensor, labels: Tensor) -
     )
 
 
-TABLE_HEAD = f"| what is read | images | {' | '.join(reader_classes())} |\n|{' --- |' * (2 + len(reader_classes()))}"
+TABLE_HEAD = (
+    f"| what is read | images | {' | '.join(reader_classes())} |\n"
+    f"|{' --- |' * (2 + len(reader_classes()))}"
+)
 
 
 def ship(
@@ -237,11 +237,10 @@ def ship(
     minutes: float,
     data: str = f"Watches of world version {WORLD_VERSION}, {SIZE} px.",
 ) -> None:
-    """Write configuration, weights, model card and sums into `pretrained/<name>`, and drop the
-    checkpoint.
+    """Write configuration, weights, card and checksums to `pretrained/<name>`; drop the checkpoint.
 
-    The card is `card`, what the training cost, and `data`, a sentence on where its pictures come
-    from. ValueError for weights that are not finite, of which nothing is written.
+    The model card consists of `card`, the cost of training, and `data`, a sentence on the source of
+    the pictures. ValueError for weights that are not finite; nothing is written then.
     """
     odd = odd_weight(network.state_dict())
     if odd is not None:
@@ -271,7 +270,7 @@ def ship(
 
 
 def held_out_watches(count: int = 1000) -> tuple[Tensor, Tensor]:
-    """Held-out images, uint8 (count, 64, 64, 3), and their labels."""
+    """Return held-out images, uint8 (count, 64, 64, 3), and their class numbers (count, parts)."""
     watches = sample_watches(TEST_SEED, count, "test")
     return torch.from_numpy(render_batch(watches, SIZE)), class_numbers(watches)
 

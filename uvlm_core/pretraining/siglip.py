@@ -1,8 +1,7 @@
-"""How `pretrained/siglip` and what goes with it were made: the encoder, a decoder of its features,
-and their reader.
+"""How `pretrained/siglip` and the decoder and reader of its features were made (paper section 3).
 
-Belongs here: their losses, their data and their model cards. Not here: what they compute in use
-(`vision.py`, `reader.py`), the loop that trains them (`pretraining.py`).
+Belongs here: their losses, data and model cards. Not here: the networks in use
+(`models/encoders.py`, `models/readers.py`), the training loop (`common.py`).
 """
 
 import math
@@ -63,11 +62,11 @@ SIGLIP = SiglipConfig(
     ),
 )
 SIGLIP_STEPS = 2500
-REDRAWING = 5.0  # weight of the pixels that the penultimate layer must keep
-DUPLICATE_GROUPS = 32  # of near-duplicates in a batch
-# watches that differ in one attribute only: without them weather and corners tell all images apart
+REDRAWING = 5.0  # weight of the loss on pixels redrawn from the penultimate layer
+DUPLICATE_GROUPS = 32  # groups of near-duplicates in a batch
+# watches that differ in one attribute: otherwise weather and corners tell all images apart
 GROUP = 4
-# coarse directions of the hands, told beside the numbers, because numbers alone left hands unread
+# coarse directions of the hands in captions: with numbers alone, the network did not read the hands
 DIRECTIONS = {
     "hour_side": ("hour", 3),
     "minute_side": ("minute", 15),
@@ -76,7 +75,7 @@ DIRECTIONS = {
     "second_mark": ("second", 5),
 }
 QUADRANTS = ("top right", "bottom right", "bottom left", "top left")  # clockwise from twelve
-PHRASES = {  # what captions are made of: attributes -> words
+PHRASES = {  # parts of captions: attributes -> words
     ("hour", "minute", "second"): "time {0:02d}:{1:02d}:{2:02d}",
     ("hour",): "hour {0}",
     ("minute",): "minute {0}",
@@ -91,8 +90,8 @@ PHRASES = {  # what captions are made of: attributes -> words
     ("weather_corner",): "weather {0}",
     ("battery_corner",): "battery {0}",
 }
-ALONE = tuple(PHRASES)[1:]  # what a caption of one attribute says
-WHOLE = (tuple(PHRASES)[0], *tuple(PHRASES)[9:])  # a full caption
+ALONE = tuple(PHRASES)[1:]  # the phrases of captions with one attribute
+WHOLE = (tuple(PHRASES)[0], *tuple(PHRASES)[9:])  # the phrases of a full caption
 DIFFERENCES = (
     ("hour",),
     ("minute",),
@@ -106,18 +105,17 @@ FEATURE_READER_STEPS = 3000
 
 
 class SiglipTask(nn.Module):
-    """Sigmoid loss (Zhai et al. 2023) of images against captions that tell some attributes each,
-    and a redrawing loss.
+    """Sigmoid loss (Zhai et al. 2023) of images against partial captions, plus a redrawing loss.
 
-    A caption is true of every image that has what it says, so the pairs' signs come from the
-    attributes: several images of a batch may share a true caption, and no pair is a false negative.
-    A caption's positives together weigh as much as its negatives: with every pair weighing the
-    same, the network learned how often captions are true and nothing of images (every attribute at
-    chance after 500 steps; balanced, battery and its corner stood at .9 after 160).
+    A caption tells some attributes and is true of every image that has them. So the attributes give
+    the sign of a pair: several images of a batch may share a caption, and no pair is a false
+    negative. A caption's positives together weigh as much as its negatives. With equal weights for
+    all pairs, the network learned only how often captions are true: every attribute was at chance
+    after 500 steps. Balanced, battery and its corner reached .9 after 160 steps.
 
-    Captions alone left the hands unread and then lost (docs/log.md), so each token of the
-    penultimate layer, which the study uses, must also give back the pixels of its patch through one
-    linear map.
+    With captions alone, the network did not read the hands and later lost them (docs/log.md).
+    Therefore one linear map must redraw each patch's pixels from its token of the penultimate
+    layer, the layer that the study uses.
     """
 
     def __init__(self, network: SiglipModel):
@@ -146,7 +144,7 @@ class SiglipTask(nn.Module):
 
 
 def caption_of(watch: Watch, phrases: Sequence[tuple[str, ...]]) -> str:
-    """What SigLIP's captions say, e.g. `time 10:09:36, weather sunny, battery bottom right`."""
+    """Return a watch's caption, e.g. `time 10:09:36, weather sunny, battery bottom right`."""
     shown = vars(watch) | {
         name: getattr(watch, attribute) // step for name, (attribute, step) in DIRECTIONS.items()
     }
@@ -157,8 +155,7 @@ def caption_of(watch: Watch, phrases: Sequence[tuple[str, ...]]) -> str:
 def caption_ids(
     captions: Sequence[str], length: int = SIGLIP.text_config.max_position_embeddings
 ) -> Tensor:
-    """Token ids of captions, (captions, length), cut or padded to the text length of the SigLIP, as
-    it was trained."""
+    """Return token ids (captions, length), truncated or padded to the SigLIP's text length."""
     return _tokenizer()(
         list(captions),
         padding="max_length",
@@ -174,8 +171,7 @@ def _tokenizer():
 
 
 def near_duplicates(count: int, seed: int) -> list[Watch]:
-    """`count` groups of `GROUP` watches of the split "train" that differ in one attribute (or in
-    both corners)."""
+    """Draw `count` groups of `GROUP` training watches that differ in one attribute or corners."""
     watches = []
     for index, watch in enumerate(sample_watches(seed, count)):
         rng, group = np.random.default_rng([seed, index]), [watch]
@@ -192,10 +188,9 @@ def near_duplicates(count: int, seed: int) -> list[Watch]:
 def fit_siglip(
     name: str, network: SiglipModel, batch_of: Callable[[np.random.Generator], tuple], steps: int
 ) -> float:
-    """Train a SigLIP on batches of images, token ids and signs, and freeze it; returns the
-    minutes."""
+    """Train a SigLIP on batches of images, token ids and signs, freeze it, return the minutes."""
     task = SiglipTask(network)
-    # the fused kernel's bf16 gradient takes 40 % of a step on a CPU
+    # not fused: that kernel's bf16 gradient takes 40 % of a step on a CPU
     network.set_attn_implementation("eager")
     matrices = [
         parameter
@@ -208,7 +203,7 @@ def fit_siglip(
 
 
 def train_siglip() -> None:
-    """The SigLIP -> pretrained/siglip, measured by a one-hidden-layer probe and by retrieval."""
+    """Train `pretrained/siglip`; its card reports one-hidden-layer probes and retrieval."""
     torch.manual_seed(SEED)
     watches = near_duplicates(WATCHES // GROUP * 2, SEED)
     images, labels = torch.from_numpy(render_batch(watches, SIZE)), class_numbers(watches)
@@ -226,9 +221,9 @@ def train_siglip() -> None:
             rng.integers(len(watches) // GROUP, size=(DUPLICATE_GROUPS, 1)) * GROUP
             + np.arange(GROUP)
         ).flatten()
-        # a third of the captions says one thing, so that each attribute alone is worth learning, a
-        # third the time alone (without it everything else tells the images apart), a third several
-        # things, as captions do
+        # one third of the captions tell one attribute, so that each must be learned by itself; one
+        # third the time alone, because the rest suffices to tell images apart; one third several
+        # attributes, like a full caption
         told = [[ALONE[rng.integers(len(ALONE))]] for _ in rows] + [[WHOLE[0]] for _ in rows]
         told += [
             [WHOLE[k] for k in np.sort(rng.permutation(len(WHOLE))[: rng.integers(2, 6)])]
@@ -265,17 +260,25 @@ def train_siglip() -> None:
 # SigLIP of the laptop profile
 
 `SiglipModel`, {SIZE} px in {tokens} patches, {layers} layers of width {width}, with a small text
-side (tokens of `pretrained/tokenizer`) for retrieval. Pixels in [-1, 1]; the study uses the penultimate layer's
+side (tokens of `pretrained/tokenizer`) for retrieval. \
+Pixels in [-1, 1]; the study uses the penultimate layer's
 patch features.
 
-Data: {len(watches):,} watches of the split "train" in groups of {GROUP} that differ in one attribute;
-{SIGLIP_STEPS:,} steps of {DUPLICATE_GROUPS * GROUP} images and three times as many captions: a third says one attribute, a
-third the time, a third several things. Sigmoid loss; a caption is a positive of every image of which it is true, and
-its positives together weigh as much as its negatives. Besides, a linear map must give back each patch's pixels from the
-penultimate layer (weight {REDRAWING:.0f}; the map is not shipped): with captions alone the hands were lost.
+Data: {len(watches):,} watches of the split "train" in groups of {GROUP} that differ \
+in one attribute;
+{SIGLIP_STEPS:,} steps of {DUPLICATE_GROUPS * GROUP} images and three times as many captions: \
+a third says one attribute, a
+third the time, a third several things. \
+Sigmoid loss; a caption is a positive of every image of which it is true, and
+its positives together weigh as much as its negatives. \
+Besides, a linear map must give back each patch's pixels from the
+penultimate layer (weight {REDRAWING:.0f}; the map is not shipped): \
+with captions alone the hands were lost.
 
-Quality on held-out watches (split "test", seed {TEST_SEED}). Probes with one hidden layer on the patch features,
-trained on {PROBE_WATCHES:,} watches, of this network and, as a control, of one with random weights; and what the most likely
+Quality on held-out watches (split "test", seed {TEST_SEED}). \
+Probes with one hidden layer on the patch features,
+trained on {PROBE_WATCHES:,} watches, of this network and, as a control, \
+of one with random weights; and what the most likely
 caption says (`minute 37` among sixty), without any probe:
 
 {TABLE_HEAD}
@@ -283,7 +286,8 @@ caption says (`minute 37` among sixty), without any probe:
 {probe_siglip("random weights", untrained, held_out, truth)}
 {read_table("captions", ZeroShot(network), to_float(held_out), truth)}
 
-Retrieval of the right one of 250 held-out images (chance .004): {retrieval(network, WHOLE):.3f} by a full caption,
+Retrieval of the right one of 250 held-out images (chance .004): \
+{retrieval(network, WHOLE):.3f} by a full caption,
 {retrieval(network, WHOLE[:1]):.3f} by the time alone.
 """,
         minutes,
@@ -291,7 +295,7 @@ Retrieval of the right one of 250 held-out images (chance .004): {retrieval(netw
 
 
 def probe_siglip(title: str, network: SiglipModel, held_out: Tensor, truth: Tensor) -> str:
-    """Rows of the card's table: what a one-hidden-layer probe reads from penultimate-layer patch features."""
+    """Return rows of the card's table: a one-hidden-layer probe of penultimate-layer features."""
     encoder, watches = (
         SiglipEncoder(network.vision_model, "siglip"),
         sample_watches(SEED, PROBE_WATCHES),
@@ -313,7 +317,7 @@ def probe_siglip(title: str, network: SiglipModel, held_out: Tensor, truth: Tens
 
 
 class ZeroShot(nn.Module):
-    """Reads by captions alone: an image's likeness to `minute 37` is its logit of that minute."""
+    """A zero-shot reader: an image's similarity to `minute 37` is its logit for that minute."""
 
     def __init__(self, network: SiglipModel):
         super().__init__()
@@ -332,7 +336,7 @@ class ZeroShot(nn.Module):
 
 @torch.no_grad()
 def retrieval(network: SiglipModel, phrases: Sequence[tuple[str, ...]], count: int = 250) -> float:
-    """Share of captions whose most likely image is the right one of `count` held-out images."""
+    """Return the share of captions that rank their image first of `count` held-out images."""
     watches = sample_watches(TEST_SEED, count, "test")
     pixels = to_float(torch.from_numpy(render_batch(watches, SIZE)))
     ids = caption_ids([caption_of(watch, phrases) for watch in watches])
@@ -341,7 +345,7 @@ def retrieval(network: SiglipModel, phrases: Sequence[tuple[str, ...]], count: i
 
 
 class DecoderTask(nn.Module):
-    """The pixels of images from their features, under the loss of the VQ tokenizer's pictures."""
+    """The loss of a feature decoder: `drawing_loss`, as for the VQ tokenizer."""
 
     def __init__(self, network: FeatureDecoder):
         super().__init__()
@@ -354,7 +358,10 @@ class DecoderTask(nn.Module):
 
 
 def noisy(features: Tensor) -> Tensor:
-    """Half of the images with their features (images, tokens, width) off by up to as much as they are long."""
+    """Add noise to the features (images, tokens, width) of half of the images.
+
+    The noise is at most about as long as the features.
+    """
     amount = torch.rand(len(features), 1, 1) ** 2 * (torch.rand(len(features), 1, 1) < 0.5)
     lengths = features.norm(dim=-1, keepdim=True) * features.shape[-1] ** -0.5
     return features + torch.randn_like(features) * lengths * amount
@@ -363,7 +370,7 @@ def noisy(features: Tensor) -> Tensor:
 def fit_decoder(
     name: str, encoder: SiglipEncoder, images: np.ndarray
 ) -> tuple[FeatureDecoder, float]:
-    """A decoder trained on the features of images, uint8 (images, 64, 64, 3), and the minutes."""
+    """Train a decoder on features of uint8 images (images, 64, 64, 3); return it and minutes."""
     features, pixels = torch.from_numpy(encoder.encode(images)), torch.from_numpy(images)
 
     def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -376,7 +383,7 @@ def fit_decoder(
 
 
 def train_decoder() -> None:
-    """The decoder of SigLIP's features -> pretrained/siglip_decoder, to look at; no score goes through it."""
+    """Train `pretrained/siglip_decoder`, which draws SigLIP features for viewing only."""
     torch.manual_seed(SEED)
     encoder = SiglipEncoder.load("pretrained/siglip")
     images = render_batch(sample_watches(SEED, PROBE_WATCHES), SIZE)
@@ -391,14 +398,18 @@ def train_decoder() -> None:
         f"""
 # Decoder of the laptop profile's SigLIP features
 
-`FeatureDecoder`: {encoder.tokens} penultimate-layer features of `pretrained/siglip` to {SIZE} px, by the features'
-directions alone, with a few convolutions. It is there so that a person can look at what a model with SigLIP output
+`FeatureDecoder`: {encoder.tokens} penultimate-layer features of `pretrained/siglip` \
+to {SIZE} px, by the features'
+directions alone, with a few convolutions. \
+It is there so that a person can look at what a model with SigLIP output
 generates; scores do not go through it.
 
-Data: {len(images):,} watches of the split "train"; {DECODER_STEPS:,} steps of 32; L1 + L2 on pixels, weighted by local
+Data: {len(images):,} watches of the split "train"; {DECODER_STEPS:,} steps of 32; \
+L1 + L2 on pixels, weighted by local
 contrast.
 
-Quality on held-out watches (split "test", seed {TEST_SEED}): mean absolute pixel error {error:.4f} of 1
+Quality on held-out watches (split "test", seed {TEST_SEED}): \
+mean absolute pixel error {error:.4f} of 1
 ({len(drawn)} watches).
 """,
         minutes,
@@ -406,7 +417,7 @@ Quality on held-out watches (split "test", seed {TEST_SEED}): mean absolute pixe
 
 
 def train_feature_reader() -> None:
-    """The probe that scores generated features -> pretrained/siglip_reader, trained on features of real watches."""
+    """Train `pretrained/siglip_reader`, which scores generated features, on real watches."""
     torch.manual_seed(SEED)
     encoder = SiglipEncoder.load("pretrained/siglip")
     watches = sample_watches(SEED, 2 * PROBE_WATCHES, "reader")
@@ -429,14 +440,18 @@ def train_feature_reader() -> None:
         f"""
 # Probe of the laptop profile's SigLIP features
 
-`FeatureReader` (a small CNN) reads hour, minute, second, weather, battery and both corners from the {encoder.tokens}
-penultimate-layer features of `pretrained/siglip`, by their directions alone. It scores what a model with SigLIP output
+`FeatureReader` (a small CNN) reads hour, minute, second, weather, \
+battery and both corners from the {encoder.tokens}
+penultimate-layer features of `pretrained/siglip`, by their directions alone. \
+It scores what a model with SigLIP output
 generates, in that space, and has seen no watch that any other network was trained or tested on.
 
-Data: features of {len(watches):,} watches of the split "reader"; to half of each batch noise is added;
+Data: features of {len(watches):,} watches of the split "reader"; \
+to half of each batch noise is added;
 {FEATURE_READER_STEPS:,} steps of 64.
 
-Quality on the features of held-out watches (split "test", seed {TEST_SEED}), the ceiling of what can be read from
+Quality on the features of held-out watches (split "test", seed {TEST_SEED}), \
+the ceiling of what can be read from
 generated ones:
 
 {TABLE_HEAD}

@@ -1,9 +1,8 @@
-"""How `pretrained/stamps_*` were made: the laptop's frozen networks for Tux Paint's stamps (paper
-section 3).
+"""How the frozen networks of Tux Paint's stamps were made, `pretrained/stamps_*` (paper section 3).
 
-Belongs here: their data (stamps of the side "train", augmented), their measures and their model
-cards. Not here: losses and shapes (`vq_pretraining.py`, `siglip_pretraining.py`), the loop
-(`pretraining.py`), the stamps (`stamps.py`).
+Belongs here: their data (augmented stamps of the side "train"), measures and model cards. Not here:
+losses and shapes (`vq.py`, `siglip.py`), the training loop (`common.py`), the stamps
+(`data/stamps.py`).
 """
 
 import math
@@ -47,16 +46,16 @@ from uvlm_core.pretraining.siglip import (
 )
 from uvlm_core.pretraining.vq import VQ, VQ_BATCH, VQTask, retire_duplicates
 
-# px: stamps are kept larger than they are seen, so that a larger view is as sharp as a small one
+# px: stamps are kept larger than 64 px, so that enlarged views stay sharp
 OPENED = 2 * SIZE
-SCALES = (0.6, 1.2)  # of a view: least and most
+SCALES = (0.6, 1.2)  # smallest and largest scale of a view
 # fingerprint of the training stamps -> version of Debian's package
 VERSIONS = {"1a260b157296816d": "2022.06.04-1"}
 STAMPS_VQ_STEPS = 2000
-# share of its uses that makes a code one patch's; at .9 white keeps twice the choice among codes
+# `share` of `retire_duplicates`; at .9, white keeps twice as many codes
 DOUBLES = 0.7
-VIEWS = 4_000  # of training stamps, which retire codes and train the decoder
-LENGTH = 48  # tokens of a caption: 98 % of them are whole
+VIEWS = 4_000  # of training stamps, to retire codes and to train the decoder
+LENGTH = 48  # tokens of a caption; 98 % of the captions fit
 STAMPS_SIGLIP = SiglipConfig(
     text_config=SIGLIP.text_config.to_dict() | {"max_position_embeddings": LENGTH},
     vision_config=SIGLIP.vision_config.to_dict(),
@@ -66,8 +65,7 @@ SIGLIP_BATCH = 64
 
 
 def read_side(side: str, size: int) -> tuple[list[Conversation], np.ndarray]:
-    """The captioned stamps of one side of the split and their pictures, uint8 (stamps, size, size,
-    3)."""
+    """Read one side's captioned stamps and their pictures, uint8 (stamps, size, size, 3)."""
     folder = resolve("cache/stamps")
     rows = [
         row for row in read_pictures(folder, folder, quiet=True) if split_of(caption(row)) == side
@@ -76,17 +74,15 @@ def read_side(side: str, size: int) -> tuple[list[Conversation], np.ndarray]:
 
 
 def caption(row: Conversation) -> str:
-    """What a caption row says of its picture."""
+    """Return the caption of a row."""
     return row.turns[0].gpt
 
 
 def views(pictures: np.ndarray, rng: np.random.Generator, mirror: bool = True) -> Tensor:
-    """Each of the pictures (pictures, side, side, 3) larger or smaller and elsewhere on white, cut
-    at the edges.
+    """Augment pictures (pictures, side, side, 3) to views, uint8 (pictures, 64, 64, 3).
 
-    Half of them are mirrored, unless their captions have to stay true (a mirrored b is a d).
-
-    Returns: uint8 (pictures, 64, 64, 3).
+    Each picture is scaled and placed at random on white, cropped at the edges. With `mirror`, half
+    of them are mirrored. Captions may then become false: a mirrored b is a d.
     """
     drawn = []
     for picture in pictures:
@@ -101,13 +97,13 @@ def views(pictures: np.ndarray, rng: np.random.Generator, mirror: bool = True) -
 
 
 def some_views(pictures: np.ndarray) -> np.ndarray:
-    """`VIEWS` of the pictures, for what is done once: uint8 (views, 64, 64, 3)."""
+    """Draw a fixed set of `VIEWS` views of the pictures, uint8 (views, 64, 64, 3)."""
     rng = np.random.default_rng(SEED)
     return views(pictures[rng.integers(len(pictures), size=VIEWS)], rng).numpy()
 
 
 def source(rows: Sequence[Conversation]) -> str:
-    """The card's sentence on where the pictures come from."""
+    """Return the card's sentence on the source of the pictures."""
     mark = fingerprint(rows, resolve("cache/stamps"))[:16]
     return (
         f"Pictures: Tux Paint's stamps (GPL-2) of Debian's package {PACKAGE}, version "
@@ -117,7 +113,7 @@ def source(rows: Sequence[Conversation]) -> str:
 
 
 def train_stamps_vq() -> None:
-    """The VQ tokenizer of stamps -> pretrained/stamps_vq, measured beside that of watches."""
+    """Train `pretrained/stamps_vq` from `pretrained/vq`; its card compares the two."""
     torch.manual_seed(SEED)
     rows, pictures = read_side("train", OPENED)
     watches = VQEncoder.load("pretrained/vq")
@@ -131,7 +127,8 @@ def train_stamps_vq() -> None:
         STAMPS_VQ_STEPS,
         1e-3,
     )
-    again = some_views(pictures)  # twice, because patches of a retired code go to others
+    again = some_views(pictures)
+    # twice, because the patches of a retired code move to other codes
     retired = sum(retire_duplicates(task.network, again, DOUBLES) for _ in range(2))
     encoder = VQEncoder(task.network, "stamps_vq")
     (_, known), (_, held_out) = (read_side(side, SIZE) for side in ("train", "test"))
@@ -147,19 +144,29 @@ def train_stamps_vq() -> None:
         f"""
 # VQ tokenizer of captioned pictures
 
-`JanusVQVAE` of the shape of `pretrained/vq` and trained further from it: {SIZE} px to 8 x 8 codes out of
-{VQ.num_embeddings}, a codebook of its own. Pixels in [-1, 1]; the nearest code is the one of largest cosine.
+`JanusVQVAE` of the shape of `pretrained/vq` and trained further from it: \
+{SIZE} px to 8 x 8 codes out of
+{VQ.num_embeddings}, a codebook of its own. \
+Pixels in [-1, 1]; the nearest code is the one of largest cosine.
 
-Data: {len(rows)} stamps of the side "train" (`pictures.split_of` of the caption), each time mirrored or not, at
-{SCALES[0]:.0%} to {SCALES[1]:.0%} of the size and elsewhere on white; {STAMPS_VQ_STEPS:,} steps of {VQ_BATCH}. L1 + L2 on pixels,
-weighted by 1 + {CONTRAST_WEIGHT:.0f} x local contrast; straight-through gradient; the codes are running means.
-Afterwards {retired} codes were set to zero, which stood mostly for a patch (white, most of all) that another code stood
+Data: {len(rows)} stamps of the side "train" (`pictures.split_of` of the caption), \
+each time mirrored or not, at
+{SCALES[0]:.0%} to {SCALES[1]:.0%} of the size and elsewhere on white; \
+{STAMPS_VQ_STEPS:,} steps of {VQ_BATCH}. L1 + L2 on pixels,
+weighted by 1 + {CONTRAST_WEIGHT:.0f} x local contrast; straight-through gradient; \
+the codes are running means.
+Afterwards {retired} codes were set to zero, \
+which stood mostly for a patch (white, most of all) that another code stood
 for more often.
 
-Quality: mean absolute pixel error {ours[0]:.4f} of 1 on the {len(held_out)} held-out stamps (side "test"),
-{ours[1]:.4f} on the training stamps as they are. On the same held-out stamps `pretrained/vq`, which knows watches only,
-has {theirs:.4f}, and a white image {pixel_error(np.full_like(held_out, 255), held_out):.4f}. The training stamps use
-{len(np.unique(codes))} of {VQ.num_embeddings} codes, the held-out ones {len(np.unique(encoder.encode(held_out)))}.
+Quality: mean absolute pixel error {ours[0]:.4f} of 1 \
+on the {len(held_out)} held-out stamps (side "test"),
+{ours[1]:.4f} on the training stamps as they are. On the same held-out stamps `pretrained/vq`, \
+which knows watches only,
+has {theirs:.4f}, and a white image {pixel_error(np.full_like(held_out, 255), held_out):.4f}. \
+The training stamps use
+{len(np.unique(codes))} of {VQ.num_embeddings} codes, \
+the held-out ones {len(np.unique(encoder.encode(held_out)))}.
 """,
         minutes,
         source(rows),
@@ -167,7 +174,7 @@ has {theirs:.4f}, and a white image {pixel_error(np.full_like(held_out, 255), he
 
 
 def train_stamps_siglip() -> None:
-    """The SigLIP of stamps -> pretrained/stamps_siglip, measured by retrieval and by the kinds of things."""
+    """Train `pretrained/stamps_siglip`; its card reports retrieval and probes of stamp folders."""
     torch.manual_seed(SEED)
     rows, pictures = read_side("train", OPENED)
     captions = [caption(row) for row in rows]
@@ -194,24 +201,33 @@ def train_stamps_siglip() -> None:
         f"""
 # SigLIP of captioned pictures
 
-`SiglipModel` of the shape of `pretrained/siglip`, from random weights: {SIZE} px in 64 patches. Its text side takes
-{LENGTH} tokens of `pretrained/tokenizer`. Pixels in [-1, 1]; the study uses the penultimate layer's patch features.
+`SiglipModel` of the shape of `pretrained/siglip`, from random weights: {SIZE} px in 64 patches. \
+Its text side takes
+{LENGTH} tokens of `pretrained/tokenizer`. \
+Pixels in [-1, 1]; the study uses the penultimate layer's patch features.
 
-Data: {len(rows)} stamps of the side "train" (`pictures.split_of` of the caption), each time at {SCALES[0]:.0%} to
-{SCALES[1]:.0%} of the size and elsewhere on white; {STAMPS_SIGLIP_STEPS:,} steps of {SIGLIP_BATCH} pictures and their
-captions. Sigmoid loss; stamps of one caption are its positives, which together weigh as much as its negatives.
-Besides, a linear map must give back each patch's pixels from the penultimate layer (weight {REDRAWING:.0f}; the map is
+Data: {len(rows)} stamps of the side "train" (`pictures.split_of` of the caption), \
+each time at {SCALES[0]:.0%} to
+{SCALES[1]:.0%} of the size and elsewhere on white; \
+{STAMPS_SIGLIP_STEPS:,} steps of {SIGLIP_BATCH} pictures and their
+captions. Sigmoid loss; stamps of one caption are its positives, \
+which together weigh as much as its negatives.
+Besides, a linear map must give back each patch's pixels \
+from the penultimate layer (weight {REDRAWING:.0f}; the map is
 not shipped).
 
-Retrieval: the share of captions with a picture of theirs among the likeliest of a side's pictures, and chance.
+Retrieval: the share of captions with a picture of theirs \
+among the likeliest of a side's pictures, and chance.
 
 | side | pictures | captions | first | chance | among five | chance |
 | --- | --- | --- | --- | --- | --- | --- |
 {retrieval("train", network, rows, known)}
 {retrieval("test", network, unseen, held_out)}
 
-A few hundred stamps teach no language: what the held-out side says is the honest number. What features keep of the
-kind of thing (a stamp's folder, {len(set(kinds[0]))} of them), read from the mean over patches with the training
+A few hundred stamps teach no language: what the held-out side says is the honest number. \
+What features keep of the
+kind of thing (a stamp's folder, {len(set(kinds[0]))} of them), read from the mean over patches \
+with the training
 stamps: share right of {len(held_out)} held-out stamps, where always saying "{common}" has
 {kinds[1].count(common) / len(unseen):.3f}.
 
@@ -219,7 +235,16 @@ stamps: share right of {len(held_out)} held-out stamps, where always saying "{co
 | --- | --- | --- |
 {tell_kinds("this network", SiglipEncoder(network.vision_model, ""), known, held_out, kinds)}
 {tell_kinds("its shape with random weights", SiglipEncoder(untrained, ""), known, held_out, kinds)}
-{tell_kinds("`pretrained/siglip` (watches)", SiglipEncoder.load("pretrained/siglip"), known, held_out, kinds)}
+"""
+        f"""{
+            tell_kinds(
+                "`pretrained/siglip` (watches)",
+                SiglipEncoder.load("pretrained/siglip"),
+                known,
+                held_out,
+                kinds,
+            )
+        }
 """,
         minutes,
         source(rows),
@@ -230,11 +255,10 @@ stamps: share right of {len(held_out)} held-out stamps, where always saying "{co
 def retrieval(
     side: str, network: SiglipModel, rows: Sequence[Conversation], pictures: np.ndarray
 ) -> str:
-    """A row of the card's table: captions that find a picture of theirs first and among five, with chance beside it."""
+    """Return a row of the card's table: recall at 1 and 5 of pictures by caption, with chance."""
     captions = sorted({caption(row) for row in rows})
-    true = torch.tensor(
-        [[text == caption(row) for row in rows] for text in captions]
-    )  # (captions, pictures)
+    # (captions, pictures)
+    true = torch.tensor([[text == caption(row) for row in rows] for text in captions])
     likeness = network(
         input_ids=caption_ids(captions, LENGTH), pixel_values=to_float(torch.from_numpy(pictures))
     ).logits_per_text
@@ -257,10 +281,12 @@ def tell_kinds(
     held_out: np.ndarray,
     kinds: Sequence[Sequence[str]],
 ) -> str:
-    """A row of the card's table: the kinds of held-out pictures, told from those of known ones."""
-    seen, unseen = (
-        encoder.encode(images).mean(1) for images in (known, held_out)
-    )  # (images, width)
+    """Return a row of the card's table: accuracy of held-out kinds, predicted from mean features.
+
+    The classifiers are fitted on the features of `known`; `kinds` are those of both sets.
+    """
+    # (images, width)
+    seen, unseen = (encoder.encode(images).mean(1) for images in (known, held_out))
     scores = []
     for reader in (
         KNeighborsClassifier(1, metric="cosine"),
@@ -272,7 +298,7 @@ def tell_kinds(
 
 
 def train_stamps_decoder() -> None:
-    """The decoder of the stamps' SigLIP features -> pretrained/stamps_siglip_decoder, to look at."""
+    """Train `pretrained/stamps_siglip_decoder`, which draws the stamps' SigLIP features."""
     torch.manual_seed(SEED)
     rows, pictures = read_side("train", OPENED)
     encoder = SiglipEncoder.load("pretrained/stamps_siglip")
@@ -287,14 +313,18 @@ def train_stamps_decoder() -> None:
         f"""
 # Decoder of the features of the stamps' SigLIP
 
-`FeatureDecoder`: {encoder.tokens} penultimate-layer features of `pretrained/stamps_siglip` to {SIZE} px, by the
-features' directions alone. It is there so that a person can look at what a model with SigLIP output generates; scores
+`FeatureDecoder`: {encoder.tokens} penultimate-layer features of `pretrained/stamps_siglip` \
+to {SIZE} px, by the
+features' directions alone. \
+It is there so that a person can look at what a model with SigLIP output generates; scores
 do not go through it.
 
-Data: {VIEWS:,} views of {len(rows)} stamps of the side "train" (mirrored or not, larger or smaller, elsewhere on
+Data: {VIEWS:,} views of {len(rows)} stamps of the side "train" (mirrored or not, \
+larger or smaller, elsewhere on
 white); {DECODER_STEPS:,} steps of 32; L1 + L2 on pixels, weighted by local contrast.
 
-Quality: mean absolute pixel error {error:.4f} of 1 on the {len(held_out)} held-out stamps (side "test").
+Quality: mean absolute pixel error {error:.4f} of 1 \
+on the {len(held_out)} held-out stamps (side "test").
 """,
         minutes,
         source(rows),

@@ -1,10 +1,8 @@
-"""How the text half of `pretrained/` was made: the tokenizer, and a small Llama that has read
-conversations only.
+"""How the text networks were made: a tokenizer and, for Vicuna, a small Llama (paper section 3).
 
-Belongs here: what the laptop profile has in place of Vicuna. Not here: the vision networks
-(`pretraining.py`). The Llama gives LoRA a base to adapt, and a unified model what Vicuna has: it
-understands what a caption or a request says, and has never seen an image. Rebuilt by `make
-encoders`.
+Belongs here: training and model cards of both. Not here: the vision networks (`vq.py`, `siglip.py`,
+`stamps.py`). The Llama gives LoRA a base to adapt. Like Vicuna, it understands captions and
+requests and has never seen an image. `make encoders` rebuilds both.
 """
 
 import json
@@ -34,17 +32,17 @@ from uvlm_core.training.divergence import Guard
 from uvlm_core.training.muon import Muon
 
 TEXT_SEED = 900_000  # of watches and words; the runs' seeds start at 0
-TEXT_WATCHES = 20_000  # whose conversations the tokenizer has read
+TEXT_WATCHES = 20_000  # watches whose conversations train the tokenizer
 HELD_OUT = 512
-MENTION_RATE = 0.8  # of each attribute but the time in what tells a watch in words
-SENSE_QUESTIONS = 4  # of common sense, at most, about a watch
+MENTION_RATE = 0.8  # of each attribute except the time in a description
+SENSE_QUESTIONS = 4  # at most, of common sense, per watch
 TEXT_BATCH = 32
-RATE, WARM_UP = 0.01, 30  # of Muon; steps
-WEIGHT_DECAY = 0.1  # of the matrices: large ones are slow to learn anything after this
-LAST_RATE = 0.05  # share of the rate that is left at the end of the last lesson
-# Untied as in Vicuna. Weights of three times the usual scale: with the usual one, AdamW soon moves
-# every token's embedding further in common than they were apart, and which of its tokens a text
-# holds is then hard to tell.
+RATE, WARM_UP = 0.01, 30  # learning rate of Muon; steps
+WEIGHT_DECAY = 0.1  # of the matrices: large weights would learn slowly in later training
+LAST_RATE = 0.05  # share of the learning rate at the end of the last lesson
+# Untied as in Vicuna. Initial weights have three times the usual scale. At the usual scale, AdamW
+# soon adds a common shift to all embeddings that is larger than their differences. The tokens of a
+# text are then hard to tell apart.
 SHAPE = dict(
     hidden_size=128,
     intermediate_size=344,
@@ -59,16 +57,16 @@ SHAPE = dict(
 
 @dataclass(frozen=True)
 class Lesson:
-    """A stretch of the language model's training: what its texts tell and ask."""
+    """One stage of the language model's curriculum."""
 
     steps: int
-    corners: float  # share of the texts that tell the two corners and nothing else
-    wordings: int | None = None  # of each phrase, None for all
+    corners: float  # share of the texts that describe only the two corners
+    wordings: int | None = None  # number of wordings per phrase, None for all
 
 
-# Which corner belongs to the icon and which to the battery is learned in this order only: from
-# texts about the corners alone, in one wording before all. From everything at once the model learns
-# which corners are named, and guesses.
+# Only this order teaches which corner belongs to the icon and which to the battery: first texts
+# about the corners alone, in one wording, then in all. Trained on everything at once, the model
+# learns which corners are named, and guesses.
 LESSONS = (Lesson(150, 1.0, wordings=1), Lesson(300, 1.0), Lesson(900, 0.25))
 
 
@@ -91,8 +89,8 @@ def build_tokenizer(folder: Path = PRETRAINED / "tokenizer") -> None:
         {
             "kind": "byte-level BPE, every digit a token of its own, lossless",
             "tokens": len(tokenizer),
-            "trained on": f"{len(texts)} turns about {TEXT_WATCHES} watches (training split, stream "
-            f"{TEXT_SEED})",
+            "trained on": f"{len(texts)} turns about {TEXT_WATCHES} watches (training split, "
+            f"stream {TEXT_SEED})",
             "mean tokens of a turn": round(sum(lengths) / len(lengths), 2),
         },
     )
@@ -101,10 +99,9 @@ def build_tokenizer(folder: Path = PRETRAINED / "tokenizer") -> None:
 def conversations_in_words(
     watches: Sequence[Watch], seed: int, corners_alone: bool = False, wordings: int | None = None
 ) -> list[Conversation]:
-    """Questions and answers about watches that a caption or a request tells in words, where an
-    image would stand.
+    """Make questions and answers about watches, with a caption or request in place of the image.
 
-    `corners_alone`: the words tell both corners and nothing else.
+    With `corners_alone`, the texts describe both corners and nothing else.
     """
     biases = (
         [AttributeBias(name, 0.0, TASKS) for name in ("time", "weather", "battery")]
@@ -128,7 +125,7 @@ def conversations_in_words(
             if question.attributes[0] in turn.attributes
         ]
         if not corners_alone:
-            rng = np.random.default_rng([seed, position, len(TASKS)])  # a stream of its own
+            rng = np.random.default_rng([seed, position, len(TASKS)])  # separate random stream
             sense = common_sense(watches[position], turn.attributes)
             questions += [sense[i] for i in rng.permutation(len(sense))[:SENSE_QUESTIONS]]
             questions = [questions[i] for i in rng.permutation(len(questions))]
@@ -140,12 +137,11 @@ def conversations_in_words(
 
 
 def common_sense(watch: Watch, told: Sequence[str]) -> list[Turn]:
-    """What any reader of words, clocks and numbers can say of a watch whose attributes `told` it
-    was told.
+    """Make common-sense questions about a watch that follow from the attributes `told`.
 
-    The numeral next to a hand, what a level amounts to, and what is seen at a place. The study asks
-    none of it, but Vicuna knows it; without it a model that draws has to find out from images what
-    digits amount to, and where to look up what belongs to a corner (docs/log.md).
+    They ask for the numeral at a hand, the battery in tenths and the content of a corner. The study
+    asks none of them, but Vicuna can answer them. Without them, a generating model must learn from
+    images what digits mean and where to look up the content of a corner (docs/log.md).
     """
     turns = []
     if "time" in told:
@@ -170,8 +166,7 @@ def common_sense(watch: Watch, told: Sequence[str]) -> list[Turn]:
 
 
 def lesson_conversations(lesson: Lesson, seed: int) -> list[Conversation]:
-    """The conversations of a lesson in their order, each about a watch of its own (training split,
-    stream `seed`)."""
+    """Make a lesson's conversations in order, one per training watch of the stream `seed`."""
     watches = sample_watches(seed, lesson.steps * TEXT_BATCH)
     alone = round(lesson.corners * len(watches))
     talks = conversations_in_words(
@@ -183,9 +178,9 @@ def lesson_conversations(lesson: Lesson, seed: int) -> list[Conversation]:
 def build_language_model(
     folder: Path = PRETRAINED / "language_model", lessons: Sequence[Lesson] = LESSONS
 ) -> None:
-    """Train the small Llama to answer questions about watches told in words, lesson by lesson.
+    """Train the small Llama to answer questions about described watches, lesson by lesson.
 
-    ValueError for a training that diverges, of which nothing is written.
+    ValueError when training diverges; nothing is written then.
     """
     torch.manual_seed(TEXT_SEED)
     processor = Processor.load("pretrained/tokenizer", 0, 0)  # an image takes no tokens
@@ -252,10 +247,11 @@ def build_language_model(
             "class": "LlamaForCausalLM",
             "parameters": sum(p.numel() for p in model.parameters()),
             "shape": json.dumps(SHAPE),
-            "trained on": f"conversations about watches told in words (training split, streams from "
-            f"{TEXT_SEED}), {TEXT_BATCH} a step: {in_order}; the loss is on the answers",
-            "cost": f"{(time.perf_counter() - began) / 60:.1f} minutes on {torch.get_num_threads()} "
-            f"thread(s)",
+            "trained on": f"conversations about watches told in words (training split, "
+            f"streams from {TEXT_SEED}), {TEXT_BATCH} a step: {in_order}; "
+            f"the loss is on the answers",
+            "cost": f"{(time.perf_counter() - began) / 60:.1f} minutes "
+            f"on {torch.get_num_threads()} thread(s)",
             f"answers right, of {len(held_out)} held-out conversations": ", ".join(
                 f"{name} {share:.3f}"
                 for name, share in _answers_right(model.eval(), held_out).items()
@@ -268,27 +264,26 @@ def build_language_model(
 def _answers_right(
     model: LlamaForCausalLM, held_out: Sequence[tuple[Row, Conversation]]
 ) -> dict[str, float]:
-    """Share of answers of which every token is the likeliest one, per attribute, and of common
-    sense."""
+    """Return the share of exact teacher-forced answers, per attribute and for common sense."""
     right = {name: [] for name in (*ATTRIBUTES, "common sense")}
     for row, talk in held_out:
         hits = (
             model(input_ids=torch.from_numpy(row.ids)[None]).logits[0, :-1].argmax(-1).numpy()
             == row.ids[1:]
         )
-        said = row.labels[1:] != IGNORED  # one run of true values an answer
+        said = row.labels[1:] != IGNORED  # one run of True per answer
         starts = np.flatnonzero(said & ~np.r_[False, said[:-1]])
         ends = np.flatnonzero(said & ~np.r_[said[1:], False]) + 1
         for turn, start, end in zip(talk.turns, starts, ends, strict=True):
             (name,) = turn.attributes
-            # the first turn begins with the words
+            # the first turn begins with the description
             plain = turn.human.endswith(ATTRIBUTES[name].questions)
             right[name if plain else "common sense"].append(hits[start:end].all())
     return {name: float(np.mean(values)) for name, values in right.items()}
 
 
 def _loss(model: LlamaForCausalLM, rows, pad: int) -> torch.Tensor:
-    """Mean cross-entropy per real token over the rows' buckets."""
+    """Return the mean cross-entropy over the labelled tokens of all rows."""
     total, count = 0.0, 0
     for bucket in collate(rows, None, None, pad):
         targets = int((bucket["labels"][:, 1:] != IGNORED).sum())

@@ -1,8 +1,7 @@
-"""How `pretrained/vq` and `pretrained/reader` were made: the VQ tokenizer, and the reader of
-generated watches.
+"""How the VQ tokenizer `pretrained/vq` and `pretrained/reader` were made (paper section 3).
 
-Belongs here: their losses, their data and their model cards. Not here: what they compute in use
-(`vision.py`, `reader.py`), the loop that trains them (`pretraining.py`).
+Belongs here: their losses, data and model cards. Not here: the networks in use
+(`models/encoders.py`, `models/readers.py`), the training loop (`common.py`).
 """
 
 import numpy as np
@@ -39,7 +38,7 @@ from uvlm_core.pretraining.common import (
 )
 
 VQ_BATCH = 32  # small, for many steps in little time; larger batches were not tried
-# 4 x 4 pixels folded into channels: encodes 640 images/s on one thread, 2 x 2 only 380
+# 4 x 4 pixels folded into channels: encodes 640 images/s on one thread; 2 x 2 only 380
 VQ = JanusVQVAEConfig(
     in_channels=48,
     out_channels=48,
@@ -52,29 +51,28 @@ VQ = JanusVQVAEConfig(
     num_patches=8,
 )
 VQ_STEPS = 6500
-VQ_WARM_UP = 300  # steps as a plain autoencoder, before the codebook is set by k-means
+VQ_WARM_UP = 300  # steps as a plain autoencoder, before k-means sets the codebook
 COMMITMENT = 0.25
-LOCALITY = 1.0  # weight of the pull of like patches to one vector
+LOCALITY = 1.0  # weight of the loss that pulls equal patches to one vector
 READER_STEPS = 3000
-RECONSTRUCTED = 15_000  # watches that the reader also sees as the VQ draws them
+RECONSTRUCTED = 15_000  # watches whose VQ reconstructions the reader also sees
 
 
 class VQTask(nn.Module):
-    """Straight-through training of a `JanusVQVAE` with unit-norm codes and a codebook that follows
-    its vectors' means.
+    """Straight-through training of a `JanusVQVAE` with unit codes that are running means.
 
-    Patches of equal pixels are pulled to one vector. The class's GroupNorm and attention see the
-    whole image; left to itself the network lets the face's colour decide on the codes of an icon in
-    a corner (3 nats of it), and a language model has to learn every icon many times over.
+    GroupNorm and attention see the whole image, so the face's colour would decide which codes an
+    icon in a corner gets (3 nats). A language model would then have to learn every icon many times.
+    Therefore a loss pulls patches of equal pixels to one vector.
 
-    The class's own `forward` gives the encoder no gradient, so the decoder is fed here: z + (e -
-    z).detach().
+    `JanusVQVAE.forward` gives the encoder no gradient, so the decoder gets z + (e - z).detach()
+    here.
     """
 
     def __init__(self, network: JanusVQVAE, steps: int = VQ_STEPS):
         super().__init__()
         self.network, self.steps = network, steps
-        # moved by running means, not by gradients
+        # updated by running means, not by gradients
         self.network.quantize.embedding.weight.requires_grad_(False)
         codes, width = self.network.quantize.embedding.weight.shape
         self.register_buffer("counts", torch.ones(codes))
@@ -100,7 +98,7 @@ class VQTask(nn.Module):
         return drawing + COMMITMENT * commitment + LOCALITY * self.spread(pixels, z)
 
     def spread(self, pixels: Tensor, z: Tensor) -> Tensor:
-        """Mean squared distance of the vectors of patches with equal pixels from their mean."""
+        """Return the mean squared distance of vectors to the mean over patches of equal pixels."""
         patch = pixels.shape[-1] // z.shape[-1]
         # (images * tokens, pixels)
         patches = F.unfold(pixels, patch, stride=patch).transpose(1, 2).flatten(0, 1)
@@ -112,8 +110,7 @@ class VQTask(nn.Module):
         return F.mse_loss(vectors, means[kind])
 
     def set_codebook(self, flat: Tensor) -> None:
-        """Spherical k-means, from distinct vectors of the batch: ten rounds of assignment and
-        mean."""
+        """Set the codebook by ten rounds of spherical k-means, from random vectors of the batch."""
         book = flat[torch.randperm(len(flat))[: len(self.counts)]]
         for _ in range(10):
             nearest = (flat @ book.T).argmax(1)
@@ -125,14 +122,13 @@ class VQTask(nn.Module):
 
     @torch.no_grad()
     def quantise(self, flat: Tensor, step: int, decay: float = 0.995) -> Tensor:
-        """The nearest unit codes of unit vectors; each code then moves towards the mean of its
-        vectors."""
+        """Return the nearest codes of unit vectors, then move each code to its vectors' mean."""
         book = self.network.quantize.embedding.weight
         likeness, nearest = (flat @ book.T).max(1)
         quantised = book[nearest]
         self.counts.lerp_(torch.bincount(nearest, minlength=len(book)).float(), 1 - decay)
         self.sums.lerp_(torch.zeros_like(book).index_add_(0, nearest, flat), 1 - decay)
-        # a code out of use takes the place of a badly drawn vector
+        # an unused code moves to a vector that is far from its nearest code
         if step % 25 == 0 and step < 0.8 * self.steps:
             dead = (self.counts < 0.02 * self.counts.mean()).nonzero().flatten()
             taken = (
@@ -146,7 +142,7 @@ class VQTask(nn.Module):
 
 
 def train_vq() -> None:
-    """The VQ tokenizer -> pretrained/vq, measured by what a small CNN reads from held-out codes."""
+    """Train `pretrained/vq`; its card reports what a small CNN reads from held-out codes."""
     torch.manual_seed(SEED)
     watches = sample_watches(SEED, WATCHES)
     images = torch.from_numpy(render_batch(watches, SIZE))  # (watches, 64, 64, 3)
@@ -186,16 +182,23 @@ def train_vq() -> None:
         f"""
 # VQ tokenizer of the laptop profile
 
-`JanusVQVAE` (the LlamaGen VQ network), {SIZE} px to 8 x 8 codes out of {VQ.num_embeddings}, unit vectors
-of width {VQ.embed_dim}; 4 x 4 pixels are folded into channels. Pixels in [-1, 1]; the nearest code is the one of
+`JanusVQVAE` (the LlamaGen VQ network), \
+{SIZE} px to 8 x 8 codes out of {VQ.num_embeddings}, unit vectors
+of width {VQ.embed_dim}; 4 x 4 pixels are folded into channels. \
+Pixels in [-1, 1]; the nearest code is the one of
 largest cosine.
 
-Data: {WATCHES:,} watches of the split "train", {VQ_STEPS:,} steps of {VQ_BATCH}. L1 + L2 on pixels, weighted by
-1 + {CONTRAST_WEIGHT:.0f} x local contrast; straight-through gradient; the codes are running means. Afterwards
-{retired} codes were set to zero, which stood for a patch (white, most of all) that another code stood for more often.
+Data: {WATCHES:,} watches of the split "train", {VQ_STEPS:,} steps of {VQ_BATCH}. \
+L1 + L2 on pixels, weighted by
+1 + {CONTRAST_WEIGHT:.0f} x local contrast; straight-through gradient; \
+the codes are running means. Afterwards
+{retired} codes were set to zero, \
+which stood for a patch (white, most of all) that another code stood for more often.
 
-Quality on held-out watches (split "test", seed {TEST_SEED}): mean absolute pixel error {error:.4f} of 1
-({len(codes)} watches); {used} of {VQ.num_embeddings} codes in use ({PROBE_WATCHES:,} watches of "train").
+Quality on held-out watches (split "test", seed {TEST_SEED}): \
+mean absolute pixel error {error:.4f} of 1
+({len(codes)} watches); \
+{used} of {VQ.num_embeddings} codes in use ({PROBE_WATCHES:,} watches of "train").
 What a small CNN reads from the codes alone, trained on those {PROBE_WATCHES:,} watches:
 
 {TABLE_HEAD}
@@ -207,10 +210,12 @@ What a small CNN reads from the codes alone, trained on those {PROBE_WATCHES:,} 
 
 @torch.no_grad()
 def retire_duplicates(network: JanusVQVAE, images: np.ndarray, share: float = 0.9) -> int:
-    """Zero the codes that stand for one patch which another code stands for more often; returns how many there were.
+    """Set redundant codes to zero and return their number.
 
-    Codes crowd where most patches are: white alone had fourteen, and which of them it got hung on the rest of the
-    image. To a language model that draws this is noise: ten nats an image. A zero is never the nearest code.
+    A code is redundant when at least `share` of its uses are one patch that another code stands for
+    more often. Codes crowd at frequent patches: white alone had fourteen, and the rest of the image
+    decided which one it got. For a language model that generates images, this is noise of ten nats
+    per image. A zero row is never the nearest code.
     """
     codes = VQEncoder(network, "vq").encode(images).ravel()  # (images * tokens,)
     side = images.shape[1] // network.config.num_patches  # px of a patch
@@ -220,12 +225,9 @@ def retire_duplicates(network: JanusVQVAE, images: np.ndarray, share: float = 0.
     patches = patches.swapaxes(2, 3).reshape(len(codes), -1)  # (images * tokens, bytes)
     kinds = np.unique(patches.view(f"V{patches.shape[1]}").ravel(), return_inverse=True)[1]
     uses = pd.DataFrame({"code": codes, "kind": kinds}).value_counts().rename("uses").reset_index()
-    main = uses.loc[uses.groupby("kind")["uses"].idxmax()].set_index("kind")[
-        "code"
-    ]  # of each kind of patch
-    mostly = uses.loc[
-        uses.groupby("code")["uses"].idxmax()
-    ]  # the kind that a code stands for most often
+    # the most frequent code of each kind of patch, and the most frequent kind of each code
+    main = uses.loc[uses.groupby("kind")["uses"].idxmax()].set_index("kind")["code"]
+    mostly = uses.loc[uses.groupby("code")["uses"].idxmax()]
     alone = mostly["uses"] >= share * mostly["code"].map(uses.groupby("code")["uses"].sum())
     seldom = mostly["code"].to_numpy() != main[mostly["kind"]].to_numpy()
     retired = mostly.loc[alone & seldom, "code"].to_numpy()
@@ -234,7 +236,7 @@ def retire_duplicates(network: JanusVQVAE, images: np.ndarray, share: float = 0.
 
 
 def corrupt(pixels: Tensor) -> Tensor:
-    """Half of the images worse than they are, as drawn ones may be: blur, coarse pixels, patches off, colour, noise."""
+    """Degrade half of the images: blur, coarse pixels, patch offsets, colour shifts and noise."""
     images = len(pixels)
 
     def amount(most: float) -> Tensor:
@@ -251,7 +253,7 @@ def corrupt(pixels: Tensor) -> Tensor:
 
 
 def train_reader() -> None:
-    """The attribute reader -> pretrained/reader, on watches of the split "reader" and what the VQ makes of them."""
+    """Train `pretrained/reader` on watches of the split "reader" and their VQ reconstructions."""
     torch.manual_seed(SEED)
     encoder = VQEncoder.load("pretrained/vq")
     watches = sample_watches(SEED, WATCHES, "reader")
@@ -275,14 +277,17 @@ def train_reader() -> None:
         f"""
 # Attribute reader of the laptop profile
 
-`AttributeReader` (a small CNN) reads hour, minute, second, weather, battery and both corners from a watch of {SIZE} px.
+`AttributeReader` (a small CNN) reads hour, minute, second, weather, \
+battery and both corners from a watch of {SIZE} px.
 It scores generated images and has seen no watch that any other network was trained or tested on.
 
 Data: {WATCHES:,} watches of the split "reader"; half of each batch are VQ reconstructions of
-{RECONSTRUCTED:,} of them, and half of all images are made worse (blur, coarse pixels, patches off, colour, noise);
+{RECONSTRUCTED:,} of them, and half of all images are made worse (blur, coarse pixels, \
+patches off, colour, noise);
 {READER_STEPS:,} steps of 64.
 
-Quality on held-out watches (split "test", seed {TEST_SEED}). The second pair of rows is the ceiling of what can be
+Quality on held-out watches (split "test", seed {TEST_SEED}). \
+The second pair of rows is the ceiling of what can be
 read from images generated with `pretrained/vq`:
 
 {TABLE_HEAD}

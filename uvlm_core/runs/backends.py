@@ -1,25 +1,25 @@
-"""Where the runs of a grid are carried out: here, or on a Dask, Ray or Slurm cluster (no section of
-the paper).
+"""Backends of a grid: this machine, or a Dask, Ray or Slurm cluster (no section of the paper).
 
-Belongs here: starting a call somewhere in a process of its own, and learning how it ended. Not
-here: which runs there are, what one does, its folder, lock and record (`runs.py`).
+Belongs here: starting a call in a process of its own, and learning how it ended. Not here: which
+runs there are, their folders and locks (`grid.py`), what one does (`carry_out.py`), its record
+(`store.py`).
 
 The environment variable `UVLM_BACKEND` (`make BACKEND=...`) names the backend:
 
-    loky                                   processes of this machine, which end with this one (the default)
-    dask:tcp://host:8786                   a Dask cluster by the address of its scheduler, or
-    dask:/shared/scheduler.json            by the file that `dask scheduler --scheduler-file` writes
-    ray, ray:host:6379                     the Ray cluster that this machine belongs to, or the one at an address
-    slurm, slurm:partition=gpu,timeout_min=600    Slurm jobs by submitit, with its parameters
+    loky                         processes of this machine, which end with this one (the default)
+    dask:tcp://host:8786         a Dask cluster by the address of its scheduler, or
+    dask:/shared/scheduler.json  by the file that `dask scheduler --scheduler-file` writes
+    ray, ray:host:6379           the Ray cluster of this machine, or the one at an address
+    slurm, slurm:partition=gpu,timeout_min=600
+                                 Slurm jobs by submitit, with its parameters
 
 The machines of a cluster share a disk with the checkout, the records and the cache at the same
-paths, and have a Python with the same packages that finds `uvlm_core` (`PYTHONPATH`). A run's
-folder, lock and record on that disk are all there is of it. A run whose worker died is started
-elsewhere and goes on from its folder once the dead one's lock is gone: on one machine at once.
-Between machines the file system must know `flock` (NFS 4 does, Lustre where it is mounted with it);
-the lock of a machine that vanished is gone when the server gives up on it, after a minute or two.
-Without `flock` a lock is a file that outlives its machine, and the run waits until somebody deletes
-it.
+paths. Their Python has the same packages and finds `uvlm_core` (`PYTHONPATH`). The state of a run
+is its folder, lock and record on that disk. If its worker dies, another one resumes from the folder
+once the lock is free: on the same machine at once. Between machines the file system must support
+`flock` (NFS 4 does; Lustre if mounted with it). The server then frees the lock of a machine that
+vanished after a minute or two. Without `flock` a lock is a file that outlives its machine, and the
+run waits until somebody deletes it.
 """
 
 import importlib
@@ -44,21 +44,22 @@ from uvlm_core.environment import cache_folder, variable
 
 GPUS = Path("/proc/driver/nvidia/gpus")
 _PATIENCE = 10  # s, for a scheduler to answer
-# of every call; read when torch and numpy are imported, so it must be there before
+# environment of every call; torch and numpy read it on import, so it is set before
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # a run that opens a grid of its own would wait for the turn that its own grid holds
+    "UVLM_TURNS": "",
 }
 
 
 def local_gpus() -> list[str]:
-    """The GPUs of this machine that this process may use, by their CUDA names, as the driver lists
-    them (no torch)."""
+    """Return the CUDA names of this process's GPUs, as the driver lists them (without torch)."""
     count = len(list(GPUS.glob("*")))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # empty has CUDA's own meaning here: no GPU
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # an empty one means no GPU, as for CUDA
     return (
         [str(number) for number in range(count)]
         if visible is None
@@ -67,8 +68,7 @@ def local_gpus() -> list[str]:
 
 
 def open_backend(name: str | None = None) -> "Backend":
-    """The backend called `name`, by default what `UVLM_BACKEND` says, else loky; `close` it after
-    use.
+    """Open the backend `name`, by default `UVLM_BACKEND` or else loky; `close` it after use.
 
     ValueError for an unknown name, a package that is not installed, and a cluster that does not
     answer.
@@ -84,21 +84,20 @@ def open_backend(name: str | None = None) -> "Backend":
 
 
 class Backend:
-    """Carries out calls, each in a process of its own. A subclass says in `_start` how."""
+    """A place to carry out calls, each in a process of its own; subclasses define `_start`."""
 
     def __init__(self):
         self._environment = _ENVIRONMENT | {"UVLM_CACHE": str(cache_folder())}
         self._stops: dict[Future, Callable[[], object]] = {}
 
     def submit(self, function: Callable, *arguments) -> Future:
-        """Start a call. The future ends with the exception of the call, or with what befell its
-        worker."""
+        """Start a call; its future holds the exception of the call or of its worker, if any."""
         future, stop = self._start(function, arguments)
         self._stops[future] = stop
         return future
 
     def release(self, future: Future) -> None:
-        """Give back what a call holds, and stop it if it can be stopped and has not ended."""
+        """Free what a call holds, and stop it if it can be stopped and has not ended."""
         self._stops.pop(future)()
 
     def close(self) -> None:
@@ -111,7 +110,7 @@ class Backend:
 
 
 class Loky(Backend):
-    """Processes of this machine, which end with this one; each sees one GPU, where there are any.
+    """Processes of this machine, which end with this one; each sees one GPU, if there is any.
 
     One executor per call: loky's executor breaks as a whole when one of its processes dies.
     """
@@ -137,10 +136,10 @@ class Loky(Backend):
 
 
 class Dask(Backend):
-    """A Dask cluster that is there. A call whose worker dies is started on another one, three times
-    by Dask's default.
+    """An existing Dask cluster.
 
-    A call that has begun cannot be stopped: after an interrupt it goes on to its end.
+    A call whose worker dies is restarted on another one, three times by Dask's default. A call that
+    has begun cannot be stopped: after an interrupt it goes on to its end.
     """
 
     def __init__(self, where: str):
@@ -161,8 +160,7 @@ class Dask(Backend):
         return _follow(partial(self._result, task), task.cancel)
 
     def _result(self, task) -> BaseException | None:
-        """What the call came to. A task that was submitted while the scheduler went away is never
-        heard of again."""
+        """Wait for a task; poll, because one submitted as the scheduler goes away never ends."""
         while self._client.status in ("running", "connecting"):
             with suppress(TimeoutError):
                 return task.result(_PATIENCE)
@@ -174,16 +172,16 @@ class Dask(Backend):
 
 
 class Ray(Backend):
-    """A Ray cluster that is there. A call takes a processor, and a GPU where there are any.
+    """An existing Ray cluster; a call takes one CPU, and one GPU if the cluster has any.
 
-    A call whose worker dies is started again, three times by Ray's default.
+    A call whose worker dies is restarted, three times by Ray's default.
     """
 
     def __init__(self, where: str = ""):
         super().__init__()
         self._ray = _package("ray", "ray")
         try:
-            if where:  # Ray itself tries for minutes, and would start a cluster at "local"
+            if where:  # Ray itself would try for minutes, and start a cluster for "local"
                 host, _, port = where.rpartition(":")
                 socket.create_connection((host, port), _PATIENCE).close()
             self._ray.init(where or "auto", log_to_driver=False, logging_level="error")
@@ -205,10 +203,9 @@ class Ray(Backend):
 
 
 class Slurm(Backend):
-    """Slurm jobs by submitit, an hour each if `timeout_min` says nothing else; its files go into
-    the cache.
+    """Slurm jobs by submitit, whose files go into the cache; `timeout_min` is an hour by default.
 
-    A job that is preempted or runs out of time is queued again, three times by submitit's default.
+    A job that is preempted or runs out of time is requeued, three times by submitit's default.
     """
 
     def __init__(self, where: str = "", cluster: str = "slurm"):
@@ -238,8 +235,7 @@ _BACKENDS = {"loky": Loky, "dask": Dask, "ray": Ray, "slurm": Slurm}
 
 
 class _Resumable:
-    """The call of a Slurm job. Because it has a `checkpoint`, submitit queues a job that is stopped
-    again."""
+    """The call of a Slurm job; because it has a `checkpoint`, submitit requeues a stopped job."""
 
     def __call__(self, environment, call):
         return _alone(environment, call)
@@ -251,8 +247,7 @@ class _Resumable:
 
 
 def _packed(function: Callable, arguments: tuple) -> bytes:
-    """A call as it travels: opened in its own process only, so that a cluster's worker imports
-    nothing of it."""
+    """Pickle a call, so that only its own process and no cluster's worker imports its code."""
     return pickle.dumps(partial(function, *arguments))
 
 
@@ -261,12 +256,11 @@ def _carry_out(call: bytes) -> None:
 
 
 def _alone(environment: dict[str, str], call: bytes) -> BaseException | None:
-    """On a cluster: carry out a call in a process of its own, as on one machine; the exception it
-    ended with.
+    """Carry out a call in a new process on a cluster, and return its exception or None.
 
-    A worker lives long. In a new process threads are set before numpy and torch are imported, the
-    code is what the checkout holds now, and a run that wants too much memory does not take the
-    worker with it.
+    A worker lives long. In a new process, threads are set before numpy and torch are imported, and
+    the code is what the checkout holds now. A run that needs too much memory does not kill the
+    worker.
     """
     # Dask's workers are daemons, which may not start processes
     multiprocessing.current_process().daemon = False
@@ -278,14 +272,14 @@ def _alone(environment: dict[str, str], call: bytes) -> BaseException | None:
 
 
 def _own_process(environment: dict[str, str]) -> ProcessPoolExecutor:
-    """An executor of one process, which ends with this one."""
+    """Return an executor of one process, which ends with this one."""
     return ProcessPoolExecutor(
         1, env=environment, initializer=_follow_parent, initargs=(os.getpid(),)
     )
 
 
 def _follow_parent(parent: int) -> None:
-    """In a new process: leave interrupts to the parent, and end with it, however it ends."""
+    """Leave interrupts to the parent process, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
@@ -299,8 +293,10 @@ def _follow_parent(parent: int) -> None:
 def _follow(
     wait: Callable[[], BaseException | None], cancel: Callable[[], object]
 ) -> tuple[Future, Callable[[], object]]:
-    """A future of a call on a cluster, and what stops it: `wait` blocks until it has ended and
-    gives its exception."""
+    """Return a future of a call on a cluster, and a function that stops it.
+
+    `wait` blocks until the call has ended and returns its exception or None.
+    """
     future = Future()
 
     def follow():
@@ -318,7 +314,7 @@ def _follow(
 
 
 def _scheduler_of(path: str) -> str:
-    """The address in a scheduler file of Dask."""
+    """Return the address in a scheduler file of Dask."""
     try:
         return json.loads(Path(path).read_text())["address"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -329,7 +325,7 @@ def _scheduler_of(path: str) -> str:
 
 
 def _parameters(text: str) -> dict[str, int | str]:
-    """`partition=gpu,timeout_min=600` as submitit takes it."""
+    """Parse `partition=gpu,timeout_min=600` into submitit's parameters."""
     found = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
@@ -340,7 +336,7 @@ def _parameters(text: str) -> dict[str, int | str]:
 
 
 def _package(name: str, backend: str) -> ModuleType:
-    """A package that only some need, or the sentence that says how to get it."""
+    """Import an optional package; the ValueError says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -351,5 +347,5 @@ def _package(name: str, backend: str) -> ModuleType:
 
 
 def _sentence(error: BaseException) -> str:
-    """The first line of an error."""
+    """Return the first line of an error."""
     return str(error).partition("\n")[0].rstrip(". ") or type(error).__name__

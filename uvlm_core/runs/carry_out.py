@@ -1,9 +1,9 @@
-"""One run from its spec to what its record holds (paper sections 3 and 4).
+"""One run, from its spec to the content of its record (paper sections 3 and 4).
 
-Belongs here: training and scoring put together, and how a run says how it was made. Not here:
-training (`training`), scores (`scoring`), the record (`store.py`), grids of runs (`grid.py`).
+Belongs here: training followed by scoring, and the provenance of a run. Not here: training
+(`training/`), scores (`scoring/`), the record (`store.py`), grids of runs (`grid.py`).
 
-Of several processes of one run (`launch.py`) each carries out this.
+If several processes share a run (`launch.py`), each of them carries out this.
 """
 
 import json
@@ -33,8 +33,8 @@ def execute_run(spec, work_folder: Path) -> tuple[dict, np.ndarray | None]:
 
     Returns: the body of its record, and its pictures or None.
 
-    A `RunSpec` is trained and scored; any other spec has `run(folder)`, which returns the body, and
-    in it perhaps "pictures", uint8 (images, height, width, 3).
+    A `RunSpec` is trained and scored. Any other spec has `run(folder)`, which returns the body, and
+    in it optionally "pictures", uint8 (images, height, width, 3).
     Provenance: versions, commit, whether `uvlm_core` or the requirements differed from it, device,
     threads, the sha256 of each network, and when the run was started and resumed.
     """
@@ -45,7 +45,7 @@ def execute_run(spec, work_folder: Path) -> tuple[dict, np.ndarray | None]:
     if trained:
         body, pictures = train_and_score(spec, work_folder)
     else:
-        logging.disable_progress_bar()  # the grid has one bar
+        logging.disable_progress_bar()  # the grid has its own
         body = dict(spec.run(work_folder))
         pictures = body.pop("pictures", None)
     provenance = {
@@ -64,15 +64,15 @@ def execute_run(spec, work_folder: Path) -> tuple[dict, np.ndarray | None]:
 
 
 def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, np.ndarray | None]:
-    """Train and score one run in `folder`, or go on with it there.
+    """Train and score one run in `folder`, resuming from what it holds.
 
-    Returns: the body of its record but for the provenance ("scores", "counts", "times", "samples"),
+    Returns: the body of its record without provenance ("scores", "counts", "times", "samples"),
     and the `shown_watches` generated images, uint8 (images, height, width, 3), or None.
     """
     began = time.perf_counter()
     model, processor, understanding, generation = networks(spec)
     model = tune(model, spec)
-    # before the steps: a reader that cannot be loaded is reported now, not after hours of encoding
+    # before the steps, so that a broken reader is reported now, not after hours of encoding
     kind = PictureEvaluation if spec.data.pictures else Evaluation
     evaluation = kind(spec, processor, understanding, generation)
     steps = training_steps(spec, processor, understanding, generation)
@@ -93,7 +93,7 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, np.ndarray
 
 
 def _counts(model: torch.nn.Module, steps: Steps) -> dict:
-    """Count steps, rows, tokens and parameters; "padding" is its share of some steps."""
+    """Count steps, rows, tokens and parameters; "padding" is its share in a sample of steps."""
     some = [
         bucket
         for item in range(0, len(steps), max(1, len(steps) // 20))
@@ -116,10 +116,10 @@ def _counts(model: torch.nn.Module, steps: Steps) -> dict:
 
 
 def _open_session(folder: Path) -> list[dict]:
-    """Note in a run's folder that it starts or resumes, when, and with which code.
+    """Note in a run's folder when and with which code it starts or resumes; return all notes.
 
-    Of several processes of one run (`launch.py`) the first one takes the note. Returns all
-    notes, the first one first.
+    If several processes share the run (`launch.py`), only the first one writes. RecordError when
+    the notes cannot be read or written.
     """
     path = folder / "sessions.json"
     sessions = read_json(path) if path.exists() else []

@@ -1,5 +1,4 @@
-"""Files of runs that are there whole or not at all, and the progress that a run reports (no section
-of the paper).
+"""Atomic writing of a run's files, and the progress that it reports (no section of the paper).
 
 Belongs here: writing, and its errors in one sentence. Not here: what a record holds (`store.py`).
 """
@@ -17,7 +16,7 @@ class RecordError(ValueError):
 
 
 def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
-    """Write a whole file or none: a temporary one in the same folder, renamed at the end."""
+    """Write a file whole or not at all: to a temporary one beside it, renamed at the end."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         with open(temporary, "xb") as file:
@@ -32,9 +31,9 @@ def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
 
 
 def make_writable(folder: Path) -> None:
-    """Make a folder and prove that a file can be written to it, before hours are spent on it.
+    """Make a folder and check that a file can be written to it, before hours are spent on it.
 
-    RecordError where it cannot.
+    RecordError when it cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,12 +49,12 @@ def make_writable(folder: Path) -> None:
 
 def report_progress(work_folder: Path, fraction: float) -> None:
     """Report from inside a run how much of its work is done, 0 to 1, for the grid's bar."""
-    with suppress(OSError):  # a bar that stands still is no reason to lose a run
+    with suppress(OSError):  # a stale bar is no reason to lose a run
         write_whole(Path(work_folder) / "progress", f"{fraction:.4f}".encode(), sync=False)
 
 
 def read_progress(work_folder: Path) -> float:
-    """Read what the run in `work_folder` last reported: 0 to 1, and 0 before its first report."""
+    """Return the progress that a run last reported, 0 to 1; 0 before its first report."""
     try:
         return min(max(float((Path(work_folder) / "progress").read_text()), 0.0), 1.0)
     except (OSError, ValueError):

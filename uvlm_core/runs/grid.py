@@ -1,6 +1,6 @@
 """Grids of runs (no section of the paper): load the records that exist, carry out the others.
 
-Belongs here: the order of a grid, its workers, its bar, and the report of runs that fail. Not here:
+Belongs here: a grid's order, workers and progress bar, and the report of failed runs. Not here:
 records (`store.py`), what one run does (`carry_out.py`), where it is carried out (`backends.py`).
 """
 
@@ -21,12 +21,12 @@ from uvlm_core.runs.backends import Backend, open_backend
 from uvlm_core.runs.files import RecordError, make_writable, read_progress
 from uvlm_core.runs.store import RunStore, canonical_of, describe, record_key
 
-# s, after which a shared disk shows what another machine wrote; NFS remembers for a minute
+# s to wait for a shared disk to show what another machine wrote; NFS caches for a minute
 _VISIBLE = 90
 
 
 class RunsFailed(RuntimeError):
-    """Some runs of a grid failed, the others have their record; `failures`: key -> exception."""
+    """Failure of some runs of a grid; the others have records. `failures`: key -> exception."""
 
     def __init__(self, message: str, failures: dict[str, BaseException]):
         super().__init__(message)
@@ -42,17 +42,17 @@ def run_grid(
 ) -> list[dict]:
     """Load the records of `specs` from `store` and carry out the missing runs, `workers` at a time.
 
-    Each run has a process of its own, so that nothing of an earlier one is in its way. The death of
-    that process, or an exception in it, costs its run only: the others finish and are recorded,
-    then RunsFailed names every run that failed. On this machine no process outlives this one; on a
-    cluster (`backends.py`) runs that have begun may go on to their records. A record that `store`
-    refuses, a folder that cannot be written to, or a backend that cannot be used stops the grid
-    before anything is trained.
+    Each run has a process of its own, free of state from earlier runs. If it dies or raises, only
+    its run fails: the others finish and are recorded, then RunsFailed names every failed run. Local
+    processes end with this one; on a cluster (`backends.py`) runs that have begun may go on to
+    their records. A record that `store` refuses, a folder that cannot be written to, or a backend
+    that cannot be used stops the grid before anything is trained. ValueError when `workers` is not
+    an integer from 1 up.
 
     Args:
-        specs: specs that several share one run (`canonical`) are carried out once.
-        work_folder: a run works in `<work_folder>/<key>`. That outlives a kill, for resuming, and
-            is removed once the record is there.
+        specs: specs with the same canonical spec share one run.
+        work_folder: a run works in `<work_folder>/<key>`. This folder survives a kill, for
+            resuming, and is removed once the record exists.
         execute: `execute(spec, folder)` returns a record's body and its pictures or None;
             `carry_out.execute_run` by default.
 
@@ -94,7 +94,7 @@ def run_grid(
 
 @contextmanager
 def _turn() -> Iterator[None]:
-    """Wait until no other notebook of one `make figures` trains, as each grid uses all workers.
+    """Wait until no other notebook of this `make figures` trains: each grid uses all workers.
 
     `UVLM_TURNS` names the lock. Without it, as in two separate commands, grids share the work.
     """
@@ -111,11 +111,11 @@ def _train(
     execute: Callable | None,
     backend: Backend,
 ) -> dict[str, BaseException]:
-    """Train the specs in `missing` (by key) in parallel and return what went wrong, by key."""
+    """Train the specs in `missing` (by key) in parallel and return the exceptions, by key."""
     cost = {
         key: float(spec.cost()) if hasattr(spec, "cost") else 1.0 for key, spec in missing.items()
     }
-    # the longest first, so that none is left alone at the end
+    # longest first, so that no long run is left alone at the end
     waiting = sorted(missing, key=cost.get, reverse=True)
     running, finished, failures = {}, set(), {}
 
@@ -129,7 +129,7 @@ def _train(
 
     def show(bar) -> None:
         done = work_done()
-        bar.initial = min(bar.initial, done)  # what was cut off before its first checkpoint is lost
+        bar.initial = min(bar.initial, done)  # a resumed run may fall back to its last checkpoint
         bar.set_description_str(state(), refresh=False)
         bar.update(done - bar.n)
 
@@ -167,7 +167,7 @@ def _train(
 def _run(spec, store: RunStore, folder: Path, execute: Callable | None) -> None:
     """Carry out one run in a worker, from its folder to its record.
 
-    The lock lets two grids share the work, not the folder.
+    A lock lets two grids share the work without sharing a run's folder.
     """
     if record_key(spec) != folder.name:
         raise ValueError(
@@ -176,19 +176,19 @@ def _run(spec, store: RunStore, folder: Path, execute: Callable | None) -> None:
             f"on this machine; give a cluster one checkout."
         )
     if execute is None:
-        # late: whoever only reads records needs no torch
+        # late, because reading records needs no torch
         from uvlm_core.runs.carry_out import execute_run as execute
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if store.load(spec) is None:
-            # another grid may have finished and removed it, into another store
+            # a grid with another store may have finished this run and removed its folder
             folder.mkdir(exist_ok=True)
             store.save(spec, *execute(spec, folder))
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _written(store: RunStore, spec) -> dict:
-    """Read what a worker wrote; from another machine it may take a while to be seen here."""
+    """Read the record that a worker wrote; another machine's may take a while to appear here."""
     deadline = time.monotonic() + _VISIBLE
     while (record := store.load(spec)) is None:
         if time.monotonic() > deadline:
@@ -202,7 +202,7 @@ def _written(store: RunStore, spec) -> dict:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a run failed, in a clause."""
+    """Return why a run failed, in a clause."""
     if isinstance(error, BrokenProcessPool):
         return "its worker died (it was killed, or there was no memory left)"
     return f"{type(error).__name__}: {error}"

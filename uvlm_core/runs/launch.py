@@ -1,18 +1,19 @@
-r"""One run from the command line, on one process or several (no section of the paper; the authors
-train on three GPUs).
+r"""One run from the command line, on one process or several (no section of the paper).
 
     accelerate launch --num_processes 3 -m uvlm_core.runs.launch --profile laptop \
         -p regime=\"unified\" -p seed=3
 
 Belongs here: the command line of a single run. Not here: grids of runs (`grid.py`), notebooks
-(`uvlm_core/notebooks.py`). Without a GPU, accelerate starts several processes only with
-`--multi_gpu` (they talk through gloo). Several processes share the rows of each optimiser step out
-among them, so that the run is the one that a single process would carry out but for rounding; their
-number is part of the record's provenance and not of its key. With `--config_file
-uvlm_core/accelerate/zero2.yaml` DeepSpeed shares gradients and the optimiser's state out too.
+(`uvlm_core/notebooks.py`).
 
-A run that diverges writes no record. One that another command or a grid carries out in the same
-cache is refused. Both are one sentence and exit code 2.
+The authors train on three GPUs. Without a GPU, accelerate starts several processes only with
+`--multi_gpu` (they communicate through gloo). Several processes split the rows of each optimiser
+step, so the run equals that of a single process up to rounding. Their number is part of the
+record's provenance and not of its key. With `--config_file uvlm_core/accelerate/zero2.yaml`
+DeepSpeed also shards gradients and the optimiser's state.
+
+A run that diverges writes no record. A run that another command or a grid is carrying out in the
+same cache is refused. Both are one sentence and exit code 2.
 """
 
 import argparse
@@ -35,20 +36,20 @@ from uvlm_core.runs.store import RunStore, record_key
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import RunSpec
 
-# how long processes wait for one that computes alone, as when it scores: the Trainer's default
+# how long processes wait for one that computes alone, such as in scoring; the Trainer's default
 PEER_PATIENCE = timedelta(minutes=30)
 
 
 def run(spec: RunSpec, records: Path) -> None:
     """Carry out `spec` on this process and its peers; the first one writes the record.
 
-    ValueError on all of them where another `launch` or a grid carries it out in this cache.
+    ValueError on all of them when another `launch` or a grid is carrying it out in this cache.
     """
     store, spec = RunStore(records), spec.canonical()
-    environment.processes()  # before accelerate reads the same variables: it fails at an empty one
+    environment.processes()  # before accelerate, which fails on an empty one of these variables
     PartialState(cpu=not torch.cuda.is_available(), timeout=PEER_PATIENCE)  # connects the processes
     try:
-        # the one that a grid takes
+        # the same lock as a grid's
         lock = FileLock(cache_folder() / "runs" / f"{record_key(spec)}.lock")
         try:
             if _begin(store, spec, lock):
@@ -56,7 +57,7 @@ def run(spec: RunSpec, records: Path) -> None:
         finally:
             lock.release()
     finally:
-        # else a process may abort at its exit, with its work done
+        # without this, a process may abort at exit, after its work is done
         PartialState().destroy_process_group()
 
 
@@ -74,10 +75,9 @@ def _carry_out(store: RunStore, spec: RunSpec) -> None:
 
 
 def _begin(store: RunStore, spec: RunSpec, lock: FileLock) -> bool:
-    """Let the first process take the lock, and tell all of them whether the run is to be carried
-    out.
+    """Take the lock on the first process, and return on all whether to carry out the run.
 
-    It is not where its record is there. ValueError on every process where it cannot be.
+    False when its record exists. ValueError on every process when it cannot be carried out.
     """
     _, rank = environment.processes()
     wanted, fault = False, ""
@@ -88,7 +88,7 @@ def _begin(store: RunStore, spec: RunSpec, lock: FileLock) -> bool:
                 store.prepare()
                 make_writable(Path(lock.lock_file).parent)
                 lock.acquire(blocking=False)
-                wanted = store.load(spec) is None  # whoever had the lock may have written it
+                wanted = store.load(spec) is None  # the lock's last holder may have written it
         except Timeout:
             fault = (
                 f"Run {record_key(spec)} is being carried out in the cache {cache_folder()} "
@@ -105,7 +105,7 @@ def _begin(store: RunStore, spec: RunSpec, lock: FileLock) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; bad input is refused in one sentence with exit code 2."""
+    """Run the command line; bad input is refused in one sentence with exit code 2."""
     parser = argparse.ArgumentParser(
         description="Carry out one run, on as many processes as accelerate starts."
     )
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
                     f'-p {given!r} is not NAME=JSON, such as seed=3 or regime="unified".'
                 ) from None
         run(profile(options.profile).spec.vary(**changes), options.records)
-    except (ValueError, OSError) as error:  # a disk that is full, say
+    except (ValueError, OSError) as error:  # OSError: a full disk, for example
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -1,6 +1,7 @@
-"""Where a number comes from: its code and its libraries (no section of the paper).
+"""Provenance of results: their code and their libraries (no section of the paper).
 
-Belongs here: what records (`store.py`) and figures (`studies/base.py`) both say of their origin.
+Belongs here: what records (`carry_out.py`) and figures (`studies/style.py`) both say of their
+origin.
 """
 
 import platform
@@ -10,13 +11,13 @@ from pathlib import Path
 
 from uvlm_core.environment import ROOT
 
-UNKNOWN = "unknown"  # without git, or outside of a checkout of this project's own
+UNKNOWN = "unknown"  # without git, or outside a checkout of this project
 
 
 def code_state(*paths: str) -> dict:
-    """Say which commit this checkout is, and whether `paths` differ from it.
+    """Return the commit of this checkout, and whether `paths` differ from it.
 
-    Returns: {"commit": sha, "dirty": bool}, "unknown" without git.
+    Returns: {"commit": sha, "dirty": bool}, both "unknown" without git.
     """
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *paths)
     return {
@@ -26,7 +27,7 @@ def code_state(*paths: str) -> dict:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Name the versions of Python and of some packages."""
+    """Return the versions of Python and of some packages."""
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 

@@ -1,15 +1,15 @@
-"""Records of runs: a spec leads to one JSON file (no section of the paper).
+"""Records of runs, one JSON file per spec (no section of the paper).
 
-Belongs here: the key of a spec, reading and writing its record. Not here: who carries a run out
-(`grid.py`, `carry_out.py`), the tables that studies make of the scores (`studies`).
+Belongs here: the key of a spec, reading and writing its record. Not here: carrying out a run
+(`grid.py`, `carry_out.py`), the tables that studies make of the scores (`studies/`).
 
 A record is written whole or not at all, after everything else of its run; its presence is the
-cache. It is lean: the spec is told by its deviations from the paper, numbers have five significant
-digits, scores are grouped by fraction, metric and attribute.
+cache. It is lean: the spec lists only its deviations from the paper, numbers have five significant
+digits, and scores are grouped by fraction, metric and attribute.
 
 A spec is any value with `to_dict()` (JSON values) and `networks` (names of networks that the result
-depends on). It may have `canonical()` (the spec of the run that it shares with others) and
-`captioned` (`RunSpec.captioned`).
+depends on). It may have `canonical()` (specs with an equal one share a run) and `captioned`
+(`RunSpec.captioned`).
 """
 
 import hashlib
@@ -28,9 +28,9 @@ from uvlm_core.data.pictures import pictures_fingerprint
 from uvlm_core.places import fingerprint
 from uvlm_core.runs.files import TEMPORARY, RecordError, make_writable, write_whole
 
-SCHEMA = 2  # of the record; another one is refused
+SCHEMA = 2  # of records; those of another one are refused
 SCORE_COLUMNS = ("fraction", "metric", "attribute", "value", "samples")
-RECORD_DIGITS = 5  # significant ones of every number that was measured
+RECORD_DIGITS = 5  # significant digits of measured numbers
 _BODY = {
     "scores": list,
     "counts": dict,
@@ -39,18 +39,18 @@ _BODY = {
     "samples": dict,
     "tables": dict,
 }
-# s: writing takes milliseconds, so an older temporary file belongs to a process that was killed
+# s: writing takes milliseconds, so an older temporary file was left by a killed process
 _STALE = 60
-_LINE_WIDTH = 100  # characters of a line in a record, lists apart
+_LINE_WIDTH = 100  # characters per line of a record; lists may be longer
 
 
 def canonical_of(spec):
-    """The spec of the run that carries `spec` out: `spec.canonical()`, or itself without one."""
+    """Return `spec.canonical()`, which specs that share a run have in common, or `spec` itself."""
     return spec.canonical() if hasattr(spec, "canonical") else spec
 
 
 def record_key(spec) -> str:
-    """The name of a run: 16 hex digits of the sha256 over its canonical spec and its networks."""
+    """Return a run's key: 16 hex digits of the sha256 over its canonical spec and networks."""
     spec = canonical_of(spec)
     text = json.dumps(
         {"spec": spec.to_dict(), "networks": fingerprints(spec)},
@@ -62,7 +62,7 @@ def record_key(spec) -> str:
 
 
 def fingerprints(spec) -> dict[str, str]:
-    """The sha256 of each network that `spec` names, and of its captioned pictures."""
+    """Return the sha256 of each network that `spec` names, and of its captioned pictures."""
     captioned = getattr(spec, "captioned", None)
     if not (spec.networks or captioned):
         return {}
@@ -73,13 +73,13 @@ def fingerprints(spec) -> dict[str, str]:
 
 
 def describe(spec) -> str:
-    """A run in a sentence: its key and its arm."""
+    """Return a run's key and arm as the subject of a sentence."""
     return f"Run {record_key(spec)} ({spec})"
 
 
 @dataclass(frozen=True)
 class RunStore:
-    """A folder of records: `<key>.json`, and beside a few `<key>.png`, generated images."""
+    """A folder of records `<key>.json`, some with generated images in `<key>.png`."""
 
     folder: Path
 
@@ -87,14 +87,14 @@ class RunStore:
         object.__setattr__(self, "folder", Path(self.folder))
 
     def path(self, spec) -> Path:
-        """Where the record of `spec` is or will be."""
+        """Return the path of the record of `spec`, whether it exists or not."""
         return self.folder / f"{record_key(spec)}.json"
 
     def load(self, spec) -> dict | None:
-        """Read the record of `spec`: None where there is none.
+        """Return the record of `spec`, or None if it does not exist.
 
         Its "scores" are a list of rows, dictionaries of `SCORE_COLUMNS`. RecordError for a file
-        that is truncated, no record, of another schema, or of another spec.
+        that is truncated, not a record, of another schema, or of another spec.
         """
         path = self.path(spec)
         if not path.exists():
@@ -110,13 +110,13 @@ class RunStore:
     def save(self, spec, body: dict, pictures: np.ndarray | None = None) -> dict:
         """Write what a run returned as the record of `spec`, and return the record as `load` will.
 
-        ValueError for a body that is none, RecordError where it cannot be written; then nothing is
-        left behind.
+        ValueError for an invalid body, RecordError when the record cannot be written; then nothing
+        is left behind.
 
         Args:
             body: some of "scores" (rows), "counts", "times", "provenance", "samples", and "tables"
-                (name -> column -> values). A score or an entry of a table that is not finite is
-                missing: null. No other number may be.
+                (name -> column -> values). Scores and entries of tables that are not finite become
+                null; all other numbers must be finite.
             pictures: generated images to look at, uint8 (images, height, width, 3).
         """
         path = self.path(spec)
@@ -165,11 +165,14 @@ class RunStore:
         return record
 
     def all(self) -> list[dict]:
-        """Read every record in the folder, in the order of their keys."""
+        """Return every record in the folder, in the order of their keys."""
         return [_read(path) for path in sorted(self.folder.glob("*.json"))]
 
     def pictures(self, record: dict) -> np.ndarray | None:
-        """Read the images of a record, uint8 (images, height, width, 3), or None."""
+        """Return a record's images, uint8 (images, height, width, 3), or None if it has none.
+
+        RecordError when they are missing or broken.
+        """
         count = record["samples"].get("pictures")
         if not count:
             return None
@@ -184,7 +187,7 @@ class RunStore:
             ) from None
 
     def prepare(self) -> None:
-        """Make the folder, prove that it can be written to, remove what killed processes left."""
+        """Make the folder, check that it can be written to, remove what killed processes left."""
         make_writable(self.folder)
         for path in self.folder.glob(f".*{TEMPORARY}"):
             with suppress(FileNotFoundError):  # another grid on this folder may be faster
@@ -193,7 +196,7 @@ class RunStore:
 
 
 def _read(path: Path) -> dict:
-    """A record that is one, or a RecordError."""
+    """Read a record; RecordError when it cannot be read or is not one."""
     try:
         return _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -202,14 +205,14 @@ def _read(path: Path) -> dict:
             f"delete it to run it "
             f"again."
         ) from error
-    except ValueError as error:  # no JSON, no text, or no record
+    except ValueError as error:  # not JSON, not text, or not a record
         raise RecordError(
             f"{path} is not a whole record ({error}); delete it to run it again."
         ) from None
 
 
 def _parsed(text: str) -> dict:
-    """A record from its text; ValueError says in a clause what is wrong with it."""
+    """Parse a record; ValueError says in a clause what is wrong with it."""
     record = json.loads(text)
     if not isinstance(record, dict):
         raise ValueError("it is no JSON object")
@@ -222,7 +225,7 @@ def _parsed(text: str) -> dict:
 
 
 def _grouped(rows: list[dict]) -> dict:
-    """Score rows as a record keeps them: fraction -> metric -> attribute -> [value, samples]."""
+    """Group score rows for a record: fraction -> metric -> attribute -> [value, samples]."""
     scores: dict = {}
     for row in rows:
         if not isinstance(row, dict) or set(row) != set(SCORE_COLUMNS):
@@ -237,7 +240,7 @@ def _grouped(rows: list[dict]) -> dict:
 
 
 def _rows(scores: dict) -> list[dict]:
-    """The rows again."""
+    """Return the score rows of a record, the inverse of `_grouped`."""
     try:
         return [
             dict(
@@ -255,8 +258,10 @@ def _rows(scores: dict) -> list[dict]:
 
 
 def _rounded(value, missing: bool):
-    """Round floats to `RECORD_DIGITS` significant digits; one that may be `missing` becomes
-    None."""
+    """Round floats to `RECORD_DIGITS` significant digits.
+
+    One that is not finite becomes None if `missing`, else raises ValueError.
+    """
     if isinstance(value, dict):
         return {name: _rounded(entry, missing) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -271,12 +276,12 @@ def _rounded(value, missing: bool):
 
 
 def _plain(value):
-    """`value` as JSON gives it back: tuples become lists."""
+    """Return `value` as JSON gives it back: tuples become lists."""
     return json.loads(json.dumps(value, allow_nan=False))
 
 
 def _layout(value, indent: str = "") -> str:
-    """JSON for people: an object longer than a line has one entry a line; a list stays on one."""
+    """Format JSON for people: long objects have one entry a line, lists stay on one line."""
     text = json.dumps(value, allow_nan=False)
     if (
         not isinstance(value, dict)

@@ -1,8 +1,7 @@
-"""Trained models to look into, kept in the cache (no section of the paper).
+"""Trained models for analysis, kept in the cache (no section of the paper).
 
-Belongs here: training the models that have no file yet, without scoring them. Not here: what is
-looked for in them (`scoring/probing.py`, `scoring/patching.py`), loading one folder
-(`training.loop.load_model`).
+Belongs here: training the models that have no file yet, without scoring them. Not here: the
+analyses (`scoring/probing.py`, `scoring/patching.py`), loading one folder (`training/loop.py`).
 """
 
 import json
@@ -22,13 +21,12 @@ from uvlm_core.training.spec import RunSpec
 
 
 def trained_models(specs: Sequence[RunSpec], workers: int = 2) -> list[tuple]:
-    """Load trained models from the cache, and train those that are not there: per spec what
-    `networks` gives, trained.
+    """Load trained models from the cache, and train those that are missing.
 
-    The weights are those of the recorded run of the same spec. ValueError for a file that cannot be
-    read.
+    Returns: per spec what `networks` returns, with trained weights. They are those of the recorded
+    run of the same spec. ValueError when a file cannot be read.
     """
-    # scores change no weight
+    # scoring does not change weights
     specs = [
         spec.vary(fractions=(1.0,), probe_watches=0, shown_watches=0).canonical() for spec in specs
     ]
@@ -45,8 +43,7 @@ def trained_models(specs: Sequence[RunSpec], workers: int = 2) -> list[tuple]:
 
 
 def _keep_model(spec: RunSpec, folder: Path) -> tuple[dict, None]:
-    """Train one run without scoring it and leave its weights in the cache: what `run_grid` carries
-    out."""
+    """Train one run without scoring it and save its weights in the cache, for `run_grid`."""
     model, _, steps, *_ = prepare(spec)
     train(
         model,
@@ -60,7 +57,7 @@ def _keep_model(spec: RunSpec, folder: Path) -> tuple[dict, None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # for `load_model`
     path.with_name("spec.json").write_text(json.dumps(spec.to_dict(), indent=1) + "\n")
-    # tied ones apart
+    # copies, because safetensors refuses tied weights that share memory
     state = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
     save_file(state, path.with_suffix(".partial"))
     os.replace(path.with_suffix(".partial"), path)
@@ -68,5 +65,5 @@ def _keep_model(spec: RunSpec, folder: Path) -> tuple[dict, None]:
 
 
 def _kept(spec: RunSpec) -> Path:
-    """Where the weights of a run are kept to look into."""
+    """Return the folder of a run's weights in the cache."""
     return cache_folder() / "models" / record_key(spec)

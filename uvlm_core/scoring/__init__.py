@@ -1,6 +1,6 @@
-"""How good a model is, and what is in it (paper section 4).
+"""Scores of models, and analyses of their hidden states (paper section 4).
 
-Belongs here: the test sets, what an answer and a generated image are worth, how well two image
-spaces agree, and what probes and patching find. Not here: which runs are compared and what follows
-from it (`studies/`), how scores are kept (`runs/store.py`).
+Belongs here: the test sets, scores of answers and generated images, alignment of image spaces,
+linear probes and activation patching. Not here: which runs are compared and what follows from it
+(`studies/`), how scores are kept (`runs/store.py`).
 """

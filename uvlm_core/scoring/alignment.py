@@ -1,12 +1,11 @@
-"""How well the space that a model reads and the one that it writes agree (paper section 4.1, figure
-4), measured.
+"""Alignment of the image spaces that a model reads and writes (paper section 4.1, figure 4).
 
 Belongs here: similarities of two sets of vectors, and where in a model they are taken. Not here:
-what makes two spaces disagree (`distortion.py`).
+distortions that make two spaces disagree (`models/distortion.py`).
 
-Vectors pair by watch and place in the image: what the model gets of a watch to understand, and of
-the same watch when it is drawn. Each place's mean over the watches is taken off first, so that what
-is compared is what tells watches apart, and not the learned embedding of the place.
+Vectors pair by watch and position in the image: one from understanding the watch, one from
+generating it. Each position's mean over the watches is subtracted first. The comparison then covers
+what tells watches apart, and not the learned position embedding.
 """
 
 import math
@@ -23,31 +22,34 @@ from uvlm_core.data.tokens import Processor, collate
 from uvlm_core.models.unified import UnifiedVLM
 
 NEIGHBOURS = 10
-GRID = 8  # places of an image along each side that are told apart
-NEIGHBOUR_PAIRS = 2000  # pairs whose neighbours are looked for
+GRID = 8  # side of the token grid that larger ones are averaged down to
+NEIGHBOUR_PAIRS = 2000  # most pairs in the neighbour search
 MEASURES = ("cka", "procrustes", "neighbours", "r2")
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear centred kernel alignment (Kornblith 2019) of x (count, width) and y (count, other
-    width): 0 to 1."""
+    """Return the linear centred kernel alignment (Kornblith 2019), 0 to 1.
+
+    Shapes: x (count, width), y (count, other width).
+    """
     x, y = x - x.mean(0), y - y.mean(0)
     return float(np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
 
 
 def procrustes_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """What the best rotation and scale leave of y, as a share of its variance: 0 (equal) to 1.
-    Equal widths."""
+    """Return the share of y's variance that the best rotation and scale of x leave, 0 (equal) to 1.
+
+    Both are (count, width).
+    """
     x, y = x - x.mean(0), y - y.mean(0)
     _, scale = orthogonal_procrustes(x / np.linalg.norm(x), y / np.linalg.norm(y))
     return float(max(0.0, 1 - scale**2))
 
 
 def mutual_neighbours(x: np.ndarray, y: np.ndarray, count: int = NEIGHBOURS) -> float:
-    """The share of the `count` nearest neighbours of a vector in x that are among those of its pair
-    in y: 0 to 1.
+    """Return the share of `count` nearest neighbours that a vector and its pair have in common.
 
-    Unrelated sets have count / (vectors - 1).
+    From 0 to 1; unrelated sets score count / (vectors - 1).
     """
     found = [
         NearestNeighbors(n_neighbors=count).fit(some).kneighbors(return_distance=False)
@@ -57,10 +59,9 @@ def mutual_neighbours(x: np.ndarray, y: np.ndarray, count: int = NEIGHBOURS) -> 
 
 
 def linear_r2(x: np.ndarray, y: np.ndarray, fitted: np.ndarray) -> float:
-    """The share of the variance of y that a linear map of x explains where it was not fitted; below
-    0 if it misleads.
+    """Return the held-out R2 of a linear map from x to y; negative if worse than the mean.
 
-    `fitted` (count,) says which pairs the map is fitted on.
+    `fitted` (count,) is True for the pairs that the map is fitted on.
     """
     model = LinearRegression().fit(x[fitted], y[fitted])
     rest = y[~fitted]
@@ -73,19 +74,18 @@ def linear_r2(x: np.ndarray, y: np.ndarray, fitted: np.ndarray) -> float:
 def representations(
     model: UnifiedVLM, processor: Processor, talks: list[Conversation], images: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What a model makes of each image token: per place in the model an array (images, tokens, LM
-    width).
+    """Return the hidden states of image tokens at each place: (images, tokens, LM width).
 
-    Places: "adapter" (its output) and "layer 1", "layer 2", ... of the LM, the last after the norm
-    that ends it. `talks` are conversations of one task, one per image of `images` (codes or
-    features, in their order): in generation the images are those to draw, read as in training. Of
-    larger grids than `GRID` x `GRID` tokens are averaged down to that.
+    Places: "adapter" (its output) and "layer 1", "layer 2", ... of the LM, the last one after the
+    final norm. `talks` are conversations of one task, one per image of `images` (codes or features,
+    in their order). In generation the images are the targets, teacher-forced as in training. Grids
+    larger than `GRID` x `GRID` tokens are averaged down to it.
     """
     model.eval()
     generation = talks[0].task == "generation"
     slot = processor.image_out if generation else processor.image_in
     found: dict[str, list[torch.Tensor]] = {}
-    for number, talk in enumerate(talks):  # alone: rows that are batched change places
+    for number, talk in enumerate(talks):  # one at a time, because `collate` reorders rows
         row = processor.row(talk, number)
         (bucket,) = collate(
             [row], None if generation else images, images if generation else None, processor.pad
@@ -105,17 +105,16 @@ def representations(
 def measure_alignment(
     understanding: dict[str, np.ndarray], generation: dict[str, np.ndarray]
 ) -> list[dict]:
-    """Score rows of how well two sets of `representations` of the same watches agree, a place a
-    row.
+    """Return score rows for how well two `representations` of the same watches agree at each place.
 
     alignment_cka         linear CKA, 0 to 1
-    alignment_procrustes  what the best rotation and scale leave, 1 to 0
+    alignment_procrustes  share of variance that the best rotation and scale leave, 1 to 0
     alignment_neighbours  share of ten nearest neighbours in common, 0 to 1
-    alignment_r2          of a linear map from the understanding side to the generation side, fitted on half of the
-                          watches and tested on the others
+    alignment_r2          R2 of a linear map from the understanding side to the generation side,
+                          fitted on half of the watches and tested on the others
 
-    Images of different numbers of tokens are averaged down to the smaller grid. `samples` counts
-    watches. What cannot be measured (one watch, no variation, numbers that are not finite) is NaN.
+    If the sides differ in tokens per image, the larger grid is averaged down to the smaller.
+    `samples` counts watches. Values are NaN for one watch, no variation or non-finite numbers.
     """
     rows = []
     for place in understanding:
@@ -156,8 +155,7 @@ def measure_alignment(
 
 
 def _averaged(tokens: torch.Tensor, side: int) -> torch.Tensor:
-    """Tokens of one image (tokens, width), averaged down to a square grid of `side` if there are
-    more."""
+    """Average one image's tokens (tokens, width) down to `side` x `side`, if there are more."""
     if len(tokens) <= side**2:
         return tokens
     grid = tokens.T.unflatten(1, (math.isqrt(len(tokens)), -1))  # (width, rows, columns)

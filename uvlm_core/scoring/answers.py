@@ -1,10 +1,10 @@
-"""What an answer is worth (paper section 4): partial credit, exact match, the score above chance.
+"""Scores of answers (paper section 4): partial credit, exact match, the score above chance.
 
-Belongs here: scores of answers and captions, and their rows. Not here: what an attribute's values
-are worth (`data/attributes.py`), how a value is read (`data/reading.py`), scores of images
+Belongs here: scores of answers and captions, and their rows. Not here: the credit of an attribute's
+values (`data/attributes.py`), how a value is read (`data/reading.py`), scores of images
 (`images.py`).
 
-An answer that claims no value, or two different ones, scores 0 before chance is taken into account.
+An answer that claims no value, or two different ones, scores 0 before the correction for chance.
 """
 
 from collections import Counter, defaultdict
@@ -23,10 +23,10 @@ RULES = ("partial", "exact", "normalised", "unchecked")
 
 
 def score_answer(attribute: str, answer: str, truth: str, rule: str = "partial") -> float:
-    """The score of one answer to a question about `attribute`.
+    """Return the score of one answer to a question about `attribute`.
 
     partial     weather and corners are right or wrong; battery 1 - |error| / 100; time 1 - the
-                mean of the circular errors of hour, minute and second, each over half a turn
+                mean circular error of hour, minute and second, each as a share of half a turn
                 (paper section 4). Out of range scores 0.
     exact       1 if the whole value is equal, else 0.
     normalised  (partial - chance) / (1 - chance): 0 for guessing, 1 for being right, negative for
@@ -34,20 +34,20 @@ def score_answer(attribute: str, answer: str, truth: str, rule: str = "partial")
     unchecked   partial without the range check, as the authors' code has it: 23:99:00 scores
                 above 1 (pitfall 9).
 
-    A truth may have the authors' hour 12 (pitfall 10), which is as far from any answer as 0.
+    A truth may have the authors' hour 12 (pitfall 10), which is as far from any answer as hour 0.
 
     ValueError for an unknown attribute or rule, for anything but strings, and for a truth without
-    one value in range.
+    exactly one value in range.
     """
     scores = score_parts(attribute, answer, truth, rule).values()
     return min(scores) if rule == "exact" else sum(scores) / len(scores)
 
 
 def score_parts(attribute: str, answer: str, truth: str, rule: str = "partial") -> dict[str, float]:
-    """The scores of an attribute's parts, such as hour, minute and second.
+    """Return the scores of an attribute's parts, such as hour, minute and second.
 
-    `score_answer` is their mean (their least for "exact"). The range is checked for the value as a
-    whole: 10:99:00 scores 0 in all three.
+    `score_answer` is their mean (their minimum for "exact"). The range check covers the whole
+    value: 10:99:00 scores 0 in all three.
     """
     kind = find_attribute(attribute)
     if rule not in RULES:
@@ -71,11 +71,11 @@ def score_conversations(
     answers: Iterable[tuple[str, str, str]],
     rules: Sequence[str] = ("partial", "exact", "normalised"),
 ) -> list[dict]:
-    """Score rows {"metric", "attribute", "value", "samples"} of (attribute, answer, truth) triples.
+    """Return score rows of (attribute, answer, truth) triples.
 
-    Every turn counts. For each rule there is a row per attribute that was asked, `hour`, `minute`
-    and `second` beside `time`, and, if all were asked, `total`: the mean of the attributes, however
-    often each was asked.
+    A row is {"metric", "attribute", "value", "samples"}. Every turn counts. Each rule gives a row
+    per attribute that was asked; `time` adds `hour`, `minute` and `second`. If all attributes were
+    asked, `total` is their mean, however often each was asked.
     """
     answers = list(answers)
     rows = []
@@ -97,10 +97,10 @@ def score_conversations(
 
 
 def answer_class(attribute: str, text: str) -> str:
-    """An answer in coarse words; "none" for no value, two, or one that no watch shows.
+    """Return an answer's coarse class; "none" for no value, two, or one that no watch shows.
 
-    Weather and corners are themselves; levels are fifths ("40-59%"), times quarters of the dial
-    ("9-11 h").
+    Weather and corners are their own classes. Levels are fifths ("40-59%"), times quarters of the
+    dial ("9-11 h").
     """
     kind = find_attribute(attribute)
     value = kind.parse(text)
@@ -108,10 +108,10 @@ def answer_class(attribute: str, text: str) -> str:
 
 
 def score_confusion(attribute: str, answers: Iterable[tuple[str, str]]) -> list[dict]:
-    """Score rows of which value is answered for which, from (answer, truth) pairs ("confusion").
+    """Return score rows of a confusion matrix of (answer, truth) pairs, metric "confusion".
 
     A row has attribute "weather: sunny > none" (truth > answer), the share of that truth's answers,
-    and as samples how often that truth was asked for. All classes that a watch can show are there.
+    and as samples how often that truth was asked for. Classes that were never answered have rows.
     """
     values = find_attribute(attribute).values
     classes = list(dict.fromkeys(answer_class(attribute, value) for value in values))
@@ -138,12 +138,11 @@ def score_captions(
     watches: Sequence[Watch],
     rules: Sequence[str] = ("partial", "exact", "normalised"),
 ) -> list[dict]:
-    """Score rows of captions, caption i about watch i; metrics `caption_mentioned`,
-    `caption_<rule>`.
+    """Return score rows of captions, caption i about watch i; ValueError if their numbers differ.
 
     `caption_mentioned` is the share of captions that state an attribute, `total` its mean over all
-    attributes. The others are as in `score_conversations`, over the captions that state the
-    attribute: leaving one out is no mistake, as true captions mention all but the time at random.
+    attributes. `caption_<rule>` is as in `score_conversations`, over the captions that state the
+    attribute. Omission is not an error: true captions mention all but the time at random.
     """
     if len(captions) != len(watches):
         raise ValueError(
@@ -167,12 +166,12 @@ def score_captions(
 
 
 def _row(metric: str, attribute: str, value: float, samples: int) -> dict:
-    """One score row of a run record."""
+    """Return one score row of a run record."""
     return {"metric": metric, "attribute": attribute, "value": value, "samples": samples}
 
 
 def _by_rule(kind: Attribute, partial: float, equal: bool, rule: str) -> float:
-    """Partial credit turned into the score of a rule."""
+    """Return the score of a rule from partial credit."""
     if rule == "exact":
         return float(equal)
     return (partial - kind.chance) / (1 - kind.chance) if rule == "normalised" else partial

@@ -1,10 +1,10 @@
-"""The fixed test set and what is asked of a model there (paper section 4): one scored checkpoint.
+"""The fixed test set of watches, and the scores of a checkpoint on it (paper section 4).
 
-Belongs here: test watches, their questions, captions and requests, and the score rows that come of
-them. Not here: how a single answer (`answers.py`) or a set of images (`images.py`) is scored.
+Belongs here: test watches, their questions, captions and requests, and the resulting score rows.
+Not here: how a single answer (`answers.py`) or a set of images (`images.py`) is scored.
 
-The test set depends on the world and on nothing else: every arm, seed and checkpoint is asked the
-same (pitfall 7). Its watches are in no training set, by attribute tuple.
+The test set depends only on the world: every arm, seed and checkpoint is asked the same (pitfall
+7). None of its attribute tuples occurs in a training set.
 """
 
 from dataclasses import replace
@@ -26,13 +26,11 @@ from uvlm_core.scoring import probing
 from uvlm_core.scoring.alignment import measure_alignment, representations
 from uvlm_core.training.spec import RunSpec
 
-ALIGNED_WATCHES = 100  # test watches whose two sides are compared
+ALIGNED_WATCHES = 100  # most test watches on which alignment is measured
 
 
 class Evaluation:
-    """Everything needed to score a model of one spec at any time; build once, call at each
-    checkpoint.
-    """
+    """The scorer of one spec's model: build once, call at each checkpoint."""
 
     def __init__(self, spec: RunSpec, processor: Processor, understanding, generation):
         self.spec, self.processor = spec, processor
@@ -80,10 +78,11 @@ class Evaluation:
         self.generated: np.ndarray | None = None  # codes or features of the last images
 
     def __call__(self, model, last: bool = True) -> list[dict]:
-        """Score rows of a model as it stands: metric, attribute, value, samples.
+        """Return score rows of a model: metric, attribute, value, samples.
 
-        Before the last time, questions are asked about the first `generated_watches` only, and no
-        captions: a learning curve needs no more, and scoring would cost as much as training.
+        Unless `last`, only the first `generated_watches` are asked about, and captions,
+        teacher-forced scores, alignment and probes are left out. A learning curve needs no more,
+        and full scoring would cost as much as training.
         """
         rows = []
         if self.spec.understands:
@@ -129,8 +128,9 @@ class Evaluation:
         return rows
 
     def _constrained(self, model, attribute: str) -> list[dict]:
-        """Score rows of answers that must be a value of the attribute, each question asked alone:
-        what a model knows and does not say.
+        """Return score rows of answers constrained to the attribute's values.
+
+        Each question is asked alone. The scores show what a model knows but does not say.
         """
         tag = f"{IMAGE}\n"
         asked = [
@@ -156,8 +156,9 @@ class Evaluation:
         return [row | {"metric": "constrained"} for row in rows]
 
     def _probes(self, model) -> list[dict]:
-        """Score rows of linear probes of the image tokens: metrics `probe` and `probe_control`,
-        attribute "weather, layer 2" (`probing.py`).
+        """Return score rows of linear probes of the image tokens (`probing.py`).
+
+        Metrics `probe` and `probe_control`, attributes such as "weather, layer 2".
         """
         count = self.spec.scoring.probe_watches
         places = representations(model, self.processor, self.questions[:count], self.images_in)
@@ -178,9 +179,7 @@ class Evaluation:
         return scoring.score_captions([text for (text,) in said], self.watches[: len(said)])
 
     def alignment(self, model) -> list[dict]:
-        """Score rows of how well a unified model's two sides agree on the first test watches
-        (`alignment.py`).
-        """
+        """Return alignment rows of a unified model on the first test watches (`alignment.py`)."""
         count = min(
             ALIGNED_WATCHES, self.spec.scoring.test_watches, self.spec.scoring.generated_watches
         )
@@ -193,9 +192,7 @@ class Evaluation:
         )
 
     def samples(self) -> tuple[dict, np.ndarray | None]:
-        """Return what a record keeps to look at: the first `shown_watches` generated images, and
-        their requests.
-        """
+        """Return the requests and images of the first `shown_watches`, or ({}, None) for none."""
         shown = self.spec.scoring.shown_watches
         images = (
             None
@@ -208,7 +205,7 @@ class Evaluation:
 
 
 class DrawnWatchCodes:
-    """Scores of generated codes: decoded to pixels, and those read and compared."""
+    """Scores of generated codes, whose decoded pixels are read back and compared."""
 
     def __init__(
         self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray, requested
@@ -222,7 +219,7 @@ class DrawnWatchCodes:
         )
 
     def scores(self, codes: np.ndarray) -> list[dict]:
-        """Score rows of codes (images, tokens)."""
+        """Return score rows of codes (images, tokens)."""
         images = self.images(codes)
         rows = [*fidelity.distances(images, self.pixels, self.reader, self.inception), *self.floor]
         if self.reader is not None:
@@ -233,21 +230,20 @@ class DrawnWatchCodes:
         return rows
 
     def forced_scores(self, model, processor: Processor, requests) -> list[dict]:
-        """Score rows of teacher-forced predictions: none, as the image loss says the same of
-        codes.
-        """
+        """Return no rows: for codes, the image loss already scores teacher-forced predictions."""
         return []
 
 
 class DrawnWatchFeatures:
-    """Scores of generated features, in their own space (pitfall 14); pixels are there to look at,
-    if a decoder is.
+    """Scores of generated features, in their own space (pitfall 14).
+
+    Their pixels are only for people to look at, and need a decoder.
     """
 
     def __init__(
         self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray, requested
     ):
-        self.reader, self.decoder = (  # an encoder of the user's may have neither
+        self.reader, self.decoder = (  # a user's own encoder may have neither
             kind.load(name, spec.model.semantic_encoder) if name else None
             for kind, name in (
                 (FeatureReader, spec.scoring.feature_reader),
@@ -263,7 +259,7 @@ class DrawnWatchFeatures:
         )
 
     def scores(self, features: np.ndarray) -> list[dict]:
-        """Score rows of features (images, tokens, width)."""
+        """Return score rows of features (images, tokens, width)."""
         rows = (
             fidelity.feature_distances(features, self.real, self.patches, self.requested)
             + self.floor
@@ -275,9 +271,7 @@ class DrawnWatchFeatures:
         return rows
 
     def forced_scores(self, model, processor: Processor, requests) -> list[dict]:
-        """Score rows of teacher-forced predictions: cosines of features predicted from the true
-        ones before them.
-        """
+        """Return the cosines of teacher-forced feature predictions (`predict_features`)."""
         features = predict_features(model, processor, requests, self.real)
         rows = fidelity.feature_distances(features, self.real, self.patches, self.requested)
         return [
@@ -287,7 +281,7 @@ class DrawnWatchFeatures:
         ]
 
     def images(self, features: np.ndarray) -> np.ndarray | None:
-        """What a person may look at: uint8 (images, size, size, 3)."""
+        """Return images to look at, uint8 (images, size, size, 3); None without a decoder."""
         return None if self.decoder is None else self.decoder.decode(features)
 
 

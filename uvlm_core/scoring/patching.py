@@ -1,13 +1,12 @@
-"""Which layers carry an answer (paper section 4.3, asked for directly): activation patching between
-two watches.
+"""Activation patching: a direct test of which layers carry an answer (paper section 4.3).
 
-Belongs here: replacing what a model holds of one watch by what it holds of another while it
-answers. Not here: what can be read there (`probing.py`).
+Belongs here: replacing a model's hidden states of one watch by those of another while it answers.
+Not here: linear probes of these states (`probing.py`).
 
-Two watches differ in one attribute and are asked the same question about it. What a layer gives at
-one group of tokens is taken from the donor and put in place of the recipient's. At the token where
-the two true answers part, the logit of the donor's answer minus that of the recipient's says which
-of the two the model is about to give.
+Two watches differ in one attribute and are asked the same question about it. At one layer and group
+of tokens, the donor's states replace the recipient's. At the first token where the two true answers
+differ, the logit of the donor's answer minus that of the recipient's says which answer the model
+prefers.
 """
 
 from collections.abc import Sequence
@@ -23,16 +22,16 @@ from uvlm_core.data.smart_watch import Watch
 from uvlm_core.data.tokens import Processor, image_rows
 from uvlm_core.models.unified import UnifiedVLM
 
-# the image's tokens; the text behind the image without the last token; the last token; all
+# image tokens; text after the image without the last token; last token; all tokens
 GROUPS = ("image", "question", "last", "all")
-RESAMPLES = 999  # of the pairs, for an interval
+RESAMPLES = 999  # bootstrap resamples of the pairs
 
 
 def pairs_of(watches: Sequence[Watch], attribute: str, seed: int = 0) -> list[tuple[Watch, Watch]]:
-    """Recipients and donors: each watch, and the same watch with another value of the attribute.
+    """Return (recipient, donor) pairs: a watch, and the same one with another attribute value.
 
-    Donors of the battery are at least 30 points away, those of the time have another hour; a corner
-    is never the one that is taken.
+    A donor's battery is at least 30 points away, its time has another hour, and its corner is never
+    the other icon's.
     """
     kind, rng, pairs = find_attribute(attribute), np.random.default_rng(seed), []
     for watch in watches:
@@ -50,18 +49,22 @@ def patch_effects(
     images: Sequence[np.ndarray],
     groups: Sequence[str] = GROUPS,
 ) -> pd.DataFrame:
-    """What each layer and group of tokens carries of the answer, over pairs of watches.
+    """Return how much of the answer each layer and group of tokens carries, over pairs of watches.
 
     `images` are the encoder's outputs for all recipients and for all donors, each (pairs, tokens)
-    or (pairs, tokens, width). Layer 0 is what the LM reads, layer k what its k-th block gives,
-    before the norm that ends the LM. `effect` is how far patching takes the logit difference from
-    the recipient's (0) to the donor's (1), as a ratio of means over the pairs, low and high its 95
-    % bootstrap interval over them (NaN of one pair); `flipped` is the share of pairs whose sign it
-    turns to the donor's. What there is to carry: `gap` is the mean difference of the two in logits,
-    `told` the share of pairs of which the model prefers each one's own answer.
+    or (pairs, tokens, width). Columns of the table:
 
-    Columns: attribute, layer, group, effect, low, high, flipped, gap, told, samples. ValueError for
-    an unknown attribute or group, for no pairs, and for a pair whose answers are equal.
+    attribute, layer, group  layer 0 is the LM's input, layer k the output of its k-th block before
+                             the final norm
+    effect     how far patching moves the logit difference from the recipient's (0) to the donor's
+               (1), as a ratio of means over the pairs
+    low, high  95 % bootstrap interval of the effect over pairs (NaN for one pair)
+    flipped    share of pairs whose logit difference patching turns to the donor's sign
+    gap        mean of the donor's minus the recipient's logit difference
+    told       share of pairs in which the model prefers the true answer for both watches
+    samples    number of pairs
+
+    ValueError for an unknown attribute or group, no pairs, and a pair whose answers are equal.
     """
     kind = find_attribute(attribute)
     for group in groups:
@@ -92,9 +95,7 @@ def patch_effects(
         held = {}
 
         def run(embeds, layer=None, mask=None, held=held, chosen=chosen):
-            """The logit difference; with a layer, the donor's states are put there, else all are
-            kept.
-            """
+            """Return states and logit difference, with the donor's states at `layer`, if given."""
             states, handles = [], []
             for place, block in enumerate(blocks, start=1):
 
@@ -161,9 +162,7 @@ def patch_effects(
 def _effect(
     recipient: np.ndarray, donor: np.ndarray, patched: np.ndarray, axis: int = -1
 ) -> np.ndarray:
-    """A ratio of means and not a mean of ratios: of single pairs some hardly differ. NaN where none
-    differ.
-    """
+    """Return a ratio of means, as some single pairs hardly differ; NaN if no pair does."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return (patched - recipient).mean(axis) / (donor - recipient).mean(axis)
 
@@ -183,7 +182,7 @@ def _interval(*logits: np.ndarray) -> tuple[float, float]:
 
 
 def _groups(ids: torch.Tensor, slot: int) -> dict[str, torch.Tensor]:
-    """Masks (tokens,) of the groups of a row's tokens."""
+    """Return a mask (tokens,) for each group of a row's tokens."""
     image = ids == slot
     behind = torch.arange(len(ids), device=ids.device) > image.nonzero().max()
     last = torch.zeros_like(image)

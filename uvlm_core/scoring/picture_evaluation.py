@@ -1,12 +1,12 @@
-"""The test side of captioned pictures and what is asked of a model there (paper section 5): one
-scored checkpoint.
+"""The test side of captioned pictures, and the scores of a checkpoint on it (paper section 5).
 
-Belongs here: captions, requests and what drawn pictures are compared with. Not here: watches
-(`evaluation.py`), reading pictures (`pictures.py`), distances between sets (`images.py`).
+Belongs here: captions, requests and the pictures that generated ones are compared with. Not here:
+watches (`evaluation.py`), reading pictures (`data/pictures.py`), distances between sets
+(`images.py`).
 
-Pictures have no attributes to ask for. A model understands as well as it tells the true caption
-among others; it draws as well as what it drew for a caption is found among the real pictures. Both
-are retrieval among the test side's pictures, with chance 1 / their number.
+Pictures have no attributes to ask for, so both tasks are scored by retrieval on the test side, with
+chance 1 / number of pictures. Understanding: find the true caption of a picture. Generation: find
+the real picture whose caption the generated one was requested by.
 """
 
 from dataclasses import replace
@@ -24,17 +24,16 @@ from uvlm_core.scoring import images as fidelity
 from uvlm_core.scoring.alignment import measure_alignment, representations
 from uvlm_core.training.spec import RunSpec
 
-ALIGNED_PICTURES = 100  # test pictures whose two sides are compared
-NEAREST = (1, 5)  # a retrieval counts if the right one is the first, or among the first five
+ALIGNED_PICTURES = 100  # most test pictures on which alignment is measured
+NEAREST = (1, 5)  # retrieval counts if the right one ranks first, or among the first five
 CAPTION_ROWS = 64  # rows per forward
 
 
 class PictureEvaluation:
-    """Everything needed to score a model of one spec at any time; build once, call at each
-    checkpoint.
+    """The scorer of one spec's model: build once, call at each checkpoint.
 
-    Of pictures with one caption the first on the test side is taken, so that no two of them are
-    told by the same words. Pictures that are not scored are not opened, however many there are.
+    Only the first test picture with a given caption is used, so no two pictures share a caption.
+    Pictures that are not scored are not opened. ValueError for fewer than two captions.
     """
 
     def __init__(self, spec: RunSpec, processor: Processor, understanding, generation):
@@ -45,8 +44,8 @@ class PictureEvaluation:
         captions = _distinct([talk for talk in pictures.test if talk.task == "caption"])
         if len(captions) < 2:
             raise ValueError(
-                f"The pictures {spec.data.pictures!r} have {len(captions)} captions on the test side; "
-                "at least 2 are needed."
+                f"The pictures {spec.data.pictures!r} have {len(captions)} captions on the test "
+                "side; at least 2 are needed."
             )
         self.captions = captions[: spec.scoring.test_watches]
         self.requests = [
@@ -70,8 +69,9 @@ class PictureEvaluation:
             )
 
     def __call__(self, model, last: bool = True) -> list[dict]:
-        """Score rows of a model as it stands: metric, attribute, value, samples. Retrieval of
-        captions asks for every pair of a picture and a caption, and is done at the end only.
+        """Return score rows of a model: metric, attribute, value, samples.
+
+        Caption retrieval scores every pair of picture and caption, so it runs only when `last`.
         """
         rows = []
         if self.spec.understands:
@@ -92,9 +92,7 @@ class PictureEvaluation:
         return rows
 
     def alignment(self, model) -> list[dict]:
-        """Score rows of how well a unified model's two sides agree on the first test pictures
-        (`alignment.py`).
-        """
+        """Return alignment rows of a unified model on the first test pictures (`alignment.py`)."""
         count = min(ALIGNED_PICTURES, len(self.captions), len(self.requests))
         sides = ((self.captions, self.images_in), (self.requests, self.drawn.outputs))
         return measure_alignment(
@@ -106,9 +104,7 @@ class PictureEvaluation:
 
     @torch.inference_mode()
     def _captions(self, model) -> list[dict]:
-        """token_accuracy and caption_loss (nats a token) of the true captions, given their words
-        before.
-        """
+        """Return teacher-forced token_accuracy and caption_loss (nats a token) of true captions."""
         model.eval()
         losses, right = [], []
         talks = _numbered(self.captions)
@@ -138,14 +134,15 @@ class PictureEvaluation:
         ]
 
     def _retrieval(self, model) -> list[dict]:
-        """caption_retrieval: the true caption among all, by its likelihood given the picture less
-        its mean over the pictures (some captions are likely whatever is shown); picture_retrieval:
-        the true picture, given a caption.
+        """Return score rows of retrieval by log-likelihood.
+
+        caption_retrieval: find a picture's caption. Each caption's mean over the pictures is
+        subtracted, because some captions are likely for any picture.
+        picture_retrieval: find a caption's picture.
         """
         count, likely = len(self.captions), []
-        for number in range(
-            count
-        ):  # the picture of one row, the caption of another; one question for all
+        # each picture with every caption, always with the same question
+        for number in range(count):
             talks = [
                 Conversation(
                     "caption", number, (Turn(self.captions[0].turns[0].human, talk.turns[0].gpt),)
@@ -165,14 +162,12 @@ class PictureEvaluation:
         ]
 
     def samples(self) -> tuple[dict, None]:
-        """Return nothing to look at: drawn pictures may be too near to training pictures of another
-        licence.
-        """
+        """Return nothing: generated pictures may resemble training pictures of another licence."""
         return {}, None
 
 
 class DrawnPictureCodes:
-    """Scores of generated codes: their pixels, in the features of an ImageNet network."""
+    """Scores of generated codes: their decoded pixels, in the features of an ImageNet network."""
 
     def __init__(self, encoder, real: np.ndarray, others: np.ndarray):
         self.encoder, self.outputs = encoder, encoder.encode(real)
@@ -186,8 +181,10 @@ class DrawnPictureCodes:
         ]
 
     def scores(self, codes: np.ndarray) -> list[dict]:
-        """Score rows of codes (images, tokens), with what other real pictures (`_floor`) and the
-        real ones as the tokenizer draws them (`_tokenizer`) score.
+        """Return score rows of codes (images, tokens), and of two references.
+
+        `_floor`: other real pictures. `_tokenizer`: the tokenizer's reconstructions of the real
+        ones.
         """
         return [*self._rows(self.encoder.decode(codes)), *self.fixed]
 
@@ -209,11 +206,10 @@ class DrawnPictureFeatures:
         self.fixed = fidelity.feature_floor(encoder.encode(others), self.outputs, {}, [])
 
     def scores(self, features: np.ndarray) -> list[dict]:
-        """Score rows of features (images, tokens, width)."""
+        """Return score rows of features (images, tokens, width)."""
         drawn, real = (values.reshape(len(values), -1) for values in (features, self.outputs))
-        drawn, real = (
-            values - real.mean(0) for values in (drawn, real)
-        )  # what all pictures have in common tells none
+        # subtract what all pictures have in common
+        drawn, real = (values - real.mean(0) for values in (drawn, real))
         drawn, real = (
             values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-8)
             for values in (drawn, real)
@@ -225,14 +221,12 @@ class DrawnPictureFeatures:
         ]
 
 
-DRAWN_PICTURES = {
-    "codes": DrawnPictureCodes,
-    "features": DrawnPictureFeatures,
-}  # one for each of `kinds.OUTPUTS`
+# one for each of `kinds.OUTPUTS`
+DRAWN_PICTURES = {"codes": DrawnPictureCodes, "features": DrawnPictureFeatures}
 
 
 def _distinct(talks: list[Conversation]) -> list[Conversation]:
-    """The first conversation of every caption, and of every picture."""
+    """Drop conversations whose caption or picture occurred before."""
     found, told, shown = [], set(), set()
     for talk in talks:
         if talk.turns[0].gpt not in told and talk.image not in shown:
@@ -243,16 +237,18 @@ def _distinct(talks: list[Conversation]) -> list[Conversation]:
 
 
 def _numbered(talks: list[Conversation]) -> list[Conversation]:
-    """The same with positions for file names, as image tables want them."""
+    """Replace file names by positions, which index the image arrays."""
     return [replace(talk, image=number) for number, talk in enumerate(talks)]
 
 
 def _found(metric: str, likeness: np.ndarray) -> list[dict]:
-    """Shares of rows of (queries, candidates) whose own column is among the largest; ties count
-    against them.
+    """Return score rows of retrieval: the share of queries whose own candidate is in `NEAREST`.
+
+    `likeness` is (queries, candidates), with a query's own candidate on the diagonal. Ties count
+    against it.
     """
     own = likeness.diagonal()[:, None]
-    rank = (likeness >= own).sum(1)  # 1 where nothing else is as large
+    rank = (likeness >= own).sum(1)  # 1 if nothing else is as large
     return [
         {
             "metric": metric,

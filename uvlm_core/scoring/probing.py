@@ -1,16 +1,14 @@
-"""What can be read where in a model (paper section 4.3, figures 7 and 8; pitfall 18): linear
-probes, and maps.
+"""Linear probes and maps of image tokens (paper section 4.3, figures 7 and 8; pitfall 18).
 
 Belongs here: linear probes with their controls, t-SNE and UMAP of a model's image tokens. Not here:
-how those are taken from a model (`alignment.representations`), what a model does with them
-(`patching.py`).
+how tokens are taken from a model (`alignment.py`), whether the model uses them (`patching.py`).
 
-A probe is a linear map from one vector per image to an attribute, scored by accuracy on
-combinations of attributes that it was not fitted on, so that no near-duplicate crosses. Its control
-has labels drawn at random per combination; accuracy minus the control's is the selectivity. As
-combinations do not cross, no probe can know the control's labels: it is at chance unless something
-leaks, and is no measure of what a probe could learn by heart, as that of Hewitt and Liang (2019)
-is. What a random map of the pixels gives is the baseline.
+A probe is a linear map from one vector per image to an attribute. Its accuracy is measured on
+held-out attribute combinations, so that no near-duplicate crosses the split. Its control has random
+labels per combination; selectivity is accuracy minus the control's. No probe can know the control's
+held-out labels, so the control is at chance unless something leaks. It does not measure
+memorisation, as the control of Hewitt and Liang (2019) does. The baseline is a random map of the
+pixels.
 """
 
 from collections.abc import Sequence
@@ -26,11 +24,11 @@ from uvlm_core.data.attributes import icons_first
 from uvlm_core.data.smart_watch import Watch
 
 FOLDS = 5
-PENALTY = 10.0  # of the probes' weights, on standardised inputs
+PENALTY = 10.0  # ridge penalty on the probes' weights, for standardised inputs
 
 
 def probe_classes() -> dict[str, int]:
-    """What is probed, and how many classes it has: weather, battery (fifths), hour, both corners.
+    """Return what is probed and its number of classes: weather, battery (fifths), hour, corners.
 
     The order is that of the controls' random stream.
     """
@@ -38,7 +36,7 @@ def probe_classes() -> dict[str, int]:
 
 
 def probe_labels(watches: Sequence[Watch]) -> dict[str, np.ndarray]:
-    """Class numbers (watches,) of everything that is probed."""
+    """Return the class numbers (watches,) of everything that is probed."""
     return {
         attribute.probe_name: np.array([attribute.probe_class(watch) for watch in watches])
         for attribute in icons_first()
@@ -46,7 +44,7 @@ def probe_labels(watches: Sequence[Watch]) -> dict[str, np.ndarray]:
 
 
 def combinations_of(watches: Sequence[Watch]) -> np.ndarray:
-    """One number per watch (watches,): equal for watches that agree in every probed attribute."""
+    """Number the watches' combinations of probed attributes, (watches,)."""
     labels = np.stack(list(probe_labels(watches).values()), 1)
     return np.unique(labels, axis=0, return_inverse=True)[1].ravel()
 
@@ -54,7 +52,7 @@ def combinations_of(watches: Sequence[Watch]) -> np.ndarray:
 def random_labels(
     labels: dict[str, np.ndarray], combinations: np.ndarray, seed: int
 ) -> dict[str, np.ndarray]:
-    """The control's labels: each combination gets one class of each attribute at random."""
+    """Draw the control's labels: one random class of each attribute per combination."""
     rng, classes = np.random.default_rng(seed), probe_classes()
     return {
         name: rng.integers(classes[name], size=combinations.max() + 1)[combinations]
@@ -63,8 +61,9 @@ def random_labels(
 
 
 def random_features(images: np.ndarray, width: int, seed: int) -> np.ndarray:
-    """The baseline: `width` random units of the pixels, uint8 (images, height, width, 3) ->
-    (images, width).
+    """Return the baseline, (images, width): random ReLU features of the pixels.
+
+    `images` is uint8 (images, height, width, 3).
     """
     pixels = images.reshape(len(images), -1) / 127.5 - 1
     weights = (
@@ -75,12 +74,12 @@ def random_features(images: np.ndarray, width: int, seed: int) -> np.ndarray:
 
 
 def probe(vectors: np.ndarray, watches: Sequence[Watch], seed: int = 0) -> pd.DataFrame:
-    """Linear probes of all attributes on one vector per image, (images, width).
+    """Fit and score linear probes of all attributes on one vector per image, (images, width).
 
-    All attributes and their controls are targets of one ridge regression of one-hot labels; the
-    largest output of an attribute's own is its answer. Vectors that are not finite have accuracy
-    NaN. Columns: attribute, accuracy, control, selectivity, chance, samples. ValueError for fewer
-    than ten combinations of attributes, or vectors that are not one for each watch.
+    One ridge regression predicts the one-hot labels of all attributes and controls; the largest
+    output of an attribute is its answer. Accuracies are NaN if a vector is not finite. Columns:
+    attribute, accuracy, control, selectivity, chance, samples. ValueError for fewer than ten
+    watches or combinations of attributes, or unless each watch has one vector.
     """
     if vectors.ndim != 2 or len(vectors) != len(watches) or len(watches) < 2 * FOLDS:
         raise ValueError(
@@ -94,7 +93,7 @@ def probe(vectors: np.ndarray, watches: Sequence[Watch], seed: int = 0) -> pd.Da
             f"attributes, and these have {combinations.max() + 1}."
         )
     columns = ["attribute", "accuracy", "control", "selectivity", "chance", "samples"]
-    if not np.isfinite(vectors).all():  # of a training that diverged
+    if not np.isfinite(vectors).all():  # from a run that diverged
         return pd.DataFrame(
             [(name, np.nan, np.nan, np.nan, 1 / classes[name], len(watches)) for name in labels],
             columns=columns,
@@ -140,11 +139,11 @@ def probe(vectors: np.ndarray, watches: Sequence[Watch], seed: int = 0) -> pd.Da
 def probe_places(
     states: dict[str, np.ndarray], watches: Sequence[Watch], by_token: bool = False, seed: int = 0
 ) -> pd.DataFrame:
-    """Probes at every place of a model: of the mean over an image's tokens ("pooled"), which knows
-    no longer where in the image something was; with `by_token` also of each token, and of all side
-    by side ("all").
+    """Fit and score probes at every place of a model.
 
-    `states` gives by place (images, tokens, width). Columns: place, token, then those of `probe`.
+    `states` maps a place to (images, tokens, width); ValueError if it is empty. Probes read the
+    mean over an image's tokens ("pooled"), which loses positions. With `by_token` they also read
+    each token, and all tokens concatenated ("all"). Columns: place, token, then those of `probe`.
     """
     if not states:
         raise ValueError("There is no place to probe: states is empty.")
@@ -166,10 +165,10 @@ def probe_places(
 
 
 def maps(vectors: np.ndarray, seed: int = 0) -> pd.DataFrame:
-    """t-SNE and UMAP of one vector per image, (images, width), in their order.
+    """Return t-SNE and UMAP coordinates of one vector per image, (images, width), in their order.
 
-    Columns: method ("t-SNE", "UMAP"), image, x, y. Equal for equal input and seed on one machine
-    only. ValueError for fewer than ten vectors and for such that are not finite.
+    Columns: method ("t-SNE", "UMAP"), image, x, y. Results repeat for equal input and seed on one
+    machine only. ValueError for fewer than ten vectors, or numbers that are not finite.
     """
     if vectors.ndim != 2 or len(vectors) < 10 or not np.isfinite(vectors).all():
         raise ValueError(
