@@ -27,7 +27,7 @@ def test_line_ends_of_other_systems_are_line_ends(tmp_path):
     [
         (
             b"one\ntwo \xe9t\xe9",
-            "line 2 is no text in UTF-8, which has no b'.xe9'; save the file as UTF-8",
+            "line 2 is not valid UTF-8: it contains b'.xe9'; save the file as UTF-8",
         ),
         (
             b"one\ntwo\nthr\0ee",

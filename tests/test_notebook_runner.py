@@ -159,7 +159,7 @@ def test_a_notebook_that_fails_does_not_keep_the_next_from_its_turn(run, tmp_pat
         line for line in result.err.splitlines() if " failed" in line or " left" in line
     )
     assert first.startswith("00_data failed because its kernel died")
-    assert second.startswith("01_networks left by itself before its last cell")
+    assert second.startswith("01_networks ended before its last cell")
     assert (tmp_path / "figures/curve.png").exists()
 
 

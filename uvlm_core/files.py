@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = 1 + content[: error.start].decode(encoding, "ignore").count("\n")
         raise ValueError(
-            f"{path}, line {line} is no text in {encoding.upper()}, which has no "
+            f"{path}, line {line} is not valid {encoding.upper()}: it contains "
             f"{content[error.start : error.end]!r}; save the file as UTF-8."
         ) from None
     if "\0" in text:

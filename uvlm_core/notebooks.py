@@ -188,7 +188,7 @@ def run_notebook(
         code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
         # papermill counts sys.exit() as success
         if any(cell.execution_count is None for cell in code):
-            raise NotebookFailed(f"{path.stem} left by itself before its last cell.")
+            raise NotebookFailed(f"{path.stem} ended before its last cell.")
         files = publish(made, figures)
         os.replace(executed, build / path.name)
         (build / f"{path.stem}.failed.ipynb").unlink(missing_ok=True)

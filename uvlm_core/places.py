@@ -70,7 +70,7 @@ def resolve(name: str) -> str:
         return place
     if not (_HUB_FILE if name.endswith(FILES) else _HUB_ID).fullmatch(name):
         raise ValueError(
-            f"{name!r} is neither a folder or file that is there nor a hub id "
+            f"{name!r} is neither an existing folder or file nor a hub id "
             "(owner/model, or owner/model/file of a single file)."
         )
     return name
@@ -127,8 +127,7 @@ def refusing(name: str, what: str) -> Iterator[None]:
         raise ValueError(
             f"{name!r} is not {what} that can be loaded ({reason(error)})."
             if here
-            else f"{name!r} is neither a folder here nor {what} that the hub gives "
-            f"({reason(error)})."
+            else f"{name!r} is neither a folder here nor {what} that the hub has ({reason(error)})."
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -349,11 +349,11 @@ def test_json_is_read_in_the_encoding_that_it_has(encoding, folder, tmp_path):
     [
         (
             b'[\n {"id": "caf\xe9"}]',
-            r"data.json, line 2 is no text in UTF-8, which has no b'\\xe9'; save the file as UTF-8\.$",
+            r"data.json, line 2 is not valid UTF-8: it contains b'\\xe9'; save the file as UTF-8\.$",
         ),
         (
             "[\n\n3]".encode("utf-16") + b"\0",
-            "data.json, line 3 is no text in UTF-16, which has no ",
+            "data.json, line 3 is not valid UTF-16: it contains ",
         ),
         (
             b"[3,\n\0\0]",

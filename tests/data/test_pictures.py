@@ -136,7 +136,7 @@ def test_a_folder_of_stamps_is_its_pngs_with_a_text(tmp_path):
     with pytest.raises(ValueError, match="is a folder, so the pictures are in it and not in"):
         read_pictures(tmp_path, tmp_path / "a")
     (tmp_path / "a/cow.txt").write_bytes(b"A cow \xf6.")
-    with pytest.raises(ValueError, match=r"row 0: .*cow.txt, line 1 is no text in UTF-8"):
+    with pytest.raises(ValueError, match=r"row 0: .*cow.txt, line 1 is not valid UTF-8"):
         read_pictures(tmp_path, tmp_path)
     (tmp_path / "a/cow.txt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"row 0: the caption of 'a/cow.png' is '', not a text"):
@@ -276,10 +276,10 @@ def test_the_lines_of_a_file_end_as_on_any_system_and_nowhere_else(end, folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a.png#0\tred\na.png#1\tgr\xfcn", r"line 2 is no text in UTF-8, which has no b'\\xfcn?'"),
-        ("a.png#0\tred\r\na.png#1\t“red”".encode("cp1252"), "captions, line 2 is no text in UTF-8"),
+        (b"a.png#0\tred\na.png#1\tgr\xfcn", r"line 2 is not valid UTF-8: it contains b'\\xfcn?'"),
+        ("a.png#0\tred\r\na.png#1\t“red”".encode("cp1252"), "captions, line 2 is not valid UTF-8"),
         ("“red”\n".encode("utf-16-le"), "captions, line 1 is no text, as it has null characters"),
-        ("a.png#0\tred\n".encode("utf-16")[:-1], "captions, line [12] is no text in UTF-16"),
+        ("a.png#0\tred\n".encode("utf-16")[:-1], "captions, line [12] is not valid UTF-16"),
     ],
 )
 def test_what_is_no_text_is_refused_by_file_and_line(content, message, folder):
@@ -564,7 +564,7 @@ def test_a_bad_file_is_refused_by_its_name_row_and_value(content, message, folde
 def test_a_file_that_is_missing_or_no_text_is_refused(folder):
     with pytest.raises(ValueError, match="nowhere cannot be read: No such file"):
         read_pictures(folder / "nowhere", folder)
-    with pytest.raises(ValueError, match="a.png, line 1 is no text in UTF-8"):
+    with pytest.raises(ValueError, match="a.png, line 1 is not valid UTF-8"):
         read_pictures(folder / "a.png", folder)
 
 

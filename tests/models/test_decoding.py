@@ -406,7 +406,7 @@ def test_a_question_longer_than_the_language_model_reads_is_refused(
     monkeypatch.setattr(model.config.text_config, "max_position_embeddings", longest - 1)
     with pytest.raises(
         ValueError,
-        match=f"A conversation of {longest} tokens was asked, and the "
+        match=f"The conversation has {longest} tokens, and the "
         f"language model reads at most {longest - 1}; shorten it",
     ):
         answer(model, processor, first, tables["VQ"], limit=1)

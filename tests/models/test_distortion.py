@@ -256,7 +256,7 @@ def test_bad_distortions_are_refused_by_name(values, message):
 def test_a_width_that_is_no_whole_number_is_refused(dose):
     with pytest.raises(
         ValueError,
-        match=f"distortion dose {dose} of 'width' makes 8 coordinates .* no whole number",
+        match=f"distortion dose {dose} of 'width' makes 8 coordinates .* not a whole number",
     ):
         Distort(Distortion("width", dose), 8)
 

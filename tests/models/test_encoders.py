@@ -352,7 +352,7 @@ def test_what_is_no_checkpoint_of_llamagens_is_refused_in_one_sentence(llamagen,
             VQEncoder.load(str(path))
         assert str(refusal.value).count(". ") == 0 and str(refusal.value).endswith(".")
 
-    refused("is neither a folder or file that is there nor a hub id")
+    refused("is neither an existing folder or file nor a hub id")
     refused(
         r"codebook of \(8192, 8\) .* has \(16384, 8\)",
         model=llamagen | {"quantize.embedding.weight": torch.zeros(8192, 8)},
@@ -378,7 +378,7 @@ def test_what_is_no_checkpoint_of_llamagens_is_refused_in_one_sentence(llamagen,
     refused("holds the weights of another model", model={0: torch.zeros(1)})
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused("is not a whole file of weights alone")
+    refused("is not a complete file of nothing but weights")
     path.write_bytes(pickle.dumps({"model": Harmful()}, protocol=2))
     refused("other pickles are refused")
     assert not (tmp_path / "harm").exists()

@@ -165,7 +165,7 @@ def test_one_tensor_too_few_too_many_or_of_another_shape_is_named(
 def test_a_path_that_is_not_there_is_never_taken_for_a_hub_id(name):
     for ask in (resolve, fingerprint, *FOLDERS.values()):
         with pytest.raises(
-            ValueError, match="is neither a folder or file that is there nor a hub id"
+            ValueError, match="is neither an existing folder or file nor a hub id"
         ) as error:
             ask(name)
         assert one_sentence(error) and repr(name) in str(error.value)
@@ -202,7 +202,7 @@ def test_a_folder_without_the_network_is_refused(copies, name):
 @pytest.mark.parametrize("name", FROM_HUB)
 def test_a_hub_that_cannot_be_reached_is_told_in_a_sentence(name, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    said = "'{}' is neither a folder here nor a .* that the hub gives \\("
+    said = "'{}' is neither a folder here nor a .* that the hub has \\("
     refused(FOLDERS[name], "owner/no-such-model", said.format("owner/no-such-model"))
     refused(FOLDERS[name], "no-such-model", said.format("no-such-model"))
 
@@ -211,7 +211,7 @@ def test_a_file_of_the_hub_is_asked_for_by_its_place_in_the_repository(monkeypat
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for name in ("owner/model/vq.pt", "owner/model/some/folder/vq.safetensors"):
         refused(
-            VQEncoder.load, name, "is neither a folder here nor a VQ tokenizer that the hub gives"
+            VQEncoder.load, name, "is neither a folder here nor a VQ tokenizer that the hub has"
         )
         for ask in (SiglipEncoder.load, FOLDERS["language_model"], FOLDERS["tokenizer"]):
             refused(ask, name, "is a file, and a .* is a folder or a hub id")

@@ -334,7 +334,7 @@ def test_slurm_parameters_that_are_none_are_refused(where, sentence):
 
 def test_a_machine_with_other_networks_trains_nothing(store, tmp_path):
     with pytest.raises(
-        RunsFailed, match="where the grid was started, so its networks are others on this machine"
+        RunsFailed, match="has another key on this machine .*, because its networks differ"
     ):
         run_grid([Elsewhere()], store, work_folder=tmp_path / "work", execute=execute_by_steps)
     assert not any(store.folder.iterdir()) and not any((tmp_path / "work").iterdir())

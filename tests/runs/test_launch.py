@@ -254,7 +254,7 @@ def test_a_grid_tells_the_same_in_the_same_sentence(spec, tmp_path, networks):
     (tmp_path / "empty").mkdir()
     store, nowhere = RunStore(tmp_path / "records"), str(tmp_path / "nowhere")
     with pytest.raises(
-        ValueError, match=f"'{nowhere}' is neither a folder or file that is there nor a hub id"
+        ValueError, match=f"'{nowhere}' is neither an existing folder or file nor a hub id"
     ):
         run_grid([spec.vary(tokenizer=nowhere)], store, 1, tmp_path / "work")
     assert not (tmp_path / "work").exists()

@@ -214,7 +214,7 @@ ROW = body(Stub())["scores"][0]
 @pytest.mark.parametrize(
     "some, fault",
     [
-        ({"scores": [{"value": 1.0}]}, "its score .* has not the entries"),
+        ({"scores": [{"value": 1.0}]}, "its score .* does not have the entries"),
         (
             {"scores": [ROW, ROW]},
             "its score .* has the fraction, metric and attribute of another one",

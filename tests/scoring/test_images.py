@@ -269,8 +269,8 @@ class Malicious:
             "does not hold the weights of torch-fidelity's Inception",
         ),
         ([1, 2], "holds list, not a dictionary of weights"),
-        (Malicious(), "is not a whole file of weights alone"),
-        (None, "is not a whole file of weights alone"),
+        (Malicious(), "is not a complete file of nothing but weights"),
+        (None, "is not a complete file of nothing but weights"),
     ],
 )
 def test_a_file_that_holds_no_inception_is_refused_unopened(
@@ -375,8 +375,8 @@ def test_pictures_of_other_sizes_are_resized_and_other_arrays_refused(watches, e
         ),
         (lambda state: state | {"_fc.bias": 3}, "does not hold the weights of EfficientNet-Lite0"),
         (lambda state: list(state.values()), "holds list, not a dictionary of weights"),
-        (lambda state: Malicious(), "is not a whole file of weights alone"),
-        (None, "is not a whole file of weights alone"),
+        (lambda state: Malicious(), "is not a complete file of nothing but weights"),
+        (None, "is not a complete file of nothing but weights"),
     ],
 )
 def test_a_file_that_holds_no_efficientnet_is_refused(weights, tmp_path, spoil, message, capfd):

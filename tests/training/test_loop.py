@@ -404,7 +404,7 @@ def test_a_model_whose_networks_are_gone_is_refused_in_one_sentence(field, spec,
     gone = spec.vary(**{field: str(tmp_path / "gone")})
     (tmp_path / "spec.json").write_text(json.dumps(gone.to_dict()))
     with pytest.raises(
-        ValueError, match=f"'{tmp_path}/gone' is neither a folder or file that is there"
+        ValueError, match=f"'{tmp_path}/gone' is neither an existing folder or file"
     ) as error:
         load_model(tmp_path)
     assert one_sentence(f"{error.value}\n")

@@ -1,7 +1,6 @@
 """What models learn from (paper section 3, data).
 
-Belongs here: the drawn Smart Watch world, its attributes, what is said about images, LLaVA JSON,
-captioned pictures, and how all of it becomes tokens; and the reading of answers, which is the way
-back. Not here: encoders (`models/`), which rows a run sees (`training/pool.py`), what an answer is
-worth (`scoring/answers.py`).
+Belongs here: the Smart Watch world, its attributes, conversations about images, LLaVA JSON,
+captioned pictures, token ids, and the parsing of answers. Not here: encoders (`models/`), which
+rows a run sees (`training/pool.py`), the scores of answers (`scoring/answers.py`).
 """

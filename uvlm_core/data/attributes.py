@@ -1,12 +1,9 @@
-"""The attributes of a watch, one object each: values, questions, phrases, parsing, credit, chance
-(paper sections 3, 4).
+"""The attributes of a watch: values, questions, phrases, parsing, credit (paper sections 3, 4).
 
-Everything that differs between the time, the weather, the battery and their two corners is here.
-Code elsewhere iterates over `ATTRIBUTES` and never asks for an attribute by its name. A new
-attribute is a subclass of `Attribute` and an entry in that dictionary.
-
-Not here: the grammar that finds numbers and words in a text (`reading.py`), and how scores become
-rows (`scoring/answers.py`).
+Belongs here: everything that differs between the time, the weather, the battery and the corners of
+the two icons. Code elsewhere iterates over `ATTRIBUTES`. A new attribute is a subclass of
+`Attribute` and an entry in that dictionary. Not here: the grammar that finds numbers and words in a
+text (`reading.py`), score rows (`scoring/answers.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,41 +27,41 @@ _LEVEL = r"(?:['’]?s)?(?:[\s-]+(?:level|charge|status|indicator|percentage|sym
 
 
 class Attribute:
-    """One attribute of a watch. As it stands: one word out of `values`, which is right or wrong.
+    """One attribute of a watch; the base class handles a single word that is right or wrong.
 
-    A value is what `parse` reads from a text: a word, an integer or (hour, minute, second). Its
-    parts are what a frozen reader classifies and what partial credit is given for: one for most
-    attributes, three for the time.
+    A value is what `parse` reads from a text: a word, an integer or (hour, minute, second). A
+    frozen reader classifies each part of a value, and each part earns partial credit. Most
+    attributes have one part; the time has three.
     """
 
     name: str
     values: Sequence[str]  # every true answer
     questions: tuple[str, ...]  # paraphrases that ask for it
-    clauses: tuple[str, ...]  # paraphrases that tell it, in captions and requests; {} is the value
-    always_told = False  # whether every caption and request tells it (paper section 3)
-    corner = ""  # the attribute that says in which corner it is drawn
+    clauses: tuple[str, ...]  # paraphrases in captions and requests; {} is the value
+    always_told = False  # whether every caption and request mentions it (paper section 3)
+    corner = ""  # the attribute that holds the corner of its icon
     excludes = ""  # another attribute, which never has the same value on the same watch
-    in_readers = True  # whether the frozen readers know it: what they do not know is not read back
-    thing = ""  # a pattern of what captions call its icon: corners belong to the icon named nearest
-    bare_thing = ""  # a pattern that means its icon where no other one is named
+    in_readers = True  # whether the frozen readers classify it in generated images
+    thing = ""  # regex for its icon's names in captions; a corner belongs to the nearest icon
+    bare_thing = ""  # regex for its icon, valid only if the clause names no other icon
 
     # what a watch shows
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of `Watch` that it stands for."""
+        """The fields of `Watch` that hold the attribute."""
         return tuple(self.parts)
 
     def value(self, watch: Watch) -> Value:
-        """Its value on a watch."""
+        """Return the attribute's value on a watch."""
         return getattr(watch, self.name)
 
     def truth(self, watch: Watch) -> str:
-        """The true answer about a watch: "10:09:36", "sunny", "57%" or "top left"."""
+        """Return the true answer about a watch: "10:09:36", "sunny", "57%" or "top left"."""
         return self.value(watch)
 
     def alternatives(self, watch: Watch) -> list[Watch]:
-        """The same watch with other values: donors of activation patching."""
+        """Return copies of a watch with other values, the donors of activation patching."""
         return [
             replace(watch, **{self.name: value})
             for value in self.values
@@ -72,41 +69,43 @@ class Attribute:
         ]
 
     def contrasts(self, watch: Watch) -> list[Watch]:
-        """Watches that show which patches of the image bear it: those whose pixels change. Empty
-        for no such patches.
+        """Return copies of a watch that differ in the pixels that show the attribute.
+
+        They locate the image patches that show it. Empty if it has no patches of its own.
         """
         return []
 
     # what a text says
 
     def mentions(self, text: str) -> list[Mention]:
-        """Every mention of a value in an answer, in order."""
+        """Return every mention of a value in an answer, in order."""
         return find_words(self.values, text)
 
     def caption_mentions(self, text: str) -> list[Mention]:
-        """Every mention of a value in a caption, which may mention the other attributes too."""
+        """Return every mention of a value in a caption, which may mention other attributes too."""
         return self.mentions(text)
 
     def parse(self, text: str) -> Value | None:
-        """The one value that an answer claims; None for no value, for several and for a denied one.
+        """Return the one value that an answer claims; None for no value, several or a denied one.
 
-        Numbers are not checked for their range (`in_range`).
+        The range of numbers is not checked here (`in_range` does that).
         """
         return claimed_value(self.mentions(text))
 
     def in_range(self, value: Value, hours: int = 12) -> bool:
-        """Whether a watch can show a value; `hours` is 13 for truths, which may have the authors'
-        hour 12.
+        """Return whether a watch can show a value.
+
+        `hours` is 13 for truths, which may have the authors' hour 12.
         """
         return True
 
     @property
     def form(self) -> str:
-        """What a true answer looks like, for error messages."""
+        """The form of a true answer, for error messages."""
         return " or ".join(self.values)
 
     def coarse(self, value: Value) -> str:
-        """A value in range in coarse words, the classes of a confusion matrix."""
+        """Return the class of a value in a confusion matrix; the value must be in range."""
         return value
 
     # what an answer or a reading is worth
@@ -118,41 +117,41 @@ class Attribute:
 
     @property
     def parts(self) -> Mapping[str, Sequence]:
-        """The name of each part -> its classes, in the order of a reader's class numbers."""
+        """The classes of each part by its name, in the order of a reader's class numbers."""
         return {self.name: self.values}
 
     def split(self, value: Value) -> tuple:
-        """A value as the values of its parts."""
+        """Return the values of a value's parts."""
         return (value,)
 
     def distance(self, part: str, given, true):
-        """How far two values of a part are apart; also of tensors of class numbers, element by
-        element.
-        """
+        """Return the distance of two values of a part, elementwise for tensors of class numbers."""
         return (given != true) * 1
 
     def worst(self, part: str) -> float:
-        """The greatest distance of two values of a part."""
+        """Return the greatest distance of two values of a part."""
         return 1
 
     def credit(self, part: str, given, true):
-        """Partial credit of a part (paper section 4), 0 to 1 within the range: 1 - distance /
-        greatest distance.
+        """Return the partial credit of a part (paper section 4): 1 - distance / greatest distance.
+
+        It is 0 to 1 for values in range.
         """
         return 1 - self.distance(part, given, true) / self.worst(part)
 
     def read_back_credit(self, part: str, seen, true) -> float:
-        """What a generated image gets for a part that a reader reads in it."""
+        """Return the credit of a generated image for one part, which a frozen reader reads in it."""
         return self.credit(part, seen, true)
 
     @property
     def read_back_chance(self) -> float:
-        """The expected `read_back_credit` of images that do not depend on their requests."""
+        """The expected `read_back_credit` of images that are independent of their requests."""
         return self.chance
 
     def read_back_error(self, seen: tuple, true: tuple) -> float | None:
-        """A distance in the attribute's own unit, from the values of its parts; None where it has
-        no unit.
+        """Return a distance in the attribute's own unit, or None if it has no unit.
+
+        `seen` and `true` hold one value per part.
         """
         return None
 
@@ -160,7 +159,7 @@ class Attribute:
 
     @property
     def probe_name(self) -> str:
-        """What a probe reads of it."""
+        """The name of a probe's target: the attribute or one of its parts."""
         return self.name
 
     @property
@@ -169,16 +168,16 @@ class Attribute:
         return len(self.values)
 
     def probe_class(self, watch: Watch) -> int:
-        """The class number of a watch for a probe."""
+        """Return the class number of a watch for a probe."""
         return self.values.index(self.value(watch))
 
 
 class Time(Attribute):
-    """Hour, minute and second, read from three hands; each hand is scored by its circular error."""
+    """Hour, minute and second, shown by three hands; each hand is scored by its circular error."""
 
     name = "time"
     always_told = True
-    chance = 0.5  # a random hand is a quarter of a turn off on average, half of the greatest error
+    chance = 0.5  # a random hand is a quarter turn off on average, half of the greatest error
     form = "hh:mm:ss from 00:00:00 to 12:59:59"
     parts = {"hour": range(12), "minute": range(60), "second": range(60)}
     probe_name, probe_classes = "hour", 12
@@ -261,7 +260,7 @@ class Time(Attribute):
 
 
 class Weather(Attribute):
-    """One of three icons."""
+    """The weather, shown by one of three icons."""
 
     name = "weather"
     values = WEATHERS
@@ -300,7 +299,7 @@ class Weather(Attribute):
 
 
 class Battery(Attribute):
-    """A level of 0 to 100 per cent, scored by its distance."""
+    """The battery's level, 0 to 100 per cent, scored by its distance from the truth."""
 
     name = "battery"
     values = tuple(f"{level}%" for level in range(101))
@@ -312,8 +311,8 @@ class Battery(Attribute):
     )
     form = "0% to 100%"
     parts = {"battery": range(101)}
-    chance = 1 - (101**2 - 1) / (3 * 101) / 100  # the fraction is two uniform levels' mean distance
-    tolerance = 10  # points within which a generated battery counts as the requested one
+    chance = 1 - (101**2 - 1) / (3 * 101) / 100  # minus the mean distance of two uniform levels
+    tolerance = 10  # a generated level within so many points counts as the requested one
     read_back_chance = sum(abs(a - b) <= 10 for a in range(101) for b in range(101)) / 101**2
     probe_classes = 5  # fifths
     questions = (
@@ -403,7 +402,7 @@ class Corner(Attribute):
     def mentions(self, text: str) -> list[Mention]:
         return find_corners(text)
 
-    def caption_mentions(self, text: str) -> list[Mention]:  # those whose nearest icon is its own
+    def caption_mentions(self, text: str) -> list[Mention]:  # those nearest to its own icon
         things = {
             attribute.name: (attribute.thing, attribute.bare_thing)
             for attribute in ATTRIBUTES.values()
@@ -416,7 +415,7 @@ class Corner(Attribute):
         ]
 
 
-# the order is that of the random streams
+# The order seeds the random streams of conversations.
 ATTRIBUTES: dict[str, Attribute] = {
     attribute.name: attribute
     for attribute in (
@@ -488,28 +487,24 @@ ATTRIBUTES: dict[str, Attribute] = {
 
 
 def find_attribute(name: str) -> Attribute:
-    """The attribute of a name; ValueError for an unknown one."""
+    """Return the attribute with a name. `ValueError` for an unknown name."""
     if name not in ATTRIBUTES:
         raise ValueError(f"attribute {name!r} is not one of {', '.join(ATTRIBUTES)}.")
     return ATTRIBUTES[name]
 
 
 def attribute_with(part: str) -> Attribute:
-    """The attribute that a part belongs to: "hour" is a part of the time."""
+    """Return the attribute that a part belongs to, e.g. the time for "hour"."""
     return next(attribute for attribute in ATTRIBUTES.values() if part in attribute.parts)
 
 
 def icons_first() -> list[Attribute]:
-    """The attributes with those that are icons first: the order of probes and of patches in
-    records.
-    """
+    """Return the attributes with icons first, the order of probes and patches in records."""
     return sorted(ATTRIBUTES.values(), key=lambda attribute: not attribute.corner)
 
 
 def scored_names() -> list[str]:
-    """The names that scores are given for: all attributes, then the parts of those that have
-    several.
-    """
+    """Return the names that get scores: all attributes, then the parts of those with several."""
     return [
         *ATTRIBUTES,
         *(
@@ -522,8 +517,9 @@ def scored_names() -> list[str]:
 
 
 def chances(read_back: bool = False) -> dict[str, float]:
-    """What guesses score on average, by `scored_names`; with `read_back` images that ignore their
-    requests.
+    """Return the expected score of random guesses for each of `scored_names`.
+
+    With `read_back`, return the expected score of images that ignore their requests.
     """
     found = {}
     for attribute in ATTRIBUTES.values():
@@ -535,8 +531,8 @@ def chances(read_back: bool = False) -> dict[str, float]:
 def read_caption(text: str) -> dict[str, str]:
     """Read the values a caption states: attribute -> "10:09:36", "sunny", "57%" or "top left".
 
-    Attributes that it leaves out are absent. Contradicting values are all returned, joined by " or
-    ", and denials with their words; both then score 0. ValueError for anything but a string.
+    Attributes that it does not mention are absent. Contradicting values are joined by " or ", and
+    denials keep their words; both then score 0. `ValueError` for anything but a string.
     """
     if not isinstance(text, str):
         raise ValueError(f"caption {text!r} is not a string.")
@@ -549,9 +545,9 @@ def read_caption(text: str) -> dict[str, str]:
 
 
 def take_over(watch: Watch, other: Watch, names: Sequence[str]) -> Watch:
-    """A watch with the values of `other` in some attributes.
+    """Return `watch` with the values of `other` in the attributes `names`.
 
-    An icon whose corner is thereby taken by the other icon changes places with it.
+    If an icon thereby moves to the other icon's corner, that icon moves to the corner left free.
     """
     taken = {field: getattr(other, field) for name in names for field in ATTRIBUTES[name].fields}
     for name in names:

@@ -1,11 +1,10 @@
-"""Conversations about images (paper section 3, data): questions, captions, requests, attribute
-bias.
+"""Conversations about watches: questions, captions, requests, attribute bias (paper section 3).
 
-Belongs here: what is said about watches, and in which order. Not here: the words for each attribute
-(`attributes.py`), files (`llava.py`), token ids (`tokens.py`), reading answers (`reading.py`).
+Belongs here: the turns of a conversation and their order. Not here: the phrases of each attribute
+(`attributes.py`), files (`llava.py`), token ids (`tokens.py`), parsing answers (`reading.py`).
 
-Conversation i of a seed and a task depends on these three and on watch i alone. A bias takes an
-attribute out of the rows it bars and leaves the wording of the rest as it was.
+A conversation depends only on its seed, its task, its position and its watch. A bias removes an
+attribute from the rows that it bars and changes no other word.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,8 +16,8 @@ from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.smart_watch import Watch
 from uvlm_core.files import short
 
-TASKS = ("vqa", "caption", "generation")  # the position of a task is part of its random stream
-# stands where the image is: in the human turn to understand it, in the gpt turn to generate it
+TASKS = ("vqa", "caption", "generation")  # a task's position seeds its random stream
+# marks the image: in the human turn to understand it, in the gpt turn to generate it
 IMAGE = "<image>"
 
 DESCRIBE_WATCH = (  # asks for a caption
@@ -48,7 +47,10 @@ DRAW_WATCH = (  # asks for an image; clauses follow
 
 
 def check_characters(what: str, text: str) -> None:
-    """Refuse half of a surrogate pair, which JSON can hold and no tokenizer or file can take."""
+    """Refuse half of a surrogate pair: JSON can hold it, but tokenizers and files cannot.
+
+    `ValueError` names `what` and the position of the character.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -61,13 +63,14 @@ def check_characters(what: str, text: str) -> None:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer; `attributes` says which attributes it is about (empty for other
-    people's data).
+    """One question and its answer.
+
+    `ValueError` for an empty text, half of a surrogate pair or an unknown attribute.
     """
 
     human: str
     gpt: str
-    attributes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()  # the attributes it is about; empty for other people's data
 
     def __post_init__(self):
         for name in ("human", "gpt"):
@@ -90,16 +93,15 @@ class Turn:
 class Conversation:
     """A conversation about one image.
 
-    `image` is a position in an image table, or a file name inside an image folder. In vqa and
-    caption the first human turn begins with "<image>" and a line break; generation is one turn
-    whose gpt side is "<image>" and nothing else. Anything else raises a ValueError.
+    `image` is a position in an image table or a file name inside an image folder. In the tasks vqa
+    and caption, the first human turn begins with "<image>" and a line break. In generation there is
+    one turn, whose gpt side is just "<image>". `ValueError` for anything else.
     """
 
     task: str  # one of TASKS
     image: int | str
     turns: tuple[Turn, ...]
-    # the file and row it was read from, for messages
-    source: str = field(default="", compare=False)
+    source: str = field(default="", compare=False)  # its file and row, for messages
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -140,12 +142,13 @@ class Conversation:
 
 @dataclass(frozen=True)
 class AttributeBias:
-    """An attribute that is rare in some tasks: a share `rate` of their rows may mention it, the
-    others never do.
+    """An attribute that only a share `rate` of the rows of some tasks may mention.
+
+    `ValueError` for an unknown attribute or task, and for a rate outside 0..1.
     """
 
     attribute: str  # one of ATTRIBUTES
-    rate: float  # 0..1, share of rows; exactly round(rate * rows) rows may mention the attribute
+    rate: float  # 0..1; exactly round(rate * rows) rows may mention the attribute
     tasks: tuple[str, ...] = ("vqa", "caption")
 
     def __post_init__(self):
@@ -181,19 +184,19 @@ def make_conversations(
     mention_rate: float = 0.5,
     wordings: int | None = None,
 ) -> list[Conversation]:
-    """One conversation per watch, conversation i about image i; exact per (seed, task, i).
+    """Return one conversation per watch; number i is about image i, exact per (seed, task, i).
 
-    vqa asks `turns` questions (1..5, or a range such as the paper's (1, 4), drawn per watch) about
-    different attributes in random order, all five equally likely: the paper's odds, 3/5 for time,
-    weather and battery, 2/5 for the corners. Captions and requests give the time and each other
-    attribute with probability `mention_rate`, 1/2 in the paper (section 3); what is mentioned at a
-    lower rate is mentioned at a higher one. `wordings` keeps to the first so many of each list of
-    paraphrases (all of them without it).
+    The task vqa asks `turns` questions about different attributes in random order: 1..5, or a range
+    such as the paper's (1, 4), drawn per watch. All five attributes are equally likely. These are
+    the paper's odds: 3/5 for time, weather and battery, 2/5 for the corners.
 
-    An attribute that a bias bars from a row is left out: vqa turns to the others, and has a
-    question less if there are too few. Which rows are barred depends on the number of watches as
-    well; the rows allowed at a lower rate are among those allowed at a higher one. ValueError for
-    anything out of range.
+    Captions and requests mention the time always, and each other attribute with probability
+    `mention_rate` (1/2 in the paper, section 3). A higher rate only adds mentions. `wordings` limits
+    each list of paraphrases to its first entries; None uses all.
+
+    An attribute that a bias bars from a row is left out. The task vqa then asks about the others,
+    with fewer questions if too few are left. Which rows are barred also depends on the number of
+    watches. A higher rate only adds allowed rows. `ValueError` for anything out of range.
     """
     if task not in TASKS:
         raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}.")
@@ -227,7 +230,7 @@ def make_conversations(
 
 
 def _turn_range(turns: int | tuple[int, int]) -> tuple[int, int]:
-    """`turns` as (low, high), both included."""
+    """Return `turns` as (low, high), both included."""
     pair = tuple(turns) if isinstance(turns, tuple | list) else (turns, turns)
     if (
         len(pair) != 2
@@ -244,8 +247,9 @@ def _turn_range(turns: int | tuple[int, int]) -> tuple[int, int]:
 def _barred_rows(
     rows: int, task: str, seed: int, biases: tuple[AttributeBias, ...]
 ) -> dict[str, set[int]]:
-    """For each biased attribute the rows that must not mention it: all but the round(rate * rows)
-    of lowest rank.
+    """Return the rows that must not mention each biased attribute.
+
+    The rows are in a random order, and the first round(rate * rows) are allowed.
     """
     barred = {}
     for bias in biases:
@@ -255,7 +259,7 @@ def _barred_rows(
             continue
         if bias.attribute in barred:
             raise ValueError(f"bias attribute {bias.attribute!r} occurs twice for task {task!r}.")
-        # A fourth number keeps this stream apart from those of the conversations.
+        # a fourth number separates this stream from those of the conversations
         stream = 1 + list(ATTRIBUTES).index(bias.attribute)
         rng = np.random.default_rng([seed, TASKS.index(task), rows, stream])
         barred[bias.attribute] = set(rng.permutation(rows)[round(bias.rate * rows) :].tolist())
@@ -275,9 +279,9 @@ def _ask(
     high: int,
     wordings: int | None,
 ) -> tuple[Turn, ...]:
-    """The turns of a vqa conversation.
+    """Return the turns of a vqa conversation.
 
-    Everything is drawn before anything is left out, so that a bias changes no wording.
+    Everything is drawn before anything is left out, so a bias changes no wording.
     """
     names = list(ATTRIBUTES)
     order = [names[i] for i in rng.permutation(len(names))]
@@ -301,7 +305,7 @@ def _tell(
     mention_rate: float,
     wordings: int | None,
 ) -> tuple[Turn]:
-    """The one turn of a caption or a request: what is always told, the others in random order."""
+    """Return the turn of a caption or request; attributes not always told are in random order."""
     always = [name for name, attribute in ATTRIBUTES.items() if attribute.always_told]
     others = [name for name in ATTRIBUTES if name not in always]
     order = always + [others[i] for i in rng.permutation(len(others))]
@@ -310,7 +314,7 @@ def _tell(
         name: _choose(rng, attribute.clauses[:wordings]) for name, attribute in ATTRIBUTES.items()
     }
     opening = _choose(rng, (DESCRIBE_WATCH if task == "caption" else DRAW_WATCH)[:wordings])
-    fallback = _choose(rng, allowed)  # something must be said even if nothing else may be
+    fallback = _choose(rng, allowed)  # a turn mentions at least one attribute
     told = tuple(name for name in order if name in drawn and name in allowed) or (fallback,)
     clauses = [wording[name].format(ATTRIBUTES[name].truth(watch)) for name in told]
     text = " and ".join(filter(None, (", ".join(clauses[:-1]), clauses[-1]))) + "."

@@ -101,8 +101,8 @@ class Continuation:
             and (longest := int(self.valid.sum(1).max())) > most
         ):
             raise ValueError(
-                f"A conversation of {longest} tokens was asked, and the language "
-                f"model reads at most {most}; shorten it."
+                f"The conversation has {longest} tokens, and the language model "
+                f"reads at most {most}; shorten it."
             )
 
 

@@ -54,7 +54,7 @@ class Distort(nn.Module):
                     raise ValueError(
                         f"distortion dose {distortion.dose!r} of 'width' makes "
                         f"{width} coordinates {width * distortion.dose:g}, which is "
-                        f"no whole number from 1 up."
+                        f"not a whole number from 1 up."
                     )
             self.register_buffer("matrix", torch.zeros(width, self.width))
             self.register_buffer("offset", torch.zeros(self.width))

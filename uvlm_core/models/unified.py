@@ -101,8 +101,8 @@ class UnifiedVLMConfig(PreTrainedConfig):
                 )
             if self.adapter_positions and math.isqrt(space["tokens"]) ** 2 != space["tokens"]:
                 raise ValueError(
-                    f"{side} has {space['tokens']} tokens, which are no square of "
-                    "rows and columns; leave adapter_positions off for it."
+                    f"{side} has {space['tokens']} tokens, which is not a square number; "
+                    "leave adapter_positions off for it."
                 )
         if self.feature_loss not in FEATURE_LOSSES:
             raise ValueError(
@@ -459,8 +459,8 @@ def _merge(adapter: str, model: PreTrainedModel) -> PreTrainedModel:
     changed = any(isinstance(table, BaseTunerLayer) for table in tables)
     if changed and model.config.tie_word_embeddings:  # peft would change both tables
         raise ValueError(
-            f"{adapter!r} cannot be merged: it changes one of two tables that are the "
-            "same in its model (embeddings and head)."
+            f"{adapter!r} cannot be merged: it changes only one of the embeddings and "
+            "the head, which share their weights in its model."
         )
     with refusing(adapter, "an adapter of finite weights"):
         return tuned.merge_and_unload(safe_merge=True).to(model.dtype)

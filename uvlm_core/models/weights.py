@@ -39,7 +39,7 @@ def load_network(
     if adapted(name) is not None:
         raise ValueError(
             f"{name!r} is an adapter of another model, which only a language model "
-            "may be; merge the two and give the folder of what comes out."
+            "may be; merge the two and give the merged model's folder."
         )
     folder = resolve_network(name, what)
     with refusing(name, what):
@@ -96,7 +96,7 @@ def load_checkpoint(path: str | Path) -> dict:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader and the unpickler raise errors of many kinds
         raise ValueError(
-            f"{path} is not a whole file of weights alone ({type(error).__name__}); "
+            f"{path} is not a complete file of nothing but weights ({type(error).__name__}); "
             "truncated files and other pickles are refused."
         ) from error
     if not isinstance(found, dict):
@@ -138,7 +138,7 @@ def companion_config(name: str, encoder: str) -> dict:
     if config.pop("of", None) != fingerprint(encoder):
         raise ValueError(
             f"{name!r} was not trained on the features of {encoder!r}; "
-            "train one for it, or name none (an empty text)."
+            "train one for it, or set the field to ''."
         )
     return config
 

@@ -171,9 +171,8 @@ def _run(spec, store: RunStore, folder: Path, execute: Callable | None) -> None:
     """
     if record_key(spec) != folder.name:
         raise ValueError(
-            f"{describe(spec)} is {folder.name} where the grid was started, so its "
-            f"networks are others "
-            f"on this machine; give a cluster one checkout."
+            f"{describe(spec)} has another key on this machine than where the grid was started "
+            f"({folder.name}), because its networks differ; give a cluster one checkout."
         )
     if execute is None:
         # late, because reading records needs no torch

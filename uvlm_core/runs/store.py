@@ -123,7 +123,7 @@ class RunStore:
         unknown = sorted(body.keys() - _BODY.keys())
         if unknown:
             raise ValueError(
-                f"{describe(spec)} did not return a record: {unknown[0]!r} is not one "
+                f"{describe(spec)} did not return a record: its entry {unknown[0]!r} is not one "
                 f"of {', '.join(_BODY)}."
             )
         told = {"schema": SCHEMA, "key": path.stem, "spec": canonical_of(spec).to_dict()}
@@ -159,7 +159,7 @@ class RunStore:
                 picture.unlink(missing_ok=True)
             raise RecordError(
                 f"The record {path} cannot be written ({error.strerror or error}) "
-                f"and nothing is left of it; make room or grant permission there and "
+                f"and no part of it was kept; make room or grant permission there and "
                 f"run again."
             ) from error
         return record
@@ -229,7 +229,9 @@ def _grouped(rows: list[dict]) -> dict:
     scores: dict = {}
     for row in rows:
         if not isinstance(row, dict) or set(row) != set(SCORE_COLUMNS):
-            raise ValueError(f"its score {row!r} has not the entries {', '.join(SCORE_COLUMNS)}")
+            raise ValueError(
+                f"its score {row!r} does not have the entries {', '.join(SCORE_COLUMNS)}"
+            )
         group = scores.setdefault(repr(float(row["fraction"])), {}).setdefault(row["metric"], {})
         if row["attribute"] in group:
             raise ValueError(
