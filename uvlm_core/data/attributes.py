@@ -125,7 +125,7 @@ class Attribute:
         return (value,)
 
     def distance(self, part: str, given, true):
-        """Return the distance of two values of a part, elementwise for tensors of class numbers."""
+        """Return the distance of two values of a part; elementwise for tensors of class numbers."""
         return (given != true) * 1
 
     def worst(self, part: str) -> float:
@@ -140,7 +140,7 @@ class Attribute:
         return 1 - self.distance(part, given, true) / self.worst(part)
 
     def read_back_credit(self, part: str, seen, true) -> float:
-        """Return the credit of a generated image for one part, which a frozen reader reads in it."""
+        """Return the credit of a generated image for one part that a frozen reader reads in it."""
         return self.credit(part, seen, true)
 
     @property
@@ -487,7 +487,7 @@ ATTRIBUTES: dict[str, Attribute] = {
 
 
 def find_attribute(name: str) -> Attribute:
-    """Return the attribute with a name. `ValueError` for an unknown name."""
+    """Return the attribute with a name. ValueError for an unknown name."""
     if name not in ATTRIBUTES:
         raise ValueError(f"attribute {name!r} is not one of {', '.join(ATTRIBUTES)}.")
     return ATTRIBUTES[name]
@@ -532,7 +532,7 @@ def read_caption(text: str) -> dict[str, str]:
     """Read the values a caption states: attribute -> "10:09:36", "sunny", "57%" or "top left".
 
     Attributes that it does not mention are absent. Contradicting values are joined by " or ", and
-    denials keep their words; both then score 0. `ValueError` for anything but a string.
+    denials keep their words; both then score 0. ValueError for anything but a string.
     """
     if not isinstance(text, str):
         raise ValueError(f"caption {text!r} is not a string.")

@@ -49,7 +49,7 @@ DRAW_WATCH = (  # asks for an image; clauses follow
 def check_characters(what: str, text: str) -> None:
     """Refuse half of a surrogate pair: JSON can hold it, but tokenizers and files cannot.
 
-    `ValueError` names `what` and the position of the character.
+    ValueError names `what` and the position of the character.
     """
     try:
         text.encode()
@@ -65,7 +65,7 @@ def check_characters(what: str, text: str) -> None:
 class Turn:
     """One question and its answer.
 
-    `ValueError` for an empty text, half of a surrogate pair or an unknown attribute.
+    ValueError for an empty text, half of a surrogate pair or an unknown attribute.
     """
 
     human: str
@@ -95,7 +95,7 @@ class Conversation:
 
     `image` is a position in an image table or a file name inside an image folder. In the tasks vqa
     and caption, the first human turn begins with "<image>" and a line break. In generation there is
-    one turn, whose gpt side is just "<image>". `ValueError` for anything else.
+    one turn, whose gpt side is just "<image>". ValueError for anything else.
     """
 
     task: str  # one of TASKS
@@ -144,7 +144,7 @@ class Conversation:
 class AttributeBias:
     """An attribute that only a share `rate` of the rows of some tasks may mention.
 
-    `ValueError` for an unknown attribute or task, and for a rate outside 0..1.
+    ValueError for an unknown attribute or task, and for a rate outside 0..1.
     """
 
     attribute: str  # one of ATTRIBUTES
@@ -187,16 +187,16 @@ def make_conversations(
     """Return one conversation per watch; number i is about image i, exact per (seed, task, i).
 
     The task vqa asks `turns` questions about different attributes in random order: 1..5, or a range
-    such as the paper's (1, 4), drawn per watch. All five attributes are equally likely. These are
-    the paper's odds: 3/5 for time, weather and battery, 2/5 for the corners.
+    such as the paper's (1, 4), drawn per watch. All five attributes are equally likely, as in the
+    paper: 3/5 for time, weather and battery together, 2/5 for the two corners.
 
-    Captions and requests mention the time always, and each other attribute with probability
-    `mention_rate` (1/2 in the paper, section 3). A higher rate only adds mentions. `wordings` limits
-    each list of paraphrases to its first entries; None uses all.
+    Captions and requests always mention the time, and each other attribute with probability
+    `mention_rate` (1/2 in the paper, section 3). A higher rate only adds mentions. `wordings` keeps
+    the first so many of each list of paraphrases; None keeps all.
 
     An attribute that a bias bars from a row is left out. The task vqa then asks about the others,
     with fewer questions if too few are left. Which rows are barred also depends on the number of
-    watches. A higher rate only adds allowed rows. `ValueError` for anything out of range.
+    watches. A higher rate only adds allowed rows. ValueError for anything out of range.
     """
     if task not in TASKS:
         raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}.")

@@ -1,8 +1,7 @@
-"""Conversations as LLaVA JSON beside a folder of images: reading and writing (paper section 3,
-data).
+"""Read and write conversations as LLaVA JSON beside a folder of images (paper section 3, data).
 
-Belongs here: files. Not here: what a conversation is (`conversations.py`), pictures
-(`pictures.py`).
+Belongs here: the files. Not here: conversations themselves (`conversations.py`), other formats of
+captioned pictures (`pictures.py`).
 """
 
 import json
@@ -30,14 +29,13 @@ def write_llava(
     image_folder: str | Path,
     size: int = 64,
 ) -> None:
-    """Write conversations as LLaVA JSON and the images they use as PNG files named after the JSON
-    and their position.
+    """Write conversations as LLaVA JSON, and their images as PNG files.
 
-    `images` holds what positions point to: watches (rendered at `size` px), PIL images of any kind
-    or uint8 arrays (H, W, 3), written as `pixels.to_rgb` reads them. It may be None if all
-    conversations name files, which must then be in `image_folder`. All is validated first, the JSON
-    comes last, and every file appears whole or not at all. ValueError, also for a full disk or a
-    forbidden folder.
+    A PNG file is named after the JSON and the image's position in `images`. `images` holds watches
+    (rendered at `size` px), PIL images of any kind or uint8 arrays (H, W, 3), converted by
+    `pixels.to_rgb`. It may be None if all conversations name files, which must be in
+    `image_folder`. Everything is validated first and the JSON is written last. Every file appears
+    whole or not at all. ValueError for bad input, and also for a full disk or a forbidden folder.
     """
     json_path, image_folder = Path(json_path), Path(image_folder)
     positions, rows = {}, []  # file name -> position in `images`
@@ -83,7 +81,7 @@ def write_llava(
             )
     for position in positions.values():
         if isinstance(images[position], Watch):
-            # one is enough to refuse a bad size before anything is written
+            # one watch is enough to refuse a bad size before anything is written
             render(images[position], size)
             break
     try:
@@ -98,7 +96,8 @@ def write_llava(
             Path(json_aside, json_path.name).write_text(
                 json.dumps(rows, indent=1), encoding="utf-8"
             )
-            for name in positions:  # what this JSON has not put there may be that of one elsewhere
+            # without the JSON, an image of the same name may belong to a JSON elsewhere
+            for name in positions:
                 there, new = image_folder / name, Path(images_aside, name)
                 if (
                     not json_path.exists()
@@ -119,7 +118,7 @@ def write_llava(
 
 
 def _picture(image: Watch | Image.Image | np.ndarray, position: int, size: int) -> Image.Image:
-    """A watch (rendered at `size`), a PIL image or a uint8 array (H, W, 3) as an RGB image."""
+    """Convert a watch (rendered at `size`), PIL image or uint8 array (H, W, 3) to an RGB image."""
     if isinstance(image, Watch):
         return render(image, size)
     if not isinstance(image, Image.Image | np.ndarray):
@@ -131,13 +130,14 @@ def _picture(image: Watch | Image.Image | np.ndarray, position: int, size: int) 
 
 
 def read_llava(json_path: str | Path, image_folder: str | Path) -> list[Conversation]:
-    """Read LLaVA JSON whose images are files below `image_folder`; what `write_llava` wrote comes back as it was.
+    """Read LLaVA JSON whose images are files below `image_folder`; the inverse of `write_llava`.
 
-    Rows are {"image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}, "task" and "attributes" optional:
-    without a task, "<image>" in a gpt turn means generation, otherwise vqa. "<image>" may also end the first human
-    turn, as in LLaVA's own data; it is moved to the start. Rows without an image are refused. Every
-    picture is decoded once, so that what is read here can be opened later, and has one name however
-    it is spelled (`locate_image`). ValueError names the file, the row (from 0) and the bad value.
+    Rows are {"image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}; "task" and
+    "attributes" are optional. The default task is generation if a gpt turn holds "<image>",
+    otherwise vqa. "<image>" may also end the first human turn, as in LLaVA's own data; it is moved
+    to the start. Rows without an image are refused. Every picture is decoded once, so it can be
+    opened later. It has one name however it is spelled (`locate_image`). ValueError names the file,
+    the row (from 0) and the bad value.
     """
     json_path, image_folder = Path(json_path), Path(image_folder)
     rows = read_json(json_path)
@@ -157,7 +157,10 @@ def read_llava(json_path: str | Path, image_folder: str | Path) -> list[Conversa
 
 
 def conversation_of(row) -> Conversation:
-    """One row of LLaVA JSON as a conversation (`read_llava` says how); a ValueError names the bad value."""
+    """Convert a row of LLaVA JSON to a conversation, as described in `read_llava`.
+
+    ValueError names the bad value.
+    """
     if not isinstance(row, dict):
         raise ValueError(f"{short(row)} is not an object with the keys image and conversations.")
     for key in ("image", "conversations"):
@@ -188,7 +191,8 @@ def conversation_of(row) -> Conversation:
             )
     if len(said) % 2:
         raise ValueError(
-            f"the {len(said)} turns end with 'human'; turns alternate human, gpt and end with 'gpt'."
+            f"the {len(said)} turns end with 'human'; "
+            "turns alternate human, gpt and end with 'gpt'."
         )
     human, gpt = ([part["value"] for part in said[start::2]] for start in (0, 1))
     task = row.get("task", "generation" if any(IMAGE in text for text in gpt) else "vqa")
@@ -198,9 +202,8 @@ def conversation_of(row) -> Conversation:
         gpt = [text.strip() for text in gpt]
     elif not human[0].startswith(f"{IMAGE}\n") and human[0].count(IMAGE) == 1:
         before, after = (text.strip() for text in human[0].split(IMAGE))
-        if not (
-            before and after
-        ):  # in the middle of a text its place may mean something: left to be refused
+        # in the middle of a text, the place may mean something: `Conversation` refuses it
+        if not (before and after):
             human[0] = f"{IMAGE}\n{before or after}"
     attributes = row.get("attributes", [[]] * len(human))
     if not (
@@ -215,29 +218,26 @@ def conversation_of(row) -> Conversation:
 
 
 def _readable(folder: Path, name: str) -> str:
-    """The one name of an image's file; a ValueError for one that cannot be opened later."""
+    """Return the one name of an image file; ValueError if the file cannot be decoded."""
     name = locate_image(folder, name)
     to_rgb(folder / name, f"image {name!r} in {folder}")
     return name
 
 
 def locate_image(folder: Path, name: str) -> str:
-    """The one name of the file that an image's name leads to: below the folder, links followed.
+    """Return the one name of an image file, relative to its folder and with links followed.
 
-    "./a.png", "sub/../a.png" and the full path are "a.png", so a picture is one picture wherever
-    its folder is. Where no file has just that name, backslashes are read as slashes and accents in
-    either of Unicode's forms. ValueError for a file that is outside the folder or missing.
+    "./a.png", "sub/../a.png" and the full path all become "a.png", wherever the folder is. If no
+    file has exactly the given name, backslashes are read as slashes and accents in either of
+    Unicode's forms. ValueError for a file that is outside the folder or missing.
     """
     slashed = name.replace("\\", "/")
     spellings = dict.fromkeys((name, slashed, normalize("NFC", slashed), normalize("NFD", slashed)))
     try:
         inside, paths = folder.resolve(), [(folder / spelling).resolve() for spelling in spellings]
         path = next((path for path in paths if path.is_file()), None)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # too long a name, a ring of links, a null byte
+    # too long a name, a ring of links, a null byte
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"image {short(name)} is not a usable file name.") from error
     if not (path or paths[0]).is_relative_to(inside):
         raise ValueError(f"image {name!r} is outside the image folder {folder}.")

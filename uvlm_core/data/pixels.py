@@ -1,10 +1,9 @@
-"""From anything that is a picture to RGB (paper section 3, real images): files, PIL images, arrays.
+"""Conversion of picture files, PIL images and arrays to RGB (paper section 3, real images).
 
-Belongs here: what is read as a picture, and how its pixels become 8 bits of red, green and blue.
-Not here: how a watch is drawn (`smart_watch.py`), fitting to a size, which files belong together
-(`pictures.py`).
+Belongs here: which pictures are accepted, and how their pixels become 8-bit RGB. Not here: drawing
+watches (`smart_watch.py`), fitting to a size and caption files (`pictures.py`).
 
-Every picture enters through `to_rgb`: what one way reads, all ways read alike or refuse alike.
+Every picture enters through `to_rgb`, so all callers accept and refuse the same pictures.
 """
 
 import warnings
@@ -30,18 +29,18 @@ SUFFIXES = (
     ".tiff",
     ".webp",
 )
-# Pillow's kinds of pixels whose range is known: of 8 bits or fewer, and of 16
+# Pillow's pixel modes with a known range: 8 bits or fewer, and 16 bits
 _KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def to_rgb(picture: str | Path | Image.Image | np.ndarray, name: str = "") -> Image.Image:
-    """Turn a file, a PIL image of any kind or a uint8 array (H, W, 3) into RGB.
+    """Convert a file, a PIL image or a uint8 array (H, W, 3) to RGB.
 
-    A picture is turned as its EXIF says, what is transparent is white, and 16 bits become 8. An
-    animation's file gives its first frame. Messages call the picture `name`. ValueError for a file
-    that is missing, broken or of another format than `FORMATS`, for pixels without a known range
-    (32 bits, LAB), and for more pixels than Pillow takes for harmless (89 million).
+    The picture is rotated as its EXIF says, transparent pixels become white, and 16 bits become 8.
+    An animation gives its first frame. Error messages call the picture `name`. ValueError for a
+    file that is missing, broken or not in one of `FORMATS`, for pixels without a known range (32
+    bits, LAB), and for more pixels than Pillow considers safe (89 million).
     """
     if isinstance(picture, str | Path):
         with (
@@ -62,7 +61,7 @@ def to_rgb(picture: str | Path | Image.Image | np.ndarray, name: str = "") -> Im
 
 @contextmanager
 def _refused(name: str, allowed: str = "") -> Iterator[None]:
-    """Make one sentence of whatever Pillow raises."""
+    """Turn any error of Pillow into a ValueError of one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -80,21 +79,21 @@ def _refused(name: str, allowed: str = "") -> Iterator[None]:
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
-    """Upright and on white, in RGB."""
+    """Return the picture upright, on white and in RGB."""
     if not all(picture.size):
         raise ValueError(f"its size is {picture.width} x {picture.height} pixels")
     if Image.MAX_IMAGE_PIXELS and picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError  # of one in memory, too: it could not be read back
+        raise Image.DecompressionBombError  # in memory too: once written, it could not be read
     if picture.mode not in _KNOWN + _DEEP:
         raise ValueError(
             f"its pixels are of Pillow's kind {picture.mode!r}, which has no known range"
         )
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode in _DEEP:  # Pillow would cut off at 255
+    if picture.mode in _DEEP:  # Pillow would clip at 255
         pixels = np.asarray(picture)
         clear = pixels == picture.info.get("transparency", -1)
         picture = Image.fromarray(np.where(clear, 255, pixels >> 8).astype(np.uint8))
-    if picture.mode == "La":  # Pillow has no way from it to RGBA
+    if picture.mode == "La":  # Pillow cannot convert it to RGBA directly
         picture = picture.convert("LA")
     picture = picture.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")

@@ -1,13 +1,12 @@
-r"""Values read out of what was said about a watch (paper section 4): answers and captions in,
-values out.
+r"""Parsing of the values in answers and captions (paper section 4).
 
-Belongs here: which words and numbers name a value, and when they do not claim it. Not here: which
-attribute has which values (`attributes.py`), what a value is worth (`scoring/answers.py`).
+Belongs here: which words and numbers name a value, and when they do not claim it. Not here: the
+values of each attribute (`attributes.py`), the score of a value (`scoring/answers.py`).
 
-One reader serves answers, captions and truths, so that "57%", "57 %" and "The battery is at 57%."
-are the same. What counts is what the speaker claims:
+One parser serves answers, captions and truths, so "57%", "57 %" and "The battery is at 57%." give
+the same value. Only values that the speaker claims count:
 
-    two values          "57% or 60", "40 to 57%", "top left or right"   both found, so neither counts
+    two values          "57% or 60", "40 to 57%", "top left or right"   both found, neither counts
     a denial            "It is not cloudy", "not 57%"                   a mention, but no claim
     an open range       "more than 57%", "57% or less"                  a mention, but no claim
     another precision   "57.5%", "57,5%", "10:09:36.5"                  a mention, but no claim
@@ -19,29 +18,30 @@ from dataclasses import dataclass
 
 Value = tuple[int, int, int] | int | str
 
-# a time with a fraction takes it along ("10:09:36,5"), but not a level after a comma
-# ("10:09:36,57%")
+# a time includes its fraction ("10:09:36,5"), but not a level after a comma ("10:09:36,57%")
 _MARK = r"\s*(?:%|per\s?cent)"
 _NUMBER = re.compile(
     r"(?P<sign>[-−])?(?P<number>(?<![0-9])[0-9]++"
-    rf"(?:(?::[0-9]++)++(?:[.,][0-9]++(?!{_MARK}))?|(?:[.,][0-9]++)*))(?P<mark>{_MARK})?(?P<plus>\+)?"
+    rf"(?:(?::[0-9]++)++(?:[.,][0-9]++(?!{_MARK}))?|(?:[.,][0-9]++)*))"
+    rf"(?P<mark>{_MARK})?(?P<plus>\+)?"
 )
 _TIME = re.compile(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})")
 _CORNER = re.compile(r"\b(?P<row>top|bottom)[\s-]+(?P<column>left|right)\b")
 
-# what stands between two numbers, or a value and a part of another one, and makes them alternatives
-# or a range
+# words between two numbers, or between a value and part of another, that make them alternatives or
+# a range
 _OR = r"(?:(?:plus\s+)?or(?:\s+minus\b)?|to|till?|until|through|thru|versus|vs|/|-|–|—|−|~|±|…)"
 _BESIDE = (
-    r"(?:[,(]|(?:either|maybe|perhaps|possibly|about|around|roughly|approximately|at|up|even|the|a|it|is|be"
-    r"|in|on)\b)"
+    r"(?:[,(]|(?:either|maybe|perhaps|possibly|about|around|roughly|approximately"
+    r"|at|up|even|the|a|it|is|be|in|on)\b)"
 )
 _JOINED = re.compile(rf"(?:\s|{_BESIDE})*+(?:{_OR}|\.\.+)(?:\s|{_BESIDE})*+")
 _AND = re.compile(rf"\s*(?:and|&|but)(?:\s|{_BESIDE})*+")
 _ONLY_NUMBERS = re.compile(rf"(?:[\s.,;:()%+]|per\s?cent|and\b|{_OR}|{_BESIDE})*+")
 _LIST_NUMBER = re.compile(r"\s*[0-9]+[.)]\s+(?=\S)")  # "1) 57%"
 _OPEN_BEFORE = re.compile(
-    r"(?:(?:more|less|fewer|greater|higher|lower|larger|smaller|later|earlier)\s+than|at\s+(?:least|most)|over|under"
+    r"(?:(?:more|less|fewer|greater|higher|lower|larger|smaller|later|earlier)\s+than"
+    r"|at\s+(?:least|most)|over|under"
     r"|above|below|beyond|up\s+to|before|after|until|till|since|[<>≤≥]=?)\s*(?:the\s+)?$"
 )
 _OPEN_AFTER = re.compile(
@@ -51,45 +51,44 @@ _OPEN_AFTER = re.compile(
 _ROW_BEFORE = re.compile(rf"\b(top|bottom)(?:\s|{_BESIDE})*(?:{_OR}|and|&)(?:\s|{_BESIDE})*$")
 _MORE_AFTER = re.compile(
     rf"(?:\s|corner\b|{_BESIDE})*+(?:{_OR}|and|&)(?:\s|{_BESIDE})*+"
-    r"(?:(left|right|top|bottom)\b(?!\s*(?:left|right|now|away))|(?:upper|lower|middle|cent(?:er|re))\b)"
+    r"(?:(left|right|top|bottom)\b(?!\s*(?:left|right|now|away))"
+    r"|(?:upper|lower|middle|cent(?:er|re))\b)"
 )
 _WORD_BEFORE = re.compile(rf"(\w+)(?:\s|{_BESIDE})*(?:/|\bor\b)(?:\s|{_BESIDE})*$")
 _WORD_AFTER = re.compile(rf"(?:\s|{_BESIDE})*+(?:/|or\b)(?:\s|{_BESIDE})*+(\w+)")
 
 _NEVER = (
-    r"(?:\bnot\b(?!\s+(?:only|just|sure)\b)|n['’]t\b|\b(?:is|are|was|do|does|did|ca|can|wo|would|should)nt\b"
+    r"(?:\bnot\b(?!\s+(?:only|just|sure)\b)|n['’]t\b"
+    r"|\b(?:is|are|was|do|does|did|ca|can|wo|would|should)nt\b"
     r"|\bcannot\b|\bnever\b|\bneither\b|\bnor\b|\bhardly\b)"
 )
 _DENIED_BEFORE = re.compile(
     rf"{_NEVER}|\bnon[\s-]$"
-    r"|\b(?:no|no\s+longer|without|except|anything\s+but|other\s+than|far\s+from)\s+(?:(?:a|the|in|at)\s+)*$"
+    r"|\b(?:no|no\s+longer|without|except|anything\s+but|other\s+than|far\s+from)\s+"
+    r"(?:(?:a|the|in|at)\s+)*$"
 )
 _DENIED_AFTER = re.compile(
     r"\s*(?:(?:in|at|on|the|corner|it|that|icon)\s+)*(?:corner\s+)?(?:(?:is|was|are|does|it)\s+)*"
     r"(?:is|was|are|does|ca)?(?:not\b|n['’]t\b|nt\b|wrong\b|false\b|incorrect\b)"
 )
 _CLAUSE_END = re.compile(
-    r"[,;!?\n]|\.(?![0-9])|(?<!anything "
-    r")\bbut\b|\b(?:and|while|whereas|though)\b"
+    r"[,;!?\n]|\.(?![0-9])|(?<!anything )\bbut\b|\b(?:and|while|whereas|though)\b"
 )
 
 
 @dataclass(frozen=True)
 class Mention:
-    """A value that a text mentions: whether the text claims it, and its words as a caption's
-    reading shows them.
-    """
+    """A value that a text mentions."""
 
-    # None where it can be no value of the attribute: a fraction, part of a time
-    value: Value | None
-    claimed: bool
-    text: str
+    value: Value | None  # None if no attribute can have it: a fraction, part of a time
+    claimed: bool  # whether the text claims the value
+    text: str  # the value in words, as `read_caption` returns it
     start: int
     end: int
 
 
 def find_words(values: Sequence[str], text: str) -> list[Mention]:
-    """Every mention of one of a few words."""
+    """Return every mention of one of the words `values`."""
     text, found = text.lower(), []
     for match in re.finditer(rf"\b(?:{'|'.join(values)})\b", text):
         value, (start, end) = match.group(), match.span()
@@ -102,7 +101,7 @@ def find_words(values: Sequence[str], text: str) -> list[Mention]:
 
 
 def find_corners(text: str) -> list[Mention]:
-    """Every mention of a corner: "top left", "top-left"."""
+    """Return every mention of a corner, e.g. "top left" or "top-left"."""
     text, found = text.lower(), []
     for match in _CORNER.finditer(text):
         value, (start, end) = f"{match['row']} {match['column']}", match.span()
@@ -123,27 +122,29 @@ def _word(text: str, value: str, claimed: bool, said: str, start: int, end: int)
 
 
 def find_times(text: str) -> list[Mention]:
-    """Every mention of a time hh:mm:ss; its value is (hour, minute, second)."""
+    """Return every mention of a time hh:mm:ss; its value is (hour, minute, second)."""
     return _numbers(text.lower(), clock=True)
 
 
 def find_percentages(text: str) -> list[Mention]:
-    """Every mention of a percentage, as an integer; a bare number counts where no percent sign
-    stands anywhere.
+    """Return every mention of a percentage; its value is an integer.
+
+    A bare number counts only if the text has no percent sign at all.
     """
     return _numbers(text.lower(), clock=False)
 
 
 def claimed_value(found: Sequence[Mention]) -> Value | None:
-    """The one value that mentions claim; None if they claim none, more than one, or also mention
-    another.
+    """Return the one value that mentions claim.
+
+    None if they claim no value or more than one, or also mention another value.
     """
     values = {mention.value for mention in found}
     return values.pop() if len(values) == 1 and all(mention.claimed for mention in found) else None
 
 
 def _numbers(text: str, clock: bool) -> list[Mention]:
-    """Times (`clock`) or percentages that a text names."""
+    """Return every mention of a time (if `clock`) or of a percentage."""
     tokens = [
         token for token in _NUMBER.finditer(text) if clock or not _TIME.fullmatch(token["number"])
     ]
@@ -151,7 +152,7 @@ def _numbers(text: str, clock: bool) -> list[Mention]:
         bool(_TIME.fullmatch(token["number"]) if clock else token["mark"]) for token in tokens
     ]
     chosen = list(marked)
-    # with a percent sign anywhere, bare numbers are something else
+    # a bare number beside a percent sign is something else
     if not clock and not any(marked):
         chosen = [token["number"].isdigit() and not _negative(text, token) for token in tokens]
     only = not _LIST_NUMBER.match(text) and bool(_ONLY_NUMBERS.fullmatch(_NUMBER.sub(" ", text)))
@@ -159,7 +160,7 @@ def _numbers(text: str, clock: bool) -> list[Mention]:
         _linked(clock, text, first, second, only)
         for first, second in zip(tokens, tokens[1:], strict=False)
     ]
-    for order in (range(len(links)), reversed(range(len(links)))):  # along a chain, both ways
+    for order in (range(len(links)), reversed(range(len(links)))):  # both ways along a chain
         for place in order:
             if links[place] and (chosen[place] or chosen[place + 1]):
                 chosen[place] = chosen[place + 1] = True
@@ -167,7 +168,7 @@ def _numbers(text: str, clock: bool) -> list[Mention]:
     return [
         _number(clock, text, token)
         for token, wanted in zip(tokens, chosen, strict=True)
-        # "10:09, 10:09:36"
+        # the first time of "10:09, 10:09:36" is part of the second
         if wanted and not any(time.startswith(f"{token['number']}:") for time in full)
     ]
 
@@ -195,12 +196,12 @@ def _number(clock: bool, text: str, token: re.Match) -> Mention:
 
 
 def _negative(text: str, token: re.Match) -> bool:
-    """Whether the sign before a number is a minus, and not the dash of a range."""
+    """Return whether the sign before a number is a minus and not the dash of a range."""
     return bool(token["sign"]) and not re.search(r"[0-9%t]\s*$", text[: token.start()])
 
 
 def _linked(clock: bool, text: str, first: re.Match, second: re.Match, only: bool) -> bool:
-    """Whether two numbers that follow one another are alternatives or the ends of a range."""
+    """Return whether two successive numbers are alternatives or the ends of a range."""
     if clock and (first["mark"] or second["mark"]):
         return False  # a level beside a time
     gap = text[first.end() : second.start("number")]
@@ -214,7 +215,7 @@ def _linked(clock: bool, text: str, first: re.Match, second: re.Match, only: boo
 
 
 def _denied(text: str, start: int, end: int) -> bool:
-    """Whether a text denies what stands from `start` to `end`, in that clause."""
+    """Return whether the clause denies the words from `start` to `end`."""
     begin = max(
         [match.end() for match in _CLAUSE_END.finditer(text, 0, start)]
         + [text.rfind(": ", 0, start) + 1]
@@ -223,11 +224,10 @@ def _denied(text: str, start: int, end: int) -> bool:
 
 
 def nearest_thing(text: str, corner: Mention, things: Mapping[str, tuple[str, str]]) -> str | None:
-    """Whose corner a mention in a text (in lower case) is: the thing that its clause names nearest,
-    None for none.
+    """Return the thing named nearest to a mentioned corner in its clause, or None.
 
-    `things` gives for each name a pattern of its words, and a pattern of words that mean it only
-    where no other thing is named ("the icon"; empty for no such words).
+    `text` is in lower case. `things` maps a name to two regexes: words that mean the thing, and
+    words such as "the icon" that mean it only if no other thing is named (may be empty).
     """
     begin = max((match.end() for match in _CLAUSE_END.finditer(text, 0, corner.start)), default=0)
     stop = _CLAUSE_END.search(text, corner.end)
