@@ -5,6 +5,7 @@
 # SEEDS, NOTEBOOK, WORKERS and DEB have no default here.
 override PROFILE := $(or $(PROFILE),laptop)
 override GPU := $(or $(GPU),A100)
+override STUDY := $(or $(STUDY),all)
 override BACKEND := $(or $(BACKEND),loky)
 override PYTHONS := $(or $(PYTHONS),python3.11 python3)
 
@@ -37,12 +38,12 @@ unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup figures replicate report scoreboard plan test lint bench lab encoders
+.PHONY: help setup figures replicate records report scoreboard plan test lint bench lab encoders
 .PHONY: smollm2 stamps clean unusable
 
 help: ## list the targets (this list)
 	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02]'
-	@echo '       [WORKERS=n] [BACKEND=loky|dask:ADDRESS|ray|slurm]'
+	@echo '       [STUDY=name] [WORKERS=n] [BACKEND=loky|dask:ADDRESS|ray|slurm]'
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make .venv from requirements.txt (every other target does this by itself)
@@ -52,6 +53,10 @@ figures: $(READY) ## draw every figure from the records, and make the runs that 
 
 replicate: $(READY) ## train everything again and draw it, into build/replicate/PROFILE
 	@$(EXECUTE) --replicate
+
+records: $(READY) ## make the runs that STUDY=name (or all) lacks, without notebooks
+	@$(PY) -m uvlm_core.studies.records --profile '$(PROFILE)' --study '$(STUDY)' \
+		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(WORKERS),--workers '$(WORKERS)')
 
 scoreboard: $(READY) ## write docs/results.md, its figure and notebooks/index.ipynb
 	@$(PY) -m uvlm_core.studies.scoreboard

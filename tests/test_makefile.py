@@ -16,6 +16,7 @@ MAKE_SETS = (
     "MAKELEVEL",
     "PROFILE",
     "SEEDS",
+    "STUDY",
     "NOTEBOOK",
     "WORKERS",
     "BACKEND",
@@ -63,6 +64,10 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
             "-m uvlm_core.notebooks --profile 'laptop' --notebook '02' --workers '1'",
         ),
         (["replicate", "PROFILE=smoke"], "-m uvlm_core.notebooks --profile 'smoke' --replicate"),
+        (
+            ["records", "STUDY=matching", "SEEDS=8"],
+            "-m uvlm_core.studies.records --profile 'laptop' --study 'matching' --seeds '8'",
+        ),
         (["test"], "-m pytest -q -n 2 --dist worksteal"),
         (["bench"], "tests/benchmarks.py"),
         (["encoders"], "-m uvlm_core.pretraining all"),
@@ -96,7 +101,7 @@ def test_a_profile_of_the_environment_is_taken_too():
 EMPTY = dict.fromkeys(MAKE_SETS[3:], "")
 
 
-@pytest.mark.parametrize("target", ["figures", "plan", "stamps", "setup"])
+@pytest.mark.parametrize("target", ["figures", "records", "plan", "stamps", "setup"])
 def test_an_empty_value_means_the_default(target, project):
     wanted = make("-n", target, folder=project).stdout
     assert wanted and make("-n", target, folder=project, **EMPTY).stdout == wanted

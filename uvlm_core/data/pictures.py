@@ -1,13 +1,12 @@
-"""Captioned pictures (paper section 3, real images): caption files read by path, as conversations
-about image files.
+"""Caption files as conversations about image files (paper section 3, real images).
 
-Belongs here: the formats, requests made from captions, the split, pictures fitted to a size. Not
-here: how a picture becomes RGB (`pixels.py`), conversations and LLaVA's rows (`conversations.py`),
-where stamps come from (`stamps.py`).
+Belongs here: the file formats, generation requests made from captions, the split, pictures fitted
+to a size. Not here: conversion to RGB (`pixels.py`), conversations (`conversations.py`), rows of
+LLaVA JSON (`llava.py`), the download of the stamps (`stamps.py`).
 
 The paper trains on LLaVA-1.5's and ShareGPT4V's data and turns caption rows into generation
-requests. Nothing here is drawn at random: a wording depends on the picture and its caption (and a
-seed), so a row is the same in any order.
+requests. Nothing here is drawn at random. A wording depends only on the picture, its caption and
+(for requests) a seed, so the order of rows does not change a row.
 """
 
 import hashlib
@@ -37,10 +36,10 @@ from uvlm_core.files import read_json, read_text, short
 _log = logging.getLogger(__name__)
 # the fingerprint of Debian's tuxpaint-stamps-default 2022.06.04-1
 STAMPS_SHA256 = "cc07db7817820755c61a8235dd115fb298d1fd11b457fe3f9947af67342f4ddb"
-DRAWN = 400  # watches that stand in for pictures where there are none
+DRAWN = 400  # watches in the set "watches", a stand-in for real pictures
 TEST_SHARE = 0.15  # of the pictures, on average
-SETTLED = 2_000_000_000  # ns, after which a change of a file has another time than the one before
-DESCRIBE = (  # what asks for a caption
+SETTLED = 2_000_000_000  # ns between two changes of a file, enough for different time stamps
+DESCRIBE = (  # questions that ask for a caption
     "describe this picture.",
     "what does this picture show?",
     "write a caption for this picture.",
@@ -52,7 +51,7 @@ DESCRIBE = (  # what asks for a caption
     "please describe what you see.",
     "what can be seen here?",
 )
-REQUESTS = (  # what asks for a picture; the caption follows
+REQUESTS = (  # openings that ask for a picture; the caption follows
     "draw this:",
     "make a picture of this:",
     "paint this for me:",
@@ -64,9 +63,9 @@ REQUESTS = (  # what asks for a picture; the caption follows
     "give me a picture for this caption:",
     "i need an image of this:",
 )
-# A human text without a task asks for a caption if it has one of the first words and, in its first
-# line, no word but these: LLaVA's and ShareGPT4V's ways to ask for a description of the whole
-# picture are made of them. A word of content ("man", "region", "why") makes it a question.
+# A human turn asks for a caption if its first line has a word of `_ASKING` and no word outside
+# `_ASKING` and `_FILLER`. The caption requests of LLaVA and ShareGPT4V consist of these words. A
+# content word ("man", "region", "why") makes the turn a question.
 _ASKING = frozenset(
     {
         "account",
@@ -217,23 +216,25 @@ _FILLER = frozenset(
 def read_pictures(
     captions: str | Path, folder: str | Path, sam: bool = False, quiet: bool = False
 ) -> list[Conversation]:
-    """Read captioned pictures whose files are below `folder`; the format of `captions` is seen from
-    its contents.
+    """Read captioned pictures whose files are below `folder`.
 
-    LLaVA JSON (LLaVA-1.5, ShareGPT4V)   as `llava.read_llava` reads it; rows without an image are left out, and
-                                         rows of SAM pictures (a folder "sam" in their path) too,
-                                         unless `sam`
-    COCO captions JSON                   "images" and "annotations"
-    Karpathy's JSON (dataset_*.json)     its own splits are ignored: `split_of` serves all sources alike
-    Flickr30K                            lines "name#number<tab>caption", or "name| number| caption" (results.csv)
-    a folder, the same as `folder`       every picture with a text file of its name beside it, whose
-                                         first line is the caption
+    The contents of `captions` tell its format:
 
-    The rows are in the file's order, one per picture and caption. A row to which LLaVA JSON gives
-    no task is a caption if it is one turn that asks for a description (`asks_for_caption`). A
-    picture has one name however it is spelled (`locate_image`). It must be there but is not
-    decoded: `open_picture` does that. What is left out is counted in one line on stderr, unless
-    `quiet`. ValueError names the file, the row (from 0) and the bad value.
+    LLaVA JSON (LLaVA-1.5, ShareGPT4V)  rows as `llava.read_llava` describes them, without rows that
+                                        have no image and, unless `sam`, rows about SAM's pictures
+                                        (a folder "sam" in their path)
+    COCO captions JSON                  "images" and "annotations"
+    Karpathy's JSON (dataset_*.json)    without its own splits: `split_of` splits all sources
+    Flickr30K                           lines "name#number<tab>caption", or "name| number| caption"
+                                        (results.csv)
+    a folder, the same as `folder`      every picture with a text file of the same name beside it;
+                                        the first line of the text is the caption
+
+    The rows are in the file's order, one per picture and caption. A row of LLaVA JSON without a
+    task is a caption if its only turn asks for a description (`asks_for_caption`). A picture has
+    one name however it is spelled (`locate_image`). Its file must exist but is not decoded. Unless
+    `quiet`, one line on stderr counts what is left out. ValueError names the file, the row (from 0)
+    and the bad value.
     """
     captions, folder = Path(captions), Path(folder)
     find = lru_cache(maxsize=None)(partial(locate_image, folder))
@@ -267,7 +268,7 @@ def read_pictures(
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Captioned pictures in a folder, and the two sides they are on."""
+    """Captioned pictures in a folder, split into training and test rows."""
 
     folder: Path
     train: tuple[Conversation, ...]
@@ -276,20 +277,20 @@ class PictureSet:
 
 @lru_cache(maxsize=4)
 def load_pictures(captions: str, folder: str = "", sam: bool = False) -> PictureSet:
-    """The pictures that a spec names: "stamps" (`make stamps`), or a caption file and the folder of
-    its pictures.
+    """Load the pictures that a spec names, split into training and test rows.
 
-    "watches" are some Smart Watch images with captions, written to the cache as LLaVA JSON: a
-    stand-in that needs no pictures. ValueError for stamps that are not there or not the package's,
-    and as `read_pictures`.
+    `captions` is "stamps" (see `make stamps`), "watches", or a caption file or folder; `folder`
+    holds its pictures. "watches" are Smart Watch images with captions, written to the cache as
+    LLaVA JSON: a stand-in that needs no pictures. ValueError for stamps that are missing or not
+    the package's, for too few pictures to split, and as in `read_pictures`.
     """
-    # `~` as in a network's name
+    # `~` is expanded as in the name of a network
     captions, place = os.path.expanduser(captions), Path(os.path.expanduser(folder))
     if captions == "stamps":
         place = cache_folder() / "stamps"
         if not place.is_dir():
             raise ValueError(f"The stamps are not in {place}; `make stamps` brings them there.")
-        talks = read_pictures(place, place, quiet=True)  # mirrored ones have no text
+        talks = read_pictures(place, place, quiet=True)  # mirrored stamps have no text
         if fingerprint(talks, place) != STAMPS_SHA256:
             raise ValueError(
                 f"The stamps in {place} are not those of the package's version "
@@ -322,11 +323,11 @@ def load_pictures(captions: str, folder: str = "", sam: bool = False) -> Picture
 
 @lru_cache(maxsize=4)
 def pictures_fingerprint(captions: str, folder: str = "", sam: bool = False) -> str:
-    """What the pictures are that a spec names, for its record; of the stamps without having them.
+    """Return the fingerprint of the pictures that a spec names, for its record.
 
-    Every process of every run asks for it, so the cache keeps it for as long as the file system
-    says
-    the same of each file (`_state`): the files are read whole once.
+    That of the stamps is known without their files. Every process of every run needs the
+    fingerprint. The cache therefore keeps it until a file's size, times or inode change (`_state`),
+    and the files are read only once.
     """
     if captions == "stamps":
         return STAMPS_SHA256
@@ -338,7 +339,7 @@ def pictures_fingerprint(captions: str, folder: str = "", sam: bool = False) -> 
         if re.fullmatch("[0-9a-f]{64}", found := kept.read_text()):
             return found
     found = fingerprint(talks, pictures.folder)
-    with suppress(OSError):  # a cache that cannot be written to costs time alone
+    with suppress(OSError):  # without a writable cache, this only takes longer
         if newest < began - SETTLED:
             kept.parent.mkdir(parents=True, exist_ok=True)
             partial_file = kept.with_suffix(f".{os.getpid()}.partial")
@@ -348,13 +349,12 @@ def pictures_fingerprint(captions: str, folder: str = "", sam: bool = False) -> 
 
 
 def _state(talks: Sequence[Conversation], folder: Path) -> tuple[str, int]:
-    """What is known of a set of rows without reading a picture, and when one was last changed (ns).
+    """Return a hash of rows and file metadata, and the time of the newest change (ns).
 
-    sha256 over the rows, and size, times and inode of each file: the time of change cannot be set,
-    so
-    that other contents under old times are noticed.
+    No picture is read. The sha256 covers the rows and each file's size, times and inode. The time
+    of the last change (ctime) cannot be set, so new contents under an old mtime are noticed.
     """
-    # 1: what `fingerprint` does today; another number when it does something else
+    # 1 is the version of `fingerprint`: raise it when `fingerprint` changes
     digest, newest = hashlib.sha256(f"1 {folder.resolve()}".encode()), 0
     for talk in talks:
         turns = [[turn.human, turn.gpt, turn.attributes] for turn in talk.turns]
@@ -373,7 +373,7 @@ def _state(talks: Sequence[Conversation], folder: Path) -> tuple[str, int]:
 
 
 def _captioned_files(folder: Path, find: Callable) -> tuple[list[Path], Callable, Counter]:
-    """As `_recognise`, of a folder: pictures and the texts of their names, suffixes in any case."""
+    """Return what `_recognise` does, for a folder of pictures with texts; suffixes in any case."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
     texts = [path for path in files if path.suffix.lower() == ".txt"]
@@ -388,7 +388,7 @@ def _captioned_files(folder: Path, find: Callable) -> tuple[list[Path], Callable
 
 
 def _by_name(paths: Iterable[Path], kind: str) -> dict[Path, Path]:
-    """Files by their names without suffix; two of one name are refused."""
+    """Return files by their names without suffix; ValueError for two of one name."""
     found: dict[Path, Path] = {}
     for path in paths:
         if (other := found.setdefault(path.with_suffix(""), path)) is not path:
@@ -411,9 +411,10 @@ def _file(
 def _recognise(
     path: Path, folder: Path, sam: bool, find: Callable
 ) -> tuple[list, Callable, Counter]:
-    """The rows of a caption file, what makes the conversations of one, and what no row is about.
+    """Return a caption file's rows, a reader of rows, and counts of pictures without a row.
 
-    Of a row that is left out the reason is made instead. `find` is `locate_image` for the folder.
+    The reader returns a row's conversations, or the reason why the row is left out. `find` is
+    `locate_image` for the folder.
     """
     text = read_text(path)
     if text[:1000].lstrip()[:1] not in ("[", "{"):
@@ -458,14 +459,14 @@ def _llava_row(row, folder: Path, sam: bool, find: Callable) -> list[Conversatio
 
 
 def _of_sam(folder: Path, name: str) -> bool:
-    """Whether a name leads through a folder "sam" below `folder`; its file need not be there."""
+    """Return whether the path of a name has a folder "sam" below `folder`; it need not exist."""
     if "sam" not in name:
         return False
     return "sam" in PurePath(os.path.relpath(folder / name.replace("\\", "/"), folder)).parts[:-1]
 
 
 def _coco_names(path: Path, images: list) -> dict[str, str]:
-    """The file name of each image id; an id that is missing or stands for two files is refused."""
+    """Return the file name of each image id; ValueError for a missing id or one of two files."""
     names: dict[str, str] = {}
     for number, image in enumerate(images):
         try:
@@ -489,7 +490,7 @@ def _coco_row(row, names: dict[str, str], seen: set[str], find: Callable) -> lis
         )
     if _identifier("image_id", row["image_id"]) not in names:
         raise ValueError(f"image_id {row['image_id']!r} is not among the images.")
-    if row.get("id") is not None:  # nothing here asks for an annotation's id, so it may be missing
+    if row.get("id") is not None:  # an annotation's id is not needed and may be missing
         _once("id", _identifier("id", row["id"]), seen)
     return [_captioned(find(names[str(row["image_id"])]), row["caption"])]
 
@@ -516,7 +517,7 @@ def _karpathy_row(row, find: Callable) -> list[Conversation] | str:
         raise ValueError("the image has no 'filename', or its 'sentences' are no list of objects.")
     if not isinstance(row.get("filepath", ""), str):
         raise ValueError(f"filepath {short(row['filepath'])} is not the name of a folder.")
-    # COCO's have folders
+    # COCO's pictures are in folders
     name = f"{row['filepath']}/{row['filename']}" if row.get("filepath") else row["filename"]
     return [_captioned(find(name), sentence.get("raw")) for sentence in row["sentences"]] or (
         "pictures without a caption"
@@ -534,13 +535,13 @@ def _flickr_line(line: str, seen: set[str], find: Callable) -> list[Conversation
         )
     name, number, caption = found[1], found[2] or found[3], found[4]
     _once("the caption", f"{name}#{int(number)}", seen)
-    if found[3] and re.fullmatch(r'"([^"]|"")*"', caption):  # how CSV writers put quotes and bars
+    if found[3] and re.fullmatch(r'"([^"]|"")*"', caption):  # CSV's escape of quotes and bars
         caption = caption[1:-1].replace('""', '"')
     return [_captioned(find(name), caption)]
 
 
 def _captioned(name: str, caption) -> Conversation:
-    """A caption row, asked for in one of several wordings."""
+    """Return the conversation of a caption, with one of several questions."""
     if not (isinstance(caption, str) and caption.strip()):
         raise ValueError(f"the caption of {name!r} is {caption!r}, not a text.")
     caption = " ".join(caption.split())
@@ -550,17 +551,21 @@ def _captioned(name: str, caption) -> Conversation:
 
 
 def asks_for_caption(human: str) -> bool:
-    """Whether a human turn asks for a description of the whole picture, by its first line
-    (`_ASKING`, `_FILLER`)."""
-    # TextCaps' rows go on with words read in the picture
+    """Return whether a human turn asks for a description of the whole picture.
+
+    The words of its first line decide (`_ASKING`, `_FILLER`).
+    """
+    # in TextCaps' rows, the lines after it hold words read in the picture
     first = human.replace(IMAGE, "").strip().partition("\n")[0]
     words = set(re.findall(r"\w+", first.lower()))
     return not words.isdisjoint(_ASKING) and words <= _ASKING | _FILLER
 
 
 def as_request(conversation: Conversation, seed: int) -> Conversation | None:
-    """The generation request that a caption row makes, None for any other row; exact per seed,
-    picture and caption."""
+    """Return a caption row as a generation request, or None for any other row.
+
+    Exact per seed, picture and caption. ValueError for a seed that is not an integer from 0.
+    """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed {seed!r} is not an integer from 0.")
     if conversation.task != "caption" or len(conversation.turns) != 1:
@@ -571,21 +576,21 @@ def as_request(conversation: Conversation, seed: int) -> Conversation | None:
 
 
 def split_of(text: str) -> str:
-    """The side of a picture, "train" or "test" (about 85 and 15 %), from a text that its
-    near-duplicates share.
+    """Return the side of a picture, "train" or "test" (about 85 and 15 %).
 
-    Give a stamp's caption (versions of one drawing share it) and the file name of any other
-    picture, whose captions then stay together. Case, punctuation and the Unicode form of accents do
-    not count. A picture's side does not depend on what else is read.
+    `text` is one that near-duplicates share: a stamp's caption (versions of one drawing share it),
+    or the file name of any other picture, whose captions then stay together. Case, punctuation and
+    the Unicode form of accents do not count. The side does not depend on other pictures.
     """
     words = re.findall(r"\w+", normalize("NFC", text).casefold())
     return "test" if _hash("split", *(words or [text])) < TEST_SHARE * 2**64 else "train"
 
 
 def open_picture(path: str | Path, size: int) -> np.ndarray:
-    """A file as uint8 (size, size, 3): on white, whole, its proportions kept, antialiased.
+    """Read a picture file as uint8 (size, size, 3), scaled to fit and centred on white.
 
-    ValueError as `pixels.to_rgb`.
+    The whole picture is kept, with its proportions and antialiased. ValueError for a size that is
+    not from 8 to 1024, and as in `pixels.to_rgb`.
     """
     if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 1024:
         raise ValueError(f"picture size {size!r} is not an integer from 8 to 1024.")
@@ -595,7 +600,7 @@ def open_picture(path: str | Path, size: int) -> np.ndarray:
 def fit_picture(
     picture: str | Path | Image.Image | np.ndarray, size: int, name: str = ""
 ) -> np.ndarray:
-    """A picture of any kind and size, which messages call `name`, as `open_picture` gives it."""
+    """Convert any picture as `open_picture` does; error messages call it `name`."""
     picture = to_rgb(picture, name)
     scale = size / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
@@ -608,17 +613,16 @@ def fit_picture(
 
 
 def open_pictures(folder: Path, names: Sequence[str], size: int) -> np.ndarray:
-    """Several of a folder as uint8 (pictures, size, size, 3)."""
+    """Read several pictures of a folder as uint8 (pictures, size, size, 3)."""
     return np.stack([open_picture(folder / name, size) for name in names])
 
 
 def fingerprint(conversations: Iterable[Conversation], folder: str | Path) -> str:
-    """What a set of rows is: sha256 over the rows in their order and the contents of each image
-    file they name.
+    """Return the sha256 of rows, in their order, and of the image files that they name.
 
-    Every file is read whole, for large sets too: that is less work than decoding it once, which
-    training has to do. The folder's own place does not count. ValueError for a picture that is
-    missing or cannot be read.
+    Every file is read whole, even in large sets: training has to decode it anyway, which is more
+    work. The folder's own path does not count. ValueError for a picture that is missing or cannot
+    be read, and for an image that is a position.
     """
     digest, find = hashlib.sha256(), lru_cache(maxsize=None)(partial(locate_image, Path(folder)))
     names = set()
@@ -629,7 +633,7 @@ def fingerprint(conversations: Iterable[Conversation], folder: str | Path) -> st
             )
         row = {
             "task": talk.task,
-            "image": find(talk.image),  # not where it was read
+            "image": find(talk.image),  # relative, so without the folder's path
             "turns": [asdict(turn) for turn in talk.turns],
         }
         digest.update(json.dumps(row).encode() + b"\n")
@@ -650,5 +654,5 @@ def _choose(options: Sequence[str], *of) -> str:
 
 
 def _hash(*of) -> int:
-    """A number below 2**64 that depends on values alone."""
+    """Return a number below 2**64 that depends only on the values."""
     return int.from_bytes(hashlib.sha256(json.dumps(of).encode()).digest()[:8], "big")

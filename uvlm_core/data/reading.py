@@ -129,7 +129,7 @@ def find_times(text: str) -> list[Mention]:
 def find_percentages(text: str) -> list[Mention]:
     """Return every mention of a percentage; its value is an integer.
 
-    A bare number counts only if the text has no percent sign at all.
+    Bare numbers count if the text has no percent sign at all.
     """
     return _numbers(text.lower(), clock=False)
 
@@ -152,7 +152,7 @@ def _numbers(text: str, clock: bool) -> list[Mention]:
         bool(_TIME.fullmatch(token["number"]) if clock else token["mark"]) for token in tokens
     ]
     chosen = list(marked)
-    # a bare number beside a percent sign is something else
+    # if there is a percent sign anywhere, bare numbers mean something else
     if not clock and not any(marked):
         chosen = [token["number"].isdigit() and not _negative(text, token) for token in tokens]
     only = not _LIST_NUMBER.match(text) and bool(_ONLY_NUMBERS.fullmatch(_NUMBER.sub(" ", text)))

@@ -1,12 +1,11 @@
-"""The Smart Watch UI world (paper section 3): what a watch shows, how one is drawn at random, how
-it is rendered.
+"""The Smart Watch UI world: watches, their sampling and their rendering (paper section 3).
 
-Belongs here: watches, sampling, pixels. Not here: what is asked about a watch (`attributes.py`),
-text (`conversations.py`), encoders.
+Belongs here: watches, sampling, pixels. Not here: questions about a watch (`attributes.py`),
+conversations (`conversations.py`), encoders (`models/encoders.py`).
 
-A watch is a value: `sample_watch(seed, index)` is exact for its two integers, on every machine, in
-any order. The world is split by attribute tuple (`split_of`), so that no watch of the test set can
-occur in training under any seed.
+A watch is a value. `sample_watch(seed, index)` gives the same watch on every machine, in any order.
+The world is split by attribute tuple (`split_of`), so no watch of the test set occurs in training
+under any seed.
 """
 
 import hashlib
@@ -16,29 +15,31 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# how many hours there are: 0..11, or the authors' 0..12, of which 0 and 12 look the same (pitfall
-# 10)
+# the number of hours: 0..11, or the authors' 0..12, where 0 and 12 look the same (pitfall 10)
 HOURS = (12, 13)
-WORLD_VERSION = 1  # part of every record: pixels and splits of two versions are not comparable
+WORLD_VERSION = 1  # part of every record: pixels and splits differ between versions
 WEATHERS = ("sunny", "cloudy", "raining")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
-# "reader" trains the attribute reader that scores generated images, nothing else
+# "reader" trains only the frozen reader that scores generated images
 SPLITS = ("train", "test", "reader")
 
-POOL_STREAM = 0  # of the pool of training watches
-# of test watches and questions; `split_of` keeps them out of training whatever the stream
+POOL_STREAM = 0  # seed of the pool of training watches
+# seed of test watches and questions; `split_of` keeps them out of training under any seed
 TEST_STREAM = 800_000
 
-NUMBER_FROM = 128  # px: below this size the battery's number is illegible and is not drawn
+NUMBER_FROM = 128  # px; in smaller images the battery's number is illegible and is not drawn
 MINIMUM_CONTRAST = 3.0  # WCAG ratio of the white hands to the face (pitfall 11)
 SUPERSAMPLE = 4  # a watch is drawn this many times larger and averaged down
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What one watch shows. Colour is drawn but never asked about (paper section 3)."""
+    """The values that one watch shows; its colour is never asked about (paper section 3).
 
-    hour: int  # 0..11, or 12 where the authors' hours are asked for
+    ValueError for a value out of range, and for two icons in one corner.
+    """
+
+    hour: int  # 0..11, or 12 with the authors' hours
     minute: int  # 0..59
     second: int  # 0..59
     weather: str  # one of WEATHERS
@@ -83,9 +84,7 @@ class Watch:
 
     @property
     def asked(self) -> tuple:
-        """The attribute tuple that is asked about: everything but the colour. What looks the same
-        is the same.
-        """
+        """The attribute tuple: everything but the colour, with equal values for equal looks."""
         return (
             self.hour % 12,
             self.minute,
@@ -98,7 +97,7 @@ class Watch:
 
 
 def contrast_with_white(colour: tuple[int, int, int]) -> float:
-    """WCAG contrast ratio, 1..21, of white on `colour` (RGB, 0..255)."""
+    """Return the WCAG contrast ratio, 1..21, of white on `colour` (RGB, 0..255)."""
     channels = [c / 255 for c in colour]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -106,18 +105,19 @@ def contrast_with_white(colour: tuple[int, int, int]) -> float:
 
 
 def split_of(watch: Watch) -> str:
-    """The split a watch belongs to: a hash of its attribute tuple, 80 % train, 10 % test, 10 %
-    reader.
+    """Return the split of a watch: about 80 % train, 10 % test, 10 % reader.
 
-    The split depends on what is shown and on nothing else, so the splits are disjoint by attribute
-    tuple for all seeds.
+    The split is a hash of the attribute tuple, so splits have no tuple in common under any seed.
     """
     digest = hashlib.sha256(f"{WORLD_VERSION} {watch.asked}".encode()).digest()
     return {0: "test", 1: "reader"}.get(digest[0] % 10, "train")
 
 
 def sample_watch(seed: int, index: int, split: str = "train", hours: int = 12) -> Watch:
-    """Watch number `index` of the stream `seed`, restricted to `split`; exact for its arguments."""
+    """Draw watch number `index` of the stream `seed` from one split; exact for its arguments.
+
+    ValueError for an unknown split and for `hours` other than 12 or 13.
+    """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}.")
     if hours not in HOURS:
@@ -145,16 +145,16 @@ def sample_watch(seed: int, index: int, split: str = "train", hours: int = 12) -
 def sample_watches(
     seed: int, count: int, split: str = "train", start: int = 0, hours: int = 12
 ) -> list[Watch]:
-    """Watches `start` .. `start + count - 1` of one stream."""
+    """Draw watches `start` .. `start + count - 1` of one stream."""
     return [sample_watch(seed, index, split, hours) for index in range(start, start + count)]
 
 
 def render(watch: Watch, size: int = 64) -> Image.Image:
-    """Draw a watch as an RGB image of `size` x `size` pixels.
+    """Render a watch as an RGB image of `size` x `size` pixels.
 
-    Measures are the paper's, given at 224 px and scaled; below `NUMBER_FROM` the battery takes the
-    room of its number and the hands keep a least width (2.5, 1.75, 1 px), so that what is asked
-    stays visible and tells them apart.
+    The measures are the paper's at 224 px, scaled. Hands keep a least width (2.5, 1.75, 1 px), so
+    they stay visible and distinct in small images. Below `NUMBER_FROM`, the battery also takes the
+    room of its number. ValueError for a size that is not from 32 to 1024.
     """
     if not (isinstance(size, int) and 32 <= size <= 1024):
         raise ValueError(f"image size {size!r} is not an integer from 32 to 1024.")
@@ -190,24 +190,21 @@ def render(watch: Watch, size: int = 64) -> Image.Image:
 
 
 def render_batch(watches: list[Watch], size: int = 64) -> np.ndarray:
-    """Render many watches: uint8 array of shape (watches, size, size, 3)."""
-    # (watches, size, size, 3)
+    """Render many watches as a uint8 array of shape (watches, size, size, 3)."""
     return np.stack([np.asarray(render(watch, size)) for watch in watches])
 
 
 def _corner_box(
     corner: str, side: int, margin: float, width: float, height: float
 ) -> tuple[int, int, int, int]:
-    """The box of `width` x `height` that sits in `corner` of a square of `side`, `margin` away from
-    its edges.
-    """
+    """Return the box (x0, y0, x1, y1) in a corner of a square, `margin` away from the edges."""
     x = margin if "left" in corner else side - margin - width
     y = margin if "top" in corner else side - margin - height
     return round(x), round(y), round(x + width), round(y + height)
 
 
 def _weather_icon(weather: str, side: int) -> Image.Image:
-    """Our own three icons, drawn on white in a square of `side` pixels."""
+    """Draw one of our own three icons on white, in a square of `side` pixels."""
     icon = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(icon)
 
@@ -250,13 +247,13 @@ def _draw_battery(
     margin: float,
     with_number: bool,
 ) -> None:
-    """Outline, green fill in proportion to the level and, on large images, the number beside it."""
+    """Draw the outline, the green fill in proportion to the level and, if asked, the number."""
     body, height = (25 * unit, 10 * unit) if with_number else (46 * unit, 17 * unit)
     text, font = f"{watch.battery}%", None
     reserved = 0.0
     if with_number:
         font = ImageFont.load_default(size=round(11 * unit))  # Pillow's own Aileron, CC0
-        # room for the widest number, so nothing moves
+        # room for the widest number, so the battery never moves
         reserved = draw.textlength("100%", font=font) + 3 * unit
     box = _corner_box(watch.battery_corner, side, margin, body + reserved, height)
     line = max(1, round(unit * (1 if with_number else 2.5)))

@@ -1,8 +1,8 @@
-"""Tux Paint's stamps, captioned pictures that need no web site (paper section 3: an offline
-stand-in for its images).
+"""Tux Paint's stamps, a stand-in for the paper's captioned pictures (paper section 3).
 
-Belongs here: bringing Debian's package `tuxpaint-stamps-default` (GPL-2) into the cache. Not here:
-reading captions and pictures (`pictures.py`). The package is never part of this repository.
+Belongs here: copying Debian's package `tuxpaint-stamps-default` (GPL-2) into the cache. Not here:
+reading captions and pictures (`pictures.py`). The package is never part of this repository, and no
+web site is needed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from uvlm_core.data.pictures import read_pictures
 from uvlm_core.environment import cache_folder
 
 PACKAGE = "tuxpaint-stamps-default"
-# in the package, and below the root where it is installed
+# path inside the package, and below the root of a system that has it installed
 STAMPS_FOLDER = PurePosixPath("usr/share/tuxpaint/stamps")
 LICENCE = PurePosixPath(f"usr/share/doc/{PACKAGE}/copyright")
 BY_HAND = (
@@ -29,12 +29,12 @@ BY_HAND = (
 
 
 def fetch_stamps(deb: str | Path | None = None, root: str | Path = "/") -> Path:
-    """The stamps' folder, `stamps` in the cache: PNG and text files and the licence. Where it
-    exists nothing is done.
+    """Return the folder `stamps` in the cache, filled with the stamps and their licence.
 
-    They come from the package file `deb`, else from the system below `root` if they are installed
-    there, else from `apt-get download`, which needs no rights. The folder appears whole or not at
-    all. ValueError says what went wrong.
+    An existing folder is left as it is. Otherwise the stamps (PNG and text files) come from the
+    package file `deb`, or else from the system below `root` if installed there, or else from
+    `apt-get download`, which needs no root rights. The folder appears whole or not at all.
+    ValueError says what went wrong.
     """
     target = cache_folder() / "stamps"
     if target.is_dir():
@@ -47,7 +47,7 @@ def fetch_stamps(deb: str | Path | None = None, root: str | Path = "/") -> Path:
                 _copy(_installed(Path(root)), made)
             else:
                 _copy(_packed(Path(deb) if deb else _download(Path(aside))), made)
-            read_pictures(made, made, quiet=True)  # all captions can be read
+            read_pictures(made, made, quiet=True)  # raises if a caption cannot be read
             os.rename(made, target)
     except OSError as error:
         raise ValueError(
@@ -57,7 +57,7 @@ def fetch_stamps(deb: str | Path | None = None, root: str | Path = "/") -> Path:
 
 
 def _copy(files: Iterable[tuple[PurePosixPath, bytes]], folder: Path) -> None:
-    """Write the stamps among files of the package into `folder`, and the licence beside them."""
+    """Write the package's stamps and licence into `folder`."""
     licence = None
     for path, content in files:
         if path == LICENCE:
@@ -86,8 +86,10 @@ def _installed(root: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 
 def _packed(deb: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """The files wanted out of a package: an ar archive with a tar archive in it, so no tool of
-    Debian's is needed."""
+    """Yield the wanted files of a package, without Debian's tools.
+
+    A package is an ar archive that holds a tar archive.
+    """
     if not deb.is_file():
         raise ValueError(f"There is no package file {deb}.")
     try:
@@ -99,7 +101,8 @@ def _packed(deb: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                     raise ValueError("it has no data.tar")
                 size = int(header[48:58])
                 file.seek(size + size % 2, os.SEEK_CUR)  # members begin at even places
-            if int(header[48:58]) > deb.stat().st_size - file.tell():  # else read as a shorter one
+            # tarfile would read a cut archive as a shorter one
+            if int(header[48:58]) > deb.stat().st_size - file.tell():
                 raise ValueError("it is cut off")
             with tarfile.open(fileobj=file, mode="r|*") as archive:
                 for member in archive:
@@ -110,7 +113,7 @@ def _packed(deb: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 
 def _download(folder: Path) -> Path:
-    """The package file, by apt."""
+    """Download the package file with apt-get."""
     if not shutil.which("apt-get"):
         raise ValueError(f"There is no apt-get here to fetch the stamps with; {BY_HAND}.")
     done = subprocess.run(
@@ -127,8 +130,10 @@ def _download(folder: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line: bring the stamps here and count them; what went wrong is one sentence with
-    exit code 2."""
+    """Fetch the stamps and print their number; the command line of this module.
+
+    An error is printed as one sentence and gives exit code 2.
+    """
     parser = argparse.ArgumentParser(description="Bring Tux Paint's stamps into the cache.")
     parser.add_argument("--deb", help="the package file, where apt-get cannot fetch it")
     try:

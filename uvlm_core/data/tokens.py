@@ -1,8 +1,7 @@
-"""From conversations to token ids (paper section 3): tokenizer, chat template, image slots, labels,
-batches.
+"""Conversations as token ids: tokenizer, template, image slots, labels, batches (paper section 3).
 
-Belongs here: token ids and how rows are laid side by side. Not here: pixels (`vision.py`), losses
-(`modeling.py`).
+Belongs here: token ids and the padding of rows into batches. Not here: the outputs of encoders
+(`models/encoders.py`), losses (`models/unified.py`).
 
 One row is one conversation in Vicuna's template "v1" without its system prompt:
 
@@ -10,8 +9,7 @@ One row is one conversation in Vicuna's template "v1" without its system prompt:
 
 An understanding image takes one `<image>` slot per encoder token in the human turn. A generated
 image begins with `<generate>`, the token that the model must emit to trigger generation (paper
-section 3), followed by one `<image_out>` slot per image token. Only what the assistant says is
-labelled.
+section 3). One `<image_out>` slot per image token follows. Only the assistant's turns are labelled.
 """
 
 from collections.abc import Sequence
@@ -31,28 +29,27 @@ from uvlm_core.places import refusing, resolve_folder
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 IMAGE_IN, GENERATE, IMAGE_OUT = IMAGE, "<generate>", "<image_out>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, IMAGE_IN, GENERATE, IMAGE_OUT)
-NEW_TOKENS = (PAD, IMAGE_IN, GENERATE, IMAGE_OUT)  # that a language model's own tokenizer lacks
-IGNORED = -100  # the label of a position that is not trained
+NEW_TOKENS = (PAD, IMAGE_IN, GENERATE, IMAGE_OUT)  # added to a language model's own tokenizer
+IGNORED = -100  # the label of a position without a loss
 USER, ASSISTANT = "USER: ", " ASSISTANT:"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One conversation as token ids. Images are positions in the image table, -1 for none."""
+    """One conversation as token ids."""
 
     ids: np.ndarray  # (tokens,) int64
-    labels: np.ndarray  # (tokens,) int64, IGNORED where the assistant does not speak
-    image_in: int
-    image_out: int
-    about: tuple[str, ...] = ()  # the attributes that its turns ask for or tell
+    labels: np.ndarray  # (tokens,) int64, IGNORED outside the assistant's turns
+    image_in: int  # position in the image table, -1 for none
+    image_out: int  # position in the image table, -1 for none
+    about: tuple[str, ...] = ()  # the attributes that its turns are about
 
 
 class Processor:
-    """Turns conversations into rows and batches for one tokenizer and one pair of image token
-    counts.
+    """Converts conversations to rows for one tokenizer and one pair of image token counts.
 
-    `context` is how many tokens the language model reads at most (None: not known); longer rows are
-    refused.
+    `context` is the largest number of tokens that the language model reads (None if unknown).
+    Longer rows raise a ValueError.
     """
 
     context: int | None = None
@@ -64,8 +61,7 @@ class Processor:
                 f"{tokenizer.eos_token!r} for the begin and the end of a text; it "
                 f"needs both."
             )
-        # a language model's own tokenizer knows nothing of images, and may pad with a token that
-        # means something
+        # a language model's own tokenizer has no image tokens and may pad with a meaningful token
         tokenizer.add_special_tokens({"additional_special_tokens": list(NEW_TOKENS)})
         self.tokenizer, self.tokens_in, self.tokens_out = tokenizer, tokens_in, tokens_out
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -76,11 +72,10 @@ class Processor:
 
     @classmethod
     def load(cls, name: str, tokens_in: int, tokens_out: int) -> "Processor":
-        """Load a tokenizer by shipped name, local folder or hub id; tokens for images that it lacks
-        come at its end.
+        """Load a tokenizer by shipped name, local folder or hub id.
 
-        ValueError for what cannot be loaded, or has no token but special ones, as where its files
-        are not there.
+        Image tokens that it lacks are added at its end. ValueError if it cannot be loaded or has
+        only special tokens, as when its files are missing.
         """
         what = "a tokenizer"
         folder = resolve_folder(name, what)
@@ -98,9 +93,10 @@ class Processor:
         return {}
 
     def ids_of(self, text: str) -> list[int]:
-        """Token ids of plain text; texts repeat, so each is tokenized once.
+        """Return the token ids of plain text; each text is tokenized only once.
 
-        Text never becomes a control token, even where it spells one ("<s>", "<image_out>").
+        Text never becomes a control token, even if it spells one ("<s>", "<image_out>"). ValueError
+        if the tokenizer makes a control token of it.
         """
         if text not in self._seen:
             encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
@@ -113,8 +109,7 @@ class Processor:
         return self._seen[text]
 
     def human_ids(self, human: str) -> list[int]:
-        """Ids of a human turn up to where the assistant speaks; `<image>` becomes the image
-        slots."""
+        """Return the ids of a human turn up to "ASSISTANT:"; `<image>` becomes the image slots."""
         before, tag, after = human.partition(IMAGE)
         if not tag:
             return self.ids_of(USER + human + ASSISTANT)
@@ -125,17 +120,17 @@ class Processor:
         )
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an assistant turn in words, its end included; `text` gives the answer back."""
+        """Return the ids of an answer in words, with the end token; `text` is the inverse."""
         return self.ids_of(" " + answer) + [self.eos]
 
     def image_ids(self) -> list[int]:
-        """Ids of an assistant turn that is an image: the trigger, the image's slots, the end."""
+        """Return the ids of an answer that is an image: the trigger, the image slots, the end."""
         return [self.generate] + [self.image_out] * self.tokens_out + [self.eos]
 
     def row(self, conversation: Conversation, image: int | None = None) -> Row:
-        """A conversation as a row; `image` overrides its position in the image table.
+        """Convert a conversation to a row; `image` overrides its position in the image table.
 
-        ValueError for a row that the language model cannot read as a whole.
+        ValueError for a row longer than the language model's context.
         """
         ids, labels = [self.bos], [IGNORED]
         generates = conversation.task == "generation"
@@ -143,7 +138,7 @@ class Processor:
             human = self.human_ids(turn.human)
             answer = self.image_ids() if generates else self.answer_ids(turn.gpt)
             ids += human + answer
-            # the loss on image slots is the image loss, not the text loss
+            # image slots have the image loss, not the text loss
             labels += [IGNORED] * len(human) + [
                 IGNORED if token == self.image_out else token for token in answer
             ]
@@ -165,15 +160,14 @@ class Processor:
         )
 
     def check(self, conversations: Sequence[Conversation]) -> None:
-        """Refuse conversations that the language model cannot read, before anything is trained."""
+        """Raise a ValueError for a conversation too long for the language model."""
         for conversation in conversations:
             self.row(conversation)
 
     def padding_row(self) -> Row:
-        """A generated image that nobody asked for, with its last four text tokens labelled (pitfall
-        3).
+        """Return the authors' padding image: a generated image without a request (pitfall 3).
 
-        Its image is number 0 of a table of its own.
+        Its last four text tokens are labelled. Its image is number 0 of a separate table.
         """
         ids = np.array([self.bos] + self.human_ids("") + self.image_ids())
         labels = np.where(ids == self.image_out, IGNORED, ids)
@@ -181,11 +175,11 @@ class Processor:
         return Row(ids, labels, -1, 0)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of an answer's ids, control tokens left out; the inverse of `answer_ids`."""
+        """Return the text of an answer's ids without control tokens; inverts `answer_ids`."""
         said = self.tokenizer.decode(
             [int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return said.removeprefix(" ")  # the one that `answer_ids` puts before an answer
+        return said.removeprefix(" ")  # `answer_ids` puts it before an answer
 
 
 def collate(
@@ -196,18 +190,20 @@ def collate(
     fill: float = 0.95,
     least: int = 5,
 ) -> list[dict[str, torch.Tensor]]:
-    """Lay rows side by side as buckets, each padded at the right to its own longest row.
+    """Group rows into buckets, each padded at the right to its own longest row.
 
-    A row joins the bucket while it is at least `fill` as long as the bucket's longest (or the
-    bucket has fewer than `least` rows), so that under 1 - `fill` of the tokens are padding. Rows
-    are causal and padded at the right: no real token sees padding, and no attention mask is needed.
+    Rows are sorted by length. A row joins a bucket if it is at least `fill` times as long as the
+    bucket's longest row, or if the bucket has fewer than `least` rows. Apart from such small
+    buckets, under 1 - `fill` of the tokens are padding. Attention is causal and padding is at the
+    right: no real token sees padding, and no attention mask is needed.
 
     Args:
-        images_in: encoder output per image of the table, codes (images, tokens) or features
-        (images, tokens, width). images_out: the same for the generation space.
+        images_in: table of the understanding encoder's outputs, codes (images, tokens) or features
+            (images, tokens, width).
+        images_out: the same for the generation space.
 
-    Returns: one dictionary a bucket: input_ids, labels (rows, tokens); images_in, images_out with
-        the images of the bucket's rows in their order, absent where it has none.
+    Returns: one dictionary per bucket: input_ids and labels (rows, tokens); images_in and
+        images_out with the images of the bucket's rows in order, absent if there are none.
     """
     buckets: list[list[Row]] = []
     for row in sorted(rows, key=lambda row: -len(row.ids)):
@@ -237,14 +233,16 @@ def _bucket(rows: list[Row], images_in, images_out, pad: int) -> dict[str, torch
 
 
 def image_rows(table: np.ndarray, positions: Sequence[int]) -> torch.Tensor:
-    """Rows of an image table, perhaps a memory map, as the model takes them: codes int64 (images,
-    tokens), features float32 (images, tokens, width)."""
+    """Return rows of an image table (or memory map) as a tensor for the model.
+
+    Codes are int64 (images, tokens), features float32 (images, tokens, width).
+    """
     images = np.asarray(table[positions])
     return torch.from_numpy(images.astype(np.int64 if images.ndim == 2 else np.float32))
 
 
 def padding_share(buckets: Sequence[dict[str, torch.Tensor]], pad: int) -> float:
-    """The share of tokens that are padding."""
+    """Return the share of tokens that are padding."""
     ids = [bucket["input_ids"] for bucket in buckets]
     return float(sum((i == pad).sum() for i in ids) / sum(i.numel() for i in ids))
 
@@ -252,8 +250,10 @@ def padding_share(buckets: Sequence[dict[str, torch.Tensor]], pad: int) -> float
 def train_tokenizer(
     texts: Sequence[str], folder: str | Path, size: int = 1024
 ) -> PreTrainedTokenizerFast:
-    """Train the laptop profile's tokenizer: byte-level BPE, lossless on any text, each digit a
-    token of its own."""
+    """Train the laptop profile's tokenizer and save it in `folder`.
+
+    It is a byte-level BPE, lossless on any text, with one token per digit.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,9 +1,8 @@
-"""What every study is made of, and the one call that opens a study in a notebook (no section of the
-paper).
+"""The parts of every study, and opening one in a notebook (no section of the paper).
 
-Belongs here: `Study`, its scales, arms and claims, `Measurement` for what trains no model, and
-`open_study`. Not here: any single question (one file each), the verdict's rule (`statistics.py`),
-how a figure looks (`style.py`).
+Belongs here: `Study`, its scales, arms and claims, `Measurement` for records without a training
+run, and `open_study`. Not here: any single question (one file each), the rule of the verdicts
+(`statistics.py`), how a figure looks (`style.py`).
 """
 
 import json
@@ -45,7 +44,10 @@ VERDICT_COLUMNS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a study is in one profile. A study adds its own fields: rows, doses, rates."""
+    """The size of a study in one profile. A study adds its own fields: rows, doses, rates.
+
+    ValueError unless `seeds` is an integer from 1 up.
+    """
 
     seeds: int
     architectures: tuple[str, ...] = ()
@@ -59,8 +61,7 @@ class Scale:
 class Arm:
     """One run that a study asks for, with the labels of its rows in the study's table.
 
-    `spec` is a RunSpec or a `Measurement`. Several arms may be carried out by one run
-    (`RunSpec.canonical`).
+    `spec` is a RunSpec or a `Measurement`. Several arms may share one run (`RunSpec.canonical`).
     """
 
     spec: object
@@ -69,10 +70,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A record that trains no model.
+    """A record without a training run of its own, such as statistics of the data.
 
-    A subclass adds its settings as fields, and `run(folder)`, which returns a record's body:
-    {"scores": [...]}, and {"tables": {name: {column: values}}} where scores are not enough.
+    A subclass adds its settings as fields, and `run(folder)`, which returns the record's body:
+    {"scores": [...]}, {"tables": {name: {column: values}}}, or both.
     """
 
     def to_dict(self) -> dict:
@@ -85,17 +86,17 @@ class Measurement:
         return ()
 
     def canonical(self) -> "Measurement":
-        """Return the run that carries this out: itself."""
+        """Return the measurement itself: all its settings affect its record."""
         return self
 
     def cost(self) -> float:
-        """Return what it costs relative to a training row."""
+        """Return the cost relative to that of a training row."""
         return 100.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference per seed of one architecture, above zero where the claim holds."""
+    """The differences of one architecture, one per seed, above zero where the claim holds."""
 
     architecture: str
     quantity: str
@@ -105,7 +106,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that a study judges, by a quantity that is fixed before the runs."""
+    """A sentence that a study judges by a quantity fixed before the runs."""
 
     name: str
     words: str
@@ -118,29 +119,25 @@ class Claim:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, the rows that it shows (its CSV), and what its provenance adds."""
+    """A figure, the rows that it shows (its CSV), and further facts for its provenance."""
 
     figure: Figure
     shown: pd.DataFrame
     facts: dict = field(default_factory=dict)
-    # keys of the runs behind it; if None those of `shown`, or else all of the study
+    # keys of its runs; None: column "record" of `shown`, or else all runs of the study
     records: Iterable[str] | None = None
-    seeds: int | None = None  # per arm; those of `shown`, or else the scale's
+    seeds: int | None = None  # per arm; None: those of `shown`, or else the scale's
 
 
-REGIME_CHANGES = {  # what an arm changes in the profile's spec, in the order of drawing
+REGIME_CHANGES = {  # arm -> changes to the profile's spec, in the order of drawing
     "understanding": {"regime": "understanding"},
     "generation": {"regime": "generation"},
     "unified": {"regime": "unified"},
-    "shuffled": {
-        "regime": "unified",
-        "shuffled_requests": True,
-    },  # control: each request with another row's image
+    # control: each request is paired with another row's image
+    "shuffled": {"regime": "unified", "shuffled_requests": True},
 }
-CONTROLLED, CONTROL_SEEDS = (
-    "VQ-VQ",
-    2,
-)  # the architecture that has the control, and its seeds: it is no close call
+# the architecture that has the control, and its seeds: few suffice, as the effect is large
+CONTROLLED, CONTROL_SEEDS = "VQ-VQ", 2
 _GUESSES = {
     "partial": chances(),
     "constrained": chances(),
@@ -151,7 +148,7 @@ _GUESSES = {
 
 
 def arm_of(spec: RunSpec, **labels) -> Arm:
-    """Return a spec as an arm labelled architecture, regime (the arm's), seed, and more."""
+    """Return an arm labelled architecture, regime (or "shuffled"), seed and `labels`."""
     regime = "shuffled" if spec.data.shuffled_requests else spec.training.regime
     return Arm(
         spec,
@@ -161,7 +158,7 @@ def arm_of(spec: RunSpec, **labels) -> Arm:
 
 
 def regime_arms(spec: RunSpec, scale: Scale) -> list[Arm]:
-    """Return both tasks and each alone, by seed and architecture; for one the control."""
+    """Return unified and single-task arms by seed and architecture, and those of the control."""
     return [
         arm_of(spec.vary(architecture=architecture, seed=seed, **change))
         for seed in range(scale.seeds)
@@ -172,9 +169,9 @@ def regime_arms(spec: RunSpec, scale: Scale) -> list[Arm]:
 
 
 def sized(base: Profile, understanding: float, generation: float, **changes) -> RunSpec:
-    """Return a run of so many understanding and generation rows, scored at its end only.
+    """Return a spec of so many understanding and generation rows, scored at its end only.
 
-    Captions have the profile's share of the understanding rows.
+    Captions keep the profile's share of the understanding rows.
     """
     spec = base.spec
     share = spec.data.caption_examples / (spec.data.vqa_examples + spec.data.caption_examples)
@@ -189,12 +186,15 @@ def sized(base: Profile, understanding: float, generation: float, **changes) -> 
 
 
 def generation_metric(architecture: str) -> str:
-    """Return the metric of attributes that are read from what an architecture generates."""
+    """Return an architecture's read-back metric: "read_back" or "feature_read_back"."""
     return output_of(architecture).read_back
 
 
 def chance(metric: str, attribute: str) -> float:
-    """Return what guessing scores in a metric; of "total" the mean over the attributes."""
+    """Return the score of guessing in a metric; for "total" the mean over the attributes.
+
+    ValueError for a metric without one.
+    """
     if metric not in _GUESSES:
         raise ValueError(
             f"metric {metric!r} has no score of guessing; those that have are "
@@ -207,7 +207,7 @@ def chance(metric: str, attribute: str) -> float:
 
 
 def scores(arms: list[Arm], store: RunStore) -> pd.DataFrame:
-    """Return the scores of arms whose runs have their records, one value a row.
+    """Return the recorded scores of arms, one value per row.
 
     Columns: the arms' labels, record (its key), fraction, metric, attribute, value, samples.
     ValueError names the first arm without a record.
@@ -224,7 +224,7 @@ def scores(arms: list[Arm], store: RunStore) -> pd.DataFrame:
 
 
 def recorded(spec, store: RunStore, name: str) -> pd.DataFrame:
-    """Return a table of a measurement's record; ValueError where there is no record."""
+    """Return a table of a measurement's record; ValueError if there is no record."""
     record = store.load(spec)
     if record is None:
         raise ValueError(f"There is no record {store.path(spec)}; run `make figures` first.")
@@ -233,7 +233,7 @@ def recorded(spec, store: RunStore, name: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Study:
-    """One question: which runs it needs, their table, what is judged by it, and its figures."""
+    """One question: the runs it needs, their table, its claims and its figures."""
 
     name: str  # its file's
     number: int  # its notebook's
@@ -242,14 +242,12 @@ class Study:
     scales: dict[str, Scale]  # by profile
     arms: Callable[[Profile, Scale], list[Arm]]
     figures: dict[str, Callable[["OpenedStudy"], Drawn]]  # by the figure's name
-    findings: dict[str, Callable[["OpenedStudy"], str]] = field(
-        default_factory=dict
-    )  # two or three sentences each
+    # two or three sentences each, by the figure's name
+    findings: dict[str, Callable[["OpenedStudy"], str]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     table: Callable[[list[Arm], RunStore], pd.DataFrame] = scores
-    left_out: Callable[[Scale], Iterable[str]] = (
-        lambda scale: ()
-    )  # figures that a scale has no runs for
+    # figures for which a scale has no runs
+    left_out: Callable[[Scale], Iterable[str]] = lambda scale: ()
 
     def scale(self, profile_name: str) -> Scale:
         """Return the study's scale in a profile; ValueError for a profile that has none."""
@@ -261,7 +259,7 @@ class Study:
         return self.scales[profile_name]
 
     def specs(self, base: Profile) -> list:
-        """Return the different runs that carry out the study's arms in a profile."""
+        """Return the distinct runs that carry out the study's arms in a profile."""
         return list(
             dict.fromkeys(arm.spec.canonical() for arm in self.arms(base, self.scale(base.name)))
         )
@@ -290,11 +288,14 @@ class OpenedStudy:
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
-        """One row a comparison, with the columns `VERDICT_COLUMNS`."""
+        """The verdicts, one comparison per row, with the columns `VERDICT_COLUMNS`."""
         return judge(self.study, self.table, self.scale)
 
     def show(self, *names: str) -> None:
-        """Draw figures, save each with data and provenance, display it, and print its finding."""
+        """Draw figures, save each with data and provenance, display it, and print its finding.
+
+        ValueError for an unknown name, before any figure is drawn.
+        """
         for name in names:
             if name not in self.figures:
                 raise ValueError(f"figure {name!r} is not one of {', '.join(self.figures)}.")
@@ -327,12 +328,15 @@ class OpenedStudy:
 
 
 def judge(study: Study, table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
-    """Return the verdicts on a study's claims; what the same runs carry out counts once."""
+    """Return the verdicts on a study's claims, with the columns `VERDICT_COLUMNS`.
+
+    A comparison that the same runs carry out for several architectures is one row.
+    """
     rows = []
     for claim in study.claims:
         counted = {}
         for each in claim.compare(table, scale):
-            if not len(each.differences):  # a scale without seeds or controls for it
+            if not len(each.differences):  # the scale has no seeds or controls for it
                 continue
             key = (
                 each.quantity,
@@ -362,7 +366,7 @@ def judge(study: Study, table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
 def tell_verdicts(opened: OpenedStudy, claim: str, quantity: str = "") -> str:
     """Return a claim's comparisons in words: each architecture's difference, interval and verdict.
 
-    `quantity` is a part of the name of the quantities that are meant.
+    Only comparisons whose quantity contains `quantity` are told.
     """
     found = opened.verdicts
     found = found[(found["claim"] == claim) & found["quantity"].str.contains(quantity, regex=False)]
@@ -373,15 +377,13 @@ def tell_verdicts(opened: OpenedStudy, claim: str, quantity: str = "") -> str:
 
 
 def difference_text(row: dict) -> str:
-    """Return the difference of a comparison with its interval, as in "+0.012 (-0.030 to
-    +0.054)".
-    """
+    """Return a difference with its interval, such as "+0.012 (-0.030 to +0.054)"."""
     interval = f" ({row['low']:+.3f} to {row['high']:+.3f})" if row["seeds"] > 1 else ""
     return f"{row['difference']:+.3f}{interval}".replace("-", style.MINUS)
 
 
 def find_study(name: str) -> Study:
-    """Return the study of a name; ValueError for an unknown one."""
+    """Return the study called `name`; ValueError for an unknown one."""
     if find_spec(f"uvlm_core.studies.{name}") is not None:  # the others need not be imported
         module = import_module(f"uvlm_core.studies.{name}")
         if hasattr(module, "STUDY"):
@@ -398,7 +400,10 @@ def load_study(
     figures: str | Path = "build/figures",
     **changes,
 ) -> OpenedStudy:
-    """Open a study from records, training nothing; `changes` replace fields of its scale."""
+    """Open a study from its records without training; `changes` replace fields of its scale.
+
+    ValueError for an unknown study, profile or field.
+    """
     study, base = find_study(name), profile(profile_name)
     scale = study.scale(profile_name)
     for field_name in changes:
@@ -422,12 +427,12 @@ def open_study(
     figures: str | Path = "build/figures",
     **changes,
 ) -> OpenedStudy:
-    """Open a study in a notebook: load the records of its runs, and make those that are missing.
+    """Open a study in a notebook: load the records of its runs, and make the missing ones.
 
     Args:
-        name: of the study, which is its file's.
-        profile: of its scale.
-        seeds: seeds per arm; those of the scale if None.
+        name: the study's, which is that of its file.
+        profile: the profile whose scale is used.
+        seeds: seeds per arm; None for the scale's.
         workers: runs at a time.
         records: folder of records, relative to the checkout.
         figures: folder of the figures that `show` saves, relative to the checkout.

@@ -1,5 +1,4 @@
-"""What may be said of a handful of seeds: intervals over seeds, and the rule of the verdicts
-(paper: single runs).
+"""Intervals over a handful of seeds, and the rule of the verdicts (paper: single runs).
 
 Belongs here: the interval of a mean, and the rule that turns paired differences into a verdict. Not
 here: which differences a claim compares (the studies), scores of single answers or images
@@ -14,10 +13,10 @@ The rule was fixed before the runs that it judges:
    below.
 3. Otherwise "undecided".
 
-So a difference that is certainly positive and certainly smaller than the margin has "no effect": it
-is too small to matter. A question of our own does not replicate: its answers are "yes" and "no". A
-verdict needs `ENOUGH_SEEDS`. Fewer seeds are judged by the earlier rule, which has no "no effect"
-and needs `FEWEST_SEEDS`.
+A difference that is certainly positive and certainly smaller than the margin is therefore "no
+effect": it is too small to matter. For a question that the paper does not ask, "yes" and "no"
+replace "replicates" and "contradicts". A verdict needs `ENOUGH_SEEDS` seeds. Fewer are judged by
+the earlier rule, which has no "no effect" and needs `FEWEST_SEEDS`.
 """
 
 import numpy as np
@@ -25,13 +24,16 @@ from scipy import stats
 
 PAPER_VERDICTS = ("replicates", "contradicts", "no effect", "undecided")
 OWN_VERDICTS = ("yes", "no", "no effect", "undecided")
-MARGIN = 0.05  # smallest effect of interest, of partial credit and of what is read back
+MARGIN = 0.05  # smallest effect of interest on partial credit and read-back
 ENOUGH_SEEDS = 8
-FEWEST_SEEDS = 3  # of the earlier rule
+FEWEST_SEEDS = 3  # for the earlier rule
 
 
 def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return (mean, low, high) of independent seeds, by t; of one value the ends are NaN."""
+    """Return (mean, low, high) of the t interval over seeds; for one value the ends are NaN.
+
+    ValueError unless `values` is a list of at least one value.
+    """
     values = np.asarray(values, float)
     if values.ndim != 1 or not len(values):
         raise ValueError(
@@ -45,18 +47,16 @@ def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float
 
 
 def by_earlier_rule(seeds: int) -> bool:
-    """Return whether so few seeds are judged by the earlier rule."""
+    """Return whether this number of seeds is judged by the earlier rule."""
     return seeds < ENOUGH_SEEDS
 
 
 def verdict(differences, margin: float | None = MARGIN, own: bool = False) -> str:
-    """Judge the claim that paired differences, one a seed, are above zero, by the rule at this
-    file's head.
+    """Judge whether paired differences, one per seed, are above zero, by this file's rule.
 
     Args:
         differences: in the claim's direction.
-        margin: smallest effect of interest in their unit; None if there is none, and then never "no
-            effect".
+        margin: smallest effect of interest in their unit; None rules out "no effect".
         own: whether the question is our own and not a claim of the paper.
     """
     above, below, none, undecided = OWN_VERDICTS if own else PAPER_VERDICTS

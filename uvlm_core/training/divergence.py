@@ -1,8 +1,7 @@
-"""What ends a training that has diverged (no section of the paper): one sentence, before anything
-of it is kept.
+"""The check that ends a training once it diverges (no section of the paper).
 
-Belongs here: whether a loss, a gradient or a weight is finite, and what is said of one that is not.
-Not here: the loops that ask (`training.py`, `pretraining.py`, `text_pretraining.py`).
+Belongs here: whether a loss, a gradient or a weight is finite, and the error if it is not. Not
+here: the loops that call it (`loop.py`, `pretraining/common.py`, `pretraining/text.py`).
 """
 
 import math
@@ -12,11 +11,10 @@ import torch
 
 
 class Guard:
-    """Ends a training whose numbers are no longer finite, by a ValueError that says where and at
-    which rates.
+    """Ends a training whose numbers are no longer finite, by a ValueError.
 
-    A loop shows it every step before the weights change, and the weights before they are scored or
-    written.
+    The error names the step and the learning rates. A loop calls `check_step` in every step before
+    the weights change, and `check_weights` before it scores or saves them.
     """
 
     def __init__(self, subject: str, steps: int, rates: Mapping[str, float]):
@@ -25,10 +23,9 @@ class Guard:
         self.loss = math.nan  # of the last step
 
     def check_step(self, step: int, loss: float, norm: float) -> None:
-        """Refuse step number `step` (from 1) if its loss or the norm of its gradient is not
-        finite."""
+        """Raise a ValueError if the loss or gradient norm of step `step` (from 1) is not finite."""
         self.loss = loss
-        # DeepSpeed says -1 for a norm that is not finite
+        # DeepSpeed reports -1 for a norm that is not finite
         if not (math.isfinite(loss) and 0 <= norm < math.inf):
             advice = (
                 "try a lower rate"
@@ -42,7 +39,7 @@ class Guard:
             )
 
     def check_weights(self, step: int, state: Mapping[str, torch.Tensor]) -> None:
-        """Refuse the weights after step number `step` if one of them is not finite."""
+        """Raise a ValueError if a weight after step number `step` is not finite."""
         name = odd_weight(state)
         if name is not None:
             raise self._error(
@@ -50,7 +47,7 @@ class Guard:
             )
 
     def check_end(self, loss: float) -> None:
-        """Refuse the weights after the last step if the loss that they give is not finite."""
+        """Raise a ValueError if the loss of the final weights is not finite."""
         if not math.isfinite(loss):
             raise self._error(self.steps, f"the loss is {loss:.4g} after it")
 
@@ -62,10 +59,10 @@ class Guard:
 
 
 def odd_weight(state: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first tensor with a number that is not finite, if there is one."""
+    """Return the name of the first tensor with a number that is not finite, or None."""
     names = [name for name, tensor in state.items() if tensor.is_floating_point()]
     if not names:
         return None
-    # one wait for a GPU
+    # one synchronisation with the GPU
     finite = torch.stack([state[name].isfinite().all() for name in names]).tolist()
     return next((name for name, whole in zip(names, finite, strict=True) if not whole), None)

@@ -1,13 +1,12 @@
-"""How a run is trained (paper section 3): initial model, steps, optimiser, Trainer, learning curve.
+"""The training of a run: initial model, steps, optimiser, learning curve (paper section 3).
 
-Belongs here: what happens between a spec and its trained model, and loading a trained model. Not
-here: the rows (`pool.py`), the scores (`scoring`, which `runs/carry_out.py` brings in), the record
+Belongs here: everything from a spec to its trained model, and the loading of a trained model. Not
+here: the rows (`pool.py`), the scores (`scoring/`, called by `runs/carry_out.py`), the record
 (`runs/store.py`).
 
-Arms are comparable by construction (common random numbers): a step takes its understanding rows
-and, beside them, its generation rows in proportion. Two arms of one seed share initial weights,
-understanding rows, their order and the step at which each is seen; leaving a regime out leaves only
-its rows out.
+Arms are comparable by construction (common random numbers). A step takes understanding rows and,
+in proportion, generation rows. Two arms of one seed share initial weights, understanding rows,
+their order and the step at which each is seen. Leaving out a regime only leaves out its rows.
 """
 
 import json
@@ -47,27 +46,26 @@ LORA_TARGETS = (
     r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 )
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# peft asks by the old name
+# peft uses the old name
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-# written into a checkpoint last: one without it was cut off and is not resumed from
+# the last file of a checkpoint: one without it is incomplete and is not resumed
 DONE = "complete"
 
 
 def feature_length(encoder, images: np.ndarray) -> float:
-    """Measure the mean length of an encoder's features over some images (uint8)."""
+    """Return the mean length of an encoder's features over some images (uint8)."""
     return float(np.linalg.norm(encoder.encode(images), axis=-1).mean())
 
 
 def networks(spec: RunSpec):
-    """Make the untrained model and what belongs to it.
+    """Build the untrained model, its processor and its two encoders.
 
-    Initial weights follow from the seed and the spaces alone, so the regimes of one seed start from
-    the same ones.
+    Initial weights depend only on the seed and the spaces, so all regimes of one seed start equal.
 
     Returns: (model, processor, understanding encoder, generation encoder).
     """
     torch.set_num_threads(spec.training.threads)
-    logging.disable_progress_bar()  # the grid has one bar; loading and saving a few MB needs none
+    logging.disable_progress_bar()  # the grid has a progress bar of its own
     kinds = spec.model.understanding, spec.model.generation
     encoders = {kind: load_encoder(kind, spec) for kind in set(kinds)}
     understanding, generation = (encoders[kind] for kind in kinds)
@@ -99,7 +97,7 @@ def networks(spec: RunSpec):
 
 
 def prepare(spec: RunSpec):
-    """Make all that a run starts from.
+    """Build everything that a run starts from.
 
     Returns: (model, processor, training steps, understanding encoder, generation encoder).
     """
@@ -110,7 +108,7 @@ def prepare(spec: RunSpec):
 
 
 def training_steps(spec: RunSpec, processor: Processor, understanding, generation) -> "Steps":
-    """Make the steps of a run. Its images are encoded here, unless they are in the cache."""
+    """Build the steps of a run, and encode its images unless they are in the cache."""
     pool = training_pool(spec)
     images_in = images_out = None
     if spec.understands:
@@ -123,7 +121,7 @@ def training_steps(spec: RunSpec, processor: Processor, understanding, generatio
 def load_model(folder: str | Path) -> tuple:
     """Load a trained model from a folder with `model.safetensors` and the run's `spec.json`.
 
-    Returns what `networks` does. ValueError for a file that is missing or cannot be read.
+    Returns what `networks` returns. ValueError for a file that is missing or cannot be read.
     """
     folder = Path(folder).expanduser()
     path = folder / "spec.json"
@@ -141,11 +139,11 @@ def load_model(folder: str | Path) -> tuple:
 
 
 class Steps(Dataset):
-    """The optimiser steps as items: understanding rows and, in proportion, generation rows.
+    """The optimiser steps as a dataset: understanding rows and, in proportion, generation rows.
 
-    Of several processes each takes a share of a step's rows, as an item of its own; the items of a
-    step follow one another. What an item says of its share in the labelled positions makes the mean
-    over processes that of the step.
+    Several processes split the rows of a step: each gets one item, and a step's items are
+    consecutive. An item also holds its share of the step's labelled positions, so the mean over
+    processes equals the loss of the step.
     """
 
     processes = environment.processes()[0]
@@ -173,7 +171,7 @@ class Steps(Dataset):
         return self.spec.steps * self.processes
 
     def rows(self, step: int) -> list[Row]:
-        """The rows of a step."""
+        """Return the rows of a step."""
         count = self.spec.steps
         return [
             row
@@ -214,16 +212,16 @@ def _labelled(rows: list[Row]) -> int:
 
 
 def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
-    """Make trainable what `tuning` says of the LM (all, LoRA, none), and adapters and head."""
+    """Make trainable the adapters, the head and, as `tuning` says, all, LoRA or none of the LM."""
     if spec.training.tuning == "lora":
-        # adapters and head are new: peft trains them in full and saves them beside the LoRA weights
+        # peft trains the new modules in full and saves them beside the LoRA weights
         new = [
             name
             for name, child in model.named_children()
             if name != "language_model" and next(child.parameters(), None) is not None
         ]
-        # so may be the token that triggers an image: the model must read it and say it, so both
-        # tables learn its row
+        # the trigger token may be new too: the model must read and predict it, so both tables
+        # learn its row
         untie(model.language_model)
         tokens = dict.fromkeys(("model.embed_tokens", "lm_head"), [model.config.generate_id])
         lora = LoraConfig(
@@ -235,7 +233,7 @@ def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
                 f"language_model.{name}": rows for name, rows in tokens.items()
             },
         )
-        with torch.random.fork_rng(devices=[]):  # peft draws LoRA's A from the global state
+        with torch.random.fork_rng(devices=[]):  # peft draws LoRA's A from the global generator
             torch.manual_seed(spec.training.seed)
             return get_peft_model(model, lora)
     model.language_model.requires_grad_(spec.training.tuning == "full")
@@ -243,9 +241,9 @@ def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
 
 
 def untie(language_model: torch.nn.Module) -> None:
-    """Give a language model whose embeddings are also its head a head of its own, a copy.
+    """Give a language model with tied embeddings a separate output head, a copy.
 
-    peft does not see that the two are one where the language model is a part of another model.
+    peft does not see the tie when the language model is part of another model.
     """
     if language_model.config.tie_word_embeddings:
         head = language_model.get_output_embeddings()
@@ -254,9 +252,9 @@ def untie(language_model: torch.nn.Module) -> None:
 
 
 def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
-    """Make an optimiser of two groups: the LM (Muon: its matrices alone), and the rest.
+    """Build the optimiser with two groups: the LM (with Muon only its matrices), and the rest.
 
-    The rest learns at `adapter_learning_rate`.
+    The rest has the learning rate `adapter_learning_rate`.
     """
     trainable = [
         (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
@@ -274,17 +272,17 @@ def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimiz
         group | {"weight_decay": spec.training.weight_decay} for group in groups if group["params"]
     ]
     if spec.training.optimizer == "adamw":
-        return torch.optim.AdamW(groups)  # the authors' Trainer leaves its defaults, and so do we
+        return torch.optim.AdamW(groups)  # with its defaults, as in the authors' Trainer
     groups[0]["orthogonal"] = bool(first)
     return Muon(groups, spec.training.momentum)
 
 
 class LearningCurve(TrainerCallback):
-    """Scores the model at the spec's fractions of the data and saves a checkpoint there.
+    """Scores the model and saves a checkpoint at each of the spec's fractions of the training.
 
-    The scores so far live beside the checkpoints, keyed by step: a resumed run writes the same ones
-    over them. Weights that are not finite are neither scored nor saved: they end every process of
-    the run.
+    The scores so far are stored beside the checkpoints, keyed by step. A resumed run overwrites
+    them with the same scores. Weights that are not finite are neither scored nor saved: they end
+    every process of the run.
     """
 
     def __init__(
@@ -311,7 +309,8 @@ class LearningCurve(TrainerCallback):
             max(1, round(self.spec.steps * fraction)): fraction
             for fraction in self.spec.scoring.fractions
         }
-        self.seconds, self.reading = 0.0, True  # the checkpoint, if there is one
+        # `reading`: an error before the first step may come from a broken checkpoint
+        self.seconds, self.reading = 0.0, True
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.reading = False
@@ -329,7 +328,7 @@ class LearningCurve(TrainerCallback):
                 f"checkpoint beside it has passed; delete {self.path.parent}, and the "
                 f"run starts anew."
             )
-        # else rows would go unseen, or the marks lie elsewhere
+        # otherwise rows would be skipped, or the marks would be at other steps
         if state.max_steps != self.spec.steps:
             self.reading = False
             raise ValueError(
@@ -362,7 +361,7 @@ class LearningCurve(TrainerCallback):
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a kill leaves the old one or the new one."""
+    """Write a small file; a killed process leaves either the old or the new one, whole."""
     partial = path.with_suffix(".partial")
     with _writing(path.parent):
         partial.write_text(text)
@@ -371,10 +370,10 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def _writing(folder: str | Path) -> Iterator[None]:
-    """Tell in one sentence what keeps a run's folder from being written: a full disk, above all."""
+    """Turn errors of writing a run's folder, such as a full disk, into a ValueError."""
     try:
         yield
-    # Python's, torch's and safetensors' own
+    # the errors of Python, torch and safetensors
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"The folder {folder} cannot be written ({reason(error)}); make room "
@@ -383,7 +382,7 @@ def _writing(folder: str | Path) -> Iterator[None]:
 
 
 def _check_scores(rows: list[dict], when: str) -> None:
-    """Refuse scores that are not finite: the model's output is not. Alignment's may be missing."""
+    """Raise a ValueError for scores that are not finite, except those of alignment."""
     for row in rows:
         if not (math.isfinite(row["value"]) or row["metric"].startswith("alignment_")):
             name = " of ".join(filter(None, (row["metric"], row["attribute"])))
@@ -393,7 +392,7 @@ def _check_scores(rows: list[dict], when: str) -> None:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end and has finite weights, if there is one."""
+    """Return the newest complete checkpoint with finite weights, or None."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{DONE}")]
     whole.sort(key=lambda path: int(path.name.split("-")[1]), reverse=True)
     for path in whole:
@@ -410,12 +409,12 @@ def train(
     score: Callable[[torch.nn.Module, bool], list[dict]],
     report: Callable[[float], None] = lambda fraction: None,
 ) -> dict:
-    """Train with transformers' Trainer, resuming from `folder` if a checkpoint is there.
+    """Train with transformers' Trainer, resuming from a checkpoint in `folder` if there is one.
 
-    A resumed training equals an uninterrupted one bit for bit. `score` gives score rows of the
-    model as it stands, and is told whether it is the end. ValueError ends a run whose loss,
-    gradient, weights or scores are not finite; nothing is scored or saved from there on, so that
-    resuming it ends the same.
+    A resumed training equals an uninterrupted one bit for bit. `score(model, last)` returns the
+    score rows of the current model; `last` is True after the last step. `report` gets the fraction
+    of steps done. ValueError when the loss, the gradient, a weight or a score is not finite.
+    Nothing is scored or saved after that, so a resumed run ends the same way.
 
     Returns: {"scores": rows with their fraction, "times": seconds of training and scoring in this
         process, "losses": the Trainer's log}.
@@ -424,7 +423,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     total = spec.steps
     warmup = spec.training.warmup * total
-    warmup = float(math.ceil(warmup)) if warmup >= 1 else 0.0  # a step, not a fraction
+    warmup = float(math.ceil(warmup)) if warmup >= 1 else 0.0  # below 1, Trainer reads a fraction
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
@@ -436,17 +435,17 @@ def train(
         save_total_limit=2,
         logging_steps=max(1, total // 50),
         report_to="none",
-        # it writes a loss that is not finite down as the mean of those before
+        # the filter logs a loss that is not finite as the mean of earlier ones
         logging_nan_inf_filter=False,
         use_cpu=not torch.cuda.is_available(),
         seed=spec.training.seed,
         disable_tqdm=True,
         remove_unused_columns=False,
         activation_checkpointing=spec.training.activation_checkpointing,
-        # the other kind needs a gradient at its inputs
+        # reentrant checkpointing needs a gradient at its inputs
         activation_checkpointing_kwargs={"use_reentrant": False},
-        # a step may lack a task
         dataloader_pin_memory=False,
+        # a step may lack a task
         ddp_find_unused_parameters=True,
         label_names=[],
     )
@@ -460,7 +459,7 @@ def train(
     checkpoint = last_checkpoint(folder)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except Exception as error:  # of a file that is cut off, each library has errors of its own
+    except Exception as error:  # each library raises its own errors for an incomplete file
         if checkpoint is None or not curve.reading:
             raise
         raise ValueError(
@@ -477,10 +476,10 @@ def train(
 
 
 class SpecTrainer(Trainer):
-    """A Trainer with the steps' own order and the spec's optimiser, under DeepSpeed too.
+    """A Trainer that keeps the steps' order and uses the spec's optimiser, also under DeepSpeed.
 
     A step whose loss or gradient is not finite ends the run before it changes a weight (under
-    DeepSpeed right after). Every process sees the same numbers, and so all of them end.
+    DeepSpeed right after). All processes see the same numbers, so all of them end.
     """
 
     def __init__(self, *arguments, **names):
@@ -498,17 +497,17 @@ class SpecTrainer(Trainer):
 
     def _get_grad_norm(self, *arguments, **names):  # called before each step of the optimiser
         norm = super()._get_grad_norm(*arguments, **names)
-        loss = reduce(self.loss).float()  # the mean over the processes, which is the step's
+        loss = reduce(self.loss).float()  # the mean over processes is the loss of the step
         both = torch.stack([loss, torch.as_tensor(norm, dtype=loss.dtype, device=loss.device)])
-        loss, norm = both.tolist()  # one wait for the GPU
+        loss, norm = both.tolist()  # one synchronisation with the GPU
         self.guard.check_step(self.state.global_step + 1, loss, norm)
         return norm
 
     def check_weights(self) -> None:
-        """End the run if its weights or, after the last step, its loss is not finite."""
+        """Raise a ValueError if a weight or, after the last step, the loss is not finite."""
         step, steps = self.state.global_step, self.train_dataset
         self.guard.check_weights(step, self.model.state_dict())
-        if step == steps.spec.steps:  # of other weights the next step computes it
+        if step == steps.spec.steps:  # otherwise the next step computes the loss of these weights
             last = steps[len(steps) - steps.processes + self.args.process_index]
             with torch.no_grad(), self.compute_loss_context_manager():
                 loss = self.compute_loss(self.model, self._prepare_inputs(last))

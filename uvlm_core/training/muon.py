@@ -1,18 +1,18 @@
-"""Muon, the optimiser of the laptop profile (not in the paper): twice AdamW's sample efficiency at
-this scale.
+"""Muon, the optimiser of the laptop profile (not in the paper).
 
-Belongs here: the optimiser. Not here: which parameters it gets (`training.py`).
+At this scale it has twice AdamW's sample efficiency. Belongs here: the optimiser. Not here: which
+parameters it gets (`loop.py`).
 """
 
 import torch
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for matrices, AdamW for the rest, as one optimiser (Jordan 2024; Newton-Schulz, five
-    steps, in float32).
+    """Muon for matrices and AdamW for the rest, as one optimiser (Jordan 2024).
 
-    A group with `orthogonal=True` is Muon's. torch.optim.Muon does the same in bfloat16, which most
-    CPUs only emulate, one matrix at a time; here matrices of one shape go together.
+    Muon updates the groups with `orthogonal=True`, by five Newton-Schulz steps in float32.
+    torch.optim.Muon uses bfloat16, which most CPUs only emulate, and updates one matrix at a time.
+    Here matrices of one shape are updated together.
     """
 
     def __init__(self, groups, momentum: float = 0.95):
@@ -23,7 +23,7 @@ class Muon(torch.optim.AdamW):
     def step(self, closure=None):
         for group in self.param_groups:
             if group["orthogonal"]:
-                # spends its gradients, so that AdamW passes these parameters over
+                # clears their gradients, so AdamW skips these parameters
                 self._step_matrices(group)
         return super().step(closure)
 
@@ -37,7 +37,7 @@ class Muon(torch.optim.AdamW):
                 state = self.state[parameter]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
-                    state["step"] = torch.zeros(())  # AdamW looks for one in every loaded state
+                    state["step"] = torch.zeros(())  # AdamW expects one in every loaded state
                 average = state["momentum_buffer"]
                 average.lerp_(parameter.grad, 1 - self.momentum)
                 parameter.grad.lerp_(average, self.momentum)  # Nesterov
@@ -49,8 +49,7 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Drive the singular values of matrices (n, rows, columns) to about 1 by Newton-Schulz
-    iteration."""
+    """Return matrices (n, rows, columns) with singular values near 1, by Newton-Schulz steps."""
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's quintic: steepest at zero
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.transpose(1, 2) if tall else matrices

@@ -1,15 +1,16 @@
-"""Where a run's training rows come from (paper section 3): a pool of images, of watches or of
-captioned pictures.
+"""The pools of watches or captioned pictures that training rows come from (paper section 3).
 
-Belongs here: which image each row is about, what is said of it, in which order rows come. Not here:
-how watches are drawn (`smart_watch.py`) or pictures read (`pictures.py`), how rows make steps
-(`training.py`), the test sets (`evaluation.py`, `picture_evaluation.py`).
+Belongs here: the image, the conversation and the order of training rows. Not here: drawing watches
+(`data/smart_watch.py`), reading pictures (`data/pictures.py`), the steps (`loop.py`), the test sets
+(`scoring/evaluation.py`, `scoring/picture_evaluation.py`).
 
 All rows and all seeds draw from one pool. A pool has a `name`, `images(start, stop)`, their number
 `count`, and `rows(processor)`: the understanding and the generation rows of its spec in training
-order, one of them empty in a one-sided regime. `side(name)` gives the images whose numbers the rows
-of a side hold, and these are encoded once: of watches the whole pool, whose size the spec says, of
-pictures those that its rows show, however many there are beside.
+order. A single-task regime leaves one of the two empty.
+
+`side(name)` gives the images that the rows of one side refer to by number. They are encoded once.
+For watches this is the whole pool, whose size is in the spec. For pictures it is only the pictures
+that the rows show.
 """
 
 import hashlib
@@ -33,36 +34,38 @@ from uvlm_core.data.tokens import Processor, Row
 from uvlm_core.models.encoders import cached_features
 from uvlm_core.training.spec import RunSpec
 
-MEASURED_IMAGES = 64  # images of a pool that tell how long a space's tokens are
+MEASURED_IMAGES = 64  # images of a pool that the length of a space's tokens is measured on
 
 
 class WatchPool:
-    """The Smart Watch world: every image is drawn when it is asked for."""
+    """The Smart Watch world, with images rendered on demand."""
 
     def __init__(self, spec: RunSpec):
         self.spec, self.count = spec, spec.data.images
-        self.name = f"watches-{spec.data.world}-{spec.data.hours}h-train-{POOL_STREAM}-{spec.data.image_size}px"
+        self.name = (
+            f"watches-{spec.data.world}-{spec.data.hours}h-train-{POOL_STREAM}"
+            f"-{spec.data.image_size}px"
+        )
 
     def images(self, start: int, stop: int) -> np.ndarray:
-        """Images `start` .. `stop` - 1: uint8 (images, height, width, 3)."""
+        """Return images `start` .. `stop` - 1 as uint8 (images, height, width, 3)."""
         return render_batch(self.watches(start, stop), self.spec.data.image_size)
 
     def watches(self, start: int, stop: int) -> list[Watch]:
-        """What they show."""
+        """Return the watches of images `start` .. `stop` - 1."""
         return sample_watches(POOL_STREAM, stop - start, start=start, hours=self.spec.data.hours)
 
     def side(self, name: str) -> "WatchPool":
-        """The images of the rows of a side, "understanding" or "generation": all, which all seeds
-        share."""
+        """Return the whole pool, for both sides and all seeds."""
         return self
 
     def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
-        """The rows of the spec (see the module)."""
+        """Return the understanding and generation rows of the spec, in training order."""
         return training_rows(self.spec, processor, _Stream(self.spec.data.hours))
 
 
 class _Stream(dict):
-    """The watches of the pool by number, each drawn when it is first asked for."""
+    """The watches of the pool by number, each drawn on first access."""
 
     def __init__(self, hours: int):
         self.hours = hours
@@ -73,20 +76,23 @@ class _Stream(dict):
 
 
 class Pictures:
-    """Some pictures of a folder, opened when they are asked for."""
+    """Some pictures of a folder, opened on demand."""
 
     def __init__(self, name: str, folder: Path, files: list[str], size: int):
         self.name, self.folder, self.files, self.size = name, folder, files, size
         self.count = len(files)
 
     def images(self, start: int, stop: int) -> np.ndarray:
-        """Images `start` .. `stop` - 1: uint8 (images, height, width, 3)."""
+        """Return images `start` .. `stop` - 1 as uint8 (images, height, width, 3)."""
         return open_pictures(self.folder, self.files[start:stop], self.size)
 
 
 class PicturePool(Pictures):
-    """The training side of captioned pictures. A task has as many rows as they give it; a spec that
-    asks for more sees them again, in another order each time."""
+    """The training split of captioned pictures.
+
+    If a spec asks for more rows of a task than the pictures give, they are repeated, each time in
+    another order.
+    """
 
     def __init__(self, spec: RunSpec):
         named = spec.data.pictures, spec.data.picture_folder, spec.data.sam_pictures
@@ -100,14 +106,13 @@ class PicturePool(Pictures):
 
     @cached_property
     def talks(self) -> dict[str, list[tuple[Conversation, str]]]:
-        """By side the conversations of the rows, in training order, and whose image each one is
-        shown with.
+        """The conversations of each side in training order, each with the image shown with it.
 
-        ValueError where the spec asks for a task that no picture has rows of.
+        ValueError when the spec asks for a task without any rows.
         """
         spec, train = self.spec, self.pictures.train
         talks = {task: [talk for talk in train if talk.task == task] for task in ("vqa", "caption")}
-        # what makes a request
+        # single-turn captions become requests
         talks["generation"] = [talk for talk in talks["caption"] if len(talk.turns) == 1]
         understanding, generation = _ordered(
             spec,
@@ -127,13 +132,13 @@ class PicturePool(Pictures):
         }
 
     def side(self, name: str) -> Pictures:
-        """The pictures of the rows of a side, "understanding" or "generation", in the order of the
-        pool.
+        """Return the pictures of the rows of a side, "understanding" or "generation".
 
-        Arms of one seed share them, and all seeds where the rows show every picture.
+        They are in the order of the pool. Arms of one seed share them, and so do all seeds if the
+        rows show every picture.
         """
         shown = {image for _, image in self.talks[name]}
-        # a padding image needs a shape
+        # at least one: a padding image needs a shape
         files = [file for file in self.files if file in shown] or self.files[:1]
         if len(files) == self.count:
             return self
@@ -141,7 +146,7 @@ class PicturePool(Pictures):
         return Pictures(f"{self.name}-{mark}", self.folder, files, self.size)
 
     def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
-        """The rows of the spec (see the module). ValueError as `talks`."""
+        """Return the rows of the spec as `WatchPool.rows` does. ValueError as in `talks`."""
         sides = []
         for name, talks in self.talks.items():
             places = {file: place for place, file in enumerate(self.side(name).files)}
@@ -168,17 +173,17 @@ class PicturePool(Pictures):
 
 
 def training_pool(spec: RunSpec) -> WatchPool | PicturePool:
-    """The pool that a spec names."""
+    """Return the pool that a spec names."""
     return PicturePool(spec) if spec.data.pictures else WatchPool(spec)
 
 
 def training_rows(
     spec: RunSpec, processor: Processor, watches: Sequence[Watch] | Mapping[int, Watch]
 ) -> tuple[list[Row], list[Row]]:
-    """The understanding and the generation rows of a spec about watches, in training order.
+    """Return the understanding and the generation rows of a spec about watches, in training order.
 
-    Every task draws its images from the pool by a permutation of its own; questions, wording and
-    order follow from (seed, task, position) alone.
+    Every task draws its images from the pool by its own permutation. Questions, wording and order
+    depend only on (seed, task, position).
     """
     rows: dict[str, list[Row]] = {}
     for number, (task, count) in enumerate(_counts(spec)):
@@ -202,13 +207,13 @@ def training_rows(
             spec.data.mention_rate,
         )
         if task == "generation" and spec.data.shuffled_requests:
-            images = images[1:] + images[:1]  # the control: a request and another row's image
+            images = images[1:] + images[:1]  # control: each request gets another row's image
         rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]
     return _ordered(spec, rows)
 
 
 def _counts(spec: RunSpec) -> tuple[tuple[str, int], ...]:
-    """How many rows of each task the spec's arm sees."""
+    """Return the number of rows of each task that the spec's arm sees."""
     return (
         ("vqa", spec.data.vqa_examples * spec.understands),
         ("caption", spec.data.caption_examples * spec.understands),
@@ -217,19 +222,17 @@ def _counts(spec: RunSpec) -> tuple[tuple[str, int], ...]:
 
 
 def _ordered(spec: RunSpec, rows: dict[str, list]) -> tuple[list, list]:
-    """Questions and captions in one order of the seed's, and requests as they are."""
+    """Return questions and captions shuffled together by the seed, and requests as they are."""
     understanding = rows["vqa"] + rows["caption"]
     order = np.random.default_rng([spec.training.seed, 3]).permutation(len(understanding))
     return [understanding[i] for i in order], rows["generation"]
 
 
 def pool_features(encoder, images: WatchPool | Pictures, progress: bool = False) -> np.ndarray:
-    """The encoder's outputs for the images of a pool or of a side of it, from the cache or computed
-    into it."""
+    """Return the cached outputs of an encoder for a pool or one side; compute them if missing."""
     return cached_features(encoder, images.name, images.count, images.images, progress)
 
 
 def sample_images(pool: WatchPool | PicturePool) -> np.ndarray:
-    """The first images of a pool, by which lengths are measured: uint8 (images, height, width,
-    3)."""
+    """Return the first images of a pool, to measure lengths: uint8 (images, height, width, 3)."""
     return pool.images(0, min(MEASURED_IMAGES, pool.count))

@@ -1,8 +1,8 @@
-"""The named scales: what each profile changes in the paper's values (paper section 3 and appendix).
+"""The profiles: what each named scale changes in the paper's values (paper section 3, appendix).
 
-Belongs here: values. Not here: what a setting means and what it may be (`spec.py`), the scale of
-one study in each profile (`studies`), code paths per profile; there are none. docs/log.md says
-which measurement set a laptop value.
+Belongs here: values. Not here: the meaning and range of a setting (`spec.py`), the scale of one
+study in each profile (`studies/`). No code path depends on the profile. `docs/log.md` says which
+measurement set each laptop value.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from uvlm_core.training.spec import RunSpec
 
 @dataclass(frozen=True)
 class Profile:
-    """A named scale: the base spec of its runs, and how many seeds."""
+    """A named scale: the base spec of its runs and the number of seeds."""
 
     name: str
     spec: RunSpec
@@ -20,7 +20,7 @@ class Profile:
 
 
 _PAPER = RunSpec()  # Vicuna-7B on three GPUs of 80 GB
-_SMALL = _PAPER.vary(  # small pictures, frozen networks that are shipped, one CPU core
+_SMALL = _PAPER.vary(  # small pictures, shipped frozen networks, one CPU core
     image_size=64,
     images=14_000,
     vqa_examples=9400,
@@ -54,7 +54,7 @@ _LAPTOP = _SMALL.vary(
     feature_loss_weight=5.0,
     feature_dropout=0.5,
 )
-_SMOLLM = _SMALL.vary(  # a real language model that was trained on text, with the laptop's encoders
+_SMOLLM = _SMALL.vary(  # a real pre-trained language model with the laptop's encoders
     language_model="cache/smollm2",
     tokenizer="cache/smollm2",
     lora_rank=16,
@@ -75,17 +75,17 @@ _SMOKE = _LAPTOP.vary(
 PROFILES = {
     each.name: each
     for each in (
-        # shows in seconds that everything works; its numbers mean nothing
+        # tests in seconds that everything works; its numbers mean nothing
         Profile("smoke", _SMOKE, seeds=1),
         Profile("laptop", _LAPTOP, seeds=4),  # two CPU cores, minutes per run
         Profile("smollm", _SMOLLM, seeds=1),  # one GPU, or a CPU and patience
-        Profile("paper", _PAPER, seeds=3),
+        Profile("paper", _PAPER, seeds=3),  # GPUs of 80 GB, as in the paper
     )
-}  # the paper's: GPUs of 80 GB
+}
 
 
 def profile(name: str) -> Profile:
-    """Return the profile called `name`. ValueError names those that exist."""
+    """Return a profile by its name. ValueError for an unknown name."""
     if name not in PROFILES:
         raise ValueError(f"profile {name!r} is not one of {', '.join(PROFILES)}.")
     return PROFILES[name]

@@ -1,0 +1,55 @@
+"""`make records`: seeds come whole, every run once, and bad input is refused in one sentence."""
+
+from dataclasses import replace
+
+import pytest
+
+from uvlm_core.studies import records
+from uvlm_core.studies.base import find_study
+from uvlm_core.training.profiles import profile
+from uvlm_core.training.spec import RunSpec
+
+BASE = profile("smoke")
+
+
+def test_each_run_comes_once_and_with_the_first_seed_that_asks_for_it():
+    asked = [find_study("mutual_benefit"), find_study("matching")]
+    grouped = dict(records.runs_by_seed(asked, BASE, seeds=2))
+    assert list(grouped) == [0, 1]
+    made = [spec for specs in grouped.values() for spec in specs]
+    assert len(set(made)) == len(made)
+    wanted = {
+        arm.spec.canonical()
+        for study in asked
+        for arm in study.arms(BASE, replace(study.scale("smoke"), seeds=2))
+    }
+    assert set(made) == wanted
+    seeds = {
+        seed: {spec.training.seed for spec in specs if isinstance(spec, RunSpec)}
+        for seed, specs in grouped.items()
+    }
+    assert seeds == {0: {0}, 1: {1}}
+
+
+def test_missing_records_are_made_and_the_others_left(tmp_path, capsys, monkeypatch):
+    made = []
+    monkeypatch.setattr(records, "run_grid", lambda specs, store, workers: made.append(specs))
+    words = ["--study=matching", "--profile=smoke", "--seeds=2", f"--records={tmp_path}"]
+    assert records.main(words) == 0
+    assert [len(specs) for specs in made] == [4, 4]
+    assert capsys.readouterr().out.splitlines()[0] == "seed 0: 4 runs, 4 without a record"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--study=nothing"], "study 'nothing' is not one of data, frozen_networks"),
+        (["--profile=nothing"], "profile 'nothing' is not one of smoke, laptop"),
+        (["--seeds=0", "--study=matching"], "seeds 0 is not an integer from 1 up."),
+        (["--study=frozen_networks", "--profile=paper"], "has no scale for profile 'paper'"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(words, sentence, capsys):
+    assert records.main(words) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
