@@ -11,9 +11,9 @@ override PYTHONS := $(or $(PYTHONS),python3.11 python3)
 
 PY := .venv/bin/python
 READY := .venv/.ready
+COUNTS = $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(WORKERS),--workers '$(WORKERS)')
 EXECUTE = $(PY) -m uvlm_core.notebooks --profile '$(PROFILE)' \
-	$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)') \
-	$(if $(WORKERS),--workers '$(WORKERS)')
+	$(if $(NOTEBOOK),--notebook '$(NOTEBOOK)') $(COUNTS)
 
 # The front page first, and no news from a network.
 LAB = --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks/index.ipynb \
@@ -55,8 +55,7 @@ replicate: $(READY) ## train everything again and draw it, into build/replicate/
 	@$(EXECUTE) --replicate
 
 records: $(READY) ## make the runs that STUDY=name (or all) lacks, without notebooks
-	@$(PY) -m uvlm_core.studies.records --profile '$(PROFILE)' --study '$(STUDY)' \
-		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(WORKERS),--workers '$(WORKERS)')
+	@$(PY) -m uvlm_core.studies.records --profile '$(PROFILE)' --study '$(STUDY)' $(COUNTS)
 
 scoreboard: $(READY) ## write docs/results.md, its figure and notebooks/index.ipynb
 	@$(PY) -m uvlm_core.studies.scoreboard

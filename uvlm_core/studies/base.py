@@ -292,10 +292,7 @@ class OpenedStudy:
         return judge(self.study, self.table, self.scale)
 
     def show(self, *names: str) -> None:
-        """Draw figures, save each with data and provenance, display it, and print its finding.
-
-        ValueError for an unknown name, before any figure is drawn.
-        """
+        """Draw figures, save each with data and provenance, display it, and print its finding."""
         for name in names:
             if name not in self.figures:
                 raise ValueError(f"figure {name!r} is not one of {', '.join(self.figures)}.")

@@ -1,15 +1,17 @@
-"""Which figures that were drawn again replace those that are there (no section of the paper).
+"""Replacing figures only where new ones say something else (no section of the paper).
 
-Belongs here: `publish`, which moves what a notebook drew into `figures/`. Not here: how a figure is
-drawn and saved (`style.py`), what it shows (each study's file).
+Belongs here: `publish`, which copies what a notebook drew into `figures/`. Not here: how a figure
+is drawn and saved (`style.py`), what it shows (each study's file).
 
 Drawing again from the same records must leave a checkout clean on any machine, so files are
-compared by what they say. A figure's four files stay as they are where
-- the CSV has the same columns and rows, with numbers that differ by their rounding at most,
-- the provenance states the same facts; date, commit and versions say when and where it was drawn,
-not what,
-- the picture has the same pixels, but for a few that another processor rounds otherwise. Else all
-four are replaced. The PDF is drawn from the same figure as the picture and is not compared.
+compared by what they say. A figure's four files stay as they are if
+
+- the CSV has the same columns and rows, and its numbers differ at most by rounding,
+- the provenance states the same facts, leaving out date, commit and versions,
+- the picture has the same pixels, except a few that another processor rounds differently.
+
+Otherwise all four are replaced. The PDF is not compared: it is drawn from the same figure as the
+picture.
 """
 
 import json
@@ -23,17 +25,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-VOLATILE = ("date", "commit", "dirty", "versions")  # facts of when and where a figure was drawn
-RELATIVE, ABSOLUTE = 1e-4, 1e-6  # numbers that differ by less say the same; files hold six digits
-LEVELS = 32  # of 255: a pixel that differs by more is another
-STRAYS = 2e-5  # share of such pixels that rounding explains; one letter of a label is more
+VOLATILE = ("date", "commit", "dirty", "versions")  # when and where a figure was drawn
+RELATIVE, ABSOLUTE = 1e-4, 1e-6  # tolerances of numbers; files hold six digits
+LEVELS = 32  # of 255; a pixel that differs by more has changed
+STRAYS = 2e-5  # share of changed pixels that rounding explains; one changed letter exceeds it
 
 
 def publish(source: Path, destination: Path) -> list[Path]:
-    """Copy every file below `source` to the same place below `destination`, all of them or none.
+    """Copy every file below `source` to the same place below `destination`, all or none.
 
-    A figure, which is the files of one name, stays as it is where its new files say the same.
-    Returns the files' paths below `destination`.
+    A figure (the files of one name) stays as it is if its new files say the same. Returns the paths
+    of all files below `destination`.
     """
     files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
     fresh = {
@@ -59,9 +61,7 @@ def publish(source: Path, destination: Path) -> list[Path]:
 
 
 def says_the_same(new: Path, old: Path) -> bool:
-    """Return whether a new file of a figure says what the old one says; False where there is
-    none.
-    """
+    """Return whether a figure's new file says what the old one says; False without an old one."""
     if not old.is_file():
         return False
     if new.suffix == ".pdf" and new.with_suffix(".png").exists():
@@ -72,7 +72,7 @@ def says_the_same(new: Path, old: Path) -> bool:
     compare = {".csv": _same_table, ".json": _same_facts, ".png": _same_picture}.get(new.suffix)
     try:
         return compare is not None and compare(new, old)
-    except (ValueError, OSError):  # one of them is no such file, so it is replaced
+    except (ValueError, OSError):  # one of them is unreadable, so it is replaced
         return False
 
 
@@ -87,10 +87,10 @@ def _same_table(new: Path, old: Path) -> bool:
 
 
 def _same_column(first: pd.Series, second: pd.Series) -> bool:
-    """Two columns of text, of which those entries that are numbers may differ by rounding."""
+    """Return whether two text columns are equal, except for the rounding of numbers."""
     odd = (first != second).to_numpy()
     numbers = [pd.to_numeric(column[odd], errors="coerce") for column in (first, second)]
-    return bool(np.isclose(*numbers, rtol=RELATIVE, atol=ABSOLUTE).all())  # no text is close to any
+    return bool(np.isclose(*numbers, rtol=RELATIVE, atol=ABSOLUTE).all())  # text is NaN: never close
 
 
 def _same_facts(new: Path, old: Path) -> bool:
@@ -101,7 +101,7 @@ def _same_facts(new: Path, old: Path) -> bool:
 
 
 def _alike(first, second) -> bool:
-    """Whether two JSON values differ by the rounding of numbers and the order of names at most."""
+    """Return whether two JSON values differ at most by rounding and by the order of names."""
     if isinstance(first, dict) and isinstance(second, dict):
         return first.keys() == second.keys() and all(
             _alike(first[name], second[name]) for name in first

@@ -1,5 +1,4 @@
-"""What all figures have in common: one style, and one way to save a figure with its data and its
-provenance.
+"""The common style of figures, and saving one with its data and provenance (not in the paper).
 
 Belongs here: the style table, `save_figure`, `provenance`, and how arms, means, legends and
 pictures are drawn. Not here: the figures themselves, one function each, in the studies.
@@ -29,8 +28,8 @@ from uvlm_core.studies.statistics import mean_interval
 from uvlm_core.training.spec import REGIMES
 
 COLUMN, PAGE = 3.3, 6.9  # inches: the width of a figure in one column, and across both
-# Colour says which architecture, line and marker say which regime, in every figure; grey is what no
-# model did. The colours are four of seaborn's "colorblind" palette.
+# In every figure, colour stands for the architecture, line and marker for the regime. Grey is for
+# references that come from no model. The colours are four of seaborn's "colorblind" palette.
 COLOURS = {
     "SigLIP-VQ": "#0173b2",
     "VQ-VQ": "#de8f05",
@@ -41,28 +40,19 @@ LINES = {
     "unified": {"linestyle": "-", "marker": "o"},
     "understanding": {"linestyle": "--", "marker": "s"},
     "generation": {"linestyle": "-.", "marker": "^"},
-    "shuffled": {
-        "linestyle": ":",
-        "marker": "x",
-    },  # the control: requests paired with other rows' images
-    "absent": {
-        "linestyle": (0, (3, 1, 1, 1)),
-        "marker": "v",
-    },  # the control: requests without the attribute
+    # control: requests paired with other rows' images
+    "shuffled": {"linestyle": ":", "marker": "x"},
+    # control: requests without the attribute
+    "absent": {"linestyle": (0, (3, 1, 1, 1)), "marker": "v"},
 }
 REFERENCES = {
     "chance": {"color": "#767676", "linestyle": (0, (1, 1.5)), "linewidth": 1.0},
-    "floor": {
-        "color": "#767676",
-        "linestyle": (0, (5, 2)),
-        "linewidth": 1.0,
-    },  # real images against real images
-    "baseline": {"color": "#767676", "linestyle": "-.", "linewidth": 1.0},  # what no model has made
-    "ceiling": {
-        "color": "#767676",
-        "linestyle": "-",
-        "linewidth": 1.0,
-    },  # what a probe reads from the same input
+    # such as real images against real images
+    "floor": {"color": "#767676", "linestyle": (0, (5, 2)), "linewidth": 1.0},
+    # such as random features of the pixels
+    "baseline": {"color": "#767676", "linestyle": "-.", "linewidth": 1.0},
+    # such as a probe of the same input
+    "ceiling": {"color": "#767676", "linestyle": "-", "linewidth": 1.0},
 }
 _RC = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
@@ -93,21 +83,24 @@ _SUFFIXES = (".png", ".pdf", ".csv", ".json")
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
-INTERVAL_SEEDS = 3  # fewer are drawn one by one: the t interval of two covers the whole axis
-DIGITS = 6  # significant ones of the numbers in a CSV
-GREYS = ("#222222", "#808080", "#bcbcbc")  # of tasks and hands: colours are kept for architectures
+INTERVAL_SEEDS = 3  # fewer are drawn one by one: a t interval of two covers the axis
+DIGITS = 6  # significant digits of numbers in a CSV
+GREYS = ("#222222", "#808080", "#bcbcbc")  # for tasks and hands; colours mean architectures
 NAMES = {"weather_corner": "weather corner", "battery_corner": "battery corner"}
-REPORTED = {
+REPORTED = {  # look of the authors' own results
     "color": "#767676",
     "markersize": 4,
-    "markeredgecolor": "white",  # the authors' own results
+    "markeredgecolor": "white",
     "markeredgewidth": 0.4,
     "zorder": 4,
 }
 
 
 def style(architecture: str, regime: str = "unified") -> dict:
-    """`color`, `linestyle` and `marker` of an arm, for any of matplotlib's plot functions."""
+    """Return an arm's `color`, `linestyle` and `marker`, for any of matplotlib's plot functions.
+
+    ValueError for an unknown architecture or regime.
+    """
     for kind, name, table in (("architecture", architecture, COLOURS), ("regime", regime, LINES)):
         if name not in table:
             raise ValueError(
@@ -118,14 +111,14 @@ def style(architecture: str, regime: str = "unified") -> dict:
 
 @contextmanager
 def theme() -> Iterator[None]:
-    """Draw in the style of every figure: legible in one column, text from 7 pt up."""
+    """Draw in the common style: legible in one column, text from 7 pt up."""
     with mpl.rc_context(), sns.axes_style("whitegrid"):
         mpl.rcParams.update(_RC)
         yield
 
 
 def stamp(figure: Figure, profile: str, seeds: int, records: int) -> None:
-    """Write a figure's scale into its corner: profile, seeds per arm, runs behind it."""
+    """Write a figure's scale into its corner: profile, seeds per arm, number of runs."""
     text = f"{profile} profile, {_count(seeds, 'seed')}, {_count(records, 'run')}"
     height = 10 / 72 / figure.get_figheight()  # a line of 7 pt, as a fraction of the figure
     layout = figure.get_layout_engine()
@@ -141,7 +134,7 @@ def provenance(
     counts: dict[str, int] | None = None,
     **facts,
 ) -> dict:
-    """Where a figure comes from: what `save_figure` writes beside it.
+    """Return the provenance of a figure, which `save_figure` writes beside it.
 
     Args:
         seeds: seeds per arm.
@@ -149,7 +142,7 @@ def provenance(
         counts: sample counts by name, such as {"test watches": 500}.
         facts: further JSON values by name.
 
-    Returns: these, and the versions, the git commit, whether anything but `figures/` differs from
+    Returns: these, the versions, the git commit, whether anything outside `figures/` differs from
         it (both "unknown" without git), and the date (UTC).
     """
     return {
@@ -168,14 +161,14 @@ def provenance(
 def save_figure(
     figure: Figure, data: pd.DataFrame, name: str, folder: Path | str, provenance: dict
 ) -> dict[str, Path]:
-    """Write `name`.png, .pdf, .csv (the data) and .json (the provenance) into `folder`, all or
-    none.
+    """Write `name`.png, .pdf, .csv (data) and .json (provenance) into `folder`, all or none.
 
     Equal input gives equal bytes: no file holds the time of writing. Numbers have `DIGITS`
-    significant digits. The rows keep their order. Files that say the same already stay as they are.
+    significant digits, and rows keep their order. Existing files that say the same stay
+    (`publishing.py`).
 
-    Returns: the paths by suffix without its dot.
-    Raises: ValueError for a name that is more than small letters, digits and underscores, for data
+    Returns: the paths by suffix, without its dot.
+    Raises: ValueError for a name of more than small letters, digits and underscores, for data
         without rows, for provenance that is not JSON, and for a folder that cannot be written.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
@@ -195,7 +188,7 @@ def save_figure(
             parts = {suffix: Path(temporary) / f"{name}{suffix}" for suffix in _SUFFIXES}
             with theme():
                 figure.savefig(parts[".png"], metadata={"Software": None})
-                figure.set_layout_engine("none")  # it is laid out, which takes longer than drawing
+                figure.set_layout_engine("none")  # already laid out, which is slower than drawing
                 figure.savefig(parts[".pdf"], metadata={"CreationDate": None})
             data.to_csv(
                 parts[".csv"], index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"
@@ -212,7 +205,7 @@ def save_figure(
 
 
 def need(table: pd.DataFrame, name: str, columns: tuple[str, ...]) -> None:
-    """Refuse a table that a figure cannot be drawn from."""
+    """Raise ValueError if the table of a figure is empty or lacks a column."""
     for column in columns:
         if column not in table:
             raise ValueError(
@@ -224,7 +217,7 @@ def need(table: pd.DataFrame, name: str, columns: tuple[str, ...]) -> None:
 
 
 def arms_of(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """The arms (architecture, regime) of a table, in the order of the style tables."""
+    """Return the arms (architecture, regime) of a table, in the order of drawing."""
     found = set(zip(table["architecture"], table["regime"], strict=True))
     return [
         (name, regime)
@@ -235,19 +228,19 @@ def arms_of(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def of_arm(table: pd.DataFrame, architecture: str, regime: str) -> pd.DataFrame:
-    """The rows of one arm."""
+    """Return the rows of one arm."""
     return table[(table["architecture"] == architecture) & (table["regime"] == regime)]
 
 
 def look_of(architecture: str, regime: str) -> dict:
-    """Return `style` with hollow marks for one task: curves on each other can be seen."""
+    """Return `style`, with hollow marks for one task so that overlapping curves can be seen."""
     return style(architecture, regime) | (
         {"markerfacecolor": "white"} if regime in REGIMES[:2] else {}
     )
 
 
 def draw_picture(axes: Axes, image: np.ndarray) -> Axes:
-    """An image, pixel by pixel, without axes."""
+    """Draw an image pixel by pixel, without ticks."""
     axes.imshow(image, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
@@ -257,10 +250,10 @@ def draw_picture(axes: Axes, image: np.ndarray) -> Axes:
 
 
 def draw_mean(axes: Axes, at: float, values, look: dict, upright: bool = True) -> float:
-    """Draw the mean of values over seeds with its 95 % t interval, or with the seeds themselves if
-    they are few.
+    """Draw the mean over seeds with its 95 % t interval, and return it.
 
-    `upright` says along which axis the values run. Returns the mean.
+    Fewer than `INTERVAL_SEEDS` seeds are drawn one by one instead of an interval. Values run along
+    the y axis if `upright`, else along the x axis.
     """
     values = np.asarray(values, float)
     mean, low, high = mean_interval(values)
@@ -280,14 +273,14 @@ def draw_mean(axes: Axes, at: float, values, look: dict, upright: bool = True) -
 
 
 def draw_points(axes: Axes, at: pd.Series, values: pd.Series, look: dict) -> None:
-    """Draw `draw_mean` of the values at each place, joined by a line."""
+    """Draw the mean of the values at each place (`draw_mean`), joined by a line."""
     groups = values.groupby(np.asarray(at))
     means = [draw_mean(axes, place, group, look) for place, group in groups]
     axes.plot(list(groups.groups), means, **look | {"linewidth": 1.0})
 
 
 def spread_handles(table: pd.DataFrame, upright: bool = True) -> list[Line2D]:
-    """Return the legend's entry of seeds or intervals, by the number of the seeds."""
+    """Return the legend entry of single seeds or intervals; none for one seed."""
     seeds = table["seed"].nunique()
     if seeds < 2:
         return []
@@ -316,7 +309,7 @@ def arms_legend(
 ) -> None:
     """Put one legend above the panels: a table's architectures, its regimes, other entries.
 
-    A single architecture stands in the title instead.
+    A single architecture becomes the legend's title.
     """
     arms = arms_of(table)
     known = list(dict.fromkeys(name for name, _ in arms))
@@ -339,12 +332,12 @@ def arms_legend(
 
 
 def colour_handles(names: Iterable[str]) -> list[Line2D]:
-    """Return a legend's entries of architectures: their colours."""
+    """Return legend entries that name architectures by their colours."""
     return [Line2D([], [], color=COLOURS[name], linewidth=3, label=name) for name in names]
 
 
 def known_architectures(table: pd.DataFrame) -> list[str]:
-    """Return the architectures of a table, in the order of their colours."""
+    """Return the architectures of a table, in the order of `COLOURS`."""
     return [name for name in COLOURS if (table["architecture"] == name).any()]
 
 

@@ -1,10 +1,10 @@
 """One training run as a value: `RunSpec`, in four parts (paper section 3 and appendix).
 
-Belongs here: every setting that changes a result, its validation, and which settings one arm cannot
-see. Not here: the values of a profile (`profiles.py`), which runs a study asks for (`studies`).
+Belongs here: every setting that changes a result, its validation, and the settings that cannot
+affect an arm. Not here: the values of a profile (`profiles.py`), the runs of a study (`studies/`).
 
-The default of every field is the paper's value. A field that is added later gets the value that
-leaves earlier runs as they were, so that it is in no earlier run's dictionary and renames none.
+The default of every field is the paper's value. The default of a new field must leave earlier runs
+unchanged: then it is not in their dictionaries, and their names stay the same.
 """
 
 import json
@@ -17,13 +17,13 @@ from uvlm_core.data.smart_watch import HOURS, WORLD_VERSION
 from uvlm_core.models.distortion import Distortion
 from uvlm_core.models.kinds import FEATURE_LOSSES, KINDS, OUTPUTS, kinds_of, output_of
 
-# the paper's: the space that images are understood in - the one that they are generated in
+# the paper's: kind of the understanding space - kind of the generation space
 ARCHITECTURES = ("SigLIP-VQ", "VQ-VQ", "SigLIP-SigLIP", "VQ-SigLIP")
 REGIMES = ("understanding", "generation", "unified")
 TUNINGS = ("full", "lora", "frozen")
 OPTIMIZERS = ("muon", "adamw")
 PRECISIONS = ("fp32", "bf16")
-COUNTED = ("understanding", "generation", "all")  # rows that fill a step
+COUNTED = ("understanding", "generation", "all")  # the rows that `batch_size` counts
 _CHOICES = {
     "regime": REGIMES,
     "tuning": TUNINGS,
@@ -51,7 +51,7 @@ _LEAST = {
     "batch_size": 1,
     "threads": 1,
 }
-# numpy's largest seed, the renderer's largest image, one question about each attribute
+# the largest seed of numpy, the largest image of the renderer, one question per attribute
 _MOST = {"seed": 2**32 - 1, "image_size": 1024, "turns": len(ATTRIBUTES)}
 _RATES = ("learning_rate", "adapter_learning_rate", "image_loss_weight", "feature_loss_weight")
 _SHARES = ("momentum", "weight_decay", "warmup", "feature_dropout")
@@ -65,8 +65,7 @@ _TYPE_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "True 
 
 
 class _Part:
-    """The checks of a single field, for all parts. ValueError names the value and what is
-    allowed."""
+    """The base of all parts; it checks each field. ValueError names the value and the range."""
 
     def __post_init__(self):
         for each in fields(self):
@@ -81,8 +80,8 @@ class _Part:
             object.__setattr__(self, each.name, value)
 
     def deviations(self) -> dict:
-        """The fields that differ from the paper's values, as JSON values by name."""
-        values = json.loads(json.dumps(asdict(self)))  # with lists for tuples
+        """Return the fields that differ from the paper's values, as JSON values by name."""
+        values = json.loads(json.dumps(asdict(self)))  # tuples become lists
         return {
             each.name: values[each.name]
             for each in fields(self)
@@ -92,23 +91,26 @@ class _Part:
 
 @dataclass(frozen=True)
 class DataSpec(_Part):
-    """The training rows. All counts are of rows; a vqa row is one conversation about one image."""
+    """The training rows; a vqa row is one conversation about one image.
+
+    ValueError for values out of range or in conflict.
+    """
 
     world: int = WORLD_VERSION
     image_size: int = 224  # px
-    images: int = 180_000  # the pool of training images that all rows and all seeds draw from
-    vqa_examples: int = 60_000
-    caption_examples: int = 60_000
-    generation_examples: int = 60_000
-    turns: int = 4  # questions per vqa row, at most
-    fewest_turns: int = 1  # their number is drawn from here to `turns`; 0: always `turns`
+    images: int = 180_000  # size of the pool that all rows and all seeds draw from
+    vqa_examples: int = 60_000  # rows
+    caption_examples: int = 60_000  # rows
+    generation_examples: int = 60_000  # rows
+    turns: int = 4  # most questions per vqa row
+    fewest_turns: int = 1  # fewest questions per vqa row; 0: always `turns`
     mention_rate: float = 0.5  # of each attribute but the time, in captions and requests
-    hours: int = 12  # 13: the authors' hours 0..12, of which 0 and 12 look the same (pitfall 10)
+    hours: int = 12  # 13: the authors' hours 0..12, where 0 and 12 look the same (pitfall 10)
     biases: tuple[AttributeBias, ...] = ()
     shuffled_requests: bool = False  # control: every request is paired with another row's image
     shuffled_attributes: tuple[str, ...] = ()  # control: requests name another row's values
     pictures: str = ""  # instead of watches: "stamps", "watches" as files, or a caption file
-    picture_folder: str = ""  # of a caption file's pictures
+    picture_folder: str = ""  # the folder of a caption file's pictures
     sam_pictures: bool = False  # read LLaVA rows about SAM's pictures; the authors leave them out
 
     def __post_init__(self):
@@ -143,16 +145,19 @@ class DataSpec(_Part):
 
 @dataclass(frozen=True)
 class ModelSpec(_Part):
-    """The spaces of images, and the networks, each a shipped name, a local folder or a hub id."""
+    """The image spaces and the networks, each a shipped name, a local folder or a hub id.
+
+    ValueError for values out of range or in conflict.
+    """
 
     architecture: str = "VQ-VQ"  # understanding input - generation output
     language_model: str = "lmsys/vicuna-7b-v1.5"
     tokenizer: str = "lmsys/vicuna-7b-v1.5"
     semantic_encoder: str = "google/siglip-base-patch16-224"
     vq_tokenizer: str = "FoundationVision/LlamaGen/vq_ds16_c2i.pt"
-    shared_adapter: bool = True  # where input and output space are one (pitfall 2)
+    shared_adapter: bool = True  # if both sides have the same space (pitfall 2)
     adapter_positions: bool = False  # learned embeddings of row and column on image slots
-    distortions: tuple[Distortion, ...] = ()  # of what the LM reads, at most one a side
+    distortions: tuple[Distortion, ...] = ()  # of the LM's image inputs, at most one per side
 
     def __post_init__(self):
         super().__post_init__()
@@ -170,7 +175,7 @@ class ModelSpec(_Part):
 
     @property
     def understanding(self) -> str:
-        """The kind of space that images to understand come from."""
+        """The kind of space in which images are understood."""
         return kinds_of(self.architecture)[0]
 
     @property
@@ -181,46 +186,48 @@ class ModelSpec(_Part):
 
 @dataclass(frozen=True)
 class TrainingSpec(_Part):
-    """How the model is trained."""
+    """The settings of training. ValueError for values out of range."""
 
     regime: str = "unified"
     seed: int = 0
     tuning: str = "lora"
-    precision: str = "bf16"  # of the language model; "bf16" computes the rest of a step in it, too
-    activation_checkpointing: bool = True  # less memory, about a third more time, the same numbers
+    precision: str = "bf16"  # of the language model; "bf16" also computes the rest of a step in it
+    activation_checkpointing: bool = True  # less memory, about a third more time, same results
     lora_rank: int = 128
     lora_alpha: int = 256
     optimizer: str = "adamw"
     learning_rate: float = 2e-4  # of the language model (Muon: of its matrices)
-    momentum: float = 0.9  # of Muon; AdamW has its own
+    momentum: float = 0.9  # of Muon; AdamW keeps its defaults
     adapter_learning_rate: float = 1e-4  # of adapters, head; with Muon also of embeddings, norms
     weight_decay: float = 0.0
     warmup: float = 0.03  # fraction of the steps
-    image_loss_weight: float = 0.2  # alpha of an output of codes
-    feature_loss_weight: float = 1.0  # alpha of an output of features
-    feature_loss: str = "cosine"  # of an output of features; "mse" is the other one
+    image_loss_weight: float = 0.2  # alpha, the weight of the image loss, if the output is codes
+    feature_loss_weight: float = 1.0  # alpha, if the output is features
+    feature_loss: str = "cosine"  # if the output is features: "cosine" or "mse"
     feature_dropout: float = 0.0  # share of images whose generated features are not read back
     padding_image: bool = False  # the authors' padding image in every step (pitfall 3)
-    batch_size: int = 393  # rows per step, of all processes together
-    batch_counts: str = "all"  # rows that this counts; others come beside them, in proportion
+    batch_size: int = 393  # rows per step, over all processes
+    batch_counts: str = "all"  # the rows that `batch_size` counts; others are added in proportion
     threads: int = 8
 
 
 @dataclass(frozen=True)
 class ScoringSpec(_Part):
-    """When and on how much the model is scored, and the networks that read its images ("":
-    none)."""
+    """The times and sizes of scoring, and the networks that read generated images ("": none).
 
-    # of the training; rising, the last one is 1
+    ValueError for values out of range or in conflict.
+    """
+
+    # of the training; rising, ending with 1
     fractions: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     test_watches: int = 200
     generated_watches: int = 200
     probe_watches: int = 0  # test watches whose image tokens are probed at the end
     shown_watches: int = 0  # generated watches that the record keeps as pictures
     reader: str = ""  # of generated pixels
-    feature_reader: str = ""  # of the semantic encoder's features
+    feature_reader: str = ""  # of generated features of the semantic encoder
     feature_decoder: str = ""  # from these features to pixels
-    inception: str = ""  # a file of torch-fidelity's Inception v3, for FID
+    inception: str = ""  # file of torch-fidelity's Inception v3, for FID
 
     def __post_init__(self):
         super().__post_init__()
@@ -238,11 +245,11 @@ class ScoringSpec(_Part):
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One training run as a value. On one machine two equal specs give the same metrics bit for
-    bit.
+    """One training run as a value.
 
-    Settings are read by part (`spec.training.seed`) and changed by name (`spec.vary(seed=3)`): no
-    name is in two parts.
+    On one machine, equal specs give the same metrics bit for bit. Settings are read by part
+    (`spec.training.seed`) and changed by name (`spec.vary(seed=3)`); names are unique over all
+    parts. ValueError for a run without training rows and for parts in conflict.
     """
 
     data: DataSpec = field(default_factory=DataSpec)
@@ -287,34 +294,31 @@ class RunSpec:
 
     @property
     def understanding_rows(self) -> int:
-        """The rows of questions and captions that this arm sees."""
+        """The number of rows of questions and captions that this arm sees."""
         return (self.data.vqa_examples + self.data.caption_examples) * self.understands
 
     @property
     def generation_rows(self) -> int:
-        """The requests that this arm sees."""
+        """The number of generation requests that this arm sees."""
         return self.data.generation_examples * self.generates
 
     @property
     def rows(self) -> int:
-        """The training rows that this arm sees."""
+        """The number of training rows that this arm sees."""
         return self.understanding_rows + self.generation_rows
 
     @property
     def alpha(self) -> float:
-        """The weight of the image loss beside the text loss, for the architecture's kind of
-        output."""
+        """The weight of the image loss relative to the text loss, for the kind of output."""
         return getattr(self.training, output_of(self.model.architecture).weight)
 
     @property
     def steps(self) -> int:
         """The number of optimiser steps.
 
-        It is set by the rows of one task that the spec has, whether or not the arm sees them, so
-        that
-        the arms of one comparison take the same number. With batch_counts "all" it is set by all
-        rows
-        that the arm sees.
+        With batch_counts "all", it follows from all rows that the arm sees. Otherwise it follows
+        from the spec's rows of one side, whether or not the arm sees them. The arms of one
+        comparison then take the same number of steps.
         """
         understanding = self.data.vqa_examples + self.data.caption_examples
         generation = self.data.generation_examples
@@ -326,12 +330,11 @@ class RunSpec:
         return math.ceil(rows / self.training.batch_size)
 
     def canonical(self) -> "RunSpec":
-        """Set what this arm cannot see to the paper's values; equal canonical specs share one run.
+        """Return the spec with the paper's values for all settings that cannot affect this arm.
 
-        So architectures share the single-task arms of the spaces that they have in common, and arms
-        that differ in the other task's rows are one, because they train the same weights on the
-        same
-        steps (a test shows it).
+        Equal canonical specs share one run. Architectures with a common space thus share its
+        single-task arm. Arms that differ only in the rows of the other task are also one run:
+        they train the same weights on the same steps (a test shows it).
         """
         spec = self.vary(
             distortions=[
@@ -347,7 +350,7 @@ class RunSpec:
         return spec.vary(**{name: DEFAULTS[name] for name in spec._unseen()})
 
     def _merged(self) -> "RunSpec":
-        """The same run as other architectures, row counts and ways of counting would name it."""
+        """Return the same run with one common architecture, row counts and `batch_counts`."""
         regime, counts = self.training.regime, self.training.batch_counts
         if self.training.padding_image:  # every arm sees both sides
             return self
@@ -361,19 +364,19 @@ class RunSpec:
             if counts == "understanding":
                 changes["generation_examples"] = 0
         elif regime == "generation":
-            # two adapters of one kind start apart, and with a distortion of the width none is
-            # shared
+            # two adapters of one kind start with different weights, and a distortion of the
+            # width rules out a shared adapter
             widths = [each for each in self.model.distortions if each.family == "width"]
             if kinds[0] != kinds[1] and not widths:
                 changes |= {"architecture": f"{kinds[1]}-{kinds[1]}", **one_adapter}
             if counts == "generation":
                 changes |= {"vqa_examples": 0, "caption_examples": 0}
         elif self.understanding_rows == self.generation_rows and counts == "generation":
-            changes["batch_counts"] = "understanding"  # as many steps
+            changes["batch_counts"] = "understanding"  # the same number of steps
         return self.vary(**changes)
 
     def _unseen(self) -> list[str]:
-        """The fields that cannot change this arm's result."""
+        """Return the fields that cannot affect this arm's result."""
         data, training = self.data, self.training
         unseen = [
             name
@@ -398,13 +401,13 @@ class RunSpec:
         return unseen
 
     def _sees(self, side: str) -> bool:
-        """Whether the arm reads images of a side of the model."""
+        """Return whether the arm reads images of a side of the model."""
         if side == "understanding":
             return self.understands
         return self.generates or self.training.padding_image
 
     def _seen_tasks(self, bias: AttributeBias) -> tuple[str, ...]:
-        """The tasks of a bias that this arm is trained on, in one order."""
+        """Return the tasks of a bias that this arm is trained on, in a fixed order."""
         return tuple(
             task
             for task in TASKS
@@ -412,7 +415,7 @@ class RunSpec:
         )
 
     def cost(self) -> float:
-        """The cost of the run relative to others, in rows, for the order and the ETA of a grid."""
+        """Return the relative cost of the run in rows, for the order and the ETA of a grid."""
         asked = (
             self.scoring.test_watches * self.understands
             + self.scoring.generated_watches * self.generates
@@ -430,20 +433,22 @@ class RunSpec:
 
     @property
     def captioned(self) -> tuple[str, str, bool] | None:
-        """The run's pictures, as `data.pictures.load_pictures` takes them; None for watches."""
+        """The arguments of `data.pictures.load_pictures` for this run; None for watches."""
         if not self.data.pictures:
             return None
         return self.data.pictures, self.data.picture_folder, self.data.sam_pictures
 
     def to_dict(self) -> dict:
-        """The deviations from the paper by part, as JSON values; `from_dict` reads them back."""
+        """Return the deviations from the paper by part, as JSON values; inverse of `from_dict`."""
         found = {each.name: getattr(self, each.name).deviations() for each in fields(self)}
         return {part: values for part, values in found.items() if values}
 
     @classmethod
     def from_dict(cls, values: dict) -> "RunSpec":
-        """Read what `to_dict` writes; the paper's values complete it. ValueError for unknown
-        names."""
+        """Build a spec from what `to_dict` returns; missing settings get the paper's values.
+
+        ValueError for unknown names.
+        """
         parts = {each.name: each.type for each in fields(cls)}
         if not isinstance(values, dict):
             raise ValueError(f"{values!r} is not a run as a dictionary of {', '.join(parts)}.")
@@ -463,7 +468,7 @@ class RunSpec:
         return cls(**{part: parts[part](**given) for part, given in values.items()})
 
     def vary(self, **changes) -> "RunSpec":
-        """Change some values by their names. ValueError for an unknown name."""
+        """Return a copy with some settings changed by name. ValueError for an unknown name."""
         for name in changes:
             if name not in PART_OF:
                 raise ValueError(
@@ -477,7 +482,7 @@ class RunSpec:
         )
 
     def flat(self) -> dict:
-        """Every setting by its name, as it is."""
+        """Return every setting by its name."""
         return {name: getattr(getattr(self, part), name) for name, part in PART_OF.items()}
 
 
@@ -487,7 +492,7 @@ DEFAULTS = {each.name: each.default for _, each in _FIELDS}  # the paper's value
 
 
 def _read_list(name: str, value) -> tuple:
-    """A field that holds several: values as they are, or as `to_dict` writes them."""
+    """Return the value of a list field as a tuple, given its items or what `to_dict` returns."""
     kind = _LISTS[name]
     if name == "fractions":
         if not (
@@ -510,7 +515,7 @@ def _read_list(name: str, value) -> tuple:
 
 
 def _read_item(kind: type, values: dict):
-    """A bias or a distortion as `to_dict` writes it."""
+    """Build a bias or a distortion from what `to_dict` returns."""
     names = {each.name: each.default is MISSING for each in fields(kind)}
     needed = {name for name, must in names.items() if must}
     if not needed <= values.keys() <= names.keys():
@@ -523,7 +528,7 @@ def _read_item(kind: type, values: dict):
 
 
 def _check(name: str, value) -> None:
-    """Refuse a value that is not one of the field's choices or outside of its range."""
+    """Raise a ValueError for a value outside the field's choices or range."""
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ValueError(f"{name} {value!r} is not one of {', '.join(map(str, _CHOICES[name]))}.")
     if name in _LEAST and value < _LEAST[name]:
