@@ -349,7 +349,8 @@ def test_json_is_read_in_the_encoding_that_it_has(encoding, folder, tmp_path):
     [
         (
             b'[\n {"id": "caf\xe9"}]',
-            r"data.json, line 2 is not valid UTF-8: it contains b'\\xe9'; save the file as UTF-8\.$",
+            r"data.json, line 2 is not valid UTF-8: it contains b'\\xe9'; "
+            r"save the file as UTF-8\.$",
         ),
         (
             "[\n\n3]".encode("utf-16") + b"\0",
@@ -361,7 +362,8 @@ def test_json_is_read_in_the_encoding_that_it_has(encoding, folder, tmp_path):
         ),
         (
             b'[{"image": "a.png",\n"image": "b.png"}]',
-            "not JSON: the key 'image' is given more than once in one object, as 'a.png' and 'b.png'",
+            "not JSON: the key 'image' is given more than once in one object, "
+            "as 'a.png' and 'b.png'",
         ),
     ],
     ids=["latin", "half a character", "null", "a key twice"],
@@ -430,7 +432,8 @@ QUESTION = Turn("<image>\nwhat?", "sunny", ("weather",))
             Conversation("vqa", 1, (QUESTION,)),
             [WATCH, Image.new("F", (8, 8))],
             64,
-            "row 1: image 1 is not a whole picture that can be read: its pixels are of Pillow's kind 'F'",
+            "row 1: image 1 is not a whole picture that can be read: "
+            "its pixels are of Pillow's kind 'F'",
         ),
         (
             Conversation("vqa", 0, (QUESTION,)),

@@ -227,7 +227,8 @@ def test_nothing_is_said_where_nothing_is_left_out_or_nobody_wants_to_know(folde
 
 def test_it_is_said_on_stderr(folder, tmp_path):
     path = written(folder, [llava(None), llava("a.png")])
-    code = f"from uvlm_core.data import pictures; pictures.read_pictures({str(path)!r}, {str(folder)!r})"
+    read = f"pictures.read_pictures({str(path)!r}, {str(folder)!r})"
+    code = f"from uvlm_core.data import pictures; {read}"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
     )
@@ -367,8 +368,10 @@ def test_an_id_may_be_a_number_here_and_a_text_there_and_come_twice_for_one_file
         ),
         ("a.png| 0| red\n\na.png|00| blue", "row 2: the caption 'a.png#0' is given a second time."),
         (
-            '{"images": [{"id": 7, "file_name": "a.png", "file_name": "b.jpg"}], "annotations": []}',
-            "is not JSON: the key 'file_name' is given more than once in one object, as 'a.png' and",
+            '{"images": [{"id": 7, "file_name": "a.png", "file_name": "b.jpg"}], '
+            '"annotations": []}',
+            "is not JSON: the key 'file_name' is given more than once in one object, "
+            "as 'a.png' and",
         ),
     ],
 )
@@ -982,7 +985,8 @@ def test_apt_fetches_the_package_into_a_folder_that_is_gone_afterwards(
 
 
 def test_without_apt_or_without_its_lists_a_sentence_says_what_to_do(tmp_path, monkeypatch, cache):
-    by_hand = r"download the \.deb from https://packages.debian.org/\S+ \(161 MB\) and run `make stamps DEB="
+    address = r"https://packages.debian.org/\S+ \(161 MB\)"
+    by_hand = rf"download the \.deb from {address} and run `make stamps DEB="
     fake_apt(tmp_path, monkeypatch, 'echo "E: Unable to locate package $2" >&2; exit 100')
     with pytest.raises(
         ValueError,

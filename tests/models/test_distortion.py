@@ -190,7 +190,7 @@ def test_bent_tokens_are_as_long_as_they_were(family, dose):
     assert strength(drawn(family, dose), some_tokens())["length"] == pytest.approx(1, abs=1e-6)
 
 
-def test_a_stretched_space_is_as_large_as_it_was_in_the_mean_square_and_a_wider_one_per_coordinate():
+def test_a_stretched_space_keeps_its_mean_square_and_a_wider_one_that_of_a_coordinate():
     for seed in range(3):
         scales = np.linalg.svd(drawn("scaling", 2.0, seed=seed).matrix.numpy())[1]
         assert np.mean(scales**2) == pytest.approx(1)

@@ -125,8 +125,8 @@ def test_a_language_model_is_built_with_a_card_that_says_what_it_answers(tmp_pat
     text_pretraining.build_language_model(tmp_path, (Lesson(1, 1.0, wordings=1), Lesson(2, 0.3)))
     card = (tmp_path / "README.md").read_text()
     assert (
-        "1 steps with 100% of the texts about the corners alone, in 1 wording, then 2 steps with 30%"
-        in card
+        "1 steps with 100% of the texts about the corners alone, in 1 wording, "
+        "then 2 steps with 30%" in card
     )
     (answered,) = (line for line in card.splitlines() if "answers right" in line)
     assert "of 20 held-out conversations" in answered and all(

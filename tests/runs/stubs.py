@@ -81,6 +81,13 @@ def execute_environment(spec, folder):
     }, None
 
 
+def execute_or_fail(spec, folder):
+    """Seed 2 raises; the others return their process."""
+    if spec.seed == 2:
+        raise ValueError("seed 2 is not to our taste.")
+    return body(spec) | {"counts": {"pid": os.getpid()}}, None
+
+
 def execute_with_a_grid(spec, folder):
     """A run that needs another run first, as measurements of trained models do."""
     inner = [Stub(seed=spec.seed + 100)]

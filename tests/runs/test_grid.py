@@ -19,6 +19,7 @@ from stubs import (
     execute,
     execute_and_die,
     execute_environment,
+    execute_or_fail,
     execute_with_a_grid,
     files,
 )
@@ -136,14 +137,23 @@ def test_a_number_of_workers_that_is_none_is_refused(store, workers):
         run_grid([Stub()], store, workers=workers, execute=execute)
 
 
-def test_each_run_begins_in_a_process_of_one_thread(store, tmp_path):
+def test_runs_share_a_process_of_one_thread_that_is_not_this_one(store, tmp_path):
     specs = [Stub(seed=0), Stub(seed=1)]
     records = run_grid(specs, store, workers=1, work_folder=tmp_path, execute=execute_environment)
     for record in records:
         assert record["counts"]["OMP_NUM_THREADS"] == "1"
         assert record["counts"]["OMP_WAIT_POLICY"] == "PASSIVE"
         assert record["counts"]["pid"] != os.getpid()
-    assert records[0]["counts"]["pid"] != records[1]["counts"]["pid"]
+    assert records[0]["counts"]["pid"] == records[1]["counts"]["pid"]
+    assert not alive(records[0]["counts"]["pid"])  # the grid ends its processes
+
+
+def test_a_process_whose_run_failed_is_not_used_again(store, tmp_path):
+    specs = [Stub(seed=seed, seconds=1 - seed / 9) for seed in range(5)]  # in this order
+    with pytest.raises(RunsFailed):
+        run_grid(specs, store, workers=1, work_folder=tmp_path, execute=execute_or_fail)
+    pids = {seed: store.load(specs[seed])["counts"]["pid"] for seed in (0, 1, 3, 4)}
+    assert pids[0] == pids[1] != pids[3] == pids[4]
 
 
 def test_a_run_that_opens_a_grid_does_not_wait_for_the_turn_of_its_own(

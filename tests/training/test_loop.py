@@ -451,14 +451,16 @@ from uvlm_core.training.loop import prepare, train
 
 spec = RunSpec.from_dict(json.loads(sys.argv[1]))
 model, _, steps, _, _ = prepare(spec)
-score = lambda model, last: [{"metric": "weight", "attribute": "", "value": float(model.generation_head.weight.sum()),
+score = lambda model, last: [{"metric": "weight", "attribute": "",
+                              "value": float(model.generation_head.weight.sum()),
                         "samples": 1}]
 start = float(model.generation_head.weight.sum())
 before = sum(float(p.detach().double().square().sum()) for p in model.parameters())
 result = train(model, steps, spec, sys.argv[2], score)
 rank = torch.distributed.get_rank()
 total = sum(float(p.detach().double().square().sum()) for p in model.parameters())
-json.dump({"processes": torch.distributed.get_world_size(), "total": total, "start": start, "before": before,
+json.dump({"processes": torch.distributed.get_world_size(),
+           "total": total, "start": start, "before": before,
            "scores": result["scores"]}, open(f"{sys.argv[2]}/rank{rank}.json", "w"))
 PartialState().destroy_process_group()
 """
@@ -471,7 +473,8 @@ def test_two_processes_train_the_run_of_one(spec, tmp_path, networks):
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
     prepare(spec)  # fills the feature cache
-    done = subprocess.run(  # --cpu would want mpirun; --multi_gpu starts as many processes, and they find no GPU
+    # --cpu would want mpirun; --multi_gpu starts as many processes, and they find no GPU
+    done = subprocess.run(
         [
             sys.executable,
             "-m",

@@ -487,7 +487,7 @@ ATTRIBUTES: dict[str, Attribute] = {
 
 
 def find_attribute(name: str) -> Attribute:
-    """Return the attribute with a name. ValueError for an unknown name."""
+    """Return the attribute called `name`; ValueError for an unknown name."""
     if name not in ATTRIBUTES:
         raise ValueError(f"attribute {name!r} is not one of {', '.join(ATTRIBUTES)}.")
     return ATTRIBUTES[name]

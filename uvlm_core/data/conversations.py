@@ -101,7 +101,7 @@ class Conversation:
     task: str  # one of TASKS
     image: int | str
     turns: tuple[Turn, ...]
-    source: str = field(default="", compare=False)  # its file and row, for messages
+    source: str = field(default="", compare=False)  # its file and row, for error messages
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -184,15 +184,15 @@ def make_conversations(
     mention_rate: float = 0.5,
     wordings: int | None = None,
 ) -> list[Conversation]:
-    """Return one conversation per watch; number i is about image i, exact per (seed, task, i).
+    """Return one conversation per watch; conversation i is about image i.
 
     The task vqa asks `turns` questions about different attributes in random order: 1..5, or a range
     such as the paper's (1, 4), drawn per watch. All five attributes are equally likely, as in the
     paper: 3/5 for time, weather and battery together, 2/5 for the two corners.
 
     Captions and requests always mention the time, and each other attribute with probability
-    `mention_rate` (1/2 in the paper, section 3). A higher rate only adds mentions. `wordings` keeps
-    the first so many of each list of paraphrases; None keeps all.
+    `mention_rate` (1/2 in the paper, section 3). A higher rate only adds mentions. Only the first
+    `wordings` entries of each list of paraphrases are used; None means all.
 
     An attribute that a bias bars from a row is left out. The task vqa then asks about the others,
     with fewer questions if too few are left. Which rows are barred also depends on the number of

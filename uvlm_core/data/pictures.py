@@ -325,9 +325,9 @@ def load_pictures(captions: str, folder: str = "", sam: bool = False) -> Picture
 def pictures_fingerprint(captions: str, folder: str = "", sam: bool = False) -> str:
     """Return the fingerprint of the pictures that a spec names, for its record.
 
-    That of the stamps is known without their files. Every process of every run needs the
-    fingerprint. The cache therefore keeps it until a file's size, times or inode change (`_state`),
-    and the files are read only once.
+    The fingerprint of the stamps is a constant. Others are kept in the cache until a file's size,
+    times or inode change (`_state`). Every process of every run needs the fingerprint, and the
+    files are thus read only once.
     """
     if captions == "stamps":
         return STAMPS_SHA256
@@ -466,7 +466,7 @@ def _of_sam(folder: Path, name: str) -> bool:
 
 
 def _coco_names(path: Path, images: list) -> dict[str, str]:
-    """Return the file name of each image id; ValueError for a missing id or one of two files."""
+    """Return the file name of each image id; ValueError for a missing id or an id of two files."""
     names: dict[str, str] = {}
     for number, image in enumerate(images):
         try:
@@ -564,7 +564,8 @@ def asks_for_caption(human: str) -> bool:
 def as_request(conversation: Conversation, seed: int) -> Conversation | None:
     """Return a caption row as a generation request, or None for any other row.
 
-    Exact per seed, picture and caption. ValueError for a seed that is not an integer from 0.
+    Its wording depends only on the seed, the picture and the caption. ValueError for a seed that is
+    not an integer from 0.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed {seed!r} is not an integer from 0.")

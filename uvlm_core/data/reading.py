@@ -135,10 +135,7 @@ def find_percentages(text: str) -> list[Mention]:
 
 
 def claimed_value(found: Sequence[Mention]) -> Value | None:
-    """Return the one value that mentions claim.
-
-    None if they claim no value or more than one, or also mention another value.
-    """
+    """Return the value that all mentions claim, or None if there is no such value."""
     values = {mention.value for mention in found}
     return values.pop() if len(values) == 1 and all(mention.claimed for mention in found) else None
 

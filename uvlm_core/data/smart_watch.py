@@ -84,7 +84,7 @@ class Watch:
 
     @property
     def asked(self) -> tuple:
-        """The attribute tuple: everything but the colour, with equal values for equal looks."""
+        """The attribute tuple, without the colour; hour 12 is 0, because they look the same."""
         return (
             self.hour % 12,
             self.minute,
@@ -114,9 +114,10 @@ def split_of(watch: Watch) -> str:
 
 
 def sample_watch(seed: int, index: int, split: str = "train", hours: int = 12) -> Watch:
-    """Draw watch number `index` of the stream `seed` from one split; exact for its arguments.
+    """Draw watch number `index` of the stream `seed` from one split.
 
-    ValueError for an unknown split and for `hours` other than 12 or 13.
+    The arguments alone determine it. ValueError for an unknown split and for `hours` other than
+    12 or 13.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}.")

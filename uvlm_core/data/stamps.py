@@ -29,12 +29,11 @@ BY_HAND = (
 
 
 def fetch_stamps(deb: str | Path | None = None, root: str | Path = "/") -> Path:
-    """Return the folder `stamps` in the cache, filled with the stamps and their licence.
+    """Return the folder `stamps` in the cache, with the stamps and their licence.
 
-    An existing folder is left as it is. Otherwise the stamps (PNG and text files) come from the
-    package file `deb`, or else from the system below `root` if installed there, or else from
-    `apt-get download`, which needs no root rights. The folder appears whole or not at all.
-    ValueError says what went wrong.
+    If it is missing, the stamps (PNG and text files) come from the package file `deb`, else from
+    the system below `root` if installed there, else from `apt-get download`, which needs no root
+    rights. The folder appears whole or not at all. ValueError says what went wrong.
     """
     target = cache_folder() / "stamps"
     if target.is_dir():
@@ -100,7 +99,7 @@ def _packed(deb: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                 if len(header) < 60:
                     raise ValueError("it has no data.tar")
                 size = int(header[48:58])
-                file.seek(size + size % 2, os.SEEK_CUR)  # members begin at even places
+                file.seek(size + size % 2, os.SEEK_CUR)  # members begin at even offsets
             # tarfile would read a cut archive as a shorter one
             if int(header[48:58]) > deb.stat().st_size - file.tell():
                 raise ValueError("it is cut off")

@@ -9,7 +9,8 @@ One row is one conversation in Vicuna's template "v1" without its system prompt:
 
 An understanding image takes one `<image>` slot per encoder token in the human turn. A generated
 image begins with `<generate>`, the token that the model must emit to trigger generation (paper
-section 3). One `<image_out>` slot per image token follows. Only the assistant's turns are labelled.
+section 3). One `<image_out>` slot per image token follows. Only the assistant's turns are labelled,
+without their image slots.
 """
 
 from collections.abc import Sequence
@@ -36,12 +37,12 @@ USER, ASSISTANT = "USER: ", " ASSISTANT:"
 
 @dataclass(frozen=True)
 class Row:
-    """One conversation as token ids."""
+    """One conversation as token ids; images are positions in the image table, -1 for none."""
 
     ids: np.ndarray  # (tokens,) int64
-    labels: np.ndarray  # (tokens,) int64, IGNORED outside the assistant's turns
-    image_in: int  # position in the image table, -1 for none
-    image_out: int  # position in the image table, -1 for none
+    labels: np.ndarray  # (tokens,) int64, IGNORED outside the assistant's turns and on image slots
+    image_in: int
+    image_out: int
     about: tuple[str, ...] = ()  # the attributes that its turns are about
 
 

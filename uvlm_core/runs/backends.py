@@ -1,6 +1,6 @@
 """Backends of a grid: this machine, or a Dask, Ray or Slurm cluster (no section of the paper).
 
-Belongs here: starting a call in a process of its own, and learning how it ended. Not here: which
+Belongs here: starting a call in another process, and learning how it ended. Not here: which
 runs there are, their folders and locks (`grid.py`), what one does (`carry_out.py`), its record
 (`store.py`).
 
@@ -84,7 +84,7 @@ def open_backend(name: str | None = None) -> "Backend":
 
 
 class Backend:
-    """A place to carry out calls, each in a process of its own; subclasses define `_start`."""
+    """A place to carry out calls, each in another process; subclasses define `_start`."""
 
     def __init__(self):
         self._environment = _ENVIRONMENT | {"UVLM_CACHE": str(cache_folder())}
@@ -112,7 +112,9 @@ class Backend:
 class Loky(Backend):
     """Processes of this machine, which end with this one; each sees one GPU, if there is any.
 
-    One executor per call: loky's executor breaks as a whole when one of its processes dies.
+    A process carries out one call after another, because importing torch takes longer than a small
+    run; after a call that failed it is not used again. Each has its own executor: loky's executor
+    breaks as a whole when one of its processes dies.
     """
 
     def __init__(self, where: str = ""):
@@ -120,19 +122,30 @@ class Loky(Backend):
             raise ValueError(f"backend 'loky' takes nothing after a colon, and has {where!r}.")
         super().__init__()
         self._gpus, self._taken = local_gpus(), []
+        self._idle: dict[str | None, list[ProcessPoolExecutor]] = {}
+
+    def close(self) -> None:
+        super().close()
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().shutdown(kill_workers=True)
 
     def _start(self, function, arguments):
         gpu = min(self._gpus, key=self._taken.count, default=None)  # the one with the fewest calls
         self._taken += [gpu]
-        executor = _own_process(
-            self._environment | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
-        )
+        idle = self._idle.setdefault(gpu, [])
+        visible = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        executor = idle.pop() if idle else _own_process(self._environment | visible)
+        future = executor.submit(function, *arguments)
 
         def stop():
-            executor.shutdown(kill_workers=True)
             self._taken.remove(gpu)
+            if future.done() and future.exception() is None:
+                idle.append(executor)
+            else:
+                executor.shutdown(kill_workers=True)
 
-        return executor.submit(function, *arguments), stop
+        return future, stop
 
 
 class Dask(Backend):

@@ -42,12 +42,11 @@ def run_grid(
 ) -> list[dict]:
     """Load the records of `specs` from `store` and carry out the missing runs, `workers` at a time.
 
-    Each run has a process of its own, free of state from earlier runs. If it dies or raises, only
-    its run fails: the others finish and are recorded, then RunsFailed names every failed run. Local
-    processes end with this one; on a cluster (`backends.py`) runs that have begun may go on to
-    their records. A record that `store` refuses, a folder that cannot be written to, or a backend
-    that cannot be used stops the grid before anything is trained. ValueError when `workers` is not
-    an integer from 1 up.
+    Each run is carried out in another process. If that dies or raises, only its run fails: the
+    others finish and are recorded, then RunsFailed names every failed run. Local processes end with
+    this one; on a cluster (`backends.py`) runs that have begun may go on to their records. A record
+    that `store` refuses, a folder that cannot be written to, or a backend that cannot be used stops
+    the grid before anything is trained. ValueError when `workers` is not an integer from 1 up.
 
     Args:
         specs: specs with the same canonical spec share one run.

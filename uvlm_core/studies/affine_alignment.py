@@ -1,8 +1,11 @@
-"""What does it cost that the two spaces disagree? (Paper section 4.1, figure 4.)
+"""What does it cost if the two image spaces disagree? (Paper section 4.1, figure 4.)
 
-Models of both regimes whose understanding space is distorted, by family and dose; unified ones with
-a distortion elsewhere, and with separate adapters (pitfalls 2 and 4). Dose 0 is the undistorted
-run.
+Understanding-only and unified models with a distorted understanding space, by family and dose.
+Unified ones also have the distortion elsewhere, or separate adapters (pitfalls 2 and 4). Dose 0 is
+the undistorted run.
+
+Belongs here: this study's runs, claims and figures. Not here: the distortions
+(`models/distortion.py`), measures of alignment (`scoring/alignment.py`).
 """
 
 from collections.abc import Callable, Iterator
@@ -51,16 +54,11 @@ from uvlm_core.studies.style import (
 )
 from uvlm_core.training.profiles import Profile
 
-AFFINE_FAMILIES = (
-    "affine",
-    "authors",
-)  # distortions of the paper's figure, in every seed; the others in two
+# families of the paper's figure, in every seed; the others in `OTHER_SEEDS`
+AFFINE_FAMILIES = ("affine", "authors")
 OTHER_SEEDS = 2
-PLACEMENTS = (
-    ("understanding", "after"),
-    ("generation", "before"),
-    ("generation", "after"),
-)  # beside the paper's
+# (side, place), apart from the paper's
+PLACEMENTS = (("understanding", "after"), ("generation", "before"), ("generation", "after"))
 # Reported by the authors (not ours): VQ-VQ with their affine recipe at strength .3, understanding-
 # only, on their own test set and questions
 REPORTED_DISTORTED = pd.DataFrame(
@@ -95,7 +93,7 @@ _ALIGNMENT_MEASURES = {
 
 @dataclass(frozen=True)
 class AlignmentScale(Scale):
-    """With the rows of either task, and the doses of each family of distortions."""
+    """A scale with the rows of each task, and the doses of each family of distortions."""
 
     rows: int = 1600
     doses: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -103,12 +101,12 @@ class AlignmentScale(Scale):
 
 @dataclass(frozen=True)
 class DistortionStrengths(Measurement):
-    """What distortions do to the tokens of an understanding space (`distortion.strength`)."""
+    """The strength of distortions on tokens of an understanding space (`distort.strength`)."""
 
     space: str  # "VQ" or "SigLIP"
     network: str  # its encoder
     image_size: int  # px
-    distortions: tuple[tuple[str, float], ...]  # family and dose
+    distortions: tuple[tuple[str, float], ...]  # (family, dose)
     watches: int = 64
 
     @property
@@ -116,19 +114,16 @@ class DistortionStrengths(Measurement):
         return (self.network,)
 
     def run(self, folder: Path) -> dict:
-        """Return the record's body: scores of metric strength, such as attribute "affine 0.5,
-        displacement".
-        """
-        import torch  # late, and so are these: who reads the record needs none of them
+        """Return the record's body: strengths by attribute, such as "affine 0.5, displacement"."""
+        import torch  # late, as are the next: reading the record needs none of them
 
         from uvlm_core.models.distort import Distort, strength
         from uvlm_core.models.encoders import ENCODERS, vectors
 
         images, rows = render_batch(sample_watches(0, self.watches), self.image_size), []
         encoder = ENCODERS[self.space].load(self.network)
-        tokens = torch.from_numpy(vectors(encoder, encoder.encode(images))).flatten(
-            0, 1
-        )  # (tokens, width)
+        # (tokens, width)
+        tokens = torch.from_numpy(vectors(encoder, encoder.encode(images))).flatten(0, 1)
         for family, dose in self.distortions:
             distort = Distort(Distortion(family, dose), encoder.width, encoder.codes).draw(
                 0, tokens
@@ -147,7 +142,7 @@ class DistortionStrengths(Measurement):
 
 
 def arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
-    """Return models by distortion and regime; sharing and place cross the largest affine dose."""
+    """Return arms by distortion and regime; sharing and place vary at the largest affine dose."""
     found, largest = [], max(scale.doses["affine"])
 
     def arm(architecture, seed, distortion=None, regime="unified", shared=True) -> Arm:
@@ -192,7 +187,7 @@ def arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
 
 
 def strength_arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
-    """Return what doses do to each understanding space; permutations move no token of a code."""
+    """Return the strengths of doses in each space, without permutations, which move no token."""
     spec, found = base.spec, []
     kinds = tuple(
         (family, dose)
@@ -228,11 +223,10 @@ def strength_arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
 def distortion_costs(
     table: pd.DataFrame, regime: str, attribute: str = "total", sharing: str = "shared"
 ) -> pd.DataFrame:
-    """Return what each distortion costs a regime, by seed: the plain arm minus the distorted.
+    """Return what each distortion costs a regime by seed: undistorted minus distorted.
 
-    A distortion of the width has adapters of its own on both sides, so a unified arm with it is
-    held against the plain one with separate adapters. Columns: architecture, family, dose, side,
-    place, seed, cost.
+    The family "width" needs separate adapters, so its unified arms are compared with the
+    undistorted arm that has them too. Columns: architecture, family, dose, side, place, seed, cost.
     """
     chosen = table[
         (table["metric"] == "partial")
@@ -258,13 +252,11 @@ def distortion_costs(
 
 
 def alignment_benefit(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the measured alignment of unified models beside their benefit over understanding
-    alone.
+    """Return the alignment of unified models and their benefit over understanding alone.
 
-    Both have the same distortion, of the understanding side. One row a model, measure, place in the
-    model and time.
-    Columns: architecture, family, dose, place, sharing, seed, fraction (0: before training),
-    metric, attribute (where in the model), alignment, benefit.
+    Both have the same distortion of the understanding side. One row per model, measure, place in
+    the model and time. Columns: architecture, family, dose, place, seed, sharing, fraction (0:
+    before training), metric, attribute (where in the model), alignment, benefit.
     """
     table = table[(table["side"] == "understanding")]
     keys = ["architecture", "family", "dose", "place", "seed"]
@@ -285,11 +277,10 @@ def alignment_benefit(table: pd.DataFrame) -> pd.DataFrame:
 def alignment_slopes(
     benefits: pd.DataFrame, metric: str = "alignment_cka", where: str = "adapter"
 ) -> pd.Series:
-    """Return Spearman's rank correlation of alignment after training with benefit, over one
-    architecture's models.
+    """Return Spearman's rank correlation of final alignment with benefit, by seed.
 
-    By seed, of the undistorted models and those of the affine families: every seed has them all,
-    and they share their adapters. `benefits` as `alignment_benefit` has it.
+    `benefits` are rows of `alignment_benefit` for one architecture. Only undistorted models and
+    those of the affine families with shared adapters count, because every seed has all of them.
     """
     chosen = benefits[
         (benefits["fraction"] == 1)
@@ -327,7 +318,7 @@ def _cost(
 
 
 def comparing_costs(words: str, cost: Callable[[pd.DataFrame, str], pd.Series]):
-    """Return the comparison of the undistorted model with the one of the largest affine dose."""
+    """Return a comparison of the undistorted model with the largest affine dose."""
 
     def compare(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Comparison]:
         for name in known_architectures(table):
@@ -355,7 +346,7 @@ def compare_slopes(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Compa
 
 
 def _answers(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the final partial credit of models with a distortion at the paper's place."""
+    """Return the final partial credit of undistorted models and those distorted as in the paper."""
     return table[
         (table["metric"] == "partial")
         & (table["fraction"] == 1)
@@ -396,10 +387,8 @@ def draw_doses(opened: OpenedStudy) -> Drawn:
                 & (shown["attribute"] == attribute)
                 & shown["family"].isin(("none", family))
             ]
-            for regime, shift in (
-                ("understanding", -0.012),
-                ("unified", 0.012),
-            ):  # so that no bar hides another
+            # shifted so that no bar hides another
+            for regime, shift in (("understanding", -0.012), ("unified", 0.012)):
                 arm = own[own["regime"] == regime]
                 draw_points(
                     axes,
@@ -441,7 +430,7 @@ def draw_doses(opened: OpenedStudy) -> Drawn:
 
 @theme()
 def draw_families(opened: OpenedStudy) -> Drawn:
-    """Draw what each distortion costs each regime, paired by seed, an architecture a panel."""
+    """Draw what each distortion costs each regime, paired by seed, one architecture per panel."""
     need(opened.table, "affine_alignment_families", _ALIGNMENT_COLUMNS)
     costs = pd.concat(
         [
@@ -504,11 +493,10 @@ def draw_families(opened: OpenedStudy) -> Drawn:
 
 @theme()
 def draw_measured(opened: OpenedStudy) -> Drawn:
-    """Draw the benefit of unified training against the alignment of the two spaces, a model a
-    point.
+    """Draw the benefit of unified training against alignment, one point per model.
 
-    A measure a panel, at the adapters' output after training. The number above is Spearman's rank
-    correlation over all points of an architecture.
+    One measure per panel, at the adapters' output after training. The number above is Spearman's
+    rank correlation over all points of an architecture.
     """
     need(opened.table, "affine_alignment_measured", _ALIGNMENT_COLUMNS)
     benefits = alignment_benefit(opened.table)
@@ -575,7 +563,7 @@ def draw_measured(opened: OpenedStudy) -> Drawn:
 
 @theme()
 def draw_sharing(opened: OpenedStudy) -> Drawn:
-    """Draw the unified total with shared and separate adapters, plain and distorted."""
+    """Draw the unified total with shared and separate adapters, undistorted and distorted."""
     need(opened.table, "affine_alignment_sharing", _ALIGNMENT_COLUMNS)
     largest = _largest(opened.table)
     shown = _answers(opened.table)
@@ -626,7 +614,8 @@ def draw_sharing(opened: OpenedStudy) -> Drawn:
 def draw_layers(opened: OpenedStudy) -> Drawn:
     """Draw linear CKA of the two sides by place in the model, before and after training.
 
-    Plain and with the largest affine dose; means over seeds, adapters shared.
+    Models are undistorted or have the largest affine dose, and share adapters. Points are means
+    over seeds.
     """
     need(opened.table, "affine_alignment_layers", _ALIGNMENT_COLUMNS)
     benefits = alignment_benefit(opened.table)
@@ -745,7 +734,7 @@ def tell_families(opened: OpenedStudy) -> str:
 
 
 def tell_sharing(opened: OpenedStudy) -> str:
-    """Say whether separate adapters spare the unified model."""
+    """Say whether separate adapters protect the unified model."""
     return (
         "One adapter for both spaces cannot undo a distortion of one of them; two adapters can. "
         "Cost of the largest affine dose for the unified model with two: "

@@ -1,8 +1,11 @@
 """Does knowledge cross from generation to understanding? (Paper section 4.3, figure 6.)
 
-An attribute is rare in the understanding data, and complete in the generation data. Two controls
-tell whether it is the requests that help: requests that never mention the attribute, and requests
-that give it with another watch's value.
+An attribute is rare in the understanding data and complete in the generation data. Two controls
+tell whether the requests help: requests that never mention the attribute, and requests that name
+another watch's value.
+
+Belongs here: this study's runs, claims and figures. Not here: how rows are biased
+(`data/conversations.py`), probes (`scoring/probing.py`).
 """
 
 from collections.abc import Callable, Iterator
@@ -48,14 +51,14 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 from uvlm_core.training.spec import REGIMES
 
-RARE = {
+RARE = {  # name -> attributes made rare together, as either corner hints at the other
     "weather": ("weather",),
     "battery": ("battery",),
     "corners": ("weather_corner", "battery_corner"),
     "time": ("time",),
-}  # what is made rare together: the two corners tell of each other
-FIRM = ("weather", "battery")  # rare attributes that have every arm at `firm_rates` in every seed
-PIXEL_FEATURES = 128  # random ones of the pixels: as many as the laptop's LM is wide
+}
+FIRM = ("weather", "battery")  # rare attributes with every arm at `firm_rates` in every seed
+PIXEL_FEATURES = 128  # random features of the pixels; the width of the laptop's LM
 _TRANSFER_COLUMNS = (
     "architecture",
     "regime",
@@ -84,21 +87,17 @@ _TRANSFER_METRICS = {
 
 @dataclass(frozen=True)
 class TransferScale(Scale):
-    """With the rows of both tasks, and the rare attribute's shares of the rows."""
+    """A scale with the rows of both tasks, and the rare attribute's shares of the rows."""
 
     understanding_rows: int = 5000
     generation_rows: int = 7000
-    rates: dict[str, tuple[float, ...]] = field(
-        default_factory=dict
-    )  # rare attribute -> its shares
-    firm_rates: tuple[
-        float, ...
-    ] = ()  # those at which there are controls, and for `FIRM` every seed
+    rates: dict[str, tuple[float, ...]] = field(default_factory=dict)  # rare attribute -> shares
+    firm_rates: tuple[float, ...] = ()  # those with controls, and with every seed for `FIRM`
 
 
 @dataclass(frozen=True)
 class PixelProbes(Measurement):
-    """Probes of random features of the pixels, drawn anew for each seed: a baseline."""
+    """A baseline: probes of random features of the pixels, drawn anew for each seed."""
 
     image_size: int  # px
     hours: int
@@ -107,7 +106,7 @@ class PixelProbes(Measurement):
 
     def run(self, folder: Path) -> dict:
         """Return the record's body: scores of the metrics probe and probe_control by attribute."""
-        from uvlm_core.scoring import probing  # late: who reads the record needs no sklearn
+        from uvlm_core.scoring import probing  # late: reading the record needs no sklearn
 
         watches = sample_watches(TEST_STREAM, self.test_watches, "test", hours=self.hours)
         features = probing.random_features(
@@ -130,16 +129,15 @@ class PixelProbes(Measurement):
 
 
 def arms(base: Profile, scale: TransferScale) -> list[Arm]:
-    """Return arms by rare attribute and rate, models of complete data, and the probes of the
-    pixels.
+    """Return arms by rare attribute and rate, arms with complete data, and the pixel probes.
 
-    In every seed `FIRM` attributes at the firm rates, with both controls. The first seed has more:
-    all attributes and rates, the controls of the others at the firm rates, too, and for `FIRM` the
-    reverse direction: rare in the requests, complete in the understanding data.
+    Every seed has the `FIRM` attributes at the firm rates, with both controls. The first seed also
+    has all attributes and rates, and the controls of the others at the firm rates. For `FIRM` it
+    has the reverse direction: rare in the requests, complete in the understanding data.
 
-    Labels: rare is a name of `RARE`, or "none" of complete data; rate its share of the rows (1 of
-    complete data); rare_in the task in which it is rare; arm the regime, or "absent" and "shuffled"
-    of the two controls.
+    Labels: rare (a name of `RARE`, or "none" for complete data), rate (its share of the rows, 1 for
+    complete data), rare_in (the task in which it is rare), arm (the regime, or "absent" or
+    "shuffled" for the controls).
     """
     found, spec = [], base.spec
 
@@ -218,11 +216,10 @@ def arms(base: Profile, scale: TransferScale) -> list[Arm]:
 
 
 def rare_scores(table: pd.DataFrame, metric: str = "partial", others: bool = False) -> pd.DataFrame:
-    """Return the score of the rare attribute (of the corners the mean of both); with `others` of
-    those not rare.
+    """Return the mean score of the rare attribute, or with `others` of all attributes but it.
 
-    For models of complete data a row for each rare attribute, with rate 1. Columns: architecture,
-    arm, rare, rate, rare_in, seed, value.
+    The rare attribute "corners" is both corners. Arms with complete data have a row per rare
+    attribute, with rate 1. Columns: architecture, arm, rare, rate, rare_in, seed, value.
     """
     keys = ["architecture", "arm", "rare", "rate", "rare_in", "seed"]
     chosen = table[(table["metric"] == metric) & (table["fraction"] == 1)]
@@ -238,12 +235,11 @@ def rare_scores(table: pd.DataFrame, metric: str = "partial", others: bool = Fal
 
 
 def kappas(table: pd.DataFrame) -> pd.DataFrame:
-    """Return Cohen's kappa of the confusions in a study's table, in its columns, with metric
-    "kappa".
+    """Return Cohen's kappa of the confusions in a study's table, as rows of metric "kappa".
 
-    0 for answers that do not depend on what is shown, however many of them happen to be near the
-    truth: a model that says "50%" of every battery has partial credit .75 and kappa 0. Of the rare
-    attributes only.
+    Kappa is 0 for answers that do not depend on the image, however near the truth they are. A model
+    that answers "50%" for every battery has partial credit .75 and kappa 0. Only rare attributes
+    have confusions.
     """
     from sklearn.metrics import cohen_kappa_score  # late, as it takes a second
 
@@ -265,12 +261,12 @@ def kappas(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _at(scale: TransferScale) -> str:
-    """Return the firm rates in words."""
+    """Return the firm rates as text."""
     return ", ".join(f"{rate:.1%}".replace(".0%", "%") for rate in scale.firm_rates)
 
 
 def comparing_arms(baseline: str) -> Callable:
-    """Return the comparison of unified with another arm: the rare attribute at firm rates."""
+    """Return a comparison of unified with another arm: the rare attribute at firm rates."""
 
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
         found = rare_scores(table)
@@ -291,7 +287,7 @@ def comparing_arms(baseline: str) -> Callable:
 def comparing_probes(
     words: str, less: Callable[[pd.DataFrame, pd.DataFrame, str], pd.Series]
 ) -> Callable:
-    """Return the comparison of the last layer's probe, understanding-only, with another."""
+    """Return a comparison of the understanding-only last layer's probe with what `less` returns."""
 
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
         for name in known_architectures(table):
@@ -309,7 +305,7 @@ def comparing_probes(
 def last_probes(
     table: pd.DataFrame, architecture: str, rare: str, rates: tuple[float, ...]
 ) -> pd.DataFrame:
-    """Return probe and control of a rare attribute in the last layer, by seed."""
+    """Return accuracies of probe and control of a rare attribute in the last layer, by seed."""
     own = table[
         (table["architecture"] == architecture)
         & (table["arm"] == "understanding")
@@ -338,12 +334,12 @@ def _pixels(table: pd.DataFrame, probes: pd.DataFrame, rare: str) -> pd.Series:
 
 
 def _understood(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of models that understand, but those of the reverse direction."""
+    """Return the rows of arms that learn understanding, without the reverse direction."""
     return table[(table["rare_in"] != "generation") & table["arm"].isin(_TRANSFER_ARMS)]
 
 
 def drawing_rates(metric: str) -> Callable:
-    """Return the figure of one metric of the rare attribute against its share of the rows."""
+    """Return a function that draws a metric of the rare attribute against its share of rows."""
 
     def draw(opened: OpenedStudy) -> Drawn:
         need(opened.table, "attribute_transfer", _TRANSFER_COLUMNS)
@@ -361,12 +357,12 @@ def drawing_rates(metric: str) -> Callable:
 
 @theme()
 def draw_transfer(table: pd.DataFrame, metric: str = "partial") -> tuple[Figure, pd.DataFrame]:
-    """Draw figure 6 of the paper: the rare attribute's score against its share of the understanding
-    rows.
+    """Draw figure 6 of the paper: the rare attribute's score against its share of the rows.
 
-    An architecture a row, a rare attribute a column; at 100 % models of complete data. `metric` is
-    "partial", "constrained" for answers that must be a value of the attribute, or "kappa" (models
-    of complete data have neither of these). Returns the figure and the scores that it shows.
+    One architecture per row, one rare attribute per column; 100 % is complete data. `metric` is
+    "partial", "constrained" (answers must be a value of the attribute) or "kappa"; complete data
+    have only the first. Returns the figure and the scores that it shows. ValueError for another
+    metric.
     """
     need(table, "attribute_transfer", _TRANSFER_COLUMNS)
     if metric not in _TRANSFER_METRICS:
@@ -382,7 +378,7 @@ def draw_transfer(table: pd.DataFrame, metric: str = "partial") -> tuple[Figure,
 
 @theme()
 def draw_reverse(opened: OpenedStudy) -> Drawn:
-    """Draw the reverse direction: what is read back against the share of the requests."""
+    """Draw the reverse direction: read-back against the share of the requests."""
     table = opened.table
     need(table, "attribute_transfer_reverse", _TRANSFER_COLUMNS)
     table = table[
@@ -410,7 +406,7 @@ def draw_reverse(opened: OpenedStudy) -> Drawn:
 def _against_rate(
     shown: pd.DataFrame, shown_arms: dict[str, str], least: Callable, label: str
 ) -> Figure:
-    """Draw an architecture a row, a rare attribute a column; rates at equal distances."""
+    """Draw one architecture per row, one rare attribute per column; rates are evenly spaced."""
     names = known_architectures(shown)
     rares = [name for name in RARE if (shown["rare"] == name).any()]
     rates = sorted(shown["rate"].unique())
@@ -451,7 +447,7 @@ def _against_rate(
 
 
 def drawing_confusion(rare: str) -> Callable:
-    """Return the figure of the confusions of a rare attribute, at the last firm rate."""
+    """Return a function that draws a rare attribute's confusions at the last firm rate."""
 
     def draw(opened: OpenedStudy) -> Drawn:
         return Drawn(*draw_confusion(_understood(opened.table), rare, opened.scale.firm_rates[-1]))
@@ -461,10 +457,11 @@ def drawing_confusion(rare: str) -> Callable:
 
 @theme()
 def draw_confusion(table: pd.DataFrame, rare: str, rate: float) -> tuple[Figure, pd.DataFrame]:
-    """Draw what is answered (columns) for what is shown (rows), in shares of a row.
+    """Draw confusion matrices: shown classes (rows), answered ones (columns), in shares of a row.
 
-    An architecture a line, an arm a panel: means over seeds of models in whose understanding data
-    the attribute `rare` has the share `rate`. Returns the figure and the rows that it shows.
+    One architecture per line, one arm per panel. Shares are means over seeds of models in whose
+    understanding data the attribute `rare` has the share `rate`. Returns the figure and the rows
+    that it shows. ValueError for an unknown attribute, or one without confusions.
     """
     need(table, "attribute_transfer_confusion", _TRANSFER_COLUMNS)
     if rare not in RARE:
@@ -519,7 +516,7 @@ def draw_confusion(table: pd.DataFrame, rare: str, rate: float) -> tuple[Figure,
 
 
 def tell_transfer(opened: OpenedStudy) -> str:
-    """Say whether unified models know more of the rare attribute, and from what."""
+    """Say whether unified models know more of the rare attribute, and from which requests."""
     return (
         f"Unified minus understanding alone on weather at {_at(opened.scale)} of the rows: "
         f"{tell_verdicts(opened, 'transfer', 'weather')}. Minus unified training whose requests "
@@ -529,7 +526,7 @@ def tell_transfer(opened: OpenedStudy) -> str:
 
 
 def tell_constrained(opened: OpenedStudy) -> str:
-    """Compare free answers with those held to the attribute's values."""
+    """Compare free answers with those constrained to the attribute's values."""
     table = _understood(opened.table)
     rate, told = opened.scale.firm_rates[-1], []
     for metric, words in (("partial", "free"), ("constrained", "held to its values")):
@@ -564,7 +561,7 @@ def tell_kappa(opened: OpenedStudy) -> str:
 
 
 def telling_confusion(rare: str) -> Callable:
-    """Return the sentence about the confusions of a rare attribute."""
+    """Return a function that describes the confusions of a rare attribute."""
 
     def tell(opened: OpenedStudy) -> str:
         table = opened.table
@@ -605,7 +602,7 @@ def tell_reverse(opened: OpenedStudy) -> str:
 
 
 def left_out(scale: TransferScale) -> list[str]:
-    """Return the figures that a scale has no runs for."""
+    """Return the names of the figures for which a scale has no runs."""
     names = [f"attribute_transfer_confusion_{rare}" for rare in RARE if rare not in scale.rates]
     reverse = any(rate in scale.firm_rates for rare in FIRM for rate in scale.rates.get(rare, ()))
     return names if reverse else [*names, "attribute_transfer_reverse"]

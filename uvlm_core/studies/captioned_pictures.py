@@ -1,7 +1,10 @@
-"""Do both tasks help each other on images that no rule has drawn? (Paper section 5.)
+"""Do both tasks help each other on real captioned pictures? (Paper section 5.)
 
-Both tasks against each alone on captioned pictures: those of the profile, or of a caption file of
-your own.
+Unified training against each task alone, on the profile's pictures or on a caption file of your
+own.
+
+Belongs here: this study's runs, claims and figures. Not here: caption files (`data/pictures.py`),
+scores (`scoring/picture_evaluation.py`).
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +39,7 @@ from uvlm_core.studies.style import (
 )
 from uvlm_core.training.profiles import Profile
 
-# No row of questions; each of the 673 training stamps four times (more, and it is known by heart).
+# No questions. Each of the 673 training stamps occurs four times; more, and it is memorised.
 _NO_QUESTIONS = {
     "vqa_examples": 0,
     "caption_examples": 2700,
@@ -83,7 +86,7 @@ _PICTURE_PANELS = (
 
 @dataclass(frozen=True)
 class PictureScale(Scale):
-    """With what changes in the profile's spec, and a caption file instead of its pictures."""
+    """A scale with changes to the profile's spec, and a caption file in place of its pictures."""
 
     changes: dict[str, object] | None = None
     captions: str = ""  # a caption file (`pictures.read_pictures`); "": the profile's pictures
@@ -92,7 +95,7 @@ class PictureScale(Scale):
 
 
 def arms(base: Profile, scale: PictureScale) -> list[Arm]:
-    """Return both tasks against each alone, and the control."""
+    """Return unified and single-task arms, and those of the control."""
     spec = base.spec.vary(**(scale.changes or {}))
     if scale.captions:
         spec = spec.vary(
@@ -102,14 +105,14 @@ def arms(base: Profile, scale: PictureScale) -> list[Arm]:
 
 
 def drawn_metric(architecture: str) -> str:
-    """Return the metric of retrieval from what an architecture draws of captioned pictures."""
+    """Return the retrieval metric of the pictures that an architecture generates."""
     return output_of(architecture).retrieval
 
 
 def comparing_regimes(
     words: str, metric: Callable[[str], str], attribute: str, baseline: str
 ) -> Callable:
-    """Return the comparison of unified training with one task alone, after all data."""
+    """Return a comparison of unified training with one task alone, after all data."""
 
     def compare(table: pd.DataFrame, scale: PictureScale) -> Iterator[Comparison]:
         last = table[table["fraction"] == 1]
@@ -131,11 +134,10 @@ def comparing_regimes(
 
 @theme()
 def draw_pictures(opened: OpenedStudy) -> Drawn:
-    """Draw how well test captions are predicted and found, and what is drawn for them, by regime,
-    after all data.
+    """Draw scores of test captions and of generated pictures by regime, after all data.
 
-    Grey are chance, other real pictures (floor), and the real ones as the VQ tokenizer decodes them
-    (ceiling).
+    Grey lines are chance, other real pictures (floor), and the real ones as the VQ tokenizer
+    decodes them (ceiling).
     """
     table = opened.table
     need(table, "captioned_pictures", _PICTURE_COLUMNS)
@@ -205,7 +207,7 @@ def _references(
 
 
 def tell_pictures(opened: OpenedStudy) -> str:
-    """Say whether both tasks help on pictures, and how the control does."""
+    """Say whether both tasks help on pictures, and how the control scores."""
     last = opened.table[opened.table["fraction"] == 1]
     asked = last.loc[last["metric"] == "token_accuracy", "samples"]
     text = (

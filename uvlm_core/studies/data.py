@@ -1,8 +1,10 @@
 """What do the models see and read? (Paper section 3, the Smart Watch UI dataset.)
 
-Every later result rests on these images and texts: whether all that is asked about is visible,
-whether the levels of an attribute are equally frequent, so that chance is chance, and how much of a
-batch is padding.
+Every later result depends on three properties of this data: everything asked about is visible, the
+levels of an attribute are equally frequent (as chance assumes), and little of a batch is padding.
+
+Belongs here: this study's measurement and figures. Not here: the images (`data/smart_watch.py`),
+the texts (`data/conversations.py`).
 """
 
 from collections import Counter
@@ -26,16 +28,15 @@ from uvlm_core.training.spec import RunSpec
 
 DESCRIBED = 5000  # watches whose texts are counted
 BATCHES = 40  # whose padding is counted
-PADDING_BOUND = 0.05  # of a batch's tokens
+PADDING_BOUND = 0.05  # largest share of a batch's tokens
 LARGE = 224  # px, the paper's size
-SCARCE = AttributeBias("weather", 0.01)  # the example of a bias
+SCARCE = AttributeBias("weather", 0.01)  # an example of a bias
 HANDS = {"hour": 12, "minute": 60, "second": 60}
 
 
 @dataclass(frozen=True)
 class DataStatistics(Measurement):
-    """What there is in the training data of a run: examples, shares and lengths. Nothing is
-    trained.
+    """Examples, shares and lengths in a run's training data; nothing is trained.
 
     The record's tables: gallery (watches, see `draw_gallery`), talks (task, human, gpt: what is
     said about the first watch), bias (task, rows, mentioning, biased: counts of rows that mention
@@ -46,7 +47,7 @@ class DataStatistics(Measurement):
 
     @classmethod
     def of(cls, spec: RunSpec) -> "DataStatistics":
-        """Return the measurement of a run's data; what does not change its data is left out."""
+        """Return the measurement of a run's data, without settings that do not change the data."""
         return cls(
             profile("laptop").spec.vary(
                 seed=spec.training.seed,
@@ -74,9 +75,8 @@ class DataStatistics(Measurement):
 
     def run(self, folder: Path) -> dict:
         """Return the record's body."""
-        from uvlm_core.data.smart_watch import (
-            POOL_STREAM,
-        )  # late: who reads the record needs no torch
+        # late: reading the record needs no torch
+        from uvlm_core.data.smart_watch import POOL_STREAM
 
         spec = self.spec
         pool = sample_watches(POOL_STREAM, spec.data.images)
@@ -129,7 +129,7 @@ class DataStatistics(Measurement):
         )
 
     def _texts(self, talks: dict[str, list]) -> Iterable[tuple]:
-        """What the rows of each task mention, and how long they are."""
+        """Yield what the rows of each task mention, and how long they are."""
         from uvlm_core.data.tokens import Processor
         from uvlm_core.models.encoders import VQEncoder
 
@@ -152,7 +152,7 @@ class DataStatistics(Measurement):
             yield from _shares("tokens", task, "", [len(processor.row(talk).ids) for talk in some])
 
     def _padding(self, pool: list[Watch]) -> Iterable[tuple]:
-        """What share of a batch's tokens no row uses, by regime."""
+        """Yield the share of padding in a batch's tokens, by regime."""
         from uvlm_core.data.tokens import Processor, padding_share
         from uvlm_core.models.encoders import VQEncoder
         from uvlm_core.training.loop import Steps
@@ -160,9 +160,8 @@ class DataStatistics(Measurement):
 
         spec, tokens = self.spec, VQEncoder.load(self.spec.model.vq_tokenizer).tokens
         processor = Processor.load(spec.model.tokenizer, tokens, tokens)
-        codes = np.broadcast_to(
-            np.uint16(0), (spec.data.images, tokens)
-        )  # which codes they are does not matter here
+        # the values of the codes do not matter here
+        codes = np.broadcast_to(np.uint16(0), (spec.data.images, tokens))
         understanding, generation = training_rows(spec, processor, pool)
         for regime, seen in (
             ("understanding", (understanding, [])),
@@ -186,7 +185,7 @@ class DataStatistics(Measurement):
 
 
 def _levels() -> dict[str, tuple]:
-    """The levels of every attribute whose frequency is counted."""
+    """Return the levels of every attribute whose frequency is counted."""
     from uvlm_core.models.readers import reader_classes
 
     return reader_classes()
@@ -195,9 +194,7 @@ def _levels() -> dict[str, tuple]:
 def _shares(
     statistic: str, task: str, attribute: str, values: list, levels: Iterable = ()
 ) -> list[tuple]:
-    """The share of every level among some values; without levels, of every whole number in their
-    range.
-    """
+    """Return the share of each level; levels are by default the integers in the values' range."""
     found = Counter(values)
     return [
         (statistic, task, attribute, level, found[level] / len(values), len(values))
@@ -206,8 +203,9 @@ def _shares(
 
 
 def _gallery(pool: list[Watch], size: int) -> list[dict]:
-    """Watches to look at: all weathers, six battery levels and all pairs of corners in a grid, four
-    large ones.
+    """Return the watches of the gallery: a grid, and four large ones.
+
+    The grid has all weathers, six battery levels and all pairs of corners.
     """
     levels, pairs = (0, 20, 40, 60, 80, 100), list(permutations(CORNERS, 2))
     small = [
@@ -246,12 +244,11 @@ def statistics_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
 
 @theme()
 def draw_gallery(table: pd.DataFrame) -> Figure:
-    """Draw watches by weather, battery level and corners, at both sizes. One watch a row of
-    `table`.
+    """Draw watches by weather, battery level and corners, at both sizes.
 
-    Columns: panel, size (px), row, column, and the fields of `Watch`. The panel "grid" has the
-    weather by rows and the battery level by columns, the panel "line" has watches with what is
-    asked about each.
+    `table` has one watch per row. Columns: panel, size (px), row, column, and the fields of
+    `Watch`. The panel "grid" has weathers as rows and battery levels as columns. The panel "line"
+    has watches with the values of their attributes.
     """
     need(
         table,
@@ -285,7 +282,7 @@ def draw_gallery(table: pd.DataFrame) -> Figure:
 
 
 def _watch(line: pd.Series) -> Watch:
-    """The watch of a table's row."""
+    """Return the watch of a table's row."""
     names = [field.name for field in fields(Watch)]
     values = {
         name: line[name].item() if hasattr(line[name], "item") else line[name] for name in names
@@ -295,12 +292,11 @@ def _watch(line: pd.Series) -> Watch:
 
 @theme()
 def draw_statistics(table: pd.DataFrame) -> Figure:
-    """Draw how the attributes are distributed, what the rows mention, how long they are, how much
-    is padding.
+    """Draw the distributions of the attributes, what rows mention, their lengths, and the padding.
 
-    Columns: statistic, task, attribute, level, value, samples. `share` is the share of watches with
-    a level of an attribute, `mentioned` that of a task's rows that mention it; `words` and `tokens`
-    are shares of a task's rows by length; `padding` is the share of a batch's tokens, by regime.
+    Columns: statistic, task, attribute, level, value, samples. Values are shares: `share` of
+    watches with a level of an attribute, `mentioned` of a task's rows that mention it, `words` and
+    `tokens` of a task's rows by length, `padding` of a batch's tokens by regime.
     """
     need(table, "data_statistics", ("statistic", "task", "attribute", "level", "value"))
     figure = Figure(figsize=(PAGE, 3.9))
@@ -412,7 +408,7 @@ def draw_statistics(table: pd.DataFrame) -> Figure:
 def show_gallery(opened: OpenedStudy) -> Drawn:
     """Draw the gallery of the record."""
     gallery = recorded(opened.arms[0].spec, opened.store, "gallery")
-    gallery["colour"] = gallery["colour"].map(tuple)  # a list in the record
+    gallery["colour"] = gallery["colour"].map(tuple)  # JSON has lists
     return Drawn(draw_gallery(gallery), gallery)
 
 

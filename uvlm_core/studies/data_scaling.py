@@ -1,8 +1,12 @@
 """What does more data of one task do for the other? (Paper section 4.2, figure 5.)
 
-One task's rows stay, the other's grow; understanding alone over its rows is the scale on which a
-generation row is priced. What grows comes beside what stays, step by step, so that the arms of one
-direction take the same steps (pitfall 1: the original's arms take different numbers of steps).
+The rows of one task are fixed, those of the other grow. Understanding-only runs of many sizes tell
+how many understanding rows a generation row is worth. The growing rows are spread over the steps of
+the fixed ones, so that the arms of one direction take the same steps (pitfall 1: the original's
+take different numbers).
+
+Belongs here: this study's runs, claims and figures. Not here: other ways to match arms
+(`matching.py`).
 """
 
 from collections.abc import Iterator
@@ -47,15 +51,9 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 from uvlm_core.training.spec import RunSpec
 
-GENERATION_TIMES = (0.5, 1, 2, 3)  # the paper's, of the base number of rows
+GENERATION_TIMES = (0.5, 1, 2, 3)  # the paper's multiples of the base number of rows
 UNDERSTANDING_TIMES = (0.5, 1, 2, 3)
-ALONE_TIMES = (
-    0.25,
-    0.5,
-    1,
-    2,
-    3,
-)  # understanding rows without generation: the scale of the rate of exchange
+ALONE_TIMES = (0.25, 0.5, 1, 2, 3)  # understanding-only: the scale of the rate of exchange
 # Reported by the authors (not ours): +120k generation rows about equal +180k understanding rows
 REPORTED_RATE = 1.5
 _SCALING_COLUMNS = (
@@ -74,13 +72,13 @@ _SCALING_COLUMNS = (
 
 @dataclass(frozen=True)
 class RowsScale(Scale):
-    """With the base number of rows of either task."""
+    """A scale with the base number of rows of each task."""
 
     rows: int = 1000
 
 
 def rows_arm(spec: RunSpec, **labels) -> Arm:
-    """Return a spec as an arm labelled with its rows and with what its steps count."""
+    """Return an arm labelled with its rows of each task and its `batch_counts`."""
     return arm_of(
         spec,
         understanding_rows=spec.understanding_rows,
@@ -91,9 +89,9 @@ def rows_arm(spec: RunSpec, **labels) -> Arm:
 
 
 def arms(base: Profile, scale: RowsScale) -> list[Arm]:
-    """Return both directions, and understanding alone over its rows.
+    """Return the arms of both directions, and understanding-only arms over their rows.
 
-    The last point of the latter is the understanding arm of the study `mutual_benefit`.
+    The last understanding-only arm is that of the study `mutual_benefit`.
     """
     rows, specs = scale.rows, []
     for seed in range(scale.seeds):
@@ -116,12 +114,12 @@ def arms(base: Profile, scale: RowsScale) -> list[Arm]:
 
 
 def exchange_rates(table: pd.DataFrame, rows: int, attribute: str = "total") -> pd.DataFrame:
-    """Return how many understanding rows one generation row is worth, of one architecture's table.
+    """Return how many understanding rows one generation row is worth, for one architecture.
 
-    The understanding-only arm's score over its rows (rising, by isotonic regression over all seeds,
-    linear in the logarithm of the rows between them) is the scale; a unified run of `rows`
-    understanding rows is read on it, and what it is above `rows` is divided by its generation rows.
-    A score beyond the scale is read at its end (`beyond`).
+    The scale is the understanding-only score over its rows: isotonic regression over all seeds,
+    linear in the logarithm of the rows. `worth` is where the score of a unified run of `rows`
+    understanding rows lies on this scale. `rate` is (worth - rows) / generation_rows. A score
+    outside the scale is read at its nearest end (`beyond`).
 
     Columns: seed, generation_rows, worth (understanding rows), rate, beyond.
     """
@@ -162,7 +160,7 @@ def exchange_rates(table: pd.DataFrame, rows: int, attribute: str = "total") -> 
 def _grown(
     table: pd.DataFrame, grown: str, rows: int, times: float, architecture: str
 ) -> pd.Series:
-    """Return the total by seed where the task `grown` has `times` the other's rows."""
+    """Return the fixed task's total by seed, where the task `grown` has `times` as many rows."""
     kept = "understanding" if grown == "generation" else "generation"
     metric = "partial" if kept == "understanding" else generation_metric(architecture)
     chosen = table[
@@ -179,7 +177,7 @@ def _grown(
 
 
 def comparing_rows(grown: str, least: float, most: float):
-    """Return the comparison of the most rows of one task with the least."""
+    """Return a comparison of the most rows of one task with the least."""
 
     def compare(table: pd.DataFrame, scale: RowsScale) -> Iterator[Comparison]:
         for name in known_architectures(table):
@@ -201,7 +199,7 @@ def compare_rates(table: pd.DataFrame, scale: RowsScale) -> Iterator[Comparison]
 
 @theme()
 def draw_scaling(opened: OpenedStudy) -> Drawn:
-    """Draw figure 5 of the paper: one task's rows stay, the other's grow threefold."""
+    """Draw figure 5 of the paper: one task's rows are fixed, the other's grow threefold."""
     table, rows = opened.table, opened.scale.rows
     need(table, "data_scaling", _SCALING_COLUMNS)
     last = table[(table["fraction"] == 1) & table["attribute"].isin(("total", "time"))]
@@ -262,7 +260,7 @@ def draw_scaling(opened: OpenedStudy) -> Drawn:
 
 @theme()
 def draw_exchange(opened: OpenedStudy) -> Drawn:
-    """Draw how many understanding rows a generation row is worth, and the scale of that."""
+    """Draw the understanding-only scale, and how many of its rows a generation row is worth."""
     table, rows = opened.table, opened.scale.rows
     need(table, "data_scaling_exchange", _SCALING_COLUMNS)
     last = table[

@@ -1,10 +1,13 @@
 """Where in a model is the knowledge, and where does it cross? (Paper section 4.3, figures 7 and 8.)
 
-If a model of little data about an attribute cannot answer questions about it, either its image
-tokens do not carry it, or the LM does not read it from them. Linear probes with controls (pitfall
-18) tell what is there; activation patching tells which layers the answer depends on. Three models
-are looked into: one that can answer, trained on complete data, and two with the attribute rare,
-understanding-only and unified.
+A model with little data about an attribute may fail to answer for two reasons: its image tokens
+lack the attribute, or the LM does not read it from them. Linear probes with controls (pitfall 18)
+tell what the tokens carry. Activation patching tells which layers the answer depends on. Three
+models are inspected: one trained on complete data, which can answer, and two with the attribute
+rare, understanding-only and unified.
+
+Belongs here: this study's probes of runs, inspection and figures. Not here: the probes
+(`scoring/probing.py`), the patching (`scoring/patching.py`).
 """
 
 import itertools
@@ -48,16 +51,16 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile, profile
 from uvlm_core.training.spec import RunSpec
 
-PROBED_CLASSES = {
+PROBED_CLASSES = {  # as `probing.probe_classes`
     "weather": 3,
     "battery": 5,
     "hour": 12,
     "weather_corner": 4,
     "battery_corner": 4,
-}  # as probing has
+}
 MAPPED_MODELS = ("understanding", "unified")
-WHOLE_IMAGE = ("pooled", "all")  # probes of the mean token, and of all tokens side by side
-# group of tokens -> how it is drawn: told apart by fill and line, not by shades of grey
+WHOLE_IMAGE = ("pooled", "all")  # probes of the mean token, and of all tokens concatenated
+# group of tokens -> label and look; fill and line differ, not only the shade of grey
 PATCHED_GROUPS = {
     "image": ("image tokens", {"color": "black", "linestyle": "-", "marker": "o"}),
     "last": (
@@ -72,14 +75,9 @@ PATCHED_GROUPS = {
 _MODELS = ("complete", "understanding", "unified")
 _KEYS = ["architecture", "arm", "rare", "rate", "rare_in", "seed"]
 _PROBES = ("architecture", "arm", "rate", "seed", "attribute", "place", "accuracy", "control")
-_VALUE_COLOURS = (
-    "#332288",
-    "#ddcc77",
-    "#117733",
-    "#aa4499",
-    "#88ccee",
-)  # of an attribute: no architecture has them
-ENCODER = "encoder's tokens"  # the arm that probes them
+# of an attribute's values; no architecture has these colours
+_VALUE_COLOURS = ("#332288", "#ddcc77", "#117733", "#aa4499", "#88ccee")
+ENCODER = "encoder's tokens"  # name of the arm that probes them
 _LEVELS = {
     "random features": ("random features of the pixels", REFERENCES["baseline"]),
     ENCODER: ("encoder's tokens side by side", REFERENCES["ceiling"]),
@@ -101,9 +99,7 @@ _EFFECTS = [
 
 @dataclass(frozen=True)
 class ProbesScale(Scale):
-    """With what is looked into: the rare attribute, the architecture of the three models, and the
-    pairs of watches.
-    """
+    """A scale with the rare attribute, the inspected architecture and the pairs of watches."""
 
     rare: str = "weather"
     inspected: str = "VQ-VQ"
@@ -112,17 +108,13 @@ class ProbesScale(Scale):
 
 @dataclass(frozen=True)
 class EncoderTokens(Measurement):
-    """Probes of an encoder's tokens side by side: what can be read at most from what a model
-    gets.
-    """
+    """Probes of an encoder's concatenated tokens: the most that can be read from the input."""
 
     spec: RunSpec
 
     @classmethod
     def of(cls, spec: RunSpec) -> "EncoderTokens":
-        """Return the measurement for the understanding side of a run; what it does not depend on is
-        left out.
-        """
+        """Return the measurement for a run's understanding side, without unrelated settings."""
         kind = spec.model.understanding
         network = KINDS[kind].network
         return cls(
@@ -144,17 +136,14 @@ class EncoderTokens(Measurement):
 
     def run(self, folder: Path) -> dict:
         """Return the record's body: scores of the metrics probe and probe_control by attribute."""
-        from uvlm_core.models.encoders import (
-            load_encoder,
-            vectors,
-        )  # late: who reads the record needs no torch
+        # late: reading the record needs no torch
+        from uvlm_core.models.encoders import load_encoder, vectors
         from uvlm_core.scoring import probing
 
         watches, images = _probed(self.spec)
         encoder = load_encoder(self.spec.model.understanding, self.spec)
-        tokens = vectors(encoder, encoder.encode(images)).reshape(
-            len(images), -1
-        )  # (images, tokens * width)
+        # (images, tokens * width)
+        tokens = vectors(encoder, encoder.encode(images)).reshape(len(images), -1)
         return {
             "scores": [
                 {
@@ -172,12 +161,12 @@ class EncoderTokens(Measurement):
 
 @dataclass(frozen=True)
 class Inspection(Measurement):
-    """What is in three trained models: probes of single tokens, maps, likeness, and patching.
+    """An inspection of three trained models: probes of single tokens, maps, CKA and patching.
 
-    It trains the models first if the cache does not hold them. The record's tables: tokens (token,
-    and for each "model, place, quantity" a column, of quantity accuracy and control), maps (the
-    attribute's value, and for each "model, place, method, axis" a column), cka (models, first,
-    second, cka) and patching (`_EFFECTS`).
+    It first trains the models that the cache lacks. The record's tables: tokens (token, and a
+    column per "model, place, quantity", of quantity accuracy and control), maps (the attribute's
+    value, and a column per "model, place, method, axis"), cka (models, first, second, cka) and
+    patching (`_EFFECTS`).
     """
 
     complete: RunSpec
@@ -193,7 +182,7 @@ class Inspection(Measurement):
 
     @property
     def attribute(self) -> str:
-        """What is probed: the rare attribute, of the time the hour."""
+        """The probed attribute: the rare one, or the hour if the time is rare."""
         part = RARE[self.rare][0]
         return part if part in PROBED_CLASSES else "hour"
 
@@ -215,7 +204,7 @@ class Inspection(Measurement):
     def run(self, folder: Path) -> dict:
         """Return the record's body."""
         from uvlm_core.data.smart_watch import TEST_STREAM
-        from uvlm_core.models.encoders import vectors  # late: who reads the record needs no torch
+        from uvlm_core.models.encoders import vectors  # late: reading the record needs no torch
         from uvlm_core.runs.trained import trained_models
         from uvlm_core.scoring.alignment import representations
 
@@ -292,7 +281,7 @@ class Inspection(Measurement):
 
 
 def _probed(spec: RunSpec) -> tuple[list, np.ndarray]:
-    """The test watches that are probed, and their images."""
+    """Return the probed test watches and their images."""
     from uvlm_core.data.smart_watch import TEST_STREAM
 
     watches = sample_watches(TEST_STREAM, spec.scoring.test_watches, "test", hours=spec.data.hours)
@@ -300,7 +289,7 @@ def _probed(spec: RunSpec) -> tuple[list, np.ndarray]:
 
 
 def _likeness(states: dict) -> pd.DataFrame:
-    """Linear CKA of the mean token between every two places of two models."""
+    """Return linear CKA of the mean token between every two places of two models."""
     from uvlm_core.scoring.alignment import linear_cka
 
     pooled = {
@@ -317,10 +306,9 @@ def _likeness(states: dict) -> pd.DataFrame:
 
 
 def _wide(table: pd.DataFrame, index: str, keys: list[str], values: list[str]) -> pd.DataFrame:
-    """One row for each value of `index`, one column for each combination of keys and each of
-    `values`.
+    """Pivot a table to one row per `index`, one column per combination of keys and value.
 
-    A record is smaller so. `_long` undoes it.
+    This makes the record smaller. `_long` undoes it.
     """
     wide = table.pivot_table(index=index, columns=keys, values=values, sort=False)
     wide.columns = [", ".join(map(str, (*names[1:], names[0]))) for names in wide.columns]
@@ -328,9 +316,7 @@ def _wide(table: pd.DataFrame, index: str, keys: list[str], values: list[str]) -
 
 
 def _long(table: pd.DataFrame, index: list[str], keys: list[str]) -> pd.DataFrame:
-    """The table that `_wide` was made of, with the columns of `index`, then the keys, then the
-    values.
-    """
+    """Undo `_wide`: return the columns of `index`, then the keys, then the values."""
     parts = {column: column.rpartition(", ") for column in table if column not in index}
     rows = []
     for names in dict.fromkeys(before for before, _, _ in parts.values()):
@@ -344,8 +330,9 @@ def _long(table: pd.DataFrame, index: list[str], keys: list[str]) -> pd.DataFram
 
 
 def arms(base: Profile, scale: ProbesScale) -> list[Arm]:
-    """Return the runs of `attribute_transfer` that are probed, its pixels, the encoders' tokens,
-    and the inspection.
+    """Return the probed arms of `attribute_transfer`, the encoders' tokens and the inspection.
+
+    ValueError if `attribute_transfer` has no runs of the scale's rare attribute and architecture.
     """
     transfer = replace(TRANSFER.scale(base.name), seeds=scale.seeds)
     if scale.rare not in transfer.rates or scale.inspected not in transfer.architectures:
@@ -396,10 +383,10 @@ def arms(base: Profile, scale: ProbesScale) -> list[Arm]:
 
 
 def probe_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
-    """Return the probes of every arm, a row for each attribute and place.
+    """Return the probes of every arm, one row per attribute and place.
 
     Columns: architecture, arm, rare, rate, rare_in, seed, attribute (what is probed), place (empty
-    for pixels and an encoder's tokens side by side), accuracy, control (of random labels), record.
+    for pixels and concatenated tokens), accuracy, control (of random labels), record.
     """
     table = scores([arm for arm in arms if arm.labels], store)
     own = table[table["metric"].isin(("probe", "probe_control"))]
@@ -422,7 +409,7 @@ def inspection_of(opened: OpenedStudy) -> Inspection:
 
 
 def _looked_into(opened: OpenedStudy, name: str) -> tuple[pd.DataFrame, dict]:
-    """A table of the inspection, and what a figure of it has in common with the others."""
+    """Return a table of the inspection, and the arguments of `Drawn` that its figures share."""
     inspection = inspection_of(opened)
     models = {name: record_key(spec) for name, spec in inspection.models.items()}
     return recorded(inspection, opened.store, name), {
@@ -436,7 +423,7 @@ def _looked_into(opened: OpenedStudy, name: str) -> tuple[pd.DataFrame, dict]:
 
 
 def short(place: str) -> str:
-    """Return a place of a model as a tick's label."""
+    """Return a place in a model as a tick label."""
     return {"encoder": "enc", "adapter": "in"}.get(place, place.removeprefix("layer "))
 
 
@@ -444,9 +431,9 @@ def short(place: str) -> str:
 def draw_probes(table: pd.DataFrame) -> Figure:
     """Draw the accuracy of linear probes of an image's mean token by place in the model.
 
-    An architecture a row, an attribute a column. Hollow: models of complete data. `table` as
-    `probe_table` gives it, of one rare attribute at one rate and of complete data, with the pixels
-    and the encoder's tokens.
+    One architecture per row, one attribute per column. Hollow marks are models with complete data.
+    `table` is that of `probe_table`, with one rare attribute at one rate. ValueError if it lacks an
+    attribute's probes.
     """
     need(table, "embedding_probes", _PROBES)
     known = set(table["attribute"])
@@ -512,10 +499,9 @@ def draw_probes(table: pd.DataFrame) -> Figure:
 
 @theme()
 def draw_tokens(table: pd.DataFrame, attribute: str) -> Figure:
-    """Draw the selectivity of probes of single image tokens, laid out as in the image: a model a
-    row, a place a column.
+    """Draw the selectivity of probes of single image tokens, laid out as in the image.
 
-    Columns of `table`: model, place, token, selectivity.
+    One model per row, one place per column. Columns of `table`: model, place, token, selectivity.
     """
     need(table, "embedding_probes_tokens", ("model", "place", "token", "selectivity"))
     own = table
@@ -542,11 +528,10 @@ def draw_tokens(table: pd.DataFrame, attribute: str) -> Figure:
 
 @theme()
 def draw_maps(table: pd.DataFrame, attribute: str) -> Figure:
-    """Draw t-SNE and UMAP of an image's mean token, a point a watch: a method and place a row, a
-    model a column.
+    """Draw t-SNE and UMAP of an image's mean token, one point per watch.
 
-    The colour is the attribute's value. Columns of `table`: model, place, method, x, y, and the
-    attribute.
+    One place and method per row, one model per column. The colour is the attribute's value. Columns
+    of `table`: model, place, method, x, y, and the attribute.
     """
     need(table, "embedding_probes_maps", ("model", "place", "method", "x", "y", attribute))
     models = list(dict.fromkeys(table["model"]))
@@ -578,7 +563,7 @@ def draw_maps(table: pd.DataFrame, attribute: str) -> Figure:
 
 @theme()
 def draw_cka(table: pd.DataFrame) -> Figure:
-    """Draw linear CKA between every two places of two models, of an image's mean token.
+    """Draw linear CKA of an image's mean token between every two places of two models.
 
     Columns of `table`: models ("one / another"), first, second, cka.
     """
@@ -613,10 +598,9 @@ def draw_cka(table: pd.DataFrame) -> Figure:
 
 @theme()
 def draw_patching(table: pd.DataFrame) -> Figure:
-    """Draw how far another watch's states, put in at one layer and group of tokens, take the answer
-    to that watch's.
+    """Draw how far patching a layer and group of tokens moves the answer to the donor's.
 
-    A model a panel, with the share of pairs that it tells apart. Columns of `table`: model,
+    One model per panel, with the share of pairs that it tells apart. Columns of `table`: model,
     attribute, layer, group, effect, low, high (an interval over pairs of watches), told, samples.
     """
     need(
@@ -689,7 +673,7 @@ def show_maps(opened: OpenedStudy) -> Drawn:
 
 
 def show_cka(opened: OpenedStudy) -> Drawn:
-    """Draw how alike the three models are."""
+    """Draw the linear CKA between the three models."""
     table, common = _looked_into(opened, "cka")
     return Drawn(draw_cka(table), table, **common)
 
@@ -707,7 +691,8 @@ def tell_probes(opened: OpenedStudy) -> str:
     """Say what a probe reads of the rare attribute in the last layer, and in the pixels."""
     inspection, table = inspection_of(opened), opened.table
     own = table[table["attribute"] == inspection.attribute]
-    last = own[own["place"] == own["place"].max()]  # "layer 4" comes last in the alphabet, too
+    layers = own.loc[own["place"].fillna("").str.startswith("layer"), "place"]  # in their order
+    last = own[own["place"] == layers.iloc[-1]]
 
     def mean(arm: str, rare: str, rows: pd.DataFrame) -> float:
         chosen = rows[
@@ -731,7 +716,7 @@ def tell_probes(opened: OpenedStudy) -> str:
 
 
 def tell_tokens(opened: OpenedStudy) -> str:
-    """Say whether the places hold the attribute at all, and whether the mean token does."""
+    """Say whether all tokens hold the attribute, and whether their mean does."""
     table = recorded(inspection_of(opened), opened.store, "tokens").set_index("token")
     places = list(dict.fromkeys(name.split(", ")[1] for name in table.columns))
     found = [
@@ -759,7 +744,7 @@ def tell_maps(opened: OpenedStudy) -> str:
 
 
 def tell_cka(opened: OpenedStudy) -> str:
-    """Say at which place the models part."""
+    """Say how alike the models are at the first and at the last place."""
     table, _ = _looked_into(opened, "cka")
     same = table[table["first"] == table["second"]]
     found = []

@@ -1,7 +1,10 @@
 """What do the frozen networks keep of a watch? (Paper section 3, the VQ tokenizer and SigLIP.)
 
-A unified model can neither answer nor draw what they lose. All numbers are of held-out watches, on
-which no network was trained.
+A unified model can neither answer about nor draw what they lose. All numbers are of held-out
+watches, on which no network was trained.
+
+Belongs here: this study's measurement and figures. Not here: the networks (`models/encoders.py`,
+`models/readers.py`), their training (`pretraining/`).
 """
 
 from dataclasses import dataclass
@@ -28,18 +31,18 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 
 SHOWN_WATCHES = 6
-PROBED = 2000  # watches that a linear probe is fitted on, at most
-RANKED = 256  # watches whose captions SigLIP tells apart
+PROBED = 2000  # a linear probe is fitted on at most so many watches
+RANKED = 256  # watches whose captions SigLIP ranks
 _SPACES = ("from codes", "from features")  # rows of pictures, in their order in the record
 _READINGS = ["network", "inputs", "metric", "attribute", "value", "chance", "samples"]
 
 
 @dataclass(frozen=True)
 class FrozenNetworks(Measurement):
-    """What the frozen networks keep of held-out watches. Nothing is trained but linear probes.
+    """What the frozen networks keep of held-out watches; only linear probes are trained.
 
     The record's tables: codes (code, uses), errors (space, error: mean absolute difference of
-    pixels from 0 to 1), and three of `draw_readings`: readers, captions, probe. Its pictures: the
+    pixels from 0 to 1), and readers, captions and probe (see `draw_readings`). Its pictures: the
     first `SHOWN_WATCHES` watches decoded from their codes, then from their features.
     """
 
@@ -64,21 +67,16 @@ class FrozenNetworks(Measurement):
 
     def run(self, folder: Path) -> dict:
         """Return the record's body."""
-        from uvlm_core.models.encoders import (
-            FeatureDecoder,
-            SiglipEncoder,
-            VQEncoder,
-        )  # late: they import torch
+        # late: they import torch
+        from uvlm_core.models.encoders import FeatureDecoder, SiglipEncoder, VQEncoder
         from uvlm_core.models.readers import AttributeReader, FeatureReader
         from uvlm_core.pretraining.common import TEST_SEED
 
         held_out = sample_watches(TEST_SEED, self.held_out, "test")
         watches = render_batch(held_out, self.image_size)
         vq, siglip = VQEncoder.load(self.vq_tokenizer), SiglipEncoder.load(self.semantic_encoder)
-        codes, features = (
-            vq.encode(watches),
-            siglip.encode(watches),
-        )  # (watches, tokens), (watches, tokens, width)
+        # (watches, tokens), (watches, tokens, width)
+        codes, features = vq.encode(watches), siglip.encode(watches)
         decoded = dict(
             zip(
                 _SPACES,
@@ -120,7 +118,7 @@ class FrozenNetworks(Measurement):
         }
 
     def _captions(self, held_out: list, watches: np.ndarray) -> pd.DataFrame:
-        """How often SigLIP ranks a watch's own caption first, or among ten, of all captions."""
+        """Return how often SigLIP ranks a watch's own caption first, or among the first ten."""
         import torch
         from transformers import SiglipModel
 
@@ -139,9 +137,8 @@ class FrozenNetworks(Measurement):
                 likeness = network(
                     input_ids=caption_ids(captions), pixel_values=to_pixels(watches[:count])
                 ).logits_per_image
-            better = (likeness > likeness.diagonal()[:, None]).sum(
-                1
-            )  # captions likelier than the image's own
+            # captions likelier than the image's own
+            better = (likeness > likeness.diagonal()[:, None]).sum(1)
             rows += [
                 (
                     "SigLIP",
@@ -165,8 +162,10 @@ class FrozenNetworks(Measurement):
         codes: np.ndarray,
         features: np.ndarray,
     ) -> pd.DataFrame:
-        """What ridge regression reads from all tokens of an image: weather and corners as one-hot,
-        the battery as a number, each hand as a point on the circle.
+        """Return what ridge regression reads from all tokens of an image.
+
+        It predicts weather and corners as one-hot, the battery as a number, and each hand as a
+        point on the circle.
         """
         import torch
         from scipy.spatial.distance import cdist
@@ -183,9 +182,8 @@ class FrozenNetworks(Measurement):
             class_numbers(known).numpy(),
             class_numbers(held_out),
         )
-        targets = {
-            name: np.eye(len(classes)) for name, classes in reader_classes().items()
-        }  # (classes, what is predicted)
+        # (classes, predicted numbers)
+        targets = {name: np.eye(len(classes)) for name, classes in reader_classes().items()}
         targets |= {
             name: np.exp(
                 2j * np.pi * np.arange(len(reader_classes()[name])) / len(reader_classes()[name])
@@ -226,7 +224,7 @@ class FrozenNetworks(Measurement):
 
 
 def _read(readings: dict[str, list], held_out: list) -> pd.DataFrame:
-    """Partial credit and exact answers of the readers, by what they read."""
+    """Return the readers' partial credit and exact match, by what they read."""
     import torch
 
     from uvlm_core.models.readers import class_numbers, partial_credit, reader_classes
@@ -281,11 +279,10 @@ def readings_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
 
 @theme()
 def draw_vq(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
-    """Draw watches, what is left of them in each space, and how often the VQ tokenizer uses each of
-    its codes.
+    """Draw watches, their reconstructions in each space, and how often each VQ code is used.
 
-    `table` has the columns code and uses, a row for each code of the codebook; `images` gives by
-    row name uint8 arrays (images, height, width, 3), equally many in each.
+    `table` has the columns code and uses, one row per code. `images` maps row names to uint8 arrays
+    (images, height, width, 3), equally many images in each.
     """
     need(table, "frozen_networks_vq", ("code", "uses"))
     count = len(next(iter(images.values())))
@@ -304,22 +301,22 @@ def draw_vq(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
         color=GREYS[0],
     )
     axes.axhline(100 / len(uses), **REFERENCES["chance"])
+    # log scale: the white patch's code is a hundred times as frequent as most
     axes.set(
         title=f"{(uses > 0).sum()} of {len(uses)} codes in use",
         xlabel="code, by frequency",
         ylabel="% of uses",
         xlim=(1, len(uses)),
         yscale="log",
-    )  # the white patch's code is a hundred times as frequent as most
+    )
     return figure
 
 
 @theme()
 def draw_readings(table: pd.DataFrame) -> Figure:
-    """Draw what a network or a probe reads, by attribute, beside chance: a panel for each network
-    and metric.
+    """Draw what a network or a probe reads by attribute, beside chance.
 
-    Columns: network, inputs, metric, attribute, value, chance.
+    One panel per network and metric. Columns: network, inputs, metric, attribute, value, chance.
     """
     need(
         table,
@@ -371,7 +368,7 @@ def show_vq(opened: OpenedStudy) -> Drawn:
 
 
 def _readings(network: str, opened: OpenedStudy) -> Drawn:
-    """The rows of one network and their figure."""
+    """Draw the rows of one network."""
     table = opened.table[opened.table["network"] == network]
     return Drawn(draw_readings(table), table)
 
@@ -395,7 +392,7 @@ def show_probe(opened: OpenedStudy) -> Drawn:
 
 
 def _value(table: pd.DataFrame, inputs: str, metric: str, *attributes: str) -> float:
-    """The mean over some attributes, or over all."""
+    """Return the mean over some attributes, or over all."""
     own = table[(table["inputs"] == inputs) & (table["metric"] == metric)]
     return own.loc[own["attribute"].isin(attributes) if attributes else slice(None), "value"].mean()
 

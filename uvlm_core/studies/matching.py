@@ -1,11 +1,13 @@
 """Does the benefit depend on how the arms are matched? (Paper section 4.2; pitfall 1.)
 
-Three rules, each an understanding-only arm against a unified one:
+Each of three rules has an understanding-only and a unified arm:
 
-steps     the same understanding rows in the same optimiser steps; generation rows come beside them
-examples  the same understanding rows in steps of one size, of which the unified arm takes more:
-          the paper's rule
-tokens    as many tokens in steps of one size: the understanding arm sees more rows
+steps     same understanding rows in the same optimiser steps; generation rows are added to each
+examples  the paper's rule: same understanding rows in steps of one size; unified takes more steps
+tokens    same number of tokens in steps of one size; understanding-only sees more rows
+
+Belongs here: this study's runs, claim and figure. Not here: the number of rows as a factor
+(`data_scaling.py`).
 """
 
 from collections.abc import Iterator
@@ -44,7 +46,7 @@ MATCHINGS = ("steps", "examples", "tokens")
 
 
 def arms(base: Profile, scale: RowsScale) -> list[Arm]:
-    """Return both arms of each rule; an arm that two rules share is there twice."""
+    """Return both arms of each rule; an arm that two rules share is listed twice."""
     rows, found = scale.rows, []
     ratios = {name: tokens_ratio(base.spec.vary(architecture=name)) for name in scale.architectures}
     for seed in range(scale.seeds):
@@ -65,7 +67,7 @@ def arms(base: Profile, scale: RowsScale) -> list[Arm]:
 
 
 def tokens_ratio(spec: RunSpec, count: int = 200) -> float:
-    """Return the tokens of a generation row over those of an understanding row."""
+    """Return the mean tokens of a generation row over those of an understanding row."""
     from uvlm_core.studies.sizes import text_processor  # late, as it imports torch
 
     processor, _ = text_processor(spec)
@@ -78,7 +80,7 @@ def tokens_ratio(spec: RunSpec, count: int = 200) -> float:
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Return unified minus understanding-only, the understanding total at the end.
+    """Return unified minus understanding-only on the understanding total at the end.
 
     Columns: architecture, matching, seed, difference.
     """

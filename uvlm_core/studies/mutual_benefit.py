@@ -1,8 +1,11 @@
 """Does each task help the other? (Paper section 4, figure 3.)
 
-Both tasks against each alone, for each pairing of an understanding space with a generation space.
-The arms of one seed share initial weights, understanding rows and their order, so that their
-differences pair.
+Unified training against each task alone, for each pairing of an understanding space with a
+generation space. The arms of one seed share initial weights, understanding rows and their order, so
+that their differences are paired.
+
+Belongs here: this study's runs, claims and figures. Not here: how scores are computed
+(`scoring/evaluation.py`).
 """
 
 import textwrap
@@ -60,7 +63,7 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 from uvlm_core.training.spec import ARCHITECTURES
 
-HEADROOM = (0.1, 0.9)  # of the way from chance to full marks: outside, no benefit could be seen
+HEADROOM = (0.1, 0.9)  # of the way from chance to full marks; outside, no benefit can show
 SHOWN_REQUESTS = 7
 # Reported by the authors (not ours): unified models at 7B, partial credit, one run each, the first
 # and the last of ten checkpoints; from the history of their public code.
@@ -76,12 +79,12 @@ REPORTED_SCORES = pd.DataFrame(
     columns=["architecture", "fraction", "attribute", "value"],
 )
 _BENEFIT_COLUMNS = ("architecture", "regime", "seed", "fraction", "metric", "attribute", "value")
-_CURVE_PANELS = {
+_CURVE_PANELS = {  # title -> attributes whose mean is drawn
     "weather": ("weather",),
     "corners": ("weather_corner", "battery_corner"),
     "battery": ("battery",),
     "time": ("time",),
-}  # title -> attributes whose mean is drawn
+}
 _DISTANCES = {"read_back": "reader_frechet", "feature_read_back": "feature_frechet"}
 _LABELS = {
     "partial": "partial credit",
@@ -92,7 +95,7 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class FeatureCeiling(Measurement):
-    """The best cosine of features that follow from a request (`images.feature_ceiling`)."""
+    """The best cosine of features predicted from a request alone (`images.feature_ceiling`)."""
 
     semantic_encoder: str
     image_size: int  # px
@@ -103,8 +106,8 @@ class FeatureCeiling(Measurement):
         return (self.semantic_encoder,)
 
     def run(self, folder: Path) -> dict:
-        """Return the record's body: scores of metric feature_cosine_ceiling."""
-        # late: who reads the record needs no torch
+        """Return the record's body: scores with metric feature_cosine_ceiling."""
+        # late: reading the record needs no torch
         from uvlm_core.models.encoders import SiglipEncoder
         from uvlm_core.scoring.images import feature_ceiling
 
@@ -120,7 +123,7 @@ class FeatureCeiling(Measurement):
 
 
 def arms(base: Profile, scale: Scale) -> list[Arm]:
-    """Return both tasks against each alone, the control, and the ceiling of features."""
+    """Return unified, single-task and control arms, and the ceiling of features."""
     spec = base.spec
     ceiling = FeatureCeiling(
         spec.model.semantic_encoder, spec.data.image_size, spec.scoring.generated_watches
@@ -142,10 +145,10 @@ def arms(base: Profile, scale: Scale) -> list[Arm]:
 
 
 def headroom(table: pd.DataFrame, baseline: str, metric: str, attribute: str) -> list[float]:
-    """Return the fractions of the data at which the baseline arm has headroom, over its seeds.
+    """Return the fractions of the data at which the baseline arm has headroom.
 
-    It has where its mean score is neither at chance nor at full marks. If there is none, the last
-    fraction alone.
+    There, its mean score over seeds lies within `HEADROOM` on the way from chance to full marks. If
+    no fraction qualifies, the last one is returned.
     """
     chosen = table[
         (table["regime"] == baseline)
@@ -158,7 +161,7 @@ def headroom(table: pd.DataFrame, baseline: str, metric: str, attribute: str) ->
 
 
 def benefit(table: pd.DataFrame, baseline: str, metric: str, attribute: str) -> pd.Series:
-    """Return unified minus a task alone, by seed, where the latter has headroom."""
+    """Return unified minus a task alone by seed, averaged over the fractions with headroom."""
     fractions = headroom(table, baseline, metric, attribute)
     chosen = table[
         (table["metric"] == metric)
@@ -170,7 +173,7 @@ def benefit(table: pd.DataFrame, baseline: str, metric: str, attribute: str) -> 
 
 
 def compare_understanding(table: pd.DataFrame, scale: Scale) -> Iterator[Comparison]:
-    """Compare unified with understanding alone while the latter learns: the total and the time."""
+    """Compare unified with understanding alone where the latter has headroom: total and time."""
     for name in known_architectures(table):
         own = table[(table["architecture"] == name) & (table["regime"] != "shuffled")]
         for attribute in ("total", "time"):
@@ -182,7 +185,7 @@ def compare_understanding(table: pd.DataFrame, scale: Scale) -> Iterator[Compari
 
 
 def compare_generation(table: pd.DataFrame, scale: Scale) -> Iterator[Comparison]:
-    """Compare unified with generation alone while the latter learns: the total read back."""
+    """Compare unified with generation alone where the latter has headroom: total read back."""
     for name in known_architectures(table):
         own = table[(table["architecture"] == name) & (table["regime"] != "shuffled")]
         metric = generation_metric(name)
@@ -203,7 +206,7 @@ def draw_understanding(opened: OpenedStudy) -> Drawn:
 
 
 def draw_generation(opened: OpenedStudy) -> Drawn:
-    """Draw the same of generation: what is read back, and the Frechet distance."""
+    """Draw figure 3 for generation: attributes read back, and the Frechet distance."""
     return Drawn(*draw_scores(opened.table, "generation"))
 
 
@@ -211,13 +214,14 @@ def draw_generation(opened: OpenedStudy) -> Drawn:
 def draw_scores(
     table: pd.DataFrame, task: str, reported: pd.DataFrame | None = None
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw the scores of one task over the share of the data seen, an architecture a row.
+    """Draw the scores of one task over the share of the data seen, one architecture per row.
 
     `task` is "understanding" (partial credit of answers) or "generation" (attributes read back, and
     the Frechet distance to real watches, each in the architecture's own output space). Lines are
-    means over seeds, bands their 95 % t intervals, cut off at the panel's edges; an arm of fewer
+    means over seeds, bands their 95 % t intervals, cut off at the panel's edges. An arm of fewer
     than three seeds has a thin line for each. `reported` has architecture, fraction, attribute,
-    value. Returns the figure and the rows that it shows.
+    value. Returns the figure and the rows that it shows. ValueError for another task or a table
+    without its scores.
     """
     need(table, "mutual_benefit", _BENEFIT_COLUMNS)
     if task not in ("understanding", "generation"):
@@ -306,16 +310,14 @@ def draw_scores(
 
 
 def _curves(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw learning curves of every arm: the mean over seeds of the table's attributes, with its
-    interval as a band.
+    """Draw every arm's learning curve: the mean over attributes and seeds, with its interval.
 
-    An arm of too few seeds for an interval has a thin line for each of them instead.
+    An arm of too few seeds for an interval has a thin line for each instead.
     """
     for architecture, regime in arms_of(table):
         chosen, look = of_arm(table, architecture, regime), look_of(architecture, regime)
-        curves = (
-            chosen.groupby(["fraction", "seed"])["value"].mean().unstack("seed")
-        )  # (fractions, seeds)
+        # (fractions, seeds)
+        curves = chosen.groupby(["fraction", "seed"])["value"].mean().unstack("seed")
         if curves.shape[1] < INTERVAL_SEEDS:
             for seed in curves:
                 axes.plot(curves.index, curves[seed], **look | {"linewidth": 0.6, "marker": ""})
@@ -332,12 +334,11 @@ def _curves(axes: Axes, table: pd.DataFrame) -> None:
 
 @theme()
 def draw_features(opened: OpenedStudy) -> Drawn:
-    """Draw the cosine of models with SigLIP output to the target's features, on the patches that
-    bear an attribute.
+    """Draw the cosine between predicted and true SigLIP features, by the patches' attribute.
 
-    Full-size marks: generated, each feature from the model's own before it. Small: teacher-forced,
-    from the true ones before it. Grey: another watch's features (floor), and the best that follows
-    from the request alone (ceiling).
+    Full-size marks are generated: each feature follows the model's own earlier ones. Small marks
+    are teacher-forced: each follows the true ones. Grey lines are another watch's features (floor),
+    and the best prediction from the request alone (ceiling).
     """
     table = opened.table
     need(table, "mutual_benefit_features", _BENEFIT_COLUMNS)
@@ -390,7 +391,7 @@ def draw_features(opened: OpenedStudy) -> Drawn:
 
 @theme()
 def draw_time(opened: OpenedStudy) -> Drawn:
-    """Draw hour, minute and second at the end: of answers and of generated watches."""
+    """Draw hour, minute and second at the end, in answers and in generated watches."""
     table = opened.table
     need(table, "mutual_benefit_time", _BENEFIT_COLUMNS)
     marks = probes_on_inputs(opened.base)
@@ -434,7 +435,7 @@ def draw_time(opened: OpenedStudy) -> Drawn:
 
 
 def probes_on_inputs(base: Profile) -> dict[str, dict[str, float]]:
-    """Return what a probe reads from each input space, as the encoders' model cards say."""
+    """Return what a probe reads from each input space, from the encoders' model cards."""
     from uvlm_core.models.readers import reader_classes  # late, as it imports torch
 
     spec, marks = base.spec, {}
@@ -452,7 +453,7 @@ def probes_on_inputs(base: Profile) -> dict[str, dict[str, float]]:
 
 
 def draw_generated(opened: OpenedStudy) -> Drawn:
-    """Draw the first generated watches of the first seed beside their requests, an arm a row."""
+    """Draw the first watches that seed 0 generates, below their requests, one arm per row."""
     spec = opened.base.spec
     images = {
         "watch": render_batch(
@@ -485,8 +486,8 @@ def draw_generated(opened: OpenedStudy) -> Drawn:
 def draw_watches(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
     """Draw watches below their requests.
 
-    `table` has the column request, one row per column of the figure. `images` gives by row name, in
-    order, uint8 arrays (requests, height, width, 3).
+    `table` has the column request, one row per column of the figure. `images` maps row names, in
+    order, to uint8 arrays (requests, height, width, 3). ValueError for too few images.
     """
     need(table, "mutual_benefit_watches", ("request",))
     if not images or any(len(pictures) < len(table) for pictures in images.values()):
@@ -643,7 +644,7 @@ def _mean_at(
 
 
 def tell_understanding(opened: OpenedStudy) -> str:
-    """Say whether unified training lies above understanding alone, and where the control ends."""
+    """Say whether unified training beats understanding alone, and where the control ends."""
     table = opened.table
     text = (
         f"Unified minus understanding alone, total while learning: "
@@ -663,7 +664,7 @@ def tell_understanding(opened: OpenedStudy) -> str:
 
 
 def tell_generation(opened: OpenedStudy) -> str:
-    """Say whether unified training lies above generation alone."""
+    """Say whether unified training beats generation alone."""
     control = _mean_at(opened.table, "shuffled", "read_back", "total", "VQ-VQ")
     unified = _mean_at(opened.table, "unified", "read_back", "total", "VQ-VQ")
     text = (
@@ -697,7 +698,7 @@ def tell_features(opened: OpenedStudy) -> str:
 
 
 def tell_time(opened: OpenedStudy) -> str:
-    """Say what is known of each hand at the end."""
+    """Say how well each hand is read at the end."""
     found = [
         f"{hand} {_mean_at(opened.table, 'unified', 'partial', hand):.2f} (understanding alone "
         f"{_mean_at(opened.table, 'understanding', 'partial', hand):.2f})"
@@ -720,7 +721,7 @@ def tell_generated(opened: OpenedStudy) -> str:
 
 
 def tell_differences(opened: OpenedStudy) -> str:
-    """Count on which side of zero the intervals lie."""
+    """Count the intervals that lie above and below zero."""
     found = paired_benefits(opened.table)
     text = []
     for baseline, own in found[found["when"] == "while learning"].groupby("baseline", sort=False):

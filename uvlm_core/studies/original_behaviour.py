@@ -1,6 +1,8 @@
 """What do three pitfalls of the original change? (Paper section 4.2; pitfalls 3, 9 and 10.)
 
-VQ-VQ at the base number of rows, as it is and with one original behaviour or setting brought back.
+VQ-VQ at the base number of rows, by default and with one original behaviour or setting restored.
+
+Belongs here: this study's runs and figure. Not here: the pitfalls themselves (`docs/pitfalls.md`).
 """
 
 import pandas as pd
@@ -21,13 +23,12 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 
 PLAIN, UNCHECKED = "as it is", "9: no check of the range"
-SWITCHES = {  # what brings an original behaviour or setting back
+SWITCHES = {  # name -> changes that restore an original behaviour or setting
     PLAIN: {},
     "3: padding image in every step": {"padding_image": True},
     "10: hours 0..12": {"hours": 13},
-    "alpha 0.2": {
-        "image_loss_weight": 0.2
-    },  # no pitfall: the paper's, where the laptop profile has 1
+    # no pitfall: the paper's value, while the laptop profile has 1
+    "alpha 0.2": {"image_loss_weight": 0.2},
 }
 _SWITCH_PANELS = {
     ("partial", "total"): "total, partial credit",
@@ -36,7 +37,7 @@ _SWITCH_PANELS = {
 
 
 def arms(base: Profile, scale: RowsScale) -> list[Arm]:
-    """Return unified and understanding-only training under each switch."""
+    """Return unified and understanding-only arms under each switch."""
     return [
         arm_of(
             sized(
@@ -58,7 +59,7 @@ def arms(base: Profile, scale: RowsScale) -> list[Arm]:
 
 
 def table(found: list[Arm], store: RunStore) -> pd.DataFrame:
-    """Return the scores, and those of the plain runs without a check of the range."""
+    """Return the scores, and those of the default runs without the range check."""
     checked = scores(found, store)
     unchecked = checked[(checked["switch"] == PLAIN) & (checked["metric"] == "unchecked")]
     return pd.concat(
@@ -68,7 +69,7 @@ def table(found: list[Arm], store: RunStore) -> pd.DataFrame:
 
 @theme()
 def draw_switches(opened: OpenedStudy) -> Drawn:
-    """Draw the scores under each switch: total and time."""
+    """Draw total and time under each switch."""
     found = opened.table
     need(
         found,

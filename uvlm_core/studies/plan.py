@@ -1,12 +1,10 @@
-"""What a profile takes before anything is fetched or trained: `make plan PROFILE=paper` (paper
-appendix, set-up).
+"""What a run takes, before anything is fetched: `make plan PROFILE=paper` (paper appendix, set-up).
 
-Belongs here: sizes, tokens, memory, operations and downloads of one run, from configurations alone,
-the number of runs that each study asks for, and what runs with a record took. Not here: the
-configurations (`sizes.py`), how a run is carried out (`training/`).
+Belongs here: sizes, tokens, memory, operations and downloads of one run, from configurations alone;
+the number of runs of each study; the minutes of recorded runs. Not here: the configurations
+(`sizes.py`), how a run is trained (`training/`).
 
-The run that is planned is the unified one of SigLIP-VQ, the paper's main architecture and its most
-expensive one.
+The planned run is the unified one of SigLIP-VQ, the paper's main and most expensive architecture.
 """
 
 import argparse
@@ -31,19 +29,19 @@ from uvlm_core.training.profiles import PROFILES, Profile, profile
 from uvlm_core.training.spec import REGIMES, RunSpec
 
 GPU_SPEEDS = {"A100": 312, "H100": 989, "L40S": 362, "RTX4090": 165}  # dense bf16 TFLOP/s
-UTILISATION = 0.4  # of a GPU's peak in training, an assumption
-SHARED_AMONG = (1, 3, 8)  # GPUs; the paper has 3
-COUNTED_WATCHES = 200  # whose rows tell the tokens of an example
+UTILISATION = 0.4  # share of a GPU's peak in training, an assumption
+SHARED_AMONG = (1, 3, 8)  # numbers of GPUs; the paper has 3
+COUNTED_WATCHES = 200  # sample for the tokens of an example
 PLANNED = "SigLIP-VQ"
 GB = 1e9
-CAPTION_BYTES = 1650  # of a row while a caption file is read; 700 of them stay (measured)
+CAPTION_BYTES = 1650  # per row while a caption file is read; 700 remain (measured)
 
 
 def plan(base: Profile, gpu: str = "A100") -> pd.DataFrame:
-    """Return what one run of a profile takes, one number a row: columns part, quantity, value,
-    unit, note.
+    """Return what one run of a profile takes, one number per row.
 
-    ValueError for an unknown GPU, or a network that nothing is known of.
+    Columns: part, quantity, value, unit, note. ValueError for an unknown GPU, and for a network
+    that is neither a local folder nor in `PUBLISHED`.
     """
     if gpu not in GPU_SPEEDS:
         raise ValueError(f"gpu {gpu!r} is not one of {', '.join(GPU_SPEEDS)}.")
@@ -145,18 +143,16 @@ def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
     slots = spec.data.generation_examples / spec.steps * spaces(spec)["VQ"]["tokens"]
     labelled = numbers["tokens an example", "text loss"] * spec.rows / spec.steps
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    # of one layer for its backward: norms, q, k, v, attention and sums (8 x width), gate, up and
-    # their product (3 x inner); all layers keep them without checkpointing, and only their inputs
-    # with it
+    # kept by one layer for its backward pass: norms, q, k, v, attention and sums (8 x width), gate,
+    # up and their product (3 x inner); with checkpointing, layers keep only their inputs
     layer = tokens * (8 * width + 3 * inner) * unit
     kept = (
         layers * tokens * width * unit + layer
         if spec.training.activation_checkpointing
         else layers * layer
     )
-    logits = (
-        (slots * spaces(spec)["VQ"]["codes"] + labelled * config.vocab_size) * 3 * 4
-    )  # with softmax and gradient
+    # logits, softmax and gradient, of 4 bytes each
+    logits = (slots * spaces(spec)["VQ"]["codes"] + labelled * config.vocab_size) * 3 * 4
     rows = []
     for gpus in SHARED_AMONG:
         parts = {
@@ -176,11 +172,11 @@ def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
 
 
 def _scoring(spec: RunSpec) -> list[tuple]:
-    """Return the main memory that scoring takes; it grows with what is scored, not with the data."""
+    """Return the main memory of scoring, which depends on what is scored, not on the data."""
     config, sides = network_config(spec.model.language_model, AutoConfig), spaces(spec)
     asked = spec.scoring.test_watches * spec.understands
     drawn = spec.scoring.generated_watches * spec.generates
-    opened = max(asked, drawn) + drawn  # as many more are what generated ones are compared with
+    opened = max(asked, drawn) + drawn  # generated images are compared with as many real ones
     values = {
         kind: space["tokens"] * (1 if space["codes"] else space["width"])
         for kind, space in sides.items()
@@ -199,9 +195,9 @@ def _scoring(spec: RunSpec) -> list[tuple]:
 
 
 def _pictures(base: Profile) -> list[tuple]:
-    """Return what a run about captioned pictures takes, where the profile has one.
+    """Return what a run on captioned pictures takes; empty if the profile has none.
 
-    Only the captions' memory grows with the caption file; all else follows from the rows asked for.
+    Only the captions' memory grows with the caption file; all else follows from the run's rows.
     """
     specs = [
         spec
@@ -255,13 +251,12 @@ def _outputs(space: dict, images: int) -> int:
 def _hours(spec: RunSpec, numbers: dict, gpu: str) -> list[tuple]:
     config = network_config(spec.model.language_model, AutoConfig)
     tokens, trained = numbers["a run", "tokens"], numbers["parameters", "trained"]
-    # a weight costs 2 operations forward and 2 for the gradient of its input; 2 more for its own
-    # where it is trained, and the forward once more with checkpointing
+    # operations of a weight: 2 in the forward pass (4 with checkpointing, which repeats it), 2 for
+    # the gradient of its input, and 2 for its own if it is trained
     everywhere = 6 if spec.training.activation_checkpointing else 4
     length = tokens / spec.rows
-    attention = (
-        2 * config.num_hidden_layers * config.hidden_size * length
-    )  # scores and values, causal: half of each
+    # scores and values, causal: half of each
+    attention = 2 * config.num_hidden_layers * config.hidden_size * length
     work = tokens * (everywhere * (numbers["parameters", "all"] + attention) + 2 * trained)
     peak = GPU_SPEEDS[gpu]
     rows = [("a run", "operations", work, "FLOP", "training alone")]
@@ -332,7 +327,7 @@ def _runs(base: Profile) -> list[tuple]:
 
 
 def show(table: pd.DataFrame) -> str:
-    """Return a plan as text: its parts with their numbers."""
+    """Return a plan as text, part by part."""
     lines = []
     for part, rows in table.groupby("part", sort=False):
         lines.append(part)

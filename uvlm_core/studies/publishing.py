@@ -90,7 +90,7 @@ def _same_column(first: pd.Series, second: pd.Series) -> bool:
     """Return whether two text columns are equal, except for the rounding of numbers."""
     odd = (first != second).to_numpy()
     numbers = [pd.to_numeric(column[odd], errors="coerce") for column in (first, second)]
-    return bool(np.isclose(*numbers, rtol=RELATIVE, atol=ABSOLUTE).all())  # text is NaN: never close
+    return bool(np.isclose(*numbers, rtol=RELATIVE, atol=ABSOLUTE).all())  # text is NaN: not close
 
 
 def _same_facts(new: Path, old: Path) -> bool:

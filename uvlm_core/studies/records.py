@@ -1,10 +1,10 @@
-"""Make the missing records of studies without notebooks: `make records` (no section of the paper).
+"""Making the missing records of studies without notebooks: `make records` (not in the paper).
 
 Belongs here: which runs of which study are made next. Not here: how a grid of runs is carried out
 (`runs/grid.py`), the notebooks that draw from the records (`notebooks.py`).
 
-Seeds come one after the other over all studies asked for. So whole seeds are there if the time runs
-out, and every comparison is between arms of the same seeds.
+One seed of all studies asked for is finished before the next one starts. If the time runs out,
+every comparison is still between arms of the same seeds.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Every claim and what the records say of it: `make scoreboard` (all sections of the paper).
+"""Every claim and its verdict: `make scoreboard` (all sections of the paper).
 
 Belongs here: the verdicts of all studies as one table, one picture (figures/PROFILE/scoreboard.*)
-and one page (docs/results.md). Not here: what is compared (the studies), the verdict's rule
+and one page (docs/results.md). Not here: what is compared (the studies), the rule of the verdicts
 (`statistics.py`).
 
     python -m uvlm_core.studies.scoreboard          from the committed records of the laptop profile
@@ -34,7 +34,7 @@ from uvlm_core.studies.style import (
     theme,
 )
 
-REACH = 0.45  # the picture's axis ends there on both sides
+REACH = 0.45  # the picture's axis goes from -REACH to REACH
 MARKERS = {  # verdict -> marker and whether it is filled
     "replicates": ("o", True),
     "yes": ("o", True),
@@ -43,12 +43,9 @@ MARKERS = {  # verdict -> marker and whether it is filled
     "no effect": ("D", True),
     "undecided": ("o", False),
 }
-_TEXT_HEIGHT, _MARK_HEIGHT, _ROW_GAP = (
-    0.115,
-    0.068,
-    0.055,
-)  # inches: a line of text, an architecture, between rows
-_WRAPPED = 60  # characters of a row's label
+# inches: a line of text, the mark of one architecture, the gap between rows
+_TEXT_HEIGHT, _MARK_HEIGHT, _ROW_GAP = 0.115, 0.068, 0.055
+_WRAPPED = 60  # characters per line of a row's label
 _RULE = f"""\
 A claim is judged by the difference between two arms, paired by seed. The rule was fixed before
 the runs that it judges.
@@ -74,7 +71,7 @@ the runs that it judges.
 def load_all(
     profile_name: str = "laptop", records: str | Path = "figures/runs/laptop"
 ) -> list[OpenedStudy]:
-    """Open every study that has a scale in the profile, from records that are there."""
+    """Open every study that has a scale in the profile, from existing records."""
     return [
         load_study(study.name, profile_name, records)
         for study in studies()
@@ -83,7 +80,7 @@ def load_all(
 
 
 def all_verdicts(opened: list[OpenedStudy]) -> pd.DataFrame:
-    """Return the verdicts of several studies, one comparison a row: columns `VERDICT_COLUMNS`."""
+    """Return the verdicts of several studies, one comparison per row (`VERDICT_COLUMNS`)."""
     found = [each.verdicts for each in opened if each.study.claims]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=VERDICT_COLUMNS)
 
@@ -92,8 +89,9 @@ def all_verdicts(opened: list[OpenedStudy]) -> pd.DataFrame:
 def draw_scoreboard(verdicts: pd.DataFrame) -> Figure:
     """Draw a forest plot: every comparison's difference with its 95 % t interval, grouped by study.
 
-    A row is a claim and its quantity, with a mark for each architecture. The marker says the
-    verdict; what leaves the panel ends in an arrow. The grey band is the margin of "no effect".
+    A row is a claim and its quantity, with one mark per architecture. The marker stands for the
+    verdict. Intervals that leave the panel end in an arrow. The grey band is the margin of "no
+    effect".
     """
     rows = list(verdicts.groupby(["study", "claim", "quantity", "matching"], sort=False))
     at, labels, titles, places = _ROW_GAP, [], {}, []  # inches from the top
@@ -191,7 +189,7 @@ def _draw_row(axes, place: float, row: dict) -> None:
         markerfacecolor=colour if filled else "white",
         markeredgewidth=0.8,
     )
-    if at != row["difference"]:  # beyond the panel: its number stands beside it
+    if at != row["difference"]:  # outside the panel: write its value
         side = 1 if at < 0 else -1
         axes.annotate(
             f"{row['difference']:.2f}".replace("-", MINUS),
@@ -207,7 +205,7 @@ def _draw_row(axes, place: float, row: dict) -> None:
 
 
 def _legend_markers(verdicts: pd.DataFrame) -> dict[str, tuple[str, bool]]:
-    """Return the verdicts that occur, those with one marker together."""
+    """Return the verdicts that occur, with their markers; equal markers share an entry."""
     found = {}
     for verdict, look in MARKERS.items():
         if (verdicts["verdict"] == verdict).any():
@@ -216,7 +214,7 @@ def _legend_markers(verdicts: pd.DataFrame) -> dict[str, tuple[str, bool]]:
 
 
 def results_page(opened: list[OpenedStudy]) -> str:
-    """Return docs/results.md: what the verdicts mean, then every study."""
+    """Return the text of docs/results.md: the meaning of the verdicts, then every study."""
     verdicts = all_verdicts(opened)
     counts = ", ".join(
         f"{count} {verdict}" for verdict, count in verdicts["verdict"].value_counts().items()

@@ -1,7 +1,7 @@
 """Sizes of networks and rows, known before anything is downloaded (paper appendix, set-up).
 
-Belongs here: configurations of published networks, the spaces and the untrained model of a spec on
-the meta device, the tokenizer that counts tokens without a hub. Not here: what a run takes in all
+Belongs here: configurations of published networks, a spec's image spaces, its model on the meta
+device, and a tokenizer that counts tokens without a hub. Not here: what a whole run takes
 (`plan.py`).
 """
 
@@ -30,10 +30,10 @@ from uvlm_core.training.spec import RunSpec
 
 @dataclass(frozen=True)
 class Published:
-    """A network on a hub: its configuration and licence, from its card."""
+    """The configuration, size and licence of a network on a hub, from its card."""
 
     config: PreTrainedConfig
-    gigabytes: float  # to download: its weights in the type they are published in
+    gigabytes: float  # to download: its weights in the published type
     licence: str
 
 
@@ -85,15 +85,14 @@ PUBLISHED = {
 
 
 def network_config(name: str, kind: type) -> PreTrainedConfig:
-    """Return the configuration of a network that a spec names: its folder's, or what `PUBLISHED`
-    holds of it.
+    """Return the configuration of a network, from its local folder or else `PUBLISHED`.
 
-    ValueError for a name that is neither.
+    ValueError for a name that is in neither.
     """
     if name in PUBLISHED and not _is_there(name):
-        return copy.deepcopy(PUBLISHED[name].config)  # a model that grows changes its own
+        return copy.deepcopy(PUBLISHED[name].config)  # resizing a model changes its configuration
     if kind is JanusVQVAEConfig and Path(resolve(name)).is_file():
-        return JanusVQVAEConfig(**LLAMAGEN)  # what a single file is taken for
+        return JanusVQVAEConfig(**LLAMAGEN)  # a single file is taken for LlamaGen's
     if not Path(resolve(name)).is_dir():
         raise ValueError(
             f"Nothing is known of {name!r} without a hub; a plan knows local folders and "
@@ -109,7 +108,7 @@ def network_config(name: str, kind: type) -> PreTrainedConfig:
 
 
 def spaces(spec: RunSpec) -> dict[str, dict]:
-    """Return the spaces of the spec's encoders (`encoders.describe`), from configurations."""
+    """Return the spaces of the spec's encoders (as `encoders.describe`), from configurations."""
     siglip = network_config(spec.model.semantic_encoder, SiglipVisionConfig)
     vq = network_config(spec.model.vq_tokenizer, JanusVQVAEConfig)
     return {
@@ -129,7 +128,7 @@ def spaces(spec: RunSpec) -> dict[str, dict]:
 
 
 def tuned_model(spec: RunSpec) -> torch.nn.Module:
-    """Return the model of a spec on the meta device, without weights, tuned as the spec says."""
+    """Return a spec's model on the meta device, without weights, set up for its tuning."""
     processor, _ = text_processor(spec)
     sides = [spaces(spec)[kind] for kind in kinds_of(spec.model.architecture)]
     with torch.device("meta"):
@@ -156,7 +155,7 @@ def tuned_model(spec: RunSpec) -> torch.nn.Module:
 
 
 def text_processor(spec: RunSpec) -> tuple[Processor, str]:
-    """Return the spec's tokenizer, or the shipped one without a hub; and a note on it."""
+    """Return the spec's processor and "", or one with the shipped tokenizer and a note on that."""
     here = spec.model.tokenizer not in PUBLISHED or _is_there(spec.model.tokenizer)
     sizes = [spaces(spec)[kind]["tokens"] for kind in kinds_of(spec.model.architecture)]
     name = spec.model.tokenizer if here else "pretrained/tokenizer"

@@ -188,7 +188,7 @@ def save_figure(
             parts = {suffix: Path(temporary) / f"{name}{suffix}" for suffix in _SUFFIXES}
             with theme():
                 figure.savefig(parts[".png"], metadata={"Software": None})
-                figure.set_layout_engine("none")  # already laid out, which is slower than drawing
+                figure.set_layout_engine("none")  # laid out already; that takes longer than drawing
                 figure.savefig(parts[".pdf"], metadata={"CreationDate": None})
             data.to_csv(
                 parts[".csv"], index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"

@@ -212,7 +212,7 @@ def _labelled(rows: list[Row]) -> int:
 
 
 def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:
-    """Make trainable the adapters, the head and, as `tuning` says, all, LoRA or none of the LM."""
+    """Make the adapters, the head and part of the LM trainable: all, LoRA or none (`tuning`)."""
     if spec.training.tuning == "lora":
         # peft trains the new modules in full and saves them beside the LoRA weights
         new = [
@@ -382,7 +382,7 @@ def _writing(folder: str | Path) -> Iterator[None]:
 
 
 def _check_scores(rows: list[dict], when: str) -> None:
-    """Raise a ValueError for scores that are not finite, except those of alignment."""
+    """Raise a ValueError for scores that are not finite; only those of alignment may be missing."""
     for row in rows:
         if not (math.isfinite(row["value"]) or row["metric"].startswith("alignment_")):
             name = " of ".join(filter(None, (row["metric"], row["attribute"])))
@@ -445,7 +445,7 @@ def train(
         # reentrant checkpointing needs a gradient at its inputs
         activation_checkpointing_kwargs={"use_reentrant": False},
         dataloader_pin_memory=False,
-        # a step may lack a task
+        # a step may have no rows of one task
         ddp_find_unused_parameters=True,
         label_names=[],
     )

@@ -1,7 +1,7 @@
-"""Muon, the optimiser of the laptop profile (not in the paper).
+"""Muon, the optimiser of the laptop profile (no section of the paper).
 
-At this scale it has twice AdamW's sample efficiency. Belongs here: the optimiser. Not here: which
-parameters it gets (`loop.py`).
+Belongs here: the optimiser. Not here: which parameters it gets (`loop.py`). At the laptop's scale,
+Muon has twice AdamW's sample efficiency.
 """
 
 import torch

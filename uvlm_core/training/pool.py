@@ -34,7 +34,7 @@ from uvlm_core.data.tokens import Processor, Row
 from uvlm_core.models.encoders import cached_features
 from uvlm_core.training.spec import RunSpec
 
-MEASURED_IMAGES = 64  # images of a pool that the length of a space's tokens is measured on
+MEASURED_IMAGES = 64  # images of a pool on which the length of a space's tokens is measured
 
 
 class WatchPool:
@@ -146,7 +146,7 @@ class PicturePool(Pictures):
         return Pictures(f"{self.name}-{mark}", self.folder, files, self.size)
 
     def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
-        """Return the rows of the spec as `WatchPool.rows` does. ValueError as in `talks`."""
+        """Return the rows of the spec as `WatchPool.rows` does; ValueError as in `talks`."""
         sides = []
         for name, talks in self.talks.items():
             places = {file: place for place, file in enumerate(self.side(name).files)}

@@ -85,7 +85,7 @@ PROFILES = {
 
 
 def profile(name: str) -> Profile:
-    """Return a profile by its name. ValueError for an unknown name."""
+    """Return a profile by its name; ValueError for an unknown name."""
     if name not in PROFILES:
         raise ValueError(f"profile {name!r} is not one of {', '.join(PROFILES)}.")
     return PROFILES[name]

@@ -65,7 +65,10 @@ _TYPE_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "True 
 
 
 class _Part:
-    """The base of all parts; it checks each field. ValueError names the value and the range."""
+    """The base of all parts, which checks each field.
+
+    ValueError names the value and the range.
+    """
 
     def __post_init__(self):
         for each in fields(self):
@@ -91,7 +94,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class DataSpec(_Part):
-    """The training rows; a vqa row is one conversation about one image.
+    """The training rows; counts are in rows, and a vqa row is one conversation about one image.
 
     ValueError for values out of range or in conflict.
     """
@@ -99,12 +102,12 @@ class DataSpec(_Part):
     world: int = WORLD_VERSION
     image_size: int = 224  # px
     images: int = 180_000  # size of the pool that all rows and all seeds draw from
-    vqa_examples: int = 60_000  # rows
-    caption_examples: int = 60_000  # rows
-    generation_examples: int = 60_000  # rows
+    vqa_examples: int = 60_000
+    caption_examples: int = 60_000
+    generation_examples: int = 60_000
     turns: int = 4  # most questions per vqa row
     fewest_turns: int = 1  # fewest questions per vqa row; 0: always `turns`
-    mention_rate: float = 0.5  # of each attribute but the time, in captions and requests
+    mention_rate: float = 0.5  # probability of each attribute but the time, in captions, requests
     hours: int = 12  # 13: the authors' hours 0..12, where 0 and 12 look the same (pitfall 10)
     biases: tuple[AttributeBias, ...] = ()
     shuffled_requests: bool = False  # control: every request is paired with another row's image
@@ -186,12 +189,12 @@ class ModelSpec(_Part):
 
 @dataclass(frozen=True)
 class TrainingSpec(_Part):
-    """The settings of training. ValueError for values out of range."""
+    """The settings of training; ValueError for values out of range."""
 
     regime: str = "unified"
     seed: int = 0
     tuning: str = "lora"
-    precision: str = "bf16"  # of the language model; "bf16" also computes the rest of a step in it
+    precision: str = "bf16"  # of the language model; with "bf16", of the rest of a step too
     activation_checkpointing: bool = True  # less memory, about a third more time, same results
     lora_rank: int = 128
     lora_alpha: int = 256
@@ -213,9 +216,9 @@ class TrainingSpec(_Part):
 
 @dataclass(frozen=True)
 class ScoringSpec(_Part):
-    """The times and sizes of scoring, and the networks that read generated images ("": none).
+    """When and on how many examples a model is scored, and the networks that read its images.
 
-    ValueError for values out of range or in conflict.
+    An empty name stands for no network. ValueError for values out of range or in conflict.
     """
 
     # of the training; rising, ending with 1
@@ -333,8 +336,8 @@ class RunSpec:
         """Return the spec with the paper's values for all settings that cannot affect this arm.
 
         Equal canonical specs share one run. Architectures with a common space thus share its
-        single-task arm. Arms that differ only in the rows of the other task are also one run:
-        they train the same weights on the same steps (a test shows it).
+        single-task arm. Arms that differ only in the other task's rows are one run too: they train
+        the same weights on the same steps (tested).
         """
         spec = self.vary(
             distortions=[
@@ -424,7 +427,7 @@ class RunSpec:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The frozen networks that the result depends on."""
+        """The names of the pretrained networks that the result depends on."""
         values, unseen = self.flat(), self._unseen()
         encoders = [kind.network for kind in KINDS.values()]
         readers = ("reader", "feature_reader", "feature_decoder", "inception")
@@ -468,7 +471,7 @@ class RunSpec:
         return cls(**{part: parts[part](**given) for part, given in values.items()})
 
     def vary(self, **changes) -> "RunSpec":
-        """Return a copy with some settings changed by name. ValueError for an unknown name."""
+        """Return a copy with some settings changed by name; ValueError for an unknown name."""
         for name in changes:
             if name not in PART_OF:
                 raise ValueError(
