@@ -182,15 +182,14 @@ BAD_ROWS = {
     "unknown task": (row(task="chat"), "task 'chat' is not one of vqa, caption, generation"),
     "half a character": (
         row(gpt="A nice day \ud83d"),
-        r"the gpt turn has half a character, "
-        r"'\\ud83d', at place 11 of 'A nice day "
+        r"the gpt turn has an unpaired surrogate, "
+        r"'\\ud83d', at position 11 of 'A nice day "
         r"\\ud83d'; an emoji's two halves belong "
         r"together",
     ),
     "half a character asked": (
         row(human="<image>\nis \ude00 it?"),
-        r"the human turn has half a "
-        r"character, '\\ude00'",
+        r"the human turn has an unpaired surrogate, '\\ude00'",
     ),
     "no image tag": (
         row(human="what?"),
@@ -486,8 +485,7 @@ def test_the_pictures_of_a_json_of_that_name_elsewhere_are_not_written_over(tmp_
     before = everything_in(tmp_path)
     with pytest.raises(
         ValueError,
-        match=r"images/a_000001.png is another picture, which rows "
-        r"beside",
+        match=r"images/a_000001.png already exists with other contents, and rows of another JSON",
     ):
         write_llava(
             all_tasks(2), [WATCHES[0], WATCHES[5]], tmp_path / "two" / "a.json", tmp_path / "images"
@@ -504,7 +502,7 @@ def test_a_named_image_is_not_written_over(tmp_path):
     write_llava(all_tasks(1), WATCHES[:1], tmp_path / "a.json", tmp_path)
     before = everything_in(tmp_path)
     talks = [Conversation("vqa", name, (QUESTION,)) for name in ("./a_000000.png", 0)]
-    message = "row 0: image 'a_000000.png' is a file that image 0 would be written over"
+    message = "row 0: image 'a_000000.png' is a file that would be overwritten by image 0"
     with pytest.raises(ValueError, match=message):
         write_llava(talks, WATCHES[1:2], tmp_path / "a.json", tmp_path)
     assert everything_in(tmp_path) == before

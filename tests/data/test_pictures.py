@@ -178,7 +178,7 @@ def test_two_files_of_one_name_are_refused(first, second, one, kind, tmp_path):
     """Nothing says which text is about which picture."""
     for name in (first, second, one):
         (tmp_path / name).write_text("A thing.")
-    with pytest.raises(ValueError, match=f"{first} and .*{second} are {kind} of one name"):
+    with pytest.raises(ValueError, match=f"{first} and .*{second} are {kind} of the same name"):
         read_pictures(tmp_path, tmp_path)
 
 
@@ -330,8 +330,8 @@ def test_an_id_may_be_a_number_here_and_a_text_there_and_come_twice_for_one_file
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (coco([A, B]), "images, row 1: id 7 is that of 'a.png' and of 'b.jpg'."),
-        (coco([A, B | {"id": "7"}]), "images, row 1: id '7' is that of 'a.png' and of 'b.jpg'."),
+        (coco([A, B]), "images, row 1: id 7 is given to 'a.png' and to 'b.jpg'."),
+        (coco([A, B | {"id": "7"}]), "images, row 1: id '7' is given to 'a.png' and to 'b.jpg'."),
         (
             coco([A, {"file_name": "b.jpg"}]),
             "images, row 1: id None is neither an integer nor a text.",
@@ -1018,7 +1018,7 @@ def test_a_broken_package_leaves_nothing_behind(contents, tmp_path, cache, capsy
         tmp_path / "empty.deb",
         {name: data for name, data in contents.items() if "copyright" not in name},
     )
-    with pytest.raises(ValueError, match="There is not both a licence and a stamp"):
+    with pytest.raises(ValueError, match="The licence or the stamps are missing"):
         stamps.fetch_stamps(empty)
     assert stamps.main(["--deb", str(tmp_path / "gone.deb")]) == 2
     assert capsys.readouterr().err == f"There is no package file {tmp_path / 'gone.deb'}.\n"

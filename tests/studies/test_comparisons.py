@@ -346,7 +346,7 @@ def test_a_metric_that_nobody_guesses_is_refused():
         and chance("kappa", "time") == 0
     )
     with pytest.raises(
-        ValueError, match="metric 'exact' has no score of guessing; those that have are partial, "
+        ValueError, match="metric 'exact' has no chance level; those that have one are partial, "
     ):
         chance("exact", "time")
 

@@ -96,7 +96,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_earlier_one_untouched(tmp_path
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"name": "../curves"}, "name '../curves' may hold small letters"),
+        ({"name": "../curves"}, "name '../curves' may hold lowercase letters"),
         ({"data": DATA.head(0)}, "'curves' has no data"),
         ({"provenance": {"seeds": float("nan")}}, "provenance of figure 'curves' is not JSON"),
         ({"provenance": {"seeds": {1}}}, "provenance of figure 'curves' is not JSON"),

@@ -386,7 +386,7 @@ def test_an_error_of_the_training_itself_is_not_laid_on_the_checkpoint(spec, tmp
     ("text", "message"),
     [
         (None, "spec.json cannot be read"),
-        ("{", "is not a run as RunSpec.to_dict writes it"),
+        ("{", "is not the spec of a run"),
         ("[1]", "is not a run"),
         ('{"training": {"regime": "both"}}', "regime 'both' is not one of"),
         ('{"model": {"layers": 3}}', "'layers' is not a field of model"),

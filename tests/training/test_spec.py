@@ -618,7 +618,7 @@ def test_an_unknown_field_is_refused_by_name():
         ),
         ({"data": {"seed": 1}}, "'seed' is not a field of data; the fields are world, image_size"),
         ({"data": 3}, "data 3 is not a dictionary of world, image_size"),
-        (3, "3 is not a run as a dictionary of data"),
+        (3, "3 is not a dictionary of the parts data"),
     ],
 )
 def test_a_dictionary_that_is_no_run_is_refused(values, message):

@@ -56,7 +56,7 @@ def check_characters(what: str, text: str) -> None:
     except UnicodeEncodeError as error:
         place = error.start
         raise ValueError(
-            f"{what} has half a character, {text[place]!r}, at place {place} of "
+            f"{what} has an unpaired surrogate, {text[place]!r}, at position {place} of "
             f"{short(text)}; an emoji's two halves belong together."
         ) from None
 

@@ -77,7 +77,7 @@ def write_llava(
         if isinstance(talk.image, str) and row["image"] in positions:
             raise ValueError(
                 f"{json_path}, row {number}: image {row['image']!r} is a file that "
-                f"image {positions[row['image']]} would be written over."
+                f"would be overwritten by image {positions[row['image']]}."
             )
     for position in positions.values():
         if isinstance(images[position], Watch):
@@ -105,8 +105,8 @@ def write_llava(
                     and there.read_bytes() != new.read_bytes()
                 ):
                     raise ValueError(
-                        f"{there} is another picture, which rows beside those of "
-                        f"{json_path} may be about; give the JSON another name."
+                        f"{there} already exists with other contents, and rows of "
+                        f"another JSON may be about it; give {json_path} another name."
                     )
             for name in positions:
                 os.replace(Path(images_aside, name), image_folder / name)

@@ -317,7 +317,7 @@ def load_pictures(captions: str, folder: str = "", sam: bool = False) -> Picture
         for side in ("train", "test")
     }
     if not all(sides.values()):
-        raise ValueError(f"{captions} has too few pictures for two sides.")
+        raise ValueError(f"{captions} has too few pictures for a training and a test split.")
     return PictureSet(place, **sides)
 
 
@@ -393,8 +393,8 @@ def _by_name(paths: Iterable[Path], kind: str) -> dict[Path, Path]:
     for path in paths:
         if (other := found.setdefault(path.with_suffix(""), path)) is not path:
             raise ValueError(
-                f"{other} and {path} are {kind} of one name, so that nothing says "
-                "what belongs together; rename or remove one."
+                f"{other} and {path} are {kind} of the same name, so pictures and "
+                "texts cannot be matched; rename or remove one."
             )
     return found
 
@@ -476,7 +476,7 @@ def _coco_names(path: Path, images: list) -> dict[str, str]:
                 raise ValueError(f"file_name {short(image.get('file_name'))} is not a file name.")
             key, name = _identifier("id", image.get("id")), image["file_name"]
             if names.setdefault(key, name) != name:
-                raise ValueError(f"id {image['id']!r} is that of {names[key]!r} and of {name!r}.")
+                raise ValueError(f"id {image['id']!r} is given to {names[key]!r} and to {name!r}.")
         except ValueError as error:
             raise ValueError(f"{path}, images, row {number}: {error}") from None
     return names

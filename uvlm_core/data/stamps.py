@@ -67,7 +67,7 @@ def _copy(files: Iterable[tuple[PurePosixPath, bytes]], folder: Path) -> None:
             place.write_bytes(content)
     if licence is None or not folder.is_dir():
         raise ValueError(
-            f"There is not both a licence and a stamp; the package {PACKAGE} has them ({BY_HAND})."
+            f"The licence or the stamps are missing; the package {PACKAGE} has them ({BY_HAND})."
         )
     (folder / "copyright").write_bytes(licence)
 

@@ -197,8 +197,7 @@ def chance(metric: str, attribute: str) -> float:
     """
     if metric not in _GUESSES:
         raise ValueError(
-            f"metric {metric!r} has no score of guessing; those that have are "
-            f"{', '.join(_GUESSES)}."
+            f"metric {metric!r} has no chance level; those that have one are {', '.join(_GUESSES)}."
         )
     table = _GUESSES[metric]
     return float(

@@ -350,7 +350,9 @@ def draw_features(opened: OpenedStudy) -> Drawn:
         name for name in ("all", "weather", "battery", "time") if (last["attribute"] == name).any()
     ]
     if not names:
-        raise ValueError("The table of figure 'mutual_benefit_features' has no cosine of features.")
+        raise ValueError(
+            "The table of figure 'mutual_benefit_features' has no metric feature_cosine."
+        )
     last = last[last["attribute"].isin(names)]
     shown_arms = [
         arm for arm in arms_of(last) if (of_arm(last, *arm)["metric"] == "feature_cosine").any()

@@ -173,7 +173,7 @@ def save_figure(
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ValueError(
-            f"Figure name {name!r} may hold small letters, digits and underscores only."
+            f"Figure name {name!r} may hold lowercase letters, digits and underscores only."
         )
     if data.empty:
         raise ValueError(f"Figure {name!r} has no data: its table is empty.")

@@ -133,7 +133,7 @@ def load_model(folder: str | Path) -> tuple:
             f"with model.safetensors and spec.json."
         ) from None
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is not a run as RunSpec.to_dict writes it ({error}).") from None
+        raise ValueError(f"{path} is not the spec of a run ({error}).") from None
     model, *others = networks(spec)
     return (load_into(tune(model, spec), folder), *others)
 

@@ -454,7 +454,7 @@ class RunSpec:
         """
         parts = {each.name: each.type for each in fields(cls)}
         if not isinstance(values, dict):
-            raise ValueError(f"{values!r} is not a run as a dictionary of {', '.join(parts)}.")
+            raise ValueError(f"{values!r} is not a dictionary of the parts {', '.join(parts)}.")
         for part, given in values.items():
             if part not in parts:
                 raise ValueError(
