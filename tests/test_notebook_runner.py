@@ -156,7 +156,7 @@ def test_a_notebook_that_fails_does_not_keep_the_next_from_its_turn(run, tmp_pat
     result = run()
     assert result.status == 1
     first, second = sorted(
-        line for line in result.err.splitlines() if " failed" in line or " left" in line
+        line for line in result.err.splitlines() if " failed" in line or " ended before" in line
     )
     assert first.startswith("00_data failed because its kernel died")
     assert second.startswith("01_networks ended before its last cell")

@@ -506,7 +506,7 @@ class Harmful:
         (spoil_config(base_model_name_or_path=""), "names no model"),
         (
             spoil_config(base_model_name_or_path="/data/vicuna"),
-            "cannot be found: '/data/vicuna' is neither a folder",
+            "cannot be found: '/data/vicuna' is neither an existing folder",
         ),
         (spoil_config(peft_type="NEWEST"), "is not an adapter of its model that can be loaded"),
         (
@@ -595,7 +595,7 @@ def test_a_record_knows_an_adapter_by_its_model_too(spec, tmp_path):
     fingerprint.cache_clear()
     with pytest.raises(
         ValueError,
-        match="is an adapter of a model that cannot be found: .*base' is neither a folder",
+        match="is an adapter of a model that cannot be found: .*base' is neither an existing folder",
     ):
         record_key(asked)
 
@@ -828,7 +828,9 @@ def test_a_space_without_rows_and_columns_takes_no_positions(networks):
     from transformers import AutoConfig
 
     text, odd = AutoConfig.from_pretrained(networks / "language_model"), SPACE | {"tokens": 12}
-    with pytest.raises(ValueError, match="generation_space has 12 tokens, which are no square"):
+    with pytest.raises(
+        ValueError, match="generation_space has 12 tokens, which is not a square number"
+    ):
         UnifiedVLM(
             UnifiedVLMConfig(
                 text_config=text,

@@ -1,11 +1,11 @@
 """What does it cost if the two image spaces disagree? (Paper section 4.1, figure 4.)
 
-Understanding-only and unified models with a distorted understanding space, by family and dose.
-Unified ones also have the distortion elsewhere, or separate adapters (pitfalls 2 and 4). Dose 0 is
-the undistorted run.
+Trains understanding-only and unified models on a distorted understanding space, by family and dose.
+Unified models also get the distortion in other places, or separate adapters (pitfalls 2 and 4).
+The undistorted run has dose 0.
 
 Belongs here: this study's runs, claims and figures. Not here: the distortions
-(`models/distortion.py`), measures of alignment (`scoring/alignment.py`).
+(`models/distortion.py`, `models/distort.py`), measures of alignment (`scoring/alignment.py`).
 """
 
 from collections.abc import Callable, Iterator
@@ -54,13 +54,13 @@ from uvlm_core.studies.style import (
 )
 from uvlm_core.training.profiles import Profile
 
-# families of the paper's figure, in every seed; the others in `OTHER_SEEDS`
+# families of the paper's figure: every seed runs them, the first `OTHER_SEEDS` run the others
 AFFINE_FAMILIES = ("affine", "authors")
 OTHER_SEEDS = 2
-# (side, place), apart from the paper's
+# (side, place) other than the paper's, ("understanding", "before")
 PLACEMENTS = (("understanding", "after"), ("generation", "before"), ("generation", "after"))
-# Reported by the authors (not ours): VQ-VQ with their affine recipe at strength .3, understanding-
-# only, on their own test set and questions
+# Reported by the authors (not ours): understanding-only VQ-VQ with their affine recipe at
+# strength .3, on their own test set and questions
 REPORTED_DISTORTED = pd.DataFrame(
     [
         ("VQ-VQ", "understanding", "authors", 0.3, "total", 0.656),
@@ -93,7 +93,7 @@ _ALIGNMENT_MEASURES = {
 
 @dataclass(frozen=True)
 class AlignmentScale(Scale):
-    """A scale with the rows of each task, and the doses of each family of distortions."""
+    """A scale that adds the rows of each task and the doses of each family of distortions."""
 
     rows: int = 1600
     doses: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class AlignmentScale(Scale):
 
 @dataclass(frozen=True)
 class DistortionStrengths(Measurement):
-    """The strength of distortions on tokens of an understanding space (`distort.strength`)."""
+    """Strengths of distortions on tokens of an understanding space (`distort.strength`)."""
 
     space: str  # "VQ" or "SigLIP"
     network: str  # its encoder
@@ -114,8 +114,8 @@ class DistortionStrengths(Measurement):
         return (self.network,)
 
     def run(self, folder: Path) -> dict:
-        """Return the record's body: strengths by attribute, such as "affine 0.5, displacement"."""
-        import torch  # late, as are the next: reading the record needs none of them
+        """Return the record's body: scores of attributes such as "affine 0.5, displacement"."""
+        import torch  # late: reading the record needs no torch
 
         from uvlm_core.models.distort import Distort, strength
         from uvlm_core.models.encoders import ENCODERS, vectors
@@ -142,7 +142,7 @@ class DistortionStrengths(Measurement):
 
 
 def arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
-    """Return arms by distortion and regime; sharing and place vary at the largest affine dose."""
+    """Return arms by distortion and regime; adapters and place vary at the largest affine dose."""
     found, largest = [], max(scale.doses["affine"])
 
     def arm(architecture, seed, distortion=None, regime="unified", shared=True) -> Arm:
@@ -187,7 +187,7 @@ def arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
 
 
 def strength_arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
-    """Return the strengths of doses in each space, without permutations, which move no token."""
+    """Return arms that measure the strength of each dose; permutations move no token."""
     spec, found = base.spec, []
     kinds = tuple(
         (family, dose)
@@ -223,10 +223,10 @@ def strength_arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
 def distortion_costs(
     table: pd.DataFrame, regime: str, attribute: str = "total", sharing: str = "shared"
 ) -> pd.DataFrame:
-    """Return what each distortion costs a regime by seed: undistorted minus distorted.
+    """Return the cost of each distortion to a regime by seed: undistorted minus distorted score.
 
-    The family "width" needs separate adapters, so its unified arms are compared with the
-    undistorted arm that has them too. Columns: architecture, family, dose, side, place, seed, cost.
+    The family "width" needs separate adapters. Its unified arms are therefore compared with the
+    undistorted separate-adapter arm. Columns: architecture, family, dose, side, place, seed, cost.
     """
     chosen = table[
         (table["metric"] == "partial")
@@ -254,9 +254,9 @@ def distortion_costs(
 def alignment_benefit(table: pd.DataFrame) -> pd.DataFrame:
     """Return the alignment of unified models and their benefit over understanding alone.
 
-    Both have the same distortion of the understanding side. One row per model, measure, place in
-    the model and time. Columns: architecture, family, dose, place, seed, sharing, fraction (0:
-    before training), metric, attribute (where in the model), alignment, benefit.
+    Both models have the same distortion of the understanding side. One row per unified model,
+    measure, layer and fraction. Columns: architecture, family, dose, place, seed, sharing, fraction
+    (0: before training), metric, attribute (the layer, or "adapter"), alignment, benefit.
     """
     table = table[(table["side"] == "understanding")]
     keys = ["architecture", "family", "dose", "place", "seed"]
@@ -279,8 +279,8 @@ def alignment_slopes(
 ) -> pd.Series:
     """Return Spearman's rank correlation of final alignment with benefit, by seed.
 
-    `benefits` are rows of `alignment_benefit` for one architecture. Only undistorted models and
-    those of the affine families with shared adapters count, because every seed has all of them.
+    `benefits` are rows of `alignment_benefit` for one architecture. Only models with shared
+    adapters count, undistorted or from an affine family, because every seed has all of them.
     """
     chosen = benefits[
         (benefits["fraction"] == 1)
@@ -306,7 +306,7 @@ def _largest(table: pd.DataFrame) -> float:
 def _cost(
     table: pd.DataFrame, architecture: str, regime: str, sharing: str = "shared"
 ) -> pd.Series:
-    """Return what the largest affine dose costs an arm of one architecture, by seed."""
+    """Return the cost of the largest affine dose to one architecture and regime, by seed."""
     costs = distortion_costs(table[table["architecture"] == architecture], regime, "total", sharing)
     chosen = costs[
         (costs["family"] == "affine")
@@ -318,7 +318,7 @@ def _cost(
 
 
 def comparing_costs(words: str, cost: Callable[[pd.DataFrame, str], pd.Series]):
-    """Return a comparison of the undistorted model with the largest affine dose."""
+    """Return a function that compares the undistorted model with the largest affine dose."""
 
     def compare(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Comparison]:
         for name in known_architectures(table):
@@ -346,7 +346,7 @@ def compare_slopes(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Compa
 
 
 def _answers(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the final partial credit of undistorted models and those distorted as in the paper."""
+    """Return the final partial credit of undistorted models and of the paper's distortions."""
     return table[
         (table["metric"] == "partial")
         & (table["fraction"] == 1)
@@ -430,7 +430,7 @@ def draw_doses(opened: OpenedStudy) -> Drawn:
 
 @theme()
 def draw_families(opened: OpenedStudy) -> Drawn:
-    """Draw what each distortion costs each regime, paired by seed, one architecture per panel."""
+    """Draw the cost of each distortion by regime, paired by seed, one architecture per panel."""
     need(opened.table, "affine_alignment_families", _ALIGNMENT_COLUMNS)
     costs = pd.concat(
         [
@@ -495,8 +495,8 @@ def draw_families(opened: OpenedStudy) -> Drawn:
 def draw_measured(opened: OpenedStudy) -> Drawn:
     """Draw the benefit of unified training against alignment, one point per model.
 
-    One measure per panel, at the adapters' output after training. The number above is Spearman's
-    rank correlation over all points of an architecture.
+    Each panel shows one measure at the adapters' output after training. The number above it is
+    Spearman's rank correlation over all points of an architecture.
     """
     need(opened.table, "affine_alignment_measured", _ALIGNMENT_COLUMNS)
     benefits = alignment_benefit(opened.table)
@@ -612,9 +612,9 @@ def draw_sharing(opened: OpenedStudy) -> Drawn:
 
 @theme()
 def draw_layers(opened: OpenedStudy) -> Drawn:
-    """Draw linear CKA of the two sides by place in the model, before and after training.
+    """Draw linear CKA of the two sides by layer, before and after training.
 
-    Models are undistorted or have the largest affine dose, and share adapters. Points are means
+    The models share adapters and are undistorted or have the largest affine dose. Points are means
     over seeds.
     """
     need(opened.table, "affine_alignment_layers", _ALIGNMENT_COLUMNS)
@@ -697,7 +697,7 @@ def _label(family: str, dose: float, side: str, place: str) -> str:
 
 
 def tell_doses(opened: OpenedStudy) -> str:
-    """Say what the largest affine dose costs, and what it does to the tokens."""
+    """Say how far the largest affine dose moves the tokens, and what it costs."""
     table = opened.table
     largest = _largest(table)
     moved = table[
@@ -716,7 +716,7 @@ def tell_doses(opened: OpenedStudy) -> str:
 
 
 def tell_families(opened: OpenedStudy) -> str:
-    """Say which family costs the unified models most."""
+    """Say which distortion costs each unified model most."""
     costs = distortion_costs(opened.table, "unified")
     means = (
         costs[costs["place"] == "before"].groupby(["architecture", "family", "dose"])["cost"].mean()
@@ -743,7 +743,7 @@ def tell_sharing(opened: OpenedStudy) -> str:
 
 
 def tell_measured(opened: OpenedStudy) -> str:
-    """Say whether the benefit follows the alignment."""
+    """Say whether the benefit rises with alignment."""
     return (
         "Rank correlation of CKA with the benefit, within each seed, over undistorted and affine "
         f"models: {tell_verdicts(opened, 'alignment helps')}. Each point is a model; its benefit "
@@ -752,7 +752,7 @@ def tell_measured(opened: OpenedStudy) -> str:
 
 
 def tell_layers(opened: OpenedStudy) -> str:
-    """Say how alike the two sides are at the last layer, before and after training."""
+    """Say how similar the two sides are at the last layer, before and after training."""
     benefits = alignment_benefit(opened.table)
     chosen = benefits[
         (benefits["metric"] == "alignment_cka")

@@ -1,7 +1,7 @@
 """Does knowledge cross from generation to understanding? (Paper section 4.3, figure 6.)
 
 An attribute is rare in the understanding data and complete in the generation data. Two controls
-tell whether the requests help: requests that never mention the attribute, and requests that name
+test whether the requests help: requests that never mention the attribute, and requests that name
 another watch's value.
 
 Belongs here: this study's runs, claims and figures. Not here: how rows are biased
@@ -51,14 +51,14 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 from uvlm_core.training.spec import REGIMES
 
-RARE = {  # name -> attributes made rare together, as either corner hints at the other
+RARE = {  # name -> attributes made rare together: one corner hints at the other
     "weather": ("weather",),
     "battery": ("battery",),
     "corners": ("weather_corner", "battery_corner"),
     "time": ("time",),
 }
-FIRM = ("weather", "battery")  # rare attributes with every arm at `firm_rates` in every seed
-PIXEL_FEATURES = 128  # random features of the pixels; the width of the laptop's LM
+FIRM = ("weather", "battery")  # every seed runs these at `firm_rates`, with controls
+PIXEL_FEATURES = 128  # number of random pixel features; equals the width of the laptop's LM
 _TRANSFER_COLUMNS = (
     "architecture",
     "regime",
@@ -87,17 +87,17 @@ _TRANSFER_METRICS = {
 
 @dataclass(frozen=True)
 class TransferScale(Scale):
-    """A scale with the rows of both tasks, and the rare attribute's shares of the rows."""
+    """A scale that adds the rows of each task and the rare attribute's shares of the rows."""
 
     understanding_rows: int = 5000
     generation_rows: int = 7000
     rates: dict[str, tuple[float, ...]] = field(default_factory=dict)  # rare attribute -> shares
-    firm_rates: tuple[float, ...] = ()  # those with controls, and with every seed for `FIRM`
+    firm_rates: tuple[float, ...] = ()  # rates with controls; for `FIRM` in every seed
 
 
 @dataclass(frozen=True)
 class PixelProbes(Measurement):
-    """A baseline: probes of random features of the pixels, drawn anew for each seed."""
+    """Baseline probes of random pixel features, which each seed draws anew."""
 
     image_size: int  # px
     hours: int
@@ -131,9 +131,9 @@ class PixelProbes(Measurement):
 def arms(base: Profile, scale: TransferScale) -> list[Arm]:
     """Return arms by rare attribute and rate, arms with complete data, and the pixel probes.
 
-    Every seed has the `FIRM` attributes at the firm rates, with both controls. The first seed also
-    has all attributes and rates, and the controls of the others at the firm rates. For `FIRM` it
-    has the reverse direction: rare in the requests, complete in the understanding data.
+    Every seed has the `FIRM` attributes at the firm rates, with both controls. Seed 0 also has all
+    attributes at all rates, with controls at the firm rates. For `FIRM` at the firm rates it adds
+    the reverse direction: rare in the requests, complete in the understanding data.
 
     Labels: rare (a name of `RARE`, or "none" for complete data), rate (its share of the rows, 1 for
     complete data), rare_in (the task in which it is rare), arm (the regime, or "absent" or
@@ -216,9 +216,9 @@ def arms(base: Profile, scale: TransferScale) -> list[Arm]:
 
 
 def rare_scores(table: pd.DataFrame, metric: str = "partial", others: bool = False) -> pd.DataFrame:
-    """Return the mean score of the rare attribute, or with `others` of all attributes but it.
+    """Return the mean score of the rare attribute, or of all other attributes if `others`.
 
-    The rare attribute "corners" is both corners. Arms with complete data have a row per rare
+    The score of "corners" is the mean of both corners. Arms with complete data have a row per rare
     attribute, with rate 1. Columns: architecture, arm, rare, rate, rare_in, seed, value.
     """
     keys = ["architecture", "arm", "rare", "rate", "rare_in", "seed"]
@@ -237,15 +237,15 @@ def rare_scores(table: pd.DataFrame, metric: str = "partial", others: bool = Fal
 def kappas(table: pd.DataFrame) -> pd.DataFrame:
     """Return Cohen's kappa of the confusions in a study's table, as rows of metric "kappa".
 
-    Kappa is 0 for answers that do not depend on the image, however near the truth they are. A model
-    that answers "50%" for every battery has partial credit .75 and kappa 0. Only rare attributes
-    have confusions.
+    Kappa is 0 for answers that ignore the image, even if they earn partial credit. A model that
+    answers "50%" for every battery has partial credit .75 and kappa 0. Only rare attributes have
+    confusions.
     """
     from sklearn.metrics import cohen_kappa_score  # late, as it takes a second
 
     own = table[table["metric"] == "confusion"]
     parts = own["attribute"].str.extract("^(?P<attribute>.*): (?P<true>.*) > (?P<said>.*)$")
-    own = own.assign(**parts, samples=own["value"] * own["samples"])  # answers of each kind
+    own = own.assign(**parts, samples=own["value"] * own["samples"])  # answers per confusion
     keys = [name for name in table.columns if name not in ("value", "samples")]
     found = [
         (
@@ -266,7 +266,7 @@ def _at(scale: TransferScale) -> str:
 
 
 def comparing_arms(baseline: str) -> Callable:
-    """Return a comparison of unified with another arm: the rare attribute at firm rates."""
+    """Return a function that compares unified with another arm on rare attributes at firm rates."""
 
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
         found = rare_scores(table)
@@ -287,7 +287,7 @@ def comparing_arms(baseline: str) -> Callable:
 def comparing_probes(
     words: str, less: Callable[[pd.DataFrame, pd.DataFrame, str], pd.Series]
 ) -> Callable:
-    """Return a comparison of the understanding-only last layer's probe with what `less` returns."""
+    """Return a function that compares understanding-only last-layer probes with baseline `less`."""
 
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
         for name in known_architectures(table):
@@ -305,7 +305,7 @@ def comparing_probes(
 def last_probes(
     table: pd.DataFrame, architecture: str, rare: str, rates: tuple[float, ...]
 ) -> pd.DataFrame:
-    """Return accuracies of probe and control of a rare attribute in the last layer, by seed."""
+    """Return the accuracy of understanding-only last-layer probes and their control, by seed."""
     own = table[
         (table["architecture"] == architecture)
         & (table["arm"] == "understanding")
@@ -321,7 +321,7 @@ def last_probes(
 
 
 def _pixels(table: pd.DataFrame, probes: pd.DataFrame, rare: str) -> pd.Series:
-    """Return the accuracy of probes of random features of the pixels, by seed."""
+    """Return the accuracy of probes of random pixel features, by seed."""
     own = table[
         (table["arm"] == "random features")
         & (table["metric"] == "probe")
@@ -360,9 +360,9 @@ def draw_transfer(table: pd.DataFrame, metric: str = "partial") -> tuple[Figure,
     """Draw figure 6 of the paper: the rare attribute's score against its share of the rows.
 
     One architecture per row, one rare attribute per column; 100 % is complete data. `metric` is
-    "partial", "constrained" (answers must be a value of the attribute) or "kappa"; complete data
-    have only the first. Returns the figure and the scores that it shows. ValueError for another
-    metric.
+    "partial", "constrained" (answers must be a value of the attribute) or "kappa". Arms with
+    complete data have only "partial". Returns the figure and the scores it shows. ValueError for
+    another metric.
     """
     need(table, "attribute_transfer", _TRANSFER_COLUMNS)
     if metric not in _TRANSFER_METRICS:
@@ -378,7 +378,7 @@ def draw_transfer(table: pd.DataFrame, metric: str = "partial") -> tuple[Figure,
 
 @theme()
 def draw_reverse(opened: OpenedStudy) -> Drawn:
-    """Draw the reverse direction: read-back against the share of the requests."""
+    """Draw the reverse direction: read-back of an attribute against its share of the requests."""
     table = opened.table
     need(table, "attribute_transfer_reverse", _TRANSFER_COLUMNS)
     table = table[
@@ -406,7 +406,7 @@ def draw_reverse(opened: OpenedStudy) -> Drawn:
 def _against_rate(
     shown: pd.DataFrame, shown_arms: dict[str, str], least: Callable, label: str
 ) -> Figure:
-    """Draw one architecture per row, one rare attribute per column; rates are evenly spaced."""
+    """Draw scores over evenly spaced rates: architectures as rows, rare attributes as columns."""
     names = known_architectures(shown)
     rares = [name for name in RARE if (shown["rare"] == name).any()]
     rates = sorted(shown["rate"].unique())
@@ -457,11 +457,11 @@ def drawing_confusion(rare: str) -> Callable:
 
 @theme()
 def draw_confusion(table: pd.DataFrame, rare: str, rate: float) -> tuple[Figure, pd.DataFrame]:
-    """Draw confusion matrices: shown classes (rows), answered ones (columns), in shares of a row.
+    """Draw confusion matrices: true classes as rows, answered classes as columns, in row shares.
 
-    One architecture per line, one arm per panel. Shares are means over seeds of models in whose
-    understanding data the attribute `rare` has the share `rate`. Returns the figure and the rows
-    that it shows. ValueError for an unknown attribute, or one without confusions.
+    One architecture per line, one arm per panel. Shares are means over seeds of models trained with
+    `rare` allowed in a share `rate` of the understanding rows. Returns the figure and the rows it
+    shows. ValueError for an unknown attribute, or one without confusions.
     """
     need(table, "attribute_transfer_confusion", _TRANSFER_COLUMNS)
     if rare not in RARE:
@@ -516,7 +516,7 @@ def draw_confusion(table: pd.DataFrame, rare: str, rate: float) -> tuple[Figure,
 
 
 def tell_transfer(opened: OpenedStudy) -> str:
-    """Say whether unified models know more of the rare attribute, and from which requests."""
+    """Say whether unified models know the rare attribute better, and whether requests are why."""
     return (
         f"Unified minus understanding alone on weather at {_at(opened.scale)} of the rows: "
         f"{tell_verdicts(opened, 'transfer', 'weather')}. Minus unified training whose requests "
@@ -543,7 +543,7 @@ def tell_constrained(opened: OpenedStudy) -> str:
 
 
 def tell_kappa(opened: OpenedStudy) -> str:
-    """Say how far answers depend on what is shown."""
+    """Say how much answers depend on the image."""
     found = rare_scores(kappas(_understood(opened.table)), "kappa")
     means = (
         found[found["rate"] == opened.scale.firm_rates[-1]].groupby(["rare", "arm"])["value"].mean()
@@ -586,7 +586,7 @@ def telling_confusion(rare: str) -> Callable:
 
 
 def tell_reverse(opened: OpenedStudy) -> str:
-    """Say whether understanding data help to generate what requests rarely mention."""
+    """Say whether understanding data help generate an attribute that requests rarely mention."""
     table = opened.table
     table = table[(table["rare_in"] == "generation") & (table["seed"] == 0)]
     told = []

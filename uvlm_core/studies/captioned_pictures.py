@@ -1,7 +1,6 @@
 """Do both tasks help each other on real captioned pictures? (Paper section 5.)
 
-Unified training against each task alone, on the profile's pictures or on a caption file of your
-own.
+Compares unified training with each task alone, on the profile's pictures or your caption file.
 
 Belongs here: this study's runs, claims and figures. Not here: caption files (`data/pictures.py`),
 scores (`scoring/picture_evaluation.py`).
@@ -39,7 +38,7 @@ from uvlm_core.studies.style import (
 )
 from uvlm_core.training.profiles import Profile
 
-# No questions. Each of the 673 training stamps occurs four times; more, and it is memorised.
+# No questions. Each of the 673 training stamps occurs four times; with more it is memorised.
 _NO_QUESTIONS = {
     "vqa_examples": 0,
     "caption_examples": 2700,
@@ -86,16 +85,16 @@ _PICTURE_PANELS = (
 
 @dataclass(frozen=True)
 class PictureScale(Scale):
-    """A scale with changes to the profile's spec, and a caption file in place of its pictures."""
+    """A scale with changes to the profile's spec and a caption file that replaces its pictures."""
 
     changes: dict[str, object] | None = None
     captions: str = ""  # a caption file (`pictures.read_pictures`); "": the profile's pictures
-    images: str = ""  # the folder of its pictures
-    sam: bool = False  # whether LLaVA rows about SAM's pictures are read
+    images: str = ""  # the caption file's folder of pictures
+    sam: bool = False  # whether to read LLaVA rows about SAM's pictures
 
 
 def arms(base: Profile, scale: PictureScale) -> list[Arm]:
-    """Return unified and single-task arms, and those of the control."""
+    """Return unified, single-task and control arms."""
     spec = base.spec.vary(**(scale.changes or {}))
     if scale.captions:
         spec = spec.vary(
@@ -112,7 +111,7 @@ def drawn_metric(architecture: str) -> str:
 def comparing_regimes(
     words: str, metric: Callable[[str], str], attribute: str, baseline: str
 ) -> Callable:
-    """Return a comparison of unified training with one task alone, after all data."""
+    """Return a function that compares unified training with one task alone, at the end."""
 
     def compare(table: pd.DataFrame, scale: PictureScale) -> Iterator[Comparison]:
         last = table[table["fraction"] == 1]
@@ -134,10 +133,10 @@ def comparing_regimes(
 
 @theme()
 def draw_pictures(opened: OpenedStudy) -> Drawn:
-    """Draw scores of test captions and of generated pictures by regime, after all data.
+    """Draw the final scores of test captions and of generated pictures by regime.
 
-    Grey lines are chance, other real pictures (floor), and the real ones as the VQ tokenizer
-    decodes them (ceiling).
+    Grey lines are chance, other real pictures (floor), and VQ reconstructions of the real ones
+    (ceiling).
     """
     table = opened.table
     need(table, "captioned_pictures", _PICTURE_COLUMNS)
@@ -207,7 +206,7 @@ def _references(
 
 
 def tell_pictures(opened: OpenedStudy) -> str:
-    """Say whether both tasks help on pictures, and how the control scores."""
+    """Say whether unified training helps on pictures, and how the control scores."""
     last = opened.table[opened.table["fraction"] == 1]
     asked = last.loc[last["metric"] == "token_accuracy", "samples"]
     text = (

@@ -2,11 +2,11 @@
 
 A model with little data about an attribute may fail to answer for two reasons: its image tokens
 lack the attribute, or the LM does not read it from them. Linear probes with controls (pitfall 18)
-tell what the tokens carry. Activation patching tells which layers the answer depends on. Three
-models are inspected: one trained on complete data, which can answer, and two with the attribute
-rare, understanding-only and unified.
+measure what the tokens carry. Activation patching measures which layers the answer depends on.
+Three models are inspected: one trained on complete data, which can answer, and two trained with the
+attribute rare, understanding-only and unified.
 
-Belongs here: this study's probes of runs, inspection and figures. Not here: the probes
+Belongs here: this study's runs, measurements and figures. Not here: the probes
 (`scoring/probing.py`), the patching (`scoring/patching.py`).
 """
 
@@ -51,7 +51,7 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile, profile
 from uvlm_core.training.spec import RunSpec
 
-PROBED_CLASSES = {  # as `probing.probe_classes`
+PROBED_CLASSES = {  # what is probed -> classes; equals `probing.probe_classes()`
     "weather": 3,
     "battery": 5,
     "hour": 12,
@@ -60,7 +60,7 @@ PROBED_CLASSES = {  # as `probing.probe_classes`
 }
 MAPPED_MODELS = ("understanding", "unified")
 WHOLE_IMAGE = ("pooled", "all")  # probes of the mean token, and of all tokens concatenated
-# group of tokens -> label and look; fill and line differ, not only the shade of grey
+# group of tokens -> label and style; lines and markers differ as well as greys
 PATCHED_GROUPS = {
     "image": ("image tokens", {"color": "black", "linestyle": "-", "marker": "o"}),
     "last": (
@@ -75,9 +75,9 @@ PATCHED_GROUPS = {
 _MODELS = ("complete", "understanding", "unified")
 _KEYS = ["architecture", "arm", "rare", "rate", "rare_in", "seed"]
 _PROBES = ("architecture", "arm", "rate", "seed", "attribute", "place", "accuracy", "control")
-# of an attribute's values; no architecture has these colours
+# colours of an attribute's values, distinct from those of architectures
 _VALUE_COLOURS = ("#332288", "#ddcc77", "#117733", "#aa4499", "#88ccee")
-ENCODER = "encoder's tokens"  # name of the arm that probes them
+ENCODER = "encoder's tokens"  # name of the arm that probes the encoder
 _LEVELS = {
     "random features": ("random features of the pixels", REFERENCES["baseline"]),
     ENCODER: ("encoder's tokens side by side", REFERENCES["ceiling"]),
@@ -99,7 +99,7 @@ _EFFECTS = [
 
 @dataclass(frozen=True)
 class ProbesScale(Scale):
-    """A scale with the rare attribute, the inspected architecture and the pairs of watches."""
+    """A scale that adds the rare attribute, the inspected architecture and the number of pairs."""
 
     rare: str = "weather"
     inspected: str = "VQ-VQ"
@@ -108,7 +108,7 @@ class ProbesScale(Scale):
 
 @dataclass(frozen=True)
 class EncoderTokens(Measurement):
-    """Probes of an encoder's concatenated tokens: the most that can be read from the input."""
+    """Probes of an encoder's concatenated tokens: the reference ceiling of the models' probes."""
 
     spec: RunSpec
 
@@ -163,17 +163,19 @@ class EncoderTokens(Measurement):
 class Inspection(Measurement):
     """An inspection of three trained models: probes of single tokens, maps, CKA and patching.
 
-    It first trains the models that the cache lacks. The record's tables: tokens (token, and a
-    column per "model, place, quantity", of quantity accuracy and control), maps (the attribute's
-    value, and a column per "model, place, method, axis"), cka (models, first, second, cka) and
-    patching (`_EFFECTS`).
+    It first trains the models that the cache lacks. The record's tables and their columns:
+
+    tokens    token, and each "model, place, accuracy" and "model, place, control"
+    maps      value (of the attribute), and each "model, place, method, axis"
+    cka       models, first, second, cka
+    patching  `_EFFECTS`
     """
 
     complete: RunSpec
     understanding: RunSpec
     unified: RunSpec
     rare: str
-    pairs: int  # of watches
+    pairs: int  # number of watch pairs
 
     @property
     def models(self) -> dict[str, RunSpec]:
@@ -202,7 +204,7 @@ class Inspection(Measurement):
         return sum(spec.cost() for spec in self.models.values())
 
     def run(self, folder: Path) -> dict:
-        """Return the record's body."""
+        """Return the record's body: tables and counts."""
         from uvlm_core.data.smart_watch import TEST_STREAM
         from uvlm_core.models.encoders import vectors  # late: reading the record needs no torch
         from uvlm_core.runs.trained import trained_models
@@ -289,7 +291,7 @@ def _probed(spec: RunSpec) -> tuple[list, np.ndarray]:
 
 
 def _likeness(states: dict) -> pd.DataFrame:
-    """Return linear CKA of the mean token between every two places of two models."""
+    """Return linear CKA of the mean token between all places of two models."""
     from uvlm_core.scoring.alignment import linear_cka
 
     pooled = {
@@ -306,9 +308,9 @@ def _likeness(states: dict) -> pd.DataFrame:
 
 
 def _wide(table: pd.DataFrame, index: str, keys: list[str], values: list[str]) -> pd.DataFrame:
-    """Pivot a table to one row per `index`, one column per combination of keys and value.
+    """Pivot a table to one row per `index` and one column per combination of keys and value.
 
-    This makes the record smaller. `_long` undoes it.
+    This makes the record smaller. `_long` is the inverse.
     """
     wide = table.pivot_table(index=index, columns=keys, values=values, sort=False)
     wide.columns = [", ".join(map(str, (*names[1:], names[0]))) for names in wide.columns]
@@ -386,7 +388,7 @@ def probe_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
     """Return the probes of every arm, one row per attribute and place.
 
     Columns: architecture, arm, rare, rate, rare_in, seed, attribute (what is probed), place (empty
-    for pixels and concatenated tokens), accuracy, control (of random labels), record.
+    for pixels and concatenated tokens), accuracy, control (for random labels), record.
     """
     table = scores([arm for arm in arms if arm.labels], store)
     own = table[table["metric"].isin(("probe", "probe_control"))]
@@ -409,7 +411,7 @@ def inspection_of(opened: OpenedStudy) -> Inspection:
 
 
 def _looked_into(opened: OpenedStudy, name: str) -> tuple[pd.DataFrame, dict]:
-    """Return a table of the inspection, and the arguments of `Drawn` that its figures share."""
+    """Return a table of the inspection, and the `Drawn` arguments that its figures share."""
     inspection = inspection_of(opened)
     models = {name: record_key(spec) for name, spec in inspection.models.items()}
     return recorded(inspection, opened.store, name), {
@@ -432,8 +434,8 @@ def draw_probes(table: pd.DataFrame) -> Figure:
     """Draw the accuracy of linear probes of an image's mean token by place in the model.
 
     One architecture per row, one attribute per column. Hollow marks are models with complete data.
-    `table` is that of `probe_table`, with one rare attribute at one rate. ValueError if it lacks an
-    attribute's probes.
+    `table` comes from `probe_table` and has one rare attribute at one rate. ValueError if it lacks
+    an attribute's probes.
     """
     need(table, "embedding_probes", _PROBES)
     known = set(table["attribute"])
@@ -563,7 +565,7 @@ def draw_maps(table: pd.DataFrame, attribute: str) -> Figure:
 
 @theme()
 def draw_cka(table: pd.DataFrame) -> Figure:
-    """Draw linear CKA of an image's mean token between every two places of two models.
+    """Draw linear CKA of an image's mean token between all places of two models.
 
     Columns of `table`: models ("one / another"), first, second, cka.
     """
@@ -600,8 +602,8 @@ def draw_cka(table: pd.DataFrame) -> Figure:
 def draw_patching(table: pd.DataFrame) -> Figure:
     """Draw how far patching a layer and group of tokens moves the answer to the donor's.
 
-    One model per panel, with the share of pairs that it tells apart. Columns of `table`: model,
-    attribute, layer, group, effect, low, high (an interval over pairs of watches), told, samples.
+    One model per panel. Columns of `table`: model, attribute, layer, group, effect, low, high (95 %
+    interval over pairs), told (share of pairs with both answers right), samples (pairs).
     """
     need(
         table,
@@ -650,12 +652,12 @@ def draw_patching(table: pd.DataFrame) -> Figure:
 
 
 def show_probes(opened: OpenedStudy) -> Drawn:
-    """Draw the probes of all models beside those of pixels and encoders."""
+    """Draw the probes of all models beside those of random pixel features and encoders."""
     return Drawn(draw_probes(opened.table), opened.table, {"rare": opened.scale.rare})
 
 
 def show_tokens(opened: OpenedStudy) -> Drawn:
-    """Draw the probes of single tokens in the three models."""
+    """Draw the selectivity of single tokens in the three models."""
     table, common = _looked_into(opened, "tokens")
     found = _long(table[~table["token"].isin(WHOLE_IMAGE)], ["token"], ["model", "place"])
     found = found.assign(selectivity=found["accuracy"] - found["control"])
@@ -664,7 +666,7 @@ def show_tokens(opened: OpenedStudy) -> Drawn:
 
 
 def show_maps(opened: OpenedStudy) -> Drawn:
-    """Draw the maps of two models."""
+    """Draw the t-SNE and UMAP maps of two models."""
     table, common = _looked_into(opened, "maps")
     attribute = inspection_of(opened).attribute
     shown = _long(table, ["value"], ["model", "place", "method"])
@@ -688,10 +690,10 @@ def show_patching(opened: OpenedStudy) -> Drawn:
 
 
 def tell_probes(opened: OpenedStudy) -> str:
-    """Say what a probe reads of the rare attribute in the last layer, and in the pixels."""
+    """Say how well probes read the attribute in the last layer, in pixels and in the encoder."""
     inspection, table = inspection_of(opened), opened.table
     own = table[table["attribute"] == inspection.attribute]
-    layers = own.loc[own["place"].fillna("").str.startswith("layer"), "place"]  # in their order
+    layers = own.loc[own["place"].fillna("").str.startswith("layer"), "place"]  # in model order
     last = own[own["place"] == layers.iloc[-1]]
 
     def mean(arm: str, rare: str, rows: pd.DataFrame) -> float:
@@ -716,7 +718,7 @@ def tell_probes(opened: OpenedStudy) -> str:
 
 
 def tell_tokens(opened: OpenedStudy) -> str:
-    """Say whether all tokens hold the attribute, and whether their mean does."""
+    """Say how well probes read the attribute from all tokens, and from their mean."""
     table = recorded(inspection_of(opened), opened.store, "tokens").set_index("token")
     places = list(dict.fromkeys(name.split(", ")[1] for name in table.columns))
     found = [
@@ -744,7 +746,7 @@ def tell_maps(opened: OpenedStudy) -> str:
 
 
 def tell_cka(opened: OpenedStudy) -> str:
-    """Say how alike the models are at the first and at the last place."""
+    """Say how similar the models are at the first and the last place."""
     table, _ = _looked_into(opened, "cka")
     same = table[table["first"] == table["second"]]
     found = []

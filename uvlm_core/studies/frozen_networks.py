@@ -1,6 +1,6 @@
 """What do the frozen networks keep of a watch? (Paper section 3, the VQ tokenizer and SigLIP.)
 
-A unified model can neither answer about nor draw what they lose. All numbers are of held-out
+A unified model can neither describe nor draw what they lose. All numbers come from held-out
 watches, on which no network was trained.
 
 Belongs here: this study's measurement and figures. Not here: the networks (`models/encoders.py`,
@@ -31,18 +31,18 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 
 SHOWN_WATCHES = 6
-PROBED = 2000  # a linear probe is fitted on at most so many watches
+PROBED = 2000  # most watches that a linear probe is fitted on
 RANKED = 256  # watches whose captions SigLIP ranks
-_SPACES = ("from codes", "from features")  # rows of pictures, in their order in the record
+_SPACES = ("from codes", "from features")  # rows of pictures, in the record's order
 _READINGS = ["network", "inputs", "metric", "attribute", "value", "chance", "samples"]
 
 
 @dataclass(frozen=True)
 class FrozenNetworks(Measurement):
-    """What the frozen networks keep of held-out watches; only linear probes are trained.
+    """Measures of what frozen networks keep of held-out watches; only linear probes are trained.
 
     The record's tables: codes (code, uses), errors (space, error: mean absolute difference of
-    pixels from 0 to 1), and readers, captions and probe (see `draw_readings`). Its pictures: the
+    pixels from 0 to 1), and readers, captions and probe (as in `draw_readings`). Its pictures: the
     first `SHOWN_WATCHES` watches decoded from their codes, then from their features.
     """
 
@@ -66,7 +66,7 @@ class FrozenNetworks(Measurement):
         )
 
     def run(self, folder: Path) -> dict:
-        """Return the record's body."""
+        """Return the record's body: tables, counts and pictures."""
         # late: they import torch
         from uvlm_core.models.encoders import FeatureDecoder, SiglipEncoder, VQEncoder
         from uvlm_core.models.readers import AttributeReader, FeatureReader
@@ -162,10 +162,10 @@ class FrozenNetworks(Measurement):
         codes: np.ndarray,
         features: np.ndarray,
     ) -> pd.DataFrame:
-        """Return what ridge regression reads from all tokens of an image.
+        """Return the partial credit of ridge regression on all tokens of an image.
 
-        It predicts weather and corners as one-hot, the battery as a number, and each hand as a
-        point on the circle.
+        It predicts weather and corners as one-hot vectors, the battery as a number, and each hand
+        as a point on the circle.
         """
         import torch
         from scipy.spatial.distance import cdist
@@ -224,7 +224,7 @@ class FrozenNetworks(Measurement):
 
 
 def _read(readings: dict[str, list], held_out: list) -> pd.DataFrame:
-    """Return the readers' partial credit and exact match, by what they read."""
+    """Return the readers' partial credit and exact match by input."""
     import torch
 
     from uvlm_core.models.readers import class_numbers, partial_credit, reader_classes
@@ -267,7 +267,7 @@ def arms(base: Profile, scale: Scale) -> list[Arm]:
 
 
 def readings_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
-    """Return what readers, SigLIP's captions and linear probes read, see `draw_readings`."""
+    """Return the scores of readers, SigLIP and linear probes, with the columns `_READINGS`."""
     return pd.concat(
         [recorded(arms[0].spec, store, name) for name in ("readers", "captions", "probe")],
         ignore_index=True,
@@ -282,7 +282,7 @@ def draw_vq(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
     """Draw watches, their reconstructions in each space, and how often each VQ code is used.
 
     `table` has the columns code and uses, one row per code. `images` maps row names to uint8 arrays
-    (images, height, width, 3), equally many images in each.
+    (images, height, width, 3) of equal length.
     """
     need(table, "frozen_networks_vq", ("code", "uses"))
     count = len(next(iter(images.values())))
@@ -314,7 +314,7 @@ def draw_vq(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
 
 @theme()
 def draw_readings(table: pd.DataFrame) -> Figure:
-    """Draw what a network or a probe reads by attribute, beside chance.
+    """Draw the scores of networks and probes by attribute, beside chance.
 
     One panel per network and metric. Columns: network, inputs, metric, attribute, value, chance.
     """
@@ -392,7 +392,7 @@ def show_probe(opened: OpenedStudy) -> Drawn:
 
 
 def _value(table: pd.DataFrame, inputs: str, metric: str, *attributes: str) -> float:
-    """Return the mean over some attributes, or over all."""
+    """Return the mean score over the given attributes, or over all if none is given."""
     own = table[(table["inputs"] == inputs) & (table["metric"] == metric)]
     return own.loc[own["attribute"].isin(attributes) if attributes else slice(None), "value"].mean()
 
@@ -446,7 +446,7 @@ def tell_captions(opened: OpenedStudy) -> str:
 
 
 def tell_probe(opened: OpenedStudy) -> str:
-    """Say what a linear map reads from each space."""
+    """Say how well a linear probe reads the hands from each space."""
     table = opened.table
     hands = ATTRIBUTES["time"].parts
     found = [

@@ -1,8 +1,8 @@
 """Does each task help the other? (Paper section 4, figure 3.)
 
-Unified training against each task alone, for each pairing of an understanding space with a
-generation space. The arms of one seed share initial weights, understanding rows and their order, so
-that their differences are paired.
+Compares unified training with each task alone, for each pairing of an understanding space with a
+generation space. Arms of one seed share initial weights, understanding rows and their order, so
+their differences are paired.
 
 Belongs here: this study's runs, claims and figures. Not here: how scores are computed
 (`scoring/evaluation.py`).
@@ -63,10 +63,11 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 from uvlm_core.training.spec import ARCHITECTURES
 
-HEADROOM = (0.1, 0.9)  # of the way from chance to full marks; outside, no benefit can show
+# share of the way from chance to a perfect score; outside this range no benefit can show
+HEADROOM = (0.1, 0.9)
 SHOWN_REQUESTS = 7
-# Reported by the authors (not ours): unified models at 7B, partial credit, one run each, the first
-# and the last of ten checkpoints; from the history of their public code.
+# Reported by the authors (not ours), from the history of their public code: partial credit of
+# unified 7B models, one run each, at the first and the last of ten checkpoints
 REPORTED_SCORES = pd.DataFrame(
     [
         ("VQ-VQ", 0.1, "total", 0.891),
@@ -123,7 +124,7 @@ class FeatureCeiling(Measurement):
 
 
 def arms(base: Profile, scale: Scale) -> list[Arm]:
-    """Return unified, single-task and control arms, and the ceiling of features."""
+    """Return unified, single-task and control arms, and the ceiling of feature predictions."""
     spec = base.spec
     ceiling = FeatureCeiling(
         spec.model.semantic_encoder, spec.data.image_size, spec.scoring.generated_watches
@@ -147,8 +148,8 @@ def arms(base: Profile, scale: Scale) -> list[Arm]:
 def headroom(table: pd.DataFrame, baseline: str, metric: str, attribute: str) -> list[float]:
     """Return the fractions of the data at which the baseline arm has headroom.
 
-    There, its mean score over seeds lies within `HEADROOM` on the way from chance to full marks. If
-    no fraction qualifies, the last one is returned.
+    It has headroom where its mean score over seeds, rescaled to 0 for chance and 1 for a perfect
+    score, lies within `HEADROOM`. If no fraction qualifies, return the last one.
     """
     chosen = table[
         (table["regime"] == baseline)
@@ -173,7 +174,7 @@ def benefit(table: pd.DataFrame, baseline: str, metric: str, attribute: str) -> 
 
 
 def compare_understanding(table: pd.DataFrame, scale: Scale) -> Iterator[Comparison]:
-    """Compare unified with understanding alone where the latter has headroom: total and time."""
+    """Compare total and time with those of understanding alone, where that has headroom."""
     for name in known_architectures(table):
         own = table[(table["architecture"] == name) & (table["regime"] != "shuffled")]
         for attribute in ("total", "time"):
@@ -185,7 +186,7 @@ def compare_understanding(table: pd.DataFrame, scale: Scale) -> Iterator[Compari
 
 
 def compare_generation(table: pd.DataFrame, scale: Scale) -> Iterator[Comparison]:
-    """Compare unified with generation alone where the latter has headroom: total read back."""
+    """Compare the total read back with that of generation alone, where that has headroom."""
     for name in known_architectures(table):
         own = table[(table["architecture"] == name) & (table["regime"] != "shuffled")]
         metric = generation_metric(name)
@@ -218,10 +219,10 @@ def draw_scores(
 
     `task` is "understanding" (partial credit of answers) or "generation" (attributes read back, and
     the Frechet distance to real watches, each in the architecture's own output space). Lines are
-    means over seeds, bands their 95 % t intervals, cut off at the panel's edges. An arm of fewer
-    than three seeds has a thin line for each. `reported` has architecture, fraction, attribute,
-    value. Returns the figure and the rows that it shows. ValueError for another task or a table
-    without its scores.
+    means over seeds, bands their 95 % t intervals, cut off at the panel's edges. An arm with fewer
+    than three seeds has one thin line per seed. Columns of `reported`: architecture, fraction,
+    attribute, value. Returns the figure and the rows it shows. ValueError for another task or a
+    table without its scores.
     """
     need(table, "mutual_benefit", _BENEFIT_COLUMNS)
     if task not in ("understanding", "generation"):
@@ -312,7 +313,7 @@ def draw_scores(
 def _curves(axes: Axes, table: pd.DataFrame) -> None:
     """Draw every arm's learning curve: the mean over attributes and seeds, with its interval.
 
-    An arm of too few seeds for an interval has a thin line for each instead.
+    An arm with too few seeds for an interval has one thin line per seed instead.
     """
     for architecture, regime in arms_of(table):
         chosen, look = of_arm(table, architecture, regime), look_of(architecture, regime)
@@ -336,9 +337,9 @@ def _curves(axes: Axes, table: pd.DataFrame) -> None:
 def draw_features(opened: OpenedStudy) -> Drawn:
     """Draw the cosine between predicted and true SigLIP features, by the patches' attribute.
 
-    Full-size marks are generated: each feature follows the model's own earlier ones. Small marks
-    are teacher-forced: each follows the true ones. Grey lines are another watch's features (floor),
-    and the best prediction from the request alone (ceiling).
+    Large marks are free-running: the model predicts each feature from its own earlier ones. Small
+    marks are teacher-forced. Grey lines are another watch's features (floor) and the best
+    prediction from the request alone (ceiling).
     """
     table = opened.table
     need(table, "mutual_benefit_features", _BENEFIT_COLUMNS)
@@ -393,7 +394,7 @@ def draw_features(opened: OpenedStudy) -> Drawn:
 
 @theme()
 def draw_time(opened: OpenedStudy) -> Drawn:
-    """Draw hour, minute and second at the end, in answers and in generated watches."""
+    """Draw final scores of hour, minute and second, in answers and in generated watches."""
     table = opened.table
     need(table, "mutual_benefit_time", _BENEFIT_COLUMNS)
     marks = probes_on_inputs(opened.base)
@@ -437,7 +438,7 @@ def draw_time(opened: OpenedStudy) -> Drawn:
 
 
 def probes_on_inputs(base: Profile) -> dict[str, dict[str, float]]:
-    """Return what a probe reads from each input space, from the encoders' model cards."""
+    """Return a probe's partial credit by space and attribute, from the encoders' model cards."""
     from uvlm_core.models.readers import reader_classes  # late, as it imports torch
 
     spec, marks = base.spec, {}
@@ -469,7 +470,7 @@ def draw_generated(opened: OpenedStudy) -> Drawn:
             continue
         record = opened.store.load(spec)
         name = f"{spec.model.architecture} {regime}"
-        if regime == "generation":  # architectures with the same output space share this run
+        if regime == "generation":  # shared by architectures with the same output space
             name = f"{spec.model.generation} generation"
         pictures = opened.store.pictures(record)
         if pictures is not None and name not in images:
@@ -510,7 +511,7 @@ def draw_watches(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
 
 
 def paired_benefits(table: pd.DataFrame) -> pd.DataFrame:
-    """Return unified minus each task alone, by architecture, attribute and time.
+    """Return unified minus each task alone, by architecture, attribute and part of training.
 
     Columns: architecture, baseline, metric, attribute, when ("while learning", "at the end"),
     difference, low, high (95 % t interval), seeds.
@@ -646,7 +647,7 @@ def _mean_at(
 
 
 def tell_understanding(opened: OpenedStudy) -> str:
-    """Say whether unified training beats understanding alone, and where the control ends."""
+    """Say whether unified training beats understanding alone, and how the control scores."""
     table = opened.table
     text = (
         f"Unified minus understanding alone, total while learning: "
@@ -685,7 +686,7 @@ def tell_generation(opened: OpenedStudy) -> str:
 
 
 def tell_features(opened: OpenedStudy) -> str:
-    """Say how near generated features come to what a request allows."""
+    """Say how close generated features come to the best prediction from a request."""
     table = opened.table
 
     def cosine(metric: str, regime: str) -> float:
@@ -700,7 +701,7 @@ def tell_features(opened: OpenedStudy) -> str:
 
 
 def tell_time(opened: OpenedStudy) -> str:
-    """Say how well each hand is read at the end."""
+    """Say how well models read each hand at the end."""
     found = [
         f"{hand} {_mean_at(opened.table, 'unified', 'partial', hand):.2f} (understanding alone "
         f"{_mean_at(opened.table, 'understanding', 'partial', hand):.2f})"
@@ -723,7 +724,7 @@ def tell_generated(opened: OpenedStudy) -> str:
 
 
 def tell_differences(opened: OpenedStudy) -> str:
-    """Count the intervals that lie above and below zero."""
+    """Count the intervals above and below zero."""
     found = paired_benefits(opened.table)
     text = []
     for baseline, own in found[found["when"] == "while learning"].groupby("baseline", sort=False):

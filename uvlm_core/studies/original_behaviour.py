@@ -1,6 +1,7 @@
-"""What do three pitfalls of the original change? (Paper section 4.2; pitfalls 3, 9 and 10.)
+"""What do three pitfalls of the original code change? (Paper section 4.2; pitfalls 3, 9 and 10.)
 
-VQ-VQ at the base number of rows, by default and with one original behaviour or setting restored.
+Trains VQ-VQ on a fixed number of rows, by default and with one original behaviour or setting
+restored.
 
 Belongs here: this study's runs and figure. Not here: the pitfalls themselves (`docs/pitfalls.md`).
 """
@@ -27,7 +28,7 @@ SWITCHES = {  # name -> changes that restore an original behaviour or setting
     PLAIN: {},
     "3: padding image in every step": {"padding_image": True},
     "10: hours 0..12": {"hours": 13},
-    # no pitfall: the paper's value, while the laptop profile has 1
+    # not a pitfall: the paper's value, where the laptop profile has 1
     "alpha 0.2": {"image_loss_weight": 0.2},
 }
 _SWITCH_PANELS = {
@@ -59,7 +60,7 @@ def arms(base: Profile, scale: RowsScale) -> list[Arm]:
 
 
 def table(found: list[Arm], store: RunStore) -> pd.DataFrame:
-    """Return the scores, and those of the default runs without the range check."""
+    """Return the scores, with the default runs scored a second time without the range check."""
     checked = scores(found, store)
     unchecked = checked[(checked["switch"] == PLAIN) & (checked["metric"] == "unchecked")]
     return pd.concat(
@@ -95,7 +96,7 @@ def draw_switches(opened: OpenedStudy) -> Drawn:
 
 
 def tell_switches(opened: OpenedStudy) -> str:
-    """Say what each switch does to the unified model's total."""
+    """Say what the unified model's total is under each switch."""
     found = opened.table
     chosen = found[
         (found["metric"] == "partial")
