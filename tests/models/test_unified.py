@@ -595,7 +595,8 @@ def test_a_record_knows_an_adapter_by_its_model_too(spec, tmp_path):
     fingerprint.cache_clear()
     with pytest.raises(
         ValueError,
-        match="is an adapter of a model that cannot be found: .*base' is neither an existing folder",
+        match="is an adapter of a model that cannot be found: "
+        ".*base' is neither an existing folder",
     ):
         record_key(asked)
 
