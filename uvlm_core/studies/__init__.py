@@ -1,10 +1,10 @@
 """The studies: one question, one file (paper sections 4 and 5, and the set-up of section 3).
 
-Belongs here: the studies (`<name>.py`, which ends with `STUDY = Study(...)`), and the code that
-iterates over them, such as `scoreboard.py` and `plan.py`. Not here: how a run is carried out
-(`runs/`), how an answer or an image is scored (`scoring/`).
+Belongs here: the studies (`<name>.py`, each ending with `STUDY = Study(...)`), what they share
+(such as `base.py`), and code that iterates over them (such as `scoreboard.py`). Not here: how a run
+is carried out (`runs/`), how an answer or an image is scored (`scoring/`).
 
-A new study is a file here, a notebook and a test. No list of studies has to be changed.
+A new study is a file here, a notebook and a test. No list of studies needs editing.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import pkgutil
 
 
 def studies() -> list:
-    """Return the `STUDY` of every module of this package, in the notebooks' order."""
+    """Return the `STUDY` of every module in this package, ordered by notebook number and name."""
     modules = [
         importlib.import_module(f"{__name__}.{found.name}")
         for found in pkgutil.iter_modules(__path__)

@@ -1,7 +1,7 @@
-"""The parts of every study, and opening one in a notebook (no section of the paper).
+"""Building blocks of a study, and `open_study` for notebooks (no section of the paper).
 
 Belongs here: `Study`, its scales, arms and claims, `Measurement` for records without a training
-run, and `open_study`. Not here: any single question (one file each), the rule of the verdicts
+run, and `open_study`. Not here: any single question (one file each), the rule for verdicts
 (`statistics.py`), how a figure looks (`style.py`).
 """
 
@@ -44,9 +44,10 @@ VERDICT_COLUMNS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of a study in one profile. A study adds its own fields: rows, doses, rates.
+    """The size of a study in one profile.
 
-    ValueError unless `seeds` is an integer from 1 up.
+    A study's subclass adds fields such as rows or doses. ValueError when `seeds` is not a positive
+    integer.
     """
 
     seeds: int
@@ -59,7 +60,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Arm:
-    """One run that a study asks for, with the labels of its rows in the study's table.
+    """A run of a study, with the labels of its rows in the study's table.
 
     `spec` is a RunSpec or a `Measurement`. Several arms may share one run (`RunSpec.canonical`).
     """
@@ -72,7 +73,7 @@ class Arm:
 class Measurement:
     """A record without a training run of its own, such as statistics of the data.
 
-    A subclass adds its settings as fields, and `run(folder)`, which returns the record's body:
+    A subclass adds settings as fields, and a method `run(folder)` that returns the record's body:
     {"scores": [...]}, {"tables": {name: {column: values}}}, or both.
     """
 
@@ -90,13 +91,13 @@ class Measurement:
         return self
 
     def cost(self) -> float:
-        """Return the cost relative to that of a training row."""
+        """Return the cost in units of one training row."""
         return 100.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences of one architecture, one per seed, above zero where the claim holds."""
+    """Differences of one architecture, one per seed; positive where the claim holds."""
 
     architecture: str
     quantity: str
@@ -106,20 +107,20 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that a study judges by a quantity fixed before the runs."""
+    """A statement that a study judges by a quantity fixed before the runs."""
 
     name: str
     words: str
     section: str  # of the paper
     compare: Callable[[pd.DataFrame, Scale], Iterable[Comparison]]
     reported: str = ""  # what the paper reports; empty for a question of our own
-    # smallest effect of interest; None: "no effect" is never a verdict
+    # smallest effect of interest; None rules out the verdict "no effect"
     margin: float | None = statistics.MARGIN
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, the rows that it shows (its CSV), and further facts for its provenance."""
+    """A figure, the rows that it shows (its CSV), and more facts for its provenance."""
 
     figure: Figure
     shown: pd.DataFrame
@@ -136,7 +137,7 @@ REGIME_CHANGES = {  # arm -> changes to the profile's spec, in the order of draw
     # control: each request is paired with another row's image
     "shuffled": {"regime": "unified", "shuffled_requests": True},
 }
-# the architecture that has the control, and its seeds: few suffice, as the effect is large
+# only this architecture has the control; few seeds suffice, as the effect is large
 CONTROLLED, CONTROL_SEEDS = "VQ-VQ", 2
 _GUESSES = {
     "partial": chances(),
@@ -148,7 +149,7 @@ _GUESSES = {
 
 
 def arm_of(spec: RunSpec, **labels) -> Arm:
-    """Return an arm labelled architecture, regime (or "shuffled"), seed and `labels`."""
+    """Return an arm labelled with architecture, regime (or "shuffled"), seed and `labels`."""
     regime = "shuffled" if spec.data.shuffled_requests else spec.training.regime
     return Arm(
         spec,
@@ -158,7 +159,7 @@ def arm_of(spec: RunSpec, **labels) -> Arm:
 
 
 def regime_arms(spec: RunSpec, scale: Scale) -> list[Arm]:
-    """Return unified and single-task arms by seed and architecture, and those of the control."""
+    """Return unified and single-task arms for each seed and architecture, and the control arms."""
     return [
         arm_of(spec.vary(architecture=architecture, seed=seed, **change))
         for seed in range(scale.seeds)
@@ -169,7 +170,7 @@ def regime_arms(spec: RunSpec, scale: Scale) -> list[Arm]:
 
 
 def sized(base: Profile, understanding: float, generation: float, **changes) -> RunSpec:
-    """Return a spec of so many understanding and generation rows, scored at its end only.
+    """Return a spec with the given number of rows of each task, scored only at the end of training.
 
     Captions keep the profile's share of the understanding rows.
     """
@@ -191,9 +192,9 @@ def generation_metric(architecture: str) -> str:
 
 
 def chance(metric: str, attribute: str) -> float:
-    """Return the score of guessing in a metric; for "total" the mean over the attributes.
+    """Return a metric's chance level; for "total", the mean over the attributes.
 
-    ValueError for a metric without one.
+    ValueError when the metric has no chance level.
     """
     if metric not in _GUESSES:
         raise ValueError(
@@ -209,7 +210,7 @@ def scores(arms: list[Arm], store: RunStore) -> pd.DataFrame:
     """Return the recorded scores of arms, one value per row.
 
     Columns: the arms' labels, record (its key), fraction, metric, attribute, value, samples.
-    ValueError names the first arm without a record.
+    ValueError when an arm has no record; it names the first.
     """
     rows, names = [], dict.fromkeys(name for arm in arms for name in arm.labels)
     for arm in arms:
@@ -223,7 +224,7 @@ def scores(arms: list[Arm], store: RunStore) -> pd.DataFrame:
 
 
 def recorded(spec, store: RunStore, name: str) -> pd.DataFrame:
-    """Return a table of a measurement's record; ValueError if there is no record."""
+    """Return the table `name` of a measurement's record; ValueError when there is no record."""
     record = store.load(spec)
     if record is None:
         raise ValueError(f"There is no record {store.path(spec)}; run `make figures` first.")
@@ -234,8 +235,8 @@ def recorded(spec, store: RunStore, name: str) -> pd.DataFrame:
 class Study:
     """One question: the runs it needs, their table, its claims and its figures."""
 
-    name: str  # its file's
-    number: int  # its notebook's
+    name: str  # of its file
+    number: int  # of its notebook
     section: str  # of the paper
     question: str  # one sentence
     scales: dict[str, Scale]  # by profile
@@ -249,7 +250,7 @@ class Study:
     left_out: Callable[[Scale], Iterable[str]] = lambda scale: ()
 
     def scale(self, profile_name: str) -> Scale:
-        """Return the study's scale in a profile; ValueError for a profile that has none."""
+        """Return the study's scale in a profile; ValueError when it has none."""
         if profile_name not in self.scales:
             raise ValueError(
                 f"The study {self.name} has no scale for profile {profile_name!r}; it has one for "
@@ -258,7 +259,7 @@ class Study:
         return self.scales[profile_name]
 
     def specs(self, base: Profile) -> list:
-        """Return the distinct runs that carry out the study's arms in a profile."""
+        """Return the distinct canonical specs of the study's arms in a profile."""
         return list(
             dict.fromkeys(arm.spec.canonical() for arm in self.arms(base, self.scale(base.name)))
         )
@@ -291,7 +292,10 @@ class OpenedStudy:
         return judge(self.study, self.table, self.scale)
 
     def show(self, *names: str) -> None:
-        """Draw figures, save each with data and provenance, display it, and print its finding."""
+        """Draw figures, save them with data and provenance, display them and print their findings.
+
+        ValueError when this scale has no figure of that name.
+        """
         for name in names:
             if name not in self.figures:
                 raise ValueError(f"figure {name!r} is not one of {', '.join(self.figures)}.")
@@ -326,13 +330,13 @@ class OpenedStudy:
 def judge(study: Study, table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
     """Return the verdicts on a study's claims, with the columns `VERDICT_COLUMNS`.
 
-    A comparison that the same runs carry out for several architectures is one row.
+    Architectures whose differences come from the same runs share one row.
     """
     rows = []
     for claim in study.claims:
         counted = {}
         for each in claim.compare(table, scale):
-            if not len(each.differences):  # the scale has no seeds or controls for it
+            if not len(each.differences):  # no seeds or controls at this scale
                 continue
             key = (
                 each.quantity,
@@ -360,9 +364,9 @@ def judge(study: Study, table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
 
 
 def tell_verdicts(opened: OpenedStudy, claim: str, quantity: str = "") -> str:
-    """Return a claim's comparisons in words: each architecture's difference, interval and verdict.
+    """Return each architecture's difference, interval and verdict on a claim, in words.
 
-    Only comparisons whose quantity contains `quantity` are told.
+    Only comparisons whose quantity contains `quantity` are included.
     """
     found = opened.verdicts
     found = found[(found["claim"] == claim) & found["quantity"].str.contains(quantity, regex=False)]
@@ -379,8 +383,8 @@ def difference_text(row: dict) -> str:
 
 
 def find_study(name: str) -> Study:
-    """Return the study called `name`; ValueError for an unknown one."""
-    if find_spec(f"uvlm_core.studies.{name}") is not None:  # the others need not be imported
+    """Return the study called `name`; ValueError for an unknown name."""
+    if find_spec(f"uvlm_core.studies.{name}") is not None:  # imports no other study
         module = import_module(f"uvlm_core.studies.{name}")
         if hasattr(module, "STUDY"):
             return module.STUDY
@@ -423,16 +427,18 @@ def open_study(
     figures: str | Path = "build/figures",
     **changes,
 ) -> OpenedStudy:
-    """Open a study in a notebook: load the records of its runs, and make the missing ones.
+    """Open a study in a notebook: load its records, and carry out the missing runs.
 
     Args:
-        name: the study's, which is that of its file.
+        name: the study's name, which is also its file's.
         profile: the profile whose scale is used.
         seeds: seeds per arm; None for the scale's.
-        workers: runs at a time.
+        workers: number of runs at a time.
         records: folder of records, relative to the checkout.
         figures: folder of the figures that `show` saves, relative to the checkout.
         changes: other fields of the scale.
+
+    Raises: ValueError as `load_study`, and `RunsFailed` when a run fails.
     """
     changes |= {} if seeds is None else {"seeds": seeds}
     opened = load_study(name, profile, records, figures, **changes)

@@ -1,7 +1,7 @@
 """What do the models see and read? (Paper section 3, the Smart Watch UI dataset.)
 
-Every later result depends on three properties of this data: everything asked about is visible, the
-levels of an attribute are equally frequent (as chance assumes), and little of a batch is padding.
+Every later result depends on three properties of the data. Everything asked about is visible. The
+levels of an attribute are equally frequent, as chance assumes. Batches have little padding.
 
 Belongs here: this study's measurement and figures. Not here: the images (`data/smart_watch.py`),
 the texts (`data/conversations.py`).
@@ -27,8 +27,8 @@ from uvlm_core.training.profiles import Profile, profile
 from uvlm_core.training.spec import RunSpec
 
 DESCRIBED = 5000  # watches whose texts are counted
-BATCHES = 40  # whose padding is counted
-PADDING_BOUND = 0.05  # largest share of a batch's tokens
+BATCHES = 40  # batches whose padding is counted
+PADDING_BOUND = 0.05  # largest accepted share of padding in a batch's tokens
 LARGE = 224  # px, the paper's size
 SCARCE = AttributeBias("weather", 0.01)  # an example of a bias
 HANDS = {"hour": 12, "minute": 60, "second": 60}
@@ -38,16 +38,20 @@ HANDS = {"hour": 12, "minute": 60, "second": 60}
 class DataStatistics(Measurement):
     """Examples, shares and lengths in a run's training data; nothing is trained.
 
-    The record's tables: gallery (watches, see `draw_gallery`), talks (task, human, gpt: what is
-    said about the first watch), bias (task, rows, mentioning, biased: counts of rows that mention
-    the weather, without and with `SCARCE`), statistics (see `draw_statistics`).
+    The record's tables and their columns:
+
+    gallery     see `draw_gallery`
+    talks       task, human, gpt: the conversations about the first watch
+    bias        task, rows, and counts of rows that mention the weather: mentioning, and biased
+                (with `SCARCE`)
+    statistics  see `draw_statistics`
     """
 
     spec: RunSpec
 
     @classmethod
     def of(cls, spec: RunSpec) -> "DataStatistics":
-        """Return the measurement of a run's data, without settings that do not change the data."""
+        """Return the measurement of a run's data; all other settings are the laptop's."""
         return cls(
             profile("laptop").spec.vary(
                 seed=spec.training.seed,
@@ -75,7 +79,6 @@ class DataStatistics(Measurement):
 
     def run(self, folder: Path) -> dict:
         """Return the record's body."""
-        # late: reading the record needs no torch
         from uvlm_core.data.smart_watch import POOL_STREAM
 
         spec = self.spec
@@ -129,7 +132,8 @@ class DataStatistics(Measurement):
         )
 
     def _texts(self, talks: dict[str, list]) -> Iterable[tuple]:
-        """Yield what the rows of each task mention, and how long they are."""
+        """Yield the share of rows that mention each attribute and the rows' lengths, by task."""
+        # late: reading the record needs no torch
         from uvlm_core.data.tokens import Processor
         from uvlm_core.models.encoders import VQEncoder
 
@@ -160,7 +164,7 @@ class DataStatistics(Measurement):
 
         spec, tokens = self.spec, VQEncoder.load(self.spec.model.vq_tokenizer).tokens
         processor = Processor.load(spec.model.tokenizer, tokens, tokens)
-        # the values of the codes do not matter here
+        # any codes do: padding depends only on their number
         codes = np.broadcast_to(np.uint16(0), (spec.data.images, tokens))
         understanding, generation = training_rows(spec, processor, pool)
         for regime, seen in (
@@ -194,7 +198,7 @@ def _levels() -> dict[str, tuple]:
 def _shares(
     statistic: str, task: str, attribute: str, values: list, levels: Iterable = ()
 ) -> list[tuple]:
-    """Return the share of each level; levels are by default the integers in the values' range."""
+    """Return the share of each level; default levels are all integers from least to most."""
     found = Counter(values)
     return [
         (statistic, task, attribute, level, found[level] / len(values), len(values))
@@ -203,7 +207,7 @@ def _shares(
 
 
 def _gallery(pool: list[Watch], size: int) -> list[dict]:
-    """Return the watches of the gallery: a grid, and four large ones.
+    """Return the watches of the gallery: a grid, and a line of four large ones.
 
     The grid has all weathers, six battery levels and all pairs of corners.
     """
@@ -235,7 +239,7 @@ def arms(base: Profile, scale: Scale) -> list[Arm]:
 
 
 def statistics_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
-    """Return the shares and lengths, see `draw_statistics`."""
+    """Return the table that `draw_statistics` draws."""
     return recorded(arms[0].spec, store, "statistics")
 
 
@@ -248,7 +252,7 @@ def draw_gallery(table: pd.DataFrame) -> Figure:
 
     `table` has one watch per row. Columns: panel, size (px), row, column, and the fields of
     `Watch`. The panel "grid" has weathers as rows and battery levels as columns. The panel "line"
-    has watches with the values of their attributes.
+    has large watches, captioned with their attributes.
     """
     need(
         table,
@@ -292,11 +296,14 @@ def _watch(line: pd.Series) -> Watch:
 
 @theme()
 def draw_statistics(table: pd.DataFrame) -> Figure:
-    """Draw the distributions of the attributes, what rows mention, their lengths, and the padding.
+    """Draw the attributes' distributions, the rows' mentions and lengths, and the padding.
 
-    Columns: statistic, task, attribute, level, value, samples. Values are shares: `share` of
-    watches with a level of an attribute, `mentioned` of a task's rows that mention it, `words` and
-    `tokens` of a task's rows by length, `padding` of a batch's tokens by regime.
+    Columns: statistic, task, attribute, level, value, samples. `value` is the share of
+
+    share          watches with this level of the attribute
+    mentioned      rows of the task that mention the attribute
+    words, tokens  rows of the task with this length (`level`)
+    padding        padding among a batch's tokens, by regime (in column `task`)
     """
     need(table, "data_statistics", ("statistic", "task", "attribute", "level", "value"))
     figure = Figure(figsize=(PAGE, 3.9))
@@ -406,14 +413,14 @@ def draw_statistics(table: pd.DataFrame) -> Figure:
 
 
 def show_gallery(opened: OpenedStudy) -> Drawn:
-    """Draw the gallery of the record."""
+    """Draw the gallery in the study's record."""
     gallery = recorded(opened.arms[0].spec, opened.store, "gallery")
     gallery["colour"] = gallery["colour"].map(tuple)  # JSON has lists
     return Drawn(draw_gallery(gallery), gallery)
 
 
 def show_statistics(opened: OpenedStudy) -> Drawn:
-    """Draw the statistics of the record."""
+    """Draw the statistics in the study's record."""
     return Drawn(draw_statistics(opened.table), opened.table)
 
 
@@ -431,7 +438,7 @@ def tell_gallery(opened: OpenedStudy) -> str:
 
 
 def tell_statistics(opened: OpenedStudy) -> str:
-    """Say how far the levels are from equal shares, how long rows are, and how much is padding."""
+    """Say how far levels are from equal shares, how long rows are, and the share of padding."""
     table = opened.table
     shares = table[table["statistic"] == "share"]
     groups = shares.groupby("attribute", sort=False)["value"]
@@ -454,7 +461,7 @@ def tell_statistics(opened: OpenedStudy) -> str:
 
 
 def tell_talks(opened: OpenedStudy) -> str:
-    """Return what is said about the first watch, task by task."""
+    """Return the conversations about the first watch, one per task."""
     talks = recorded(opened.arms[0].spec, opened.store, "talks")
     return "\n\n".join(
         f"{task}\n"

@@ -1,9 +1,9 @@
 """What does more data of one task do for the other? (Paper section 4.2, figure 5.)
 
-The rows of one task are fixed, those of the other grow. Understanding-only runs of many sizes tell
-how many understanding rows a generation row is worth. The growing rows are spread over the steps of
-the fixed ones, so that the arms of one direction take the same steps (pitfall 1: the original's
-take different numbers).
+One task's rows are fixed while the other's grow. Understanding-only runs of many sizes tell how
+many understanding rows a generation row is worth. The growing rows are spread over the steps of the
+fixed ones, so all arms of one direction take the same number of steps (in the original, they do
+not: pitfall 1).
 
 Belongs here: this study's runs, claims and figures. Not here: other ways to match arms
 (`matching.py`).
@@ -53,7 +53,7 @@ from uvlm_core.training.spec import RunSpec
 
 GENERATION_TIMES = (0.5, 1, 2, 3)  # the paper's multiples of the base number of rows
 UNDERSTANDING_TIMES = (0.5, 1, 2, 3)
-ALONE_TIMES = (0.25, 0.5, 1, 2, 3)  # understanding-only: the scale of the rate of exchange
+ALONE_TIMES = (0.25, 0.5, 1, 2, 3)  # understanding-only: the curve of `exchange_rates`
 # Reported by the authors (not ours): +120k generation rows about equal +180k understanding rows
 REPORTED_RATE = 1.5
 _SCALING_COLUMNS = (
@@ -89,9 +89,9 @@ def rows_arm(spec: RunSpec, **labels) -> Arm:
 
 
 def arms(base: Profile, scale: RowsScale) -> list[Arm]:
-    """Return the arms of both directions, and understanding-only arms over their rows.
+    """Return the arms of both directions, and understanding-only arms of several sizes.
 
-    The last understanding-only arm is that of the study `mutual_benefit`.
+    The last understanding-only arm is shared with the study `mutual_benefit`.
     """
     rows, specs = scale.rows, []
     for seed in range(scale.seeds):
@@ -116,10 +116,10 @@ def arms(base: Profile, scale: RowsScale) -> list[Arm]:
 def exchange_rates(table: pd.DataFrame, rows: int, attribute: str = "total") -> pd.DataFrame:
     """Return how many understanding rows one generation row is worth, for one architecture.
 
-    The scale is the understanding-only score over its rows: isotonic regression over all seeds,
-    linear in the logarithm of the rows. `worth` is where the score of a unified run of `rows`
-    understanding rows lies on this scale. `rate` is (worth - rows) / generation_rows. A score
-    outside the scale is read at its nearest end (`beyond`).
+    The reference curve is the understanding-only score over its number of rows: an isotonic
+    regression on all seeds, linear in the logarithm of the rows. `worth` is the number of rows
+    where this curve reaches the score of a unified run with `rows` understanding rows. `rate` is
+    (worth - rows) / generation_rows. A score off the curve gets the nearest end, and sets `beyond`.
 
     Columns: seed, generation_rows, worth (understanding rows), rate, beyond.
     """
@@ -177,7 +177,7 @@ def _grown(
 
 
 def comparing_rows(grown: str, least: float, most: float):
-    """Return a comparison of the most rows of one task with the least."""
+    """Return a function that compares the most rows of the task `grown` with the least."""
 
     def compare(table: pd.DataFrame, scale: RowsScale) -> Iterator[Comparison]:
         for name in known_architectures(table):
@@ -199,7 +199,7 @@ def compare_rates(table: pd.DataFrame, scale: RowsScale) -> Iterator[Comparison]
 
 @theme()
 def draw_scaling(opened: OpenedStudy) -> Drawn:
-    """Draw figure 5 of the paper: one task's rows are fixed, the other's grow threefold."""
+    """Draw figure 5 of the paper: one task's rows are fixed, the other's grow up to threefold."""
     table, rows = opened.table, opened.scale.rows
     need(table, "data_scaling", _SCALING_COLUMNS)
     last = table[(table["fraction"] == 1) & table["attribute"].isin(("total", "time"))]
@@ -260,7 +260,7 @@ def draw_scaling(opened: OpenedStudy) -> Drawn:
 
 @theme()
 def draw_exchange(opened: OpenedStudy) -> Drawn:
-    """Draw the understanding-only scale, and how many of its rows a generation row is worth."""
+    """Draw the understanding-only curve and the exchange rates of generation rows."""
     table, rows = opened.table, opened.scale.rows
     need(table, "data_scaling_exchange", _SCALING_COLUMNS)
     last = table[

@@ -1,6 +1,6 @@
 """Does the benefit depend on how the arms are matched? (Paper section 4.2; pitfall 1.)
 
-Each of three rules has an understanding-only and a unified arm:
+Three rules match an understanding-only arm with a unified arm:
 
 steps     same understanding rows in the same optimiser steps; generation rows are added to each
 examples  the paper's rule: same understanding rows in steps of one size; unified takes more steps
@@ -67,7 +67,7 @@ def arms(base: Profile, scale: RowsScale) -> list[Arm]:
 
 
 def tokens_ratio(spec: RunSpec, count: int = 200) -> float:
-    """Return the mean tokens of a generation row over those of an understanding row."""
+    """Return the mean tokens of a generation row divided by those of an understanding row."""
     from uvlm_core.studies.sizes import text_processor  # late, as it imports torch
 
     processor, _ = text_processor(spec)
@@ -80,7 +80,7 @@ def tokens_ratio(spec: RunSpec, count: int = 200) -> float:
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Return unified minus understanding-only on the understanding total at the end.
+    """Return the final understanding total of unified minus that of understanding-only.
 
     Columns: architecture, matching, seed, difference.
     """
@@ -99,7 +99,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_rules(table: pd.DataFrame, scale: RowsScale) -> Iterator[Comparison]:
-    """Compare unified with understanding alone under each rule."""
+    """Compare unified with understanding-only under each rule."""
     for (rule, name), own in differences(table).groupby(["matching", "architecture"], sort=False):
         yield Comparison(
             name,

@@ -1,10 +1,10 @@
-"""What a run takes, before anything is fetched: `make plan PROFILE=paper` (paper appendix, set-up).
+"""Resources of a run before any download: `make plan PROFILE=paper` (paper appendix, set-up).
 
-Belongs here: sizes, tokens, memory, operations and downloads of one run, from configurations alone;
-the number of runs of each study; the minutes of recorded runs. Not here: the configurations
+Belongs here: parameters, tokens, memory, operations and downloads of one run, from configurations
+alone; the number of runs of each study; the minutes of recorded runs. Not here: the configurations
 (`sizes.py`), how a run is trained (`training/`).
 
-The planned run is the unified one of SigLIP-VQ, the paper's main and most expensive architecture.
+The plan is for unified training of SigLIP-VQ, the paper's main and most expensive architecture.
 """
 
 import argparse
@@ -29,16 +29,16 @@ from uvlm_core.training.profiles import PROFILES, Profile, profile
 from uvlm_core.training.spec import REGIMES, RunSpec
 
 GPU_SPEEDS = {"A100": 312, "H100": 989, "L40S": 362, "RTX4090": 165}  # dense bf16 TFLOP/s
-UTILISATION = 0.4  # share of a GPU's peak in training, an assumption
-SHARED_AMONG = (1, 3, 8)  # numbers of GPUs; the paper has 3
-COUNTED_WATCHES = 200  # sample for the tokens of an example
+UTILISATION = 0.4  # assumed share of a GPU's peak speed in training
+SHARED_AMONG = (1, 3, 8)  # numbers of GPUs; the paper uses 3
+COUNTED_WATCHES = 200  # sample for the mean tokens of an example
 PLANNED = "SigLIP-VQ"
 GB = 1e9
-CAPTION_BYTES = 1650  # per row while a caption file is read; 700 remain (measured)
+CAPTION_BYTES = 1650  # per row while a caption file is read; 700 stay after it (measured)
 
 
 def plan(base: Profile, gpu: str = "A100") -> pd.DataFrame:
-    """Return what one run of a profile takes, one number per row.
+    """Return the resources that one run of a profile takes, one number per row.
 
     Columns: part, quantity, value, unit, note. ValueError for an unknown GPU, and for a network
     that is neither a local folder nor in `PUBLISHED`.
@@ -143,8 +143,8 @@ def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
     slots = spec.data.generation_examples / spec.steps * spaces(spec)["VQ"]["tokens"]
     labelled = numbers["tokens an example", "text loss"] * spec.rows / spec.steps
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    # kept by one layer for its backward pass: norms, q, k, v, attention and sums (8 x width), gate,
-    # up and their product (3 x inner); with checkpointing, layers keep only their inputs
+    # bytes kept by a layer for its backward pass: norms, q, k, v, attention, sums (8 x width) and
+    # gate, up and their product (3 x inner); with checkpointing, layers keep only their inputs
     layer = tokens * (8 * width + 3 * inner) * unit
     kept = (
         layers * tokens * width * unit + layer
@@ -172,7 +172,7 @@ def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
 
 
 def _scoring(spec: RunSpec) -> list[tuple]:
-    """Return the main memory of scoring, which depends on what is scored, not on the data."""
+    """Return the main memory that scoring takes, which does not grow with the training data."""
     config, sides = network_config(spec.model.language_model, AutoConfig), spaces(spec)
     asked = spec.scoring.test_watches * spec.understands
     drawn = spec.scoring.generated_watches * spec.generates
@@ -195,7 +195,7 @@ def _scoring(spec: RunSpec) -> list[tuple]:
 
 
 def _pictures(base: Profile) -> list[tuple]:
-    """Return what a run on captioned pictures takes; empty if the profile has none.
+    """Return what a run on captioned pictures takes; an empty list if the profile has none.
 
     Only the captions' memory grows with the caption file; all else follows from the run's rows.
     """
@@ -208,7 +208,7 @@ def _pictures(base: Profile) -> list[tuple]:
     ]
     if not specs:
         return []
-    widest = max(specs, key=lambda each: each.rows)  # an arm of one task has no rows of the other
+    widest = max(specs, key=lambda each: each.rows)  # single-task arms lack the other task's rows
     spec = widest.vary(architecture=PLANNED, regime="unified")
     drawn = spec.scoring.generated_watches
     opened = max(spec.scoring.test_watches, drawn) + drawn
@@ -244,15 +244,15 @@ def _pictures(base: Profile) -> list[tuple]:
 
 
 def _outputs(space: dict, images: int) -> int:
-    """Return the bytes of an encoder's outputs in the cache."""
+    """Return the bytes that the cache takes for an encoder's outputs on `images` images."""
     return images * space["tokens"] * (2 if space["codes"] else 4 * space["width"])
 
 
 def _hours(spec: RunSpec, numbers: dict, gpu: str) -> list[tuple]:
     config = network_config(spec.model.language_model, AutoConfig)
     tokens, trained = numbers["a run", "tokens"], numbers["parameters", "trained"]
-    # operations of a weight: 2 in the forward pass (4 with checkpointing, which repeats it), 2 for
-    # the gradient of its input, and 2 for its own if it is trained
+    # FLOP per weight and token: 2 in the forward pass (4 with checkpointing, which repeats it), 2
+    # for the gradient of the input, and 2 for the gradient of the weight if it is trained
     everywhere = 6 if spec.training.activation_checkpointing else 4
     length = tokens / spec.rows
     # scores and values, causal: half of each
@@ -327,7 +327,7 @@ def _runs(base: Profile) -> list[tuple]:
 
 
 def show(table: pd.DataFrame) -> str:
-    """Return a plan as text, part by part."""
+    """Return a plan as text, grouped by part."""
     lines = []
     for part, rows in table.groupby("part", sort=False):
         lines.append(part)
@@ -340,7 +340,7 @@ def show(table: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; bad input is refused in one sentence with exit code 2."""
+    """Run the command line; return 2 after printing what is wrong with the input, else 0."""
     parser = argparse.ArgumentParser(description="Say what a run of a profile takes.")
     parser.add_argument("--profile", default="laptop", help=f"one of {', '.join(PROFILES)}")
     parser.add_argument("--gpu", default="A100", help=f"one of {', '.join(GPU_SPEEDS)}")

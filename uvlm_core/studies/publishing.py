@@ -1,13 +1,13 @@
-"""Replacing figures only where new ones say something else (no section of the paper).
+"""Publication of figures whose content has changed (no section of the paper).
 
-Belongs here: `publish`, which copies what a notebook drew into `figures/`. Not here: how a figure
-is drawn and saved (`style.py`), what it shows (each study's file).
+Belongs here: `publish`, which copies the figures of notebooks into `figures/`. Not here: how a
+figure is drawn and saved (`style.py`), what it shows (each study's file).
 
-Drawing again from the same records must leave a checkout clean on any machine, so files are
-compared by what they say. A figure's four files stay as they are if
+Redrawing from the same records must leave a checkout clean on any machine, so files are compared
+by content, not by bytes. The four files of a figure stay as they are if
 
 - the CSV has the same columns and rows, and its numbers differ at most by rounding,
-- the provenance states the same facts, leaving out date, commit and versions,
+- the provenance states the same facts, apart from date, commit and versions,
 - the picture has the same pixels, except a few that another processor rounds differently.
 
 Otherwise all four are replaced. The PDF is not compared: it is drawn from the same figure as the
@@ -28,14 +28,14 @@ from PIL import Image
 VOLATILE = ("date", "commit", "dirty", "versions")  # when and where a figure was drawn
 RELATIVE, ABSOLUTE = 1e-4, 1e-6  # tolerances of numbers; files hold six digits
 LEVELS = 32  # of 255; a pixel that differs by more has changed
-STRAYS = 2e-5  # share of changed pixels that rounding explains; one changed letter exceeds it
+STRAYS = 2e-5  # share of changed pixels that rounding may cause; one changed letter exceeds it
 
 
 def publish(source: Path, destination: Path) -> list[Path]:
     """Copy every file below `source` to the same place below `destination`, all or none.
 
-    A figure (the files of one name) stays as it is if its new files say the same. Returns the paths
-    of all files below `destination`.
+    A figure (all files of one name) stays as it is if its content is the same. Returns every file's
+    path below `destination`. OSError when a file cannot be copied; then nothing is replaced.
     """
     files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
     fresh = {
@@ -61,18 +61,18 @@ def publish(source: Path, destination: Path) -> list[Path]:
 
 
 def says_the_same(new: Path, old: Path) -> bool:
-    """Return whether a figure's new file says what the old one says; False without an old one."""
+    """Return whether two files of a figure have the same content; False if `old` is missing."""
     if not old.is_file():
         return False
     if new.suffix == ".pdf" and new.with_suffix(".png").exists():
-        return True  # the same drawing as the picture, which is compared
+        return True  # drawn from the same figure as the PNG, which is compared
     first, second = new.read_bytes(), old.read_bytes()
     if first == second:
         return True
     compare = {".csv": _same_table, ".json": _same_facts, ".png": _same_picture}.get(new.suffix)
     try:
         return compare is not None and compare(new, old)
-    except (ValueError, OSError):  # one of them is unreadable, so it is replaced
+    except (ValueError, OSError):  # unreadable files are replaced
         return False
 
 
@@ -101,7 +101,7 @@ def _same_facts(new: Path, old: Path) -> bool:
 
 
 def _alike(first, second) -> bool:
-    """Return whether two JSON values differ at most by rounding and by the order of names."""
+    """Return whether two JSON values differ at most by rounding and by the order of keys."""
     if isinstance(first, dict) and isinstance(second, dict):
         return first.keys() == second.keys() and all(
             _alike(first[name], second[name]) for name in first

@@ -1,7 +1,7 @@
-"""Every claim and its verdict: `make scoreboard` (all sections of the paper).
+"""The verdicts on all claims, written by `make scoreboard` (all sections of the paper).
 
 Belongs here: the verdicts of all studies as one table, one picture (figures/PROFILE/scoreboard.*)
-and one page (docs/results.md). Not here: what is compared (the studies), the rule of the verdicts
+and one page (docs/results.md). Not here: what is compared (the studies), the rule for verdicts
 (`statistics.py`).
 
     python -m uvlm_core.studies.scoreboard          from the committed records of the laptop profile
@@ -87,7 +87,7 @@ def all_verdicts(opened: list[OpenedStudy]) -> pd.DataFrame:
 
 @theme()
 def draw_scoreboard(verdicts: pd.DataFrame) -> Figure:
-    """Draw a forest plot: every comparison's difference with its 95 % t interval, grouped by study.
+    """Draw a forest plot of all differences with their 95 % t intervals, grouped by study.
 
     A row is a claim and its quantity, with one mark per architecture. The marker stands for the
     verdict. Intervals that leave the panel end in an arrow. The grey band is the margin of "no
@@ -165,7 +165,7 @@ def draw_scoreboard(verdicts: pd.DataFrame) -> Figure:
 
 
 def _draw_row(axes, place: float, row: dict) -> None:
-    """Draw one comparison: its interval, cut off at the panel's edge, and its mark."""
+    """Draw one comparison: its marker, and its interval cut off at the panel's edge."""
     marker, filled = MARKERS[row["verdict"]]
     colour = COLOURS.get(row["architecture"].split(", ")[0], "black")
     edge = 0.985 * REACH
@@ -205,7 +205,7 @@ def _draw_row(axes, place: float, row: dict) -> None:
 
 
 def _legend_markers(verdicts: pd.DataFrame) -> dict[str, tuple[str, bool]]:
-    """Return the verdicts that occur, with their markers; equal markers share an entry."""
+    """Return legend labels with their markers; verdicts with equal markers share a label."""
     found = {}
     for verdict, look in MARKERS.items():
         if (verdicts["verdict"] == verdict).any():
@@ -247,7 +247,7 @@ def results_page(opened: list[OpenedStudy]) -> str:
 
 
 def claims_table(opened: OpenedStudy) -> str:
-    """Return a study's verdicts as a Markdown table; † marks the earlier rule."""
+    """Return a study's verdicts as a Markdown table; † marks those by the earlier rule."""
     claims = {claim.name: claim for claim in opened.study.claims}
     titles = (
         "claim (section)",
@@ -284,7 +284,7 @@ def claims_table(opened: OpenedStudy) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; missing records are named in one sentence with exit code 2."""
+    """Run the command line; return 2 after an error such as a missing record, else 0."""
     parser = argparse.ArgumentParser(
         description="Write docs/results.md and the picture of the scoreboard."
     )

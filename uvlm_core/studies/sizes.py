@@ -1,8 +1,7 @@
-"""Sizes of networks and rows, known before anything is downloaded (paper appendix, set-up).
+"""Sizes of networks and rows, known without a download (paper appendix, set-up).
 
 Belongs here: configurations of published networks, a spec's image spaces, its model on the meta
-device, and a tokenizer that counts tokens without a hub. Not here: what a whole run takes
-(`plan.py`).
+device, and a tokenizer that counts tokens offline. Not here: what a whole run takes (`plan.py`).
 """
 
 import copy
@@ -30,10 +29,10 @@ from uvlm_core.training.spec import RunSpec
 
 @dataclass(frozen=True)
 class Published:
-    """The configuration, size and licence of a network on a hub, from its card."""
+    """The configuration, size and licence of a network on a hub, from its model card."""
 
     config: PreTrainedConfig
-    gigabytes: float  # to download: its weights in the published type
+    gigabytes: float  # of the download: weights in the published dtype
     licence: str
 
 
@@ -87,12 +86,12 @@ PUBLISHED = {
 def network_config(name: str, kind: type) -> PreTrainedConfig:
     """Return the configuration of a network, from its local folder or else `PUBLISHED`.
 
-    ValueError for a name that is in neither.
+    ValueError when `name` is in neither, or its folder cannot be loaded.
     """
     if name in PUBLISHED and not _is_there(name):
-        return copy.deepcopy(PUBLISHED[name].config)  # resizing a model changes its configuration
+        return copy.deepcopy(PUBLISHED[name].config)  # resizing a model changes its config
     if kind is JanusVQVAEConfig and Path(resolve(name)).is_file():
-        return JanusVQVAEConfig(**LLAMAGEN)  # a single file is taken for LlamaGen's
+        return JanusVQVAEConfig(**LLAMAGEN)  # a single file is assumed to be LlamaGen's
     if not Path(resolve(name)).is_dir():
         raise ValueError(
             f"Nothing is known of {name!r} without a hub; a plan knows local folders and "
@@ -108,7 +107,7 @@ def network_config(name: str, kind: type) -> PreTrainedConfig:
 
 
 def spaces(spec: RunSpec) -> dict[str, dict]:
-    """Return the spaces of the spec's encoders (as `encoders.describe`), from configurations."""
+    """Return what `encoders.describe` says of the spec's encoders, from their configurations."""
     siglip = network_config(spec.model.semantic_encoder, SiglipVisionConfig)
     vq = network_config(spec.model.vq_tokenizer, JanusVQVAEConfig)
     return {
@@ -128,7 +127,7 @@ def spaces(spec: RunSpec) -> dict[str, dict]:
 
 
 def tuned_model(spec: RunSpec) -> torch.nn.Module:
-    """Return a spec's model on the meta device, without weights, set up for its tuning."""
+    """Return a spec's model on the meta device, without weights, prepared by `tune`."""
     processor, _ = text_processor(spec)
     sides = [spaces(spec)[kind] for kind in kinds_of(spec.model.architecture)]
     with torch.device("meta"):
@@ -136,7 +135,7 @@ def tuned_model(spec: RunSpec) -> torch.nn.Module:
             network_config(spec.model.language_model, AutoConfig)
         )
         rows = language_model.get_input_embeddings().num_embeddings
-        if spec.model.language_model in PUBLISHED:  # its tokenizer lacks the tokens for images
+        if spec.model.language_model in PUBLISHED:  # its tokenizer lacks the image tokens
             language_model.resize_token_embeddings(rows + len(NEW_TOKENS), mean_resizing=False)
         model = UnifiedVLM(
             UnifiedVLMConfig(
@@ -155,7 +154,7 @@ def tuned_model(spec: RunSpec) -> torch.nn.Module:
 
 
 def text_processor(spec: RunSpec) -> tuple[Processor, str]:
-    """Return the spec's processor and "", or one with the shipped tokenizer and a note on that."""
+    """Return the spec's processor, and a note (or "") if the shipped tokenizer replaces its own."""
     here = spec.model.tokenizer not in PUBLISHED or _is_there(spec.model.tokenizer)
     sizes = [spaces(spec)[kind]["tokens"] for kind in kinds_of(spec.model.architecture)]
     name = spec.model.tokenizer if here else "pretrained/tokenizer"

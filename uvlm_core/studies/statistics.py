@@ -1,4 +1,4 @@
-"""Intervals over a handful of seeds, and the rule of the verdicts (paper: single runs).
+"""Confidence intervals over seeds, and the rule for verdicts (the paper has single runs).
 
 Belongs here: the interval of a mean, and the rule that turns paired differences into a verdict. Not
 here: which differences a claim compares (the studies), scores of single answers or images
@@ -6,17 +6,17 @@ here: which differences a claim compares (the studies), scores of single answers
 
 The rule was fixed before the runs that it judges:
 
-1. "no effect", if the 90 % t interval of the mean difference lies within the margin on both sides
-   of zero. These are two one-sided tests at 5 %. The margin is the smallest effect of interest, .05
+1. "no effect", if the 90 % t interval of the mean difference lies between -margin and +margin.
+   This amounts to two one-sided tests at 5 %. The margin is the smallest effect of interest, .05
    unless a claim states another.
 2. Otherwise "replicates", if the 95 % t interval lies above zero, and "contradicts", if it lies
    below.
 3. Otherwise "undecided".
 
-A difference that is certainly positive and certainly smaller than the margin is therefore "no
-effect": it is too small to matter. For a question that the paper does not ask, "yes" and "no"
-replace "replicates" and "contradicts". A verdict needs `ENOUGH_SEEDS` seeds. Fewer are judged by
-the earlier rule, which has no "no effect" and needs `FEWEST_SEEDS`.
+A difference that is clearly positive but clearly below the margin is therefore "no effect": it is
+too small to matter. For a question that the paper does not ask, "yes" and "no" replace "replicates"
+and "contradicts". This rule needs `ENOUGH_SEEDS` seeds. With fewer, an earlier rule applies: it
+skips step 1, and returns "undecided" below `FEWEST_SEEDS` seeds.
 """
 
 import numpy as np
@@ -30,9 +30,9 @@ FEWEST_SEEDS = 3  # for the earlier rule
 
 
 def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return (mean, low, high) of the t interval over seeds; for one value the ends are NaN.
+    """Return (mean, low, high) of the t interval over seeds; low and high are NaN for one value.
 
-    ValueError unless `values` is a list of at least one value.
+    ValueError when `values` is empty or not one-dimensional.
     """
     values = np.asarray(values, float)
     if values.ndim != 1 or not len(values):
@@ -52,12 +52,12 @@ def by_earlier_rule(seeds: int) -> bool:
 
 
 def verdict(differences, margin: float | None = MARGIN, own: bool = False) -> str:
-    """Judge whether paired differences, one per seed, are above zero, by this file's rule.
+    """Return the verdict on paired differences, one per seed, by this module's rule.
 
     Args:
-        differences: in the claim's direction.
-        margin: smallest effect of interest in their unit; None rules out "no effect".
-        own: whether the question is our own and not a claim of the paper.
+        differences: positive where the claim holds.
+        margin: smallest effect of interest, in the same unit; None rules out "no effect".
+        own: whether the question is our own, not a claim of the paper.
     """
     above, below, none, undecided = OWN_VERDICTS if own else PAPER_VERDICTS
     _, low, high = mean_interval(differences)

@@ -1,7 +1,7 @@
-"""The common style of figures, and saving one with its data and provenance (not in the paper).
+"""Common style of the figures, and saving them with data and provenance (not in the paper).
 
 Belongs here: the style table, `save_figure`, `provenance`, and how arms, means, legends and
-pictures are drawn. Not here: the figures themselves, one function each, in the studies.
+pictures are drawn. Not here: the figures themselves (each study's file).
 """
 
 import json
@@ -27,7 +27,7 @@ from uvlm_core.studies.publishing import says_the_same
 from uvlm_core.studies.statistics import mean_interval
 from uvlm_core.training.spec import REGIMES
 
-COLUMN, PAGE = 3.3, 6.9  # inches: the width of a figure in one column, and across both
+COLUMN, PAGE = 3.3, 6.9  # inches: width of a figure in one column, and across both
 # In every figure, colour stands for the architecture, line and marker for the regime. Grey is for
 # references that come from no model. The colours are four of seaborn's "colorblind" palette.
 COLOURS = {
@@ -55,7 +55,7 @@ REFERENCES = {
     "ceiling": {"color": "#767676", "linestyle": "-", "linewidth": 1.0},
 }
 _RC = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.family": "DejaVu Sans",  # shipped with matplotlib, so equal on every machine
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -83,9 +83,9 @@ _SUFFIXES = (".png", ".pdf", ".csv", ".json")
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
-INTERVAL_SEEDS = 3  # fewer are drawn one by one: a t interval of two covers the axis
+INTERVAL_SEEDS = 3  # with fewer, each seed is drawn: a t interval of two covers the axis
 DIGITS = 6  # significant digits of numbers in a CSV
-GREYS = ("#222222", "#808080", "#bcbcbc")  # for tasks and hands; colours mean architectures
+GREYS = ("#222222", "#808080", "#bcbcbc")  # for tasks and clock hands; colours mean architectures
 NAMES = {"weather_corner": "weather corner", "battery_corner": "battery corner"}
 REPORTED = {  # look of the authors' own results
     "color": "#767676",
@@ -111,7 +111,7 @@ def style(architecture: str, regime: str = "unified") -> dict:
 
 @contextmanager
 def theme() -> Iterator[None]:
-    """Draw in the common style: legible in one column, text from 7 pt up."""
+    """Apply the common style: legible in one column, text of at least 7 pt."""
     with mpl.rc_context(), sns.axes_style("whitegrid"):
         mpl.rcParams.update(_RC)
         yield
@@ -142,8 +142,8 @@ def provenance(
         counts: sample counts by name, such as {"test watches": 500}.
         facts: further JSON values by name.
 
-    Returns: these, the versions, the git commit, whether anything outside `figures/` differs from
-        it (both "unknown" without git), and the date (UTC).
+    Returns: the arguments, the versions, the git commit, whether anything outside `figures/`
+        differs from that commit (both "unknown" without git), and the date (UTC).
     """
     return {
         "profile": profile,
@@ -164,12 +164,12 @@ def save_figure(
     """Write `name`.png, .pdf, .csv (data) and .json (provenance) into `folder`, all or none.
 
     Equal input gives equal bytes: no file holds the time of writing. Numbers have `DIGITS`
-    significant digits, and rows keep their order. Existing files that say the same stay
-    (`publishing.py`).
+    significant digits, and rows keep their order. Existing files with the same content stay
+    (`says_the_same`).
 
-    Returns: the paths by suffix, without its dot.
-    Raises: ValueError for a name of more than small letters, digits and underscores, for data
-        without rows, for provenance that is not JSON, and for a folder that cannot be written.
+    Returns: the paths by suffix, such as "png".
+    Raises: ValueError when `name` has other characters than lowercase letters, digits and
+        underscores, `data` is empty, `provenance` is not JSON, or `folder` cannot be written.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ValueError(
@@ -188,7 +188,7 @@ def save_figure(
             parts = {suffix: Path(temporary) / f"{name}{suffix}" for suffix in _SUFFIXES}
             with theme():
                 figure.savefig(parts[".png"], metadata={"Software": None})
-                figure.set_layout_engine("none")  # laid out already; that takes longer than drawing
+                figure.set_layout_engine("none")  # layout is done, and slower than drawing
                 figure.savefig(parts[".pdf"], metadata={"CreationDate": None})
             data.to_csv(
                 parts[".csv"], index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"
@@ -233,7 +233,7 @@ def of_arm(table: pd.DataFrame, architecture: str, regime: str) -> pd.DataFrame:
 
 
 def look_of(architecture: str, regime: str) -> dict:
-    """Return `style`, with hollow marks for one task so that overlapping curves can be seen."""
+    """Return `style`, with hollow markers for single-task arms so that overlaps stay visible."""
     return style(architecture, regime) | (
         {"markerfacecolor": "white"} if regime in REGIMES[:2] else {}
     )
@@ -250,10 +250,10 @@ def draw_picture(axes: Axes, image: np.ndarray) -> Axes:
 
 
 def draw_mean(axes: Axes, at: float, values, look: dict, upright: bool = True) -> float:
-    """Draw the mean over seeds with its 95 % t interval, and return it.
+    """Draw the mean over seeds with its 95 % t interval, and return the mean.
 
-    Fewer than `INTERVAL_SEEDS` seeds are drawn one by one instead of an interval. Values run along
-    the y axis if `upright`, else along the x axis.
+    With fewer than `INTERVAL_SEEDS` seeds, each seed is drawn instead of an interval. Values run
+    along the y axis if `upright`, else along the x axis.
     """
     values = np.asarray(values, float)
     mean, low, high = mean_interval(values)
@@ -273,14 +273,14 @@ def draw_mean(axes: Axes, at: float, values, look: dict, upright: bool = True) -
 
 
 def draw_points(axes: Axes, at: pd.Series, values: pd.Series, look: dict) -> None:
-    """Draw the mean of the values at each place (`draw_mean`), joined by a line."""
+    """Draw the mean over seeds at each place (`draw_mean`), joined by a line."""
     groups = values.groupby(np.asarray(at))
     means = [draw_mean(axes, place, group, look) for place, group in groups]
     axes.plot(list(groups.groups), means, **look | {"linewidth": 1.0})
 
 
 def spread_handles(table: pd.DataFrame, upright: bool = True) -> list[Line2D]:
-    """Return the legend entry of single seeds or intervals; none for one seed."""
+    """Return the legend entry for single seeds or intervals; an empty list for one seed."""
     seeds = table["seed"].nunique()
     if seeds < 2:
         return []
@@ -307,7 +307,7 @@ def arms_legend(
     names: bool = True,
     ncols: int = 3,
 ) -> None:
-    """Put one legend above the panels: a table's architectures, its regimes, other entries.
+    """Add a legend above the panels: a table's architectures and regimes, and `others`.
 
     A single architecture becomes the legend's title.
     """
@@ -332,7 +332,7 @@ def arms_legend(
 
 
 def colour_handles(names: Iterable[str]) -> list[Line2D]:
-    """Return legend entries that name architectures by their colours."""
+    """Return legend entries for the colours of architectures."""
     return [Line2D([], [], color=COLOURS[name], linewidth=3, label=name) for name in names]
 
 
