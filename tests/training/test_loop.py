@@ -283,12 +283,26 @@ SPOILT = [
 ]
 
 
+@pytest.fixture(scope="module")
+def cut_once(spec, tmp_path_factory):
+    """The folder of a run that died in step 5 of 6, made once."""
+    folder = tmp_path_factory.mktemp("cut")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Cut):
+        patch.setenv("UVLM_CACHE", str(folder / "cache"))
+        run(spec, folder / "run", 5)
+    return folder / "run"
+
+
+@pytest.fixture
+def cut(cut_once, tmp_path):
+    """A copy of it, to be spoilt."""
+    return shutil.copytree(cut_once, tmp_path / "cut")
+
+
 @pytest.mark.parametrize("name", SPOILT)
 @pytest.mark.parametrize("content", [b"", b"garbage", "half", None], ids=str)
-def test_a_checkpoint_that_cannot_be_read_is_told_by_its_name(name, content, spec, tmp_path):
-    with pytest.raises(Cut):
-        run(spec, tmp_path, 5)
-    path = Path(last_checkpoint(tmp_path)) / name
+def test_a_checkpoint_that_cannot_be_read_is_told_by_its_name(name, content, spec, cut):
+    path = Path(last_checkpoint(cut)) / name
     if content == "half":
         os.truncate(path, path.stat().st_size // 2)
     elif content is not None:
@@ -301,33 +315,29 @@ def test_a_checkpoint_that_cannot_be_read_is_told_by_its_name(name, content, spe
     with pytest.raises(
         ValueError, match=f"{path.parent}.*; delete that folder|{path} is not a whole saf"
     ) as error:
-        run(spec, tmp_path)
+        run(spec, cut)
     assert one_sentence(f"{error.value}\n")
     shutil.rmtree(path.parent)
-    run(spec, tmp_path)
+    run(spec, cut)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[1]", b'{"3": 1}', b'{"a": []}', b"\xff\xfe\x00", b"{}"], ids=str
 )
-def test_scores_that_cannot_be_read_are_told_by_their_file(content, spec, tmp_path):
-    with pytest.raises(Cut):
-        run(spec, tmp_path, 5)
-    (tmp_path / "scores.json").write_bytes(content)
-    with pytest.raises(ValueError, match=f"{tmp_path}/scores.json") as error:
-        run(spec, tmp_path)
+def test_scores_that_cannot_be_read_are_told_by_their_file(content, spec, cut):
+    (cut / "scores.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{cut}/scores.json") as error:
+        run(spec, cut)
     assert one_sentence(f"{error.value}\n")
 
 
-def test_a_run_whose_scores_were_lost_is_not_recorded_without_them(spec, tmp_path):
-    with pytest.raises(Cut):
-        run(spec, tmp_path, 5)
-    (tmp_path / "scores.json").unlink()
+def test_a_run_whose_scores_were_lost_is_not_recorded_without_them(spec, cut):
+    (cut / "scores.json").unlink()
     with pytest.raises(
         ValueError,
         match="scores.json lacks the scores of step 3, which the checkpoint .* has passed",
     ):
-        run(spec, tmp_path)
+        run(spec, cut)
 
 
 def test_a_progress_that_is_none_does_no_harm(spec, tmp_path):
@@ -387,7 +397,7 @@ def test_an_error_of_the_training_itself_is_not_laid_on_the_checkpoint(spec, tmp
     [
         (None, "spec.json cannot be read"),
         ("{", "is not the spec of a run"),
-        ("[1]", "is not a run"),
+        ("[1]", "is not the spec of a run"),
         ('{"training": {"regime": "both"}}', "regime 'both' is not one of"),
         ('{"model": {"layers": 3}}', "'layers' is not a field of model"),
     ],

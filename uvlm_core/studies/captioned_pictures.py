@@ -55,11 +55,11 @@ _STAMPS = _NO_QUESTIONS | {
 }
 _WATCHES = _NO_QUESTIONS | {
     "pictures": "watches",
-    "caption_examples": 48,
-    "generation_examples": 48,
+    "caption_examples": 24,
+    "generation_examples": 24,
     "fractions": (1.0,),
-    "test_watches": 24,
-    "generated_watches": 16,
+    "test_watches": 12,
+    "generated_watches": 8,
 }
 _PICTURE_COLUMNS = (
     "architecture",

@@ -165,7 +165,7 @@ STUDY = Study(
     section="4.2",
     question="Does the benefit depend on whether arms take the same steps, examples or tokens?",
     scales={
-        "smoke": RowsScale(1, ("SigLIP-VQ",), 48),
+        "smoke": RowsScale(1, ("SigLIP-VQ",), 24),
         "laptop": RowsScale(2, ARCHITECTURES, 1000),
         "smollm": RowsScale(1, ("SigLIP-VQ",), 1000),
         "paper": RowsScale(1, ("SigLIP-VQ", "VQ-VQ"), 60_000),

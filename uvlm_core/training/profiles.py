@@ -63,14 +63,14 @@ _SMOLLM = _SMALL.vary(  # a real pre-trained language model with the laptop's en
     adapter_learning_rate=1e-3,
 )
 _SMOKE = _LAPTOP.vary(
-    images=160,
-    vqa_examples=128,
-    caption_examples=32,
-    generation_examples=160,
+    images=96,
+    vqa_examples=48,
+    caption_examples=16,
+    generation_examples=64,
     batch_size=16,
     fractions=(0.5, 1.0),
-    test_watches=24,
-    generated_watches=16,
+    test_watches=12,
+    generated_watches=8,
 )
 PROFILES = {
     each.name: each
