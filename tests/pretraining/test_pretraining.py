@@ -13,6 +13,7 @@ from uvlm_core.data import pictures
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.conversations import IMAGE, Turn
 from uvlm_core.data.smart_watch import Watch, render_batch, sample_watches, split_of
+from uvlm_core.data.texts import SENSE_QUESTIONS, common_sense, conversations_in_words
 from uvlm_core.data.tokens import IGNORED, Processor
 from uvlm_core.models.encoders import VQEncoder
 from uvlm_core.places import resolve, verify
@@ -23,12 +24,9 @@ from uvlm_core.pretraining import stamps as stamps_pretraining
 from uvlm_core.pretraining import text as text_pretraining
 from uvlm_core.pretraining import vq as vq_pretraining
 from uvlm_core.pretraining.text import (
-    SENSE_QUESTIONS,
     TEXT_BATCH,
     TEXT_SEED,
     Lesson,
-    common_sense,
-    conversations_in_words,
     lesson_conversations,
 )
 

@@ -30,6 +30,7 @@ from uvlm_core.training.spec import (
     ScoringSpec,
     TrainingSpec,
 )
+from uvlm_core.training.stages import Stage
 
 LAPTOP = PROFILES["laptop"].spec
 repeatably = settings(max_examples=60, deadline=None, derandomize=True)
@@ -64,6 +65,9 @@ VALUES = {
     "vqa_examples": st.integers(1, 1000),
     "caption_examples": st.integers(0, 1000),
     "generation_examples": st.integers(1, 1000),
+    # `test_stages.py` varies these two
+    "text_examples": st.just(0),
+    "stages": st.just(()),
     "turns": st.integers(1, 5),
     "fewest_turns": st.integers(0, 1),
     "inception": st.text(),
@@ -126,6 +130,8 @@ OTHER = {  # another valid value of every field but the world's version, of whic
     "vqa_examples": 9000,
     "caption_examples": 599,
     "generation_examples": 9999,
+    "text_examples": 7,
+    "stages": (Stage(understanding=2),),
     "turns": 4,
     "fewest_turns": 2,
     "inception": "inception.pth",
@@ -241,6 +247,7 @@ def test_every_field_has_one_name_and_the_papers_value():
         "vqa_examples": 60_000,
         "caption_examples": 60_000,
         "generation_examples": 60_000,
+        "text_examples": 0,
         "turns": 4,
         "fewest_turns": 1,
         "mention_rate": 0.5,
@@ -277,6 +284,7 @@ def test_every_field_has_one_name_and_the_papers_value():
         "feature_loss": "cosine",
         "feature_dropout": 0.0,
         "padding_image": False,
+        "stages": (),
         "batch_size": 393,
         "batch_counts": "all",
         "threads": 8,

@@ -100,6 +100,8 @@ def _counts(model: torch.nn.Module, steps: Steps) -> dict:
         for bucket in steps[item]["buckets"]
     ]
     rows = {"understanding": steps.understanding, "generation": steps.generation}
+    if steps.texts:
+        rows["text"] = steps.texts
     return {
         "steps": steps.spec.steps,
         **{f"{task} rows": len(own) for task, own in rows.items()},

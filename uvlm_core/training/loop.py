@@ -15,7 +15,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,8 +39,10 @@ from uvlm_core.training.divergence import Guard, odd_weight
 from uvlm_core.training.muon import Muon
 from uvlm_core.training.pool import pool_features, sample_images, training_pool
 from uvlm_core.training.spec import RunSpec
+from uvlm_core.training.stages import KINDS_OF_ROWS, order_of_rows, rate_factor, warmup_steps
 
 LM_MATRICES = r".*language_model\.model\.layers\..*(proj|lora_[AB]\.\w+)\.weight"
+LM_WEIGHTS = r".*language_model\..*"
 LORA_TARGETS = (
     r"language_model\.model\.layers\.\d+\."
     r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
@@ -115,7 +117,8 @@ def training_steps(spec: RunSpec, processor: Processor, understanding, generatio
         images_in = pool_features(understanding, pool.side("understanding"))
     if spec.generates or spec.training.padding_image:
         images_out = pool_features(generation, pool.side("generation"))
-    return Steps(spec, processor, *pool.rows(processor), images_in, images_out)
+    texts = pool.texts(processor)
+    return Steps(spec, processor, *pool.rows(processor), images_in, images_out, texts)
 
 
 def load_model(folder: str | Path) -> tuple:
@@ -156,9 +159,12 @@ class Steps(Dataset):
         generation: list[Row],
         images_in: np.ndarray | None,
         images_out: np.ndarray | None,
+        texts: Sequence[Row] = (),
     ):
         self.spec, self.processor = spec, processor
-        self.understanding, self.generation = understanding, generation
+        self.understanding, self.generation, self.texts = understanding, generation, texts
+        self.stages = spec.schedule()
+        self.orders = self._orders()
         self.images_in, self.images_out = images_in, images_out
 
         if min(len(self.rows(step)) for step in range(spec.steps)) < self.processes:
@@ -172,12 +178,36 @@ class Steps(Dataset):
 
     def rows(self, step: int) -> list[Row]:
         """Return the rows of a step."""
-        count = self.spec.steps
+        stage, step = self._stage_of(step)
+        count = self.stages[stage][1]
+        every = (self.understanding, self.generation, self.texts)
         return [
-            row
-            for rows in (self.understanding, self.generation)
-            for row in rows[len(rows) * step // count : len(rows) * (step + 1) // count]
+            rows[place]
+            for rows, order in zip(every, self.orders[stage].values(), strict=True)
+            for place in order[len(order) * step // count : len(order) * (step + 1) // count]
         ]
+
+    def _stage_of(self, step: int) -> tuple[int, int]:
+        """Return the number of the stage that a step is in, and the step's number in the stage."""
+        ends = np.cumsum([count for _, count in self.stages])
+        stage = int(np.searchsorted(ends, step, side="right"))
+        return stage, step - int(ends[stage - 1] if stage else 0)
+
+    def _orders(self) -> list[dict[str, np.ndarray]]:
+        """Return for each stage the positions of its rows in their order, by kind of row."""
+        passed, orders = dict.fromkeys(KINDS_OF_ROWS, 0), []
+        for stage, _ in self.stages:
+            order = {}
+            for kind, wanted in stage.seen(self.spec.rows_of_kinds).items():
+                count, seed = self.spec.rows_of_kinds[kind], self.spec.training.seed
+                order[kind] = order_of_rows(count, wanted, passed[kind], seed, kind)
+                passed[kind] += wanted
+            orders.append(order)
+        return orders
+
+    def freezes(self, step: int) -> bool:
+        """Return whether the language model keeps its weights at a step."""
+        return self.stages[self._stage_of(step)[0]][0].freeze
 
     def __getitem__(self, item: int) -> dict:
         step, process = divmod(item, self.processes)
@@ -259,9 +289,7 @@ def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimiz
     trainable = [
         (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
     ]
-    pattern = re.compile(
-        LM_MATRICES if spec.training.optimizer == "muon" else r".*language_model\..*"
-    )
+    pattern = re.compile(LM_MATRICES if spec.training.optimizer == "muon" else LM_WEIGHTS)
     first = [parameter for name, parameter in trainable if pattern.fullmatch(name)]
     rest = [parameter for name, parameter in trainable if not pattern.fullmatch(name)]
     groups = [
@@ -422,14 +450,13 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     total = spec.steps
-    warmup = spec.training.warmup * total
-    warmup = float(math.ceil(warmup)) if warmup >= 1 else 0.0  # below 1, Trainer reads a fraction
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
         num_train_epochs=1,
         lr_scheduler_type="cosine",
-        warmup_steps=warmup,
+        # below 1, Trainer reads a fraction; `create_scheduler` handles several stages
+        warmup_steps=float(warmup_steps(total, spec.training.warmup)),
         max_grad_norm=1.0,
         save_strategy="no",
         save_total_limit=2,
@@ -493,7 +520,22 @@ class SpecTrainer(Trainer):
 
     def training_step(self, *arguments, **names):
         self.loss = super().training_step(*arguments, **names)
+        if self.train_dataset.freezes(self.state.global_step):
+            for name, parameter in self.model.named_parameters():
+                if re.fullmatch(LM_WEIGHTS, name):
+                    parameter.grad = None
         return self.loss
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        stages = [steps for _, steps in self.train_dataset.stages]
+        if len(stages) == 1:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            warmup = self.train_dataset.spec.training.warmup
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, lambda step: rate_factor(step, stages, warmup)
+            )
+        return self.lr_scheduler
 
     def _get_grad_norm(self, *arguments, **names):  # called before each step of the optimiser
         norm = super()._get_grad_norm(*arguments, **names)

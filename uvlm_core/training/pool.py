@@ -30,6 +30,7 @@ from uvlm_core.data.smart_watch import (
     sample_watch,
     sample_watches,
 )
+from uvlm_core.data.texts import conversations_in_words
 from uvlm_core.data.tokens import Processor, Row
 from uvlm_core.models.encoders import cached_features
 from uvlm_core.training.spec import RunSpec
@@ -62,6 +63,10 @@ class WatchPool:
     def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
         """Return the understanding and generation rows of the spec, in training order."""
         return training_rows(self.spec, processor, _Stream(self.spec.data.hours))
+
+    def texts(self, processor: Processor) -> list[Row]:
+        """Return the text rows of the spec, in training order."""
+        return text_rows(self.spec, processor, _Stream(self.spec.data.hours))
 
 
 class _Stream(dict):
@@ -153,6 +158,10 @@ class PicturePool(Pictures):
             sides.append([processor.row(talk, places[image]) for talk, image in talks])
         return tuple(sides)
 
+    def texts(self, processor: Processor) -> list[Row]:
+        """Return no rows: texts without an image are about watches only."""
+        return []
+
     def _drawn(
         self, number: int, task: str, talks: list[Conversation], count: int
     ) -> list[Conversation]:
@@ -210,6 +219,22 @@ def training_rows(
             images = images[1:] + images[:1]  # control: each request gets another row's image
         rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]
     return _ordered(spec, rows)
+
+
+def text_rows(
+    spec: RunSpec, processor: Processor, watches: Sequence[Watch] | Mapping[int, Watch]
+) -> list[Row]:
+    """Return the spec's rows without an image, in training order: watches told in words.
+
+    They are what the laptop's language model was trained on. Training on them beside requests
+    keeps what it knows. No bias leaves an attribute out of them: they show no image.
+    """
+    rng = np.random.default_rng([spec.training.seed, 6])
+    images = rng.permutation(spec.data.images)[: spec.data.text_examples].tolist()
+    talks = conversations_in_words([watches[image] for image in images], spec.training.seed)
+    without_slots = Processor(processor.tokenizer, tokens_in=0, tokens_out=0)
+    without_slots.context = processor.context
+    return [without_slots.row(talk, image=-1) for talk in talks]
 
 
 def _counts(spec: RunSpec) -> tuple[tuple[str, int], ...]:

@@ -16,6 +16,7 @@ from uvlm_core.data.conversations import TASKS, AttributeBias
 from uvlm_core.data.smart_watch import HOURS, WORLD_VERSION
 from uvlm_core.models.distortion import Distortion
 from uvlm_core.models.kinds import FEATURE_LOSSES, KINDS, OUTPUTS, kinds_of, output_of
+from uvlm_core.training.stages import Stage
 
 # the paper's: kind of the understanding space - kind of the generation space
 ARCHITECTURES = ("SigLIP-VQ", "VQ-VQ", "SigLIP-SigLIP", "VQ-SigLIP")
@@ -40,6 +41,7 @@ _LEAST = {
     "vqa_examples": 0,
     "caption_examples": 0,
     "generation_examples": 0,
+    "text_examples": 0,
     "turns": 1,
     "fewest_turns": 0,
     "test_watches": 1,
@@ -58,9 +60,11 @@ _SHARES = ("momentum", "weight_decay", "warmup", "feature_dropout")
 _LISTS = {
     "biases": AttributeBias,
     "distortions": Distortion,
+    "stages": Stage,
     "shuffled_attributes": str,
     "fractions": float,
 }
+_ONE_STAGE = Stage(understanding=1, generation=1, text=1)
 _TYPE_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
 
 
@@ -105,6 +109,7 @@ class DataSpec(_Part):
     vqa_examples: int = 60_000
     caption_examples: int = 60_000
     generation_examples: int = 60_000
+    text_examples: int = 0  # conversations in words, without an image
     turns: int = 4  # most questions per vqa row
     fewest_turns: int = 1  # fewest questions per vqa row; 0: always `turns`
     mention_rate: float = 0.5  # probability of each attribute but the time, in captions, requests
@@ -138,7 +143,14 @@ class DataSpec(_Part):
                 f"The pictures {self.pictures!r} have no known attributes: biases and "
                 f"shuffled_attributes are of watches only."
             )
-        most = max(self.vqa_examples, self.caption_examples, self.generation_examples)
+        if self.pictures and self.text_examples:
+            raise ValueError(
+                f"The pictures {self.pictures!r} have no known attributes: text_examples "
+                f"{self.text_examples!r} are about watches only."
+            )
+        most = max(
+            self.vqa_examples, self.caption_examples, self.generation_examples, self.text_examples
+        )
         if most > self.images and not self.pictures:
             raise ValueError(
                 f"A run of {most} rows of one task needs as many images, but images "
@@ -210,6 +222,7 @@ class TrainingSpec(_Part):
     feature_dropout: float = 0.0  # share of images whose generated features are not read back
     padding_image: bool = False  # the authors' padding image in every step (pitfall 3)
     batch_size: int = 393  # rows per step, over all processes
+    stages: tuple[Stage, ...] = ()  # (): one stage of one epoch of all rows
     batch_counts: str = "all"  # the rows that `batch_size` counts; others are added in proportion
     threads: int = 8
 
@@ -306,9 +319,18 @@ class RunSpec:
         return self.data.generation_examples * self.generates
 
     @property
+    def rows_of_kinds(self) -> dict[str, int]:
+        """The rows that this arm has, of each kind of row that a stage counts (`Stage`)."""
+        return {
+            "understanding": self.understanding_rows,
+            "generation": self.generation_rows,
+            "text": self.data.text_examples,
+        }
+
+    @property
     def rows(self) -> int:
-        """The number of training rows that this arm sees."""
-        return self.understanding_rows + self.generation_rows
+        """The number of training rows that this arm sees, each as often as it sees it."""
+        return sum(sum(stage.seen(self.rows_of_kinds).values()) for stage, _ in self.schedule())
 
     @property
     def alpha(self) -> float:
@@ -317,18 +339,33 @@ class RunSpec:
 
     @property
     def steps(self) -> int:
-        """The number of optimiser steps.
+        """The number of optimiser steps, of all stages together."""
+        return sum(steps for _, steps in self.schedule())
 
-        With batch_counts "all", it follows from all rows that the arm sees. Otherwise it follows
-        from the spec's rows of one side, whether or not the arm sees them. The arms of one
-        comparison then take the same number of steps.
+    def schedule(self) -> list[tuple[Stage, int]]:
+        """Return the stages in which this arm sees rows, each with its number of steps.
+
+        With batch_counts "all", the steps follow from all rows that the arm sees in the stage.
+        Otherwise they follow from the spec's rows of one side, whether or not the arm sees them.
+        The arms of one comparison then take the same number of steps.
         """
-        understanding = self.data.vqa_examples + self.data.caption_examples
-        generation = self.data.generation_examples
+        return [
+            (stage, self._steps_of(stage))
+            for stage in self.training.stages or (_ONE_STAGE,)
+            if any(stage.seen(self.rows_of_kinds).values())
+        ]
+
+    def _steps_of(self, stage: Stage) -> int:
+        own = self.rows_of_kinds
+        every = own | {
+            "understanding": self.data.vqa_examples + self.data.caption_examples,
+            "generation": self.data.generation_examples,
+        }
+        understanding, generation, text = stage.seen(every).values()
         rows = {
-            "understanding": understanding or generation,
-            "generation": generation or understanding,
-            "all": self.rows,
+            "understanding": understanding or generation or text,
+            "generation": generation or understanding or text,
+            "all": sum(stage.seen(own).values()),
         }[self.training.batch_counts]
         return math.ceil(rows / self.training.batch_size)
 
@@ -348,9 +385,21 @@ class RunSpec:
                 for bias in self.data.biases
                 if bias.rate < 1 and (seen := self._seen_tasks(bias))
             ],
+            stages=self._seen_stages(),
         )
         spec = spec._merged()
         return spec.vary(**{name: DEFAULTS[name] for name in spec._unseen()})
+
+    def _seen_stages(self) -> list[Stage]:
+        """Return the stages without what this arm does not see; [] for one epoch of all rows."""
+        none = {kind: 0.0 for kind, count in self.rows_of_kinds.items() if not count}
+        stages = []
+        for stage, steps in self.schedule():
+            bare = replace(stage, **none)
+            # rows that are not seen may set the number of steps
+            stages.append(bare if self._steps_of(bare) == steps else stage)
+        plain = [replace(stage, **none) for stage in stages] == [replace(_ONE_STAGE, **none)]
+        return [] if plain and self.steps == self._steps_of(_ONE_STAGE) else stages
 
     def _merged(self) -> "RunSpec":
         """Return the same run with one common architecture, row counts and `batch_counts`."""
@@ -358,13 +407,15 @@ class RunSpec:
         if self.training.padding_image:  # every arm sees both sides
             return self
         changes = {}
-        if counts == "all" and regime != "unified":
+        # in several stages, and beside text, the other task's rows may set the number of steps
+        one_stage = not self.training.stages and not self.data.text_examples
+        if one_stage and counts == "all" and regime != "unified":
             changes["batch_counts"] = counts = regime
         kinds = self.model.understanding, self.model.generation
         one_adapter = {"shared_adapter": DEFAULTS["shared_adapter"]}
         if regime == "understanding":
             changes |= {"architecture": f"{kinds[0]}-{kinds[0]}", **one_adapter}
-            if counts == "understanding":
+            if one_stage and counts == "understanding":
                 changes["generation_examples"] = 0
         elif regime == "generation":
             # two adapters of one kind start with different weights, and a distortion of the
@@ -372,9 +423,11 @@ class RunSpec:
             widths = [each for each in self.model.distortions if each.family == "width"]
             if kinds[0] != kinds[1] and not widths:
                 changes |= {"architecture": f"{kinds[1]}-{kinds[1]}", **one_adapter}
-            if counts == "generation":
+            if one_stage and counts == "generation":
                 changes |= {"vqa_examples": 0, "caption_examples": 0}
-        elif self.understanding_rows == self.generation_rows and counts == "generation":
+        elif (
+            one_stage and self.understanding_rows == self.generation_rows and counts == "generation"
+        ):
             changes["batch_counts"] = "understanding"  # the same number of steps
         return self.vary(**changes)
 
@@ -396,6 +449,10 @@ class RunSpec:
             (("shuffled_requests", "shuffled_attributes"), self.generates),
             (("shown_watches",), self.generates and not data.pictures),
             (("turns", "fewest_turns", "probe_watches"), self.understands),
+            (
+                ("text_examples",),
+                not training.stages or any(stage.text for stage in training.stages),
+            ),
             (("picture_folder", "sam_pictures"), data.pictures),
             (("lora_rank", "lora_alpha"), training.tuning == "lora"),
             (("momentum",), training.optimizer == "muon"),
