@@ -195,12 +195,15 @@ class Steps(Dataset):
 
     def _orders(self) -> list[dict[str, np.ndarray]]:
         """Return for each stage the positions of its rows in their order, by kind of row."""
+        every = (self.understanding, self.generation, self.texts)
+        rows = dict(zip(KINDS_OF_ROWS, map(len, every), strict=True))
         passed, orders = dict.fromkeys(KINDS_OF_ROWS, 0), []
         for stage, _ in self.stages:
             order = {}
-            for kind, wanted in stage.seen(self.spec.rows_of_kinds).items():
-                count, seed = self.spec.rows_of_kinds[kind], self.spec.training.seed
-                order[kind] = order_of_rows(count, wanted, passed[kind], seed, kind)
+            for kind, wanted in stage.seen(rows).items():
+                order[kind] = order_of_rows(
+                    rows[kind], wanted, passed[kind], self.spec.training.seed, kind
+                )
                 passed[kind] += wanted
             orders.append(order)
         return orders
