@@ -64,6 +64,15 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def two_processes() -> list[str]:
+    """What follows `python` to run a script in two processes on CPUs."""
+    # --cpu would want mpirun; --multi_gpu starts as many processes, and they find no GPU
+    words = "--num_processes 2 --num_machines 1 --multi_gpu --mixed_precision no"
+    more = "--dynamo_backend no --main_process_port 0"
+    return ["-m", "accelerate.commands.launch", *words.split(), *more.split()]
+
+
+@pytest.fixture(scope="session")
 def watches():
     return sample_watches(5, 48)
 

@@ -139,26 +139,14 @@ def test_a_record_that_came_before_the_lock_is_not_made_again(
 
 
 def test_of_several_processes_all_end_where_the_run_is_anothers(
-    spec, arguments, work, refusal, tmp_path
+    spec, arguments, work, refusal, tmp_path, two_processes
 ):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     work.mkdir(parents=True)
     with FileLock(work / f"{record_key(spec.canonical())}.lock"):
         both = start(
-            "-m",
-            "accelerate.commands.launch",
-            "--num_processes",
-            "2",
-            "--num_machines",
-            "1",
-            "--multi_gpu",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            "0",
+            *two_processes,
             str(script),
             *arguments,
         )

@@ -164,3 +164,8 @@ def test_runs_that_there_are_none_of_are_refused():
         match="There are no runs of 'time' and 'VQ-VQ'; rare in the smoke profile are weather",
     ):
         embedding_probes.arms(profile("smoke"), embedding_probes.ProbesScale(1, rare="time"))
+
+
+def test_the_last_layer_is_that_of_the_highest_number():
+    places = pd.Series(["encoder", "layer 9", "layer 10", "adapter", None])
+    assert embedding_probes.last_layer(places) == "layer 10"

@@ -354,7 +354,9 @@ sys.exit(launch.main(sys.argv[1:]))
 """
 
 
-def test_of_two_processes_both_end_where_one_has_a_loss_that_is_not_finite(spec, words, tmp_path):
+def test_of_two_processes_both_end_where_one_has_a_loss_that_is_not_finite(
+    spec, words, tmp_path, two_processes
+):
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
     prepare(spec)  # fills the feature cache
@@ -362,19 +364,7 @@ def test_of_two_processes_both_end_where_one_has_a_loss_that_is_not_finite(spec,
     done = subprocess.run(
         [
             sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--num_processes",
-            "2",
-            "--num_machines",
-            "1",
-            "--multi_gpu",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            "0",
+            *two_processes,
             str(script),
             *words(spec),
             "--records",

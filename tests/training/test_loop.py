@@ -476,30 +476,17 @@ PartialState().destroy_process_group()
 """
 
 
-def test_two_processes_train_the_run_of_one(spec, tmp_path, networks):
+def test_two_processes_train_the_run_of_one(spec, tmp_path, networks, two_processes):
     spec = spec.vary(
         optimizer="adamw", learning_rate=1e-3
     )  # Muon's roots amplify what rounding leaves
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
     prepare(spec)  # fills the feature cache
-    # --cpu would want mpirun; --multi_gpu starts as many processes, and they find no GPU
     done = subprocess.run(
         [
             sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--num_processes",
-            "2",
-            "--num_machines",
-            "1",
-            "--multi_gpu",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            "0",
+            *two_processes,
             str(script),
             json.dumps(spec.to_dict()),
             str(tmp_path / "run"),

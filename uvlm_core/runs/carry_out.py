@@ -93,7 +93,11 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, np.ndarray
 
 
 def _counts(model: torch.nn.Module, steps: Steps) -> dict:
-    """Count steps, rows, tokens and parameters; "padding" is its share in a sample of steps."""
+    """Count steps, rows, tokens and parameters.
+
+    A row counts once, its tokens as often as it is seen. "padding" is its share in a sample of
+    steps.
+    """
     some = [
         bucket
         for item in range(0, len(steps), max(1, len(steps) // 20))
@@ -105,7 +109,7 @@ def _counts(model: torch.nn.Module, steps: Steps) -> dict:
     return {
         "steps": steps.spec.steps,
         **{f"{task} rows": len(own) for task, own in rows.items()},
-        "tokens": int(sum(len(row.ids) for own in rows.values() for row in own)),
+        "tokens": sum(len(row.ids) for step in range(steps.spec.steps) for row in steps.rows(step)),
         "padding": round(padding_share(some, steps.processor.pad), 4),
         **{
             f"{task} rows about {name}": sum(name in row.about for row in own)

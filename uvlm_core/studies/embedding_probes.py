@@ -689,12 +689,17 @@ def show_patching(opened: OpenedStudy) -> Drawn:
 # What the figures say
 
 
+def last_layer(places: pd.Series) -> str:
+    """Return the place with the highest number among "layer 1", "layer 2" and so on."""
+    layers = places[places.str.startswith("layer ", na=False)]
+    return max(layers, key=lambda place: int(place.removeprefix("layer ")))
+
+
 def tell_probes(opened: OpenedStudy) -> str:
     """Say how well probes read the attribute in the last layer, in pixels and in the encoder."""
     inspection, table = inspection_of(opened), opened.table
     own = table[table["attribute"] == inspection.attribute]
-    layers = own.loc[own["place"].fillna("").str.startswith("layer"), "place"]  # in model order
-    last = own[own["place"] == layers.iloc[-1]]
+    last = own[own["place"] == last_layer(own["place"])]
 
     def mean(arm: str, rare: str, rows: pd.DataFrame) -> float:
         chosen = rows[

@@ -524,6 +524,8 @@ class SpecTrainer(Trainer):
     def training_step(self, *arguments, **names):
         self.loss = super().training_step(*arguments, **names)
         if self.train_dataset.freezes(self.state.global_step):
+            if self.is_deepspeed_enabled:  # it keeps the gradients elsewhere
+                raise ValueError("A stage with freeze True cannot be trained with DeepSpeed.")
             for name, parameter in self.model.named_parameters():
                 if re.fullmatch(LM_WEIGHTS, name):
                     parameter.grad = None

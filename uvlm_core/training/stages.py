@@ -48,12 +48,6 @@ class Stage:
         """Return how many rows of each kind the stage shows, given how many there are."""
         return {kind: round(getattr(self, kind) * count) for kind, count in rows.items()}
 
-    @property
-    def plain(self) -> bool:
-        """Whether the stage is one epoch of what it sees, with nothing frozen."""
-        epochs = {getattr(self, kind) for kind in KINDS_OF_ROWS}
-        return epochs <= {0.0, 1.0} and not self.freeze
-
 
 def order_of_rows(count: int, wanted: int, passed: int, seed: int, kind: str) -> np.ndarray:
     """Return the positions of the next `wanted` rows out of `count`, (wanted,) int64.
