@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import copy
+import gc
 import json
 from pathlib import Path
 
@@ -25,14 +27,19 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 from uvlm_core.data.conversations import IMAGE, TASKS, make_conversations
 from uvlm_core.data.smart_watch import render_batch, sample_watches
 from uvlm_core.data.tokens import Processor, train_tokenizer
+from uvlm_core.models import encoders as encoders_module
+from uvlm_core.models import unified as unified_module
 from uvlm_core.models.encoders import FeatureDecoder, SiglipEncoder, VQEncoder, to_pixels
 from uvlm_core.models.readers import AttributeReader, FeatureReader
 from uvlm_core.models.unified import build_model
+from uvlm_core.models.weights import load_network
 from uvlm_core.places import fingerprint
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import RunSpec
 
 torch.set_num_threads(1)
+# a training collects garbage; what was imported need not be looked at each time
+gc.freeze()
 VQ_SHAPE = dict(
     in_channels=48,
     out_channels=48,
@@ -61,6 +68,30 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("UVLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("UVLM_BACKEND", raising=False)  # grids of tests stay here
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch):
+    """Networks of unchanged files are read once: most of the time of a small training was reading.
+
+    Tests of reading itself call `weights.load_network`.
+    """
+    for module in (encoders_module, unified_module):
+        monkeypatch.setattr(module, "load_network", _copied)
+
+
+_LOADED: dict = {}
+
+
+def _copied(kind, name, *arguments, **names):
+    """A copy of the network that `load_network` returns."""
+    if not os.path.isdir(name):  # shipped, of the hub, or not there
+        return load_network(kind, name, *arguments, **names)
+    files = [path.stat() for path in sorted(Path(name).glob("*"))]
+    key = kind, name, arguments, *names.items(), *((f.st_ino, f.st_mtime_ns) for f in files)
+    if key not in _LOADED:
+        _LOADED[key] = load_network(kind, name, *arguments, **names)
+    return copy.deepcopy(_LOADED[key])
 
 
 @pytest.fixture(scope="session")

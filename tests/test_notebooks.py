@@ -13,7 +13,11 @@ from filelock import FileLock
 
 from uvlm_core import notebooks as runner
 from uvlm_core.environment import ROOT
+from uvlm_core.runs.store import RunStore
 from uvlm_core.studies import studies
+from uvlm_core.studies.base import find_study
+from uvlm_core.studies.records import main as make_records
+from uvlm_core.training.profiles import profile
 
 NOTEBOOKS = runner.find_notebooks(ROOT / "notebooks")
 SHOWN = re.compile(r'\.show\("(\w+)"')
@@ -27,13 +31,20 @@ def code_of(path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, worker_id):
-    """A folder in which all notebooks have run, every training included; all workers share it."""
+    """A folder in which all runs and then all notebooks have run; all workers share it.
+
+    One run is left to its notebook. One command for the others starts fewer processes than a grid
+    in each notebook.
+    """
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "ran"
     homes = [f"--{name}={folder / name}" for name in ("build", "figures", "records")]
     with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "finished").exists():
             patch.setenv("UVLM_CACHE", str(folder / "cache"))
+            assert make_records(["--profile=smoke", homes[2]]) == 0
+            store = RunStore(folder / "records")
+            store.path(find_study("captioned_pictures").specs(profile("smoke"))[0]).unlink()
             assert runner.main(["--profile=smoke", "--workers=2", *homes]) == 0
             (folder / "finished").touch()
     return folder

@@ -234,6 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    variables["UVLM_FIGURES"] = str(figures)  # a figure that has not changed need not be redrawn
     with kernel_environment(variables):
         return _run_all(plan, build, figures)
 

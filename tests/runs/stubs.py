@@ -1,5 +1,4 @@
-"""Stand-ins for runs, which cost nothing; `test_backends.py` and `test_grid.py` send them to other
-processes."""
+"""Stand-ins for runs, which cost nothing; tests here send them to other processes."""
 
 import os
 import signal
@@ -62,6 +61,15 @@ def execute(spec, folder):
         report_progress(folder, step / 10)
         time.sleep(spec.seconds / 10)
     return body(spec), np.full((2, 8, 8, 3), spec.seed, np.uint8)
+
+
+def execute_when_told(spec, folder):
+    """A run that says that it has begun, and ends when the file "go" is there."""
+    with open(folder.parent / "begun", "a") as file:
+        file.write("x")
+    while not (folder.parent / "go").exists():
+        time.sleep(0.02)
+    return body(Stub()) | {"provenance": {}, "samples": {}}, None
 
 
 def execute_and_die(spec, folder):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from stubs import execute_when_told
 
 from uvlm_core.runs import carry_out, launch
 from uvlm_core.runs.grid import RunsFailed, run_grid
@@ -19,19 +20,10 @@ from uvlm_core.training import loop
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def execute(spec, folder):
-    """A run that says that it has begun, and ends when the file "go" is there."""
-    with open(folder.parent / "begun", "a") as file:
-        file.write("x")
-    while not (folder.parent / "go").exists():
-        time.sleep(0.02)
-    row = {"fraction": 1.0, "metric": "partial", "attribute": "time", "value": 0.5, "samples": 1}
-    return {"scores": [row], "counts": {}, "times": {}, "provenance": {}, "samples": {}}, None
-
-
+# a process that runs stand-ins imports no test
 SCRIPT = (
-    "import sys, test_launch; test_launch.launch.execute_run = test_launch.execute; "
-    "sys.exit(test_launch.launch.main(sys.argv[1:]))"
+    "import sys, stubs; from uvlm_core.runs import launch; "
+    "launch.execute_run = stubs.execute_when_told; sys.exit(launch.main(sys.argv[1:]))"
 )
 
 
@@ -75,7 +67,7 @@ def wait_for(path: Path) -> None:
 def test_a_run_is_one_processs_until_it_has_ended_or_was_killed(
     spec, arguments, work, refusal, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(launch, "execute_run", execute)
+    monkeypatch.setattr(launch, "execute_run", execute_when_told)
     other = start("-c", SCRIPT, *arguments)
     wait_for(work / "begun")
     assert launch.main(arguments) == 2
@@ -93,10 +85,10 @@ def test_a_run_is_one_processs_until_it_has_ended_or_was_killed(
 def test_a_grid_and_a_launch_of_one_run_exclude_each_other(
     spec, arguments, work, refusal, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(launch, "execute_run", execute)
+    monkeypatch.setattr(launch, "execute_run", execute_when_told)
     spec, store, found = spec.canonical(), RunStore(tmp_path / "records"), []
     grid = threading.Thread(
-        target=lambda: found.extend(run_grid([spec], store, 1, execute=execute))
+        target=lambda: found.extend(run_grid([spec], store, 1, execute=execute_when_told))
     )
     grid.start()  # in the cache, as launch
     wait_for(work / "begun")
@@ -110,7 +102,7 @@ def test_a_grid_and_a_launch_of_one_run_exclude_each_other(
 def test_a_grid_waits_for_a_launch_and_takes_its_record(
     spec, arguments, work, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(launch, "execute_run", execute)
+    monkeypatch.setattr(launch, "execute_run", execute_when_told)
     first = threading.Thread(target=launch.main, args=(arguments,))
     first.start()
     wait_for(work / "begun")
@@ -121,7 +113,9 @@ def test_a_grid_waits_for_a_launch_and_takes_its_record(
         (work / "go").touch()
 
     threading.Thread(target=let_go).start()
-    (record,) = run_grid([spec.canonical()], RunStore(tmp_path / "records"), 1, execute=execute)
+    (record,) = run_grid(
+        [spec.canonical()], RunStore(tmp_path / "records"), 1, execute=execute_when_told
+    )
     assert record["provenance"] == {"processes": 1} and (work / "begun").read_text() == "x"
     first.join()
 
@@ -131,7 +125,9 @@ def test_a_record_that_came_before_the_lock_is_not_made_again(
 ):
     def acquire(lock, **names):
         (work / "go").touch()
-        RunStore(tmp_path / "records").save(spec.canonical(), execute(spec, work / "other")[0])
+        RunStore(tmp_path / "records").save(
+            spec.canonical(), execute_when_told(spec, work / "other")[0]
+        )
 
     monkeypatch.setattr(FileLock, "acquire", acquire)
     monkeypatch.setattr(launch, "execute_run", pytest.fail)

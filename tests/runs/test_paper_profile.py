@@ -22,6 +22,7 @@ from transformers import (
 from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.smart_watch import render_batch, sample_watches
 from uvlm_core.environment import cache_folder
+from uvlm_core.files import read_json
 from uvlm_core.models.decoding import answer, generate_images
 from uvlm_core.models.unified import load_language_model
 from uvlm_core.places import fingerprint
@@ -29,7 +30,7 @@ from uvlm_core.runs.carry_out import train_and_score
 from uvlm_core.runs.trained import trained_models
 from uvlm_core.training.loop import load_model
 from uvlm_core.training.profiles import profile
-from uvlm_core.training.spec import ARCHITECTURES
+from uvlm_core.training.spec import ARCHITECTURES, RunSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 TOWER = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2)
@@ -94,8 +95,27 @@ def paper(tmp_path_factory, networks):
     )
 
 
+@pytest.fixture(scope="module")
+def kept(paper, tmp_path_factory):
+    """By architecture: the model that was kept, and the one in its folder; trained in one grid."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UVLM_CACHE", str(tmp_path_factory.mktemp("kept")))
+        models = trained_models([paper.vary(architecture=name) for name in ARCHITECTURES], 1)
+        folders = [path.parent for path in cache_folder().glob("models/*/model.safetensors")]
+        named = {
+            RunSpec.from_dict(read_json(folder / "spec.json")).model.architecture: folder
+            for folder in folders
+        }
+        return {
+            name: (model, load_model(named[name]))
+            for name, model in zip(ARCHITECTURES, models, strict=True)
+        }
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_each_architecture_trains_saves_loads_answers_and_draws(paper, architecture, tmp_path):
+def test_each_architecture_trains_saves_loads_answers_and_draws(
+    paper, kept, architecture, tmp_path
+):
     spec = paper.vary(architecture=architecture)
     assert spec.steps == 2 and spec.training.precision == "bf16" and spec.training.tuning == "lora"
     result, _ = train_and_score(spec, tmp_path)
@@ -103,20 +123,17 @@ def test_each_architecture_trains_saves_loads_answers_and_draws(paper, architect
     assert metrics >= {"partial", "triggered", "alignment_cka"}
     assert np.isfinite(result["samples"]["losses"]["loss"]).all()
     assert all(row["value"] is not None for row in result["scores"])
-    (kept,) = trained_models([spec], workers=1)
-    (folder,) = [path.parent for path in (cache_folder() / "models").glob("*/model.safetensors")]
-    loaded = load_model(folder)
     watches = sample_watches(0, 3, "test")
     talks = {task: make_conversations(watches, task, 0, turns=2) for task in ("vqa", "generation")}
     said, drawn = [], []
-    for model, processor, understanding, generation in (kept, loaded):
+    for model, processor, understanding, generation in kept[architecture]:
         images = understanding.encode(render_batch(watches, spec.data.image_size))
         said.append(answer(model, processor, talks["vqa"], images, limit=8))
         drawn.append(generate_images(model, processor, talks["generation"]).tokens)
         assert drawn[-1].shape[:2] == (3, generation.tokens)
     assert said[0] == said[1]
     np.testing.assert_array_equal(*drawn)
-    base = loaded[0].get_base_model()
+    base = kept[architecture][1][0].get_base_model()
     assert (
         base.language_model.model.layers[0].self_attn.q_proj.base_layer.weight.dtype
         == torch.bfloat16

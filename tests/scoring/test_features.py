@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from uvlm_core.data.attributes import ATTRIBUTES, take_over
+from uvlm_core.data.attributes import ATTRIBUTES, reader_classes, take_over
 from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.smart_watch import Watch, render_batch, sample_watches
 from uvlm_core.data.tokens import collate
 from uvlm_core.models.decoding import generate_images, predict_features
 from uvlm_core.models.encoders import FeatureDecoder, directions
-from uvlm_core.models.readers import FeatureReader, reader_classes
+from uvlm_core.models.readers import FeatureReader
 from uvlm_core.scoring.evaluation import Evaluation
 from uvlm_core.scoring.images import (
     bearing_patches,

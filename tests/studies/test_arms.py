@@ -65,11 +65,12 @@ def test_an_unknown_architecture_is_refused_by_name():
 @pytest.mark.parametrize("name", ["smoke", "laptop"])
 def test_scaling_lets_one_task_grow_and_keeps_the_other_and_the_steps(name):
     base = profile(name)
-    rows = find_study("data_scaling").scale(name).rows
+    scale = find_study("data_scaling").scale(name)
+    rows, architecture = scale.rows, scale.architectures[0]
     specs = [
         spec
         for spec in specs_of("data_scaling", base, seeds=1)
-        if spec.scoring.fractions == (1.0,) and spec.model.architecture == "SigLIP-VQ"
+        if spec.scoring.fractions == (1.0,) and spec.model.architecture == architecture
     ]
     first = [
         s

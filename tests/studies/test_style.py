@@ -83,6 +83,15 @@ def test_other_data_other_facts_and_another_picture_are_written(tmp_path):
     assert saved_again(tmp_path)
 
 
+def test_the_document_of_a_figure_that_has_not_changed_is_not_drawn_again(tmp_path, monkeypatch):
+    earlier = figures.save_figure(draw(), DATA, "curves", tmp_path / "earlier", FACTS)["pdf"]
+    earlier.write_bytes(b"as it was")
+    monkeypatch.setenv("UVLM_FIGURES", str(tmp_path / "earlier"))
+    same = figures.save_figure(draw(), DATA, "curves", tmp_path / "same", FACTS)["pdf"]
+    other = figures.save_figure(draw([1, 2]), DATA, "curves", tmp_path / "other", FACTS)["pdf"]
+    assert same.read_bytes() == b"as it was" and other.read_bytes().startswith(b"%PDF")
+
+
 def test_a_figure_that_cannot_be_drawn_leaves_the_earlier_one_untouched(tmp_path):
     paths = figures.save_figure(draw(), DATA, "curves", tmp_path, FACTS)
     before = {path: path.read_bytes() for path in paths.values()}

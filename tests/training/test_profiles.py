@@ -67,7 +67,6 @@ def test_the_smoke_profile_is_the_laptops_in_small():
         "vqa_examples",
         "caption_examples",
         "generation_examples",
-        "batch_size",
         "fractions",
         "test_watches",
         "generated_watches",

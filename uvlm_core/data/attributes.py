@@ -516,6 +516,16 @@ def scored_names() -> list[str]:
     ]
 
 
+def reader_classes() -> dict[str, Sequence]:
+    """Return what readers classify (hour, minute, second, weather, ...) and the values by class."""
+    return {
+        part: classes
+        for attribute in ATTRIBUTES.values()
+        if attribute.in_readers
+        for part, classes in attribute.parts.items()
+    }
+
+
 def chances(read_back: bool = False) -> dict[str, float]:
     """Return the expected score of random guesses for each of `scored_names`.
 

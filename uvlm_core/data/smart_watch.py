@@ -26,6 +26,7 @@ SPLITS = ("train", "test", "reader")
 POOL_STREAM = 0  # seed of the pool of training watches
 # seed of test watches and questions; `split_of` keeps them out of training under any seed
 TEST_STREAM = 800_000
+CARDS_STREAM = 641  # seed of the test watches behind the numbers of the model cards
 
 NUMBER_FROM = 128  # px; in smaller images the battery's number is illegible and is not drawn
 MINIMUM_CONTRAST = 3.0  # WCAG ratio of the white hands to the face (pitfall 11)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uvlm_core.data.attributes import ATTRIBUTES, attribute_with
+from uvlm_core.data.attributes import ATTRIBUTES, attribute_with, reader_classes
 from uvlm_core.data.smart_watch import Watch
 from uvlm_core.models.encoders import directions, to_pixels
 from uvlm_core.models.weights import companion_config, folder_config, load_into
@@ -20,16 +20,6 @@ from uvlm_core.places import refusing, resolve
 
 READER_SIZE = 64  # px
 READINGS_A_CALL = 256  # images per call of a reader
-
-
-def reader_classes() -> dict[str, Sequence]:
-    """Return what readers classify (hour, minute, second, weather, ...) and the values by class."""
-    return {
-        part: classes
-        for attribute in ATTRIBUTES.values()
-        if attribute.in_readers
-        for part, classes in attribute.parts.items()
-    }
 
 
 class AttributeReader(nn.Module):

@@ -15,9 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, SiglipConfig, SiglipModel
 
-from uvlm_core.data.smart_watch import Watch, render_batch, sample_watch, sample_watches, split_of
+from uvlm_core.data.attributes import reader_classes
+from uvlm_core.data.smart_watch import (
+    CARDS_STREAM,
+    Watch,
+    render_batch,
+    sample_watch,
+    sample_watches,
+    split_of,
+)
 from uvlm_core.models.encoders import FeatureDecoder, SiglipEncoder
-from uvlm_core.models.readers import FeatureReader, class_numbers, reader_classes
+from uvlm_core.models.readers import FeatureReader, class_numbers
 from uvlm_core.places import fingerprint, resolve
 from uvlm_core.pretraining.common import (
     BF16,
@@ -25,7 +33,6 @@ from uvlm_core.pretraining.common import (
     SEED,
     SIZE,
     TABLE_HEAD,
-    TEST_SEED,
     WATCHES,
     Grid,
     Probe,
@@ -275,7 +282,7 @@ Besides, a linear map must give back each patch's pixels from the
 penultimate layer (weight {REDRAWING:.0f}; the map is not shipped): \
 with captions alone the hands were lost.
 
-Quality on held-out watches (split "test", seed {TEST_SEED}). \
+Quality on held-out watches (split "test", seed {CARDS_STREAM}). \
 Probes with one hidden layer on the patch features,
 trained on {PROBE_WATCHES:,} watches, of this network and, as a control, \
 of one with random weights; and what the most likely
@@ -337,7 +344,7 @@ class ZeroShot(nn.Module):
 @torch.no_grad()
 def retrieval(network: SiglipModel, phrases: Sequence[tuple[str, ...]], count: int = 250) -> float:
     """Return the share of captions that rank their image first of `count` held-out images."""
-    watches = sample_watches(TEST_SEED, count, "test")
+    watches = sample_watches(CARDS_STREAM, count, "test")
     pixels = to_float(torch.from_numpy(render_batch(watches, SIZE)))
     ids = caption_ids([caption_of(watch, phrases) for watch in watches])
     found = network(input_ids=ids, pixel_values=pixels).logits_per_text.argmax(1)
@@ -408,7 +415,7 @@ Data: {len(images):,} watches of the split "train"; {DECODER_STEPS:,} steps of 3
 L1 + L2 on pixels, weighted by local
 contrast.
 
-Quality on held-out watches (split "test", seed {TEST_SEED}): \
+Quality on held-out watches (split "test", seed {CARDS_STREAM}): \
 mean absolute pixel error {error:.4f} of 1
 ({len(drawn)} watches).
 """,
@@ -450,7 +457,7 @@ Data: features of {len(watches):,} watches of the split "reader"; \
 to half of each batch noise is added;
 {FEATURE_READER_STEPS:,} steps of 64.
 
-Quality on the features of held-out watches (split "test", seed {TEST_SEED}), \
+Quality on the features of held-out watches (split "test", seed {CARDS_STREAM}), \
 the ceiling of what can be read from
 generated ones:
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from uvlm_core.data.smart_watch import render_batch, sample_watches
+from uvlm_core.data.smart_watch import CARDS_STREAM, render_batch, sample_watches
 from uvlm_core.models.encoders import VQEncoder
 from uvlm_core.models.readers import AttributeReader, class_numbers
 from uvlm_core.pretraining.common import (
@@ -22,7 +22,6 @@ from uvlm_core.pretraining.common import (
     SEED,
     SIZE,
     TABLE_HEAD,
-    TEST_SEED,
     WATCHES,
     Grid,
     Probe,
@@ -195,7 +194,7 @@ the codes are running means. Afterwards
 {retired} codes were set to zero, \
 which stood for a patch (white, most of all) that another code stood for more often.
 
-Quality on held-out watches (split "test", seed {TEST_SEED}): \
+Quality on held-out watches (split "test", seed {CARDS_STREAM}): \
 mean absolute pixel error {error:.4f} of 1
 ({len(codes)} watches); \
 {used} of {VQ.num_embeddings} codes in use ({PROBE_WATCHES:,} watches of "train").
@@ -286,7 +285,7 @@ Data: {WATCHES:,} watches of the split "reader"; half of each batch are VQ recon
 patches off, colour, noise);
 {READER_STEPS:,} steps of 64.
 
-Quality on held-out watches (split "test", seed {TEST_SEED}). \
+Quality on held-out watches (split "test", seed {CARDS_STREAM}). \
 The second pair of rows is the ceiling of what can be
 read from images generated with `pretrained/vq`:
 

@@ -776,7 +776,7 @@ STUDY = Study(
     section="4.1, figure 4",
     question="If the spaces that a model reads and writes disagree, is the benefit lost?",
     scales={
-        "smoke": AlignmentScale(1, ("VQ-VQ",), 24, {"affine": (1.0,)}),
+        "smoke": AlignmentScale(1, ("VQ-VQ",), 16, {"affine": (1.0,)}),
         "laptop": AlignmentScale(
             3,
             ("VQ-VQ", "SigLIP-SigLIP"),

@@ -614,7 +614,7 @@ STUDY = Study(
     section="4.3, figure 6",
     question="An attribute is rare where a model learns to understand: do its requests teach it?",
     scales={
-        "smoke": TransferScale(1, ("VQ-VQ",), 24, 24, {"weather": (0.0,)}, (0.0,)),
+        "smoke": TransferScale(1, ("VQ-VQ",), 16, 16, {"weather": (0.0,)}, (0.0,)),
         "laptop": TransferScale(
             3,
             ("VQ-VQ", "SigLIP-VQ", "SigLIP-SigLIP"),

@@ -402,10 +402,11 @@ def load_study(
 ) -> OpenedStudy:
     """Open a study from its records without training; `changes` replace fields of its scale.
 
-    ValueError for an unknown study, profile or field.
+    A change to None leaves the field as it is. ValueError for an unknown study, profile or field.
     """
     study, base = find_study(name), profile(profile_name)
     scale = study.scale(profile_name)
+    changes = {name: value for name, value in changes.items() if value is not None}
     for field_name in changes:
         if not hasattr(scale, field_name):
             raise ValueError(
@@ -440,8 +441,7 @@ def open_study(
 
     Raises: ValueError as `load_study`, and `RunsFailed` when a run fails.
     """
-    changes |= {} if seeds is None else {"seeds": seeds}
-    opened = load_study(name, profile, records, figures, **changes)
+    opened = load_study(name, profile, records, figures, seeds=seeds, **changes)
     specs = list(dict.fromkeys(arm.spec.canonical() for arm in opened.arms))
     print(f"{len(opened.arms)} arms, carried out by {len(specs)} runs.")
     run_grid(specs, opened.store, workers)

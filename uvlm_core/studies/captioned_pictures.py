@@ -55,8 +55,8 @@ _STAMPS = _NO_QUESTIONS | {
 }
 _WATCHES = _NO_QUESTIONS | {
     "pictures": "watches",
-    "caption_examples": 24,
-    "generation_examples": 24,
+    "caption_examples": 16,
+    "generation_examples": 16,
     "fractions": (1.0,),
     "test_watches": 12,
     "generated_watches": 8,

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.data.attributes import ATTRIBUTES, reader_classes
 from uvlm_core.data.conversations import TASKS, AttributeBias, make_conversations
 from uvlm_core.data.smart_watch import CORNERS, WEATHERS, Watch, render, sample_watches
 from uvlm_core.runs.store import RunStore
@@ -92,7 +92,7 @@ class DataStatistics(Measurement):
         }
         rows = [
             row
-            for name, levels in _levels().items()
+            for name, levels in reader_classes().items()
             for row in _shares("share", "", name, [getattr(watch, name) for watch in pool], levels)
         ]
         rows += [*self._texts(talks), *self._padding(pool)]
@@ -186,13 +186,6 @@ class DataStatistics(Measurement):
                 padding_share(buckets, processor.pad),
                 sum(bucket["input_ids"].numel() for bucket in buckets),
             )
-
-
-def _levels() -> dict[str, tuple]:
-    """Return the levels of every attribute whose frequency is counted."""
-    from uvlm_core.models.readers import reader_classes
-
-    return reader_classes()
 
 
 def _shares(

@@ -354,7 +354,7 @@ STUDY = Study(
     section="4.2, figure 5",
     question="With the data of one task fixed, how does its score grow with the data of the other?",
     scales={
-        "smoke": RowsScale(1, ("SigLIP-VQ",), 24),
+        "smoke": RowsScale(1, ("VQ-VQ",), 16),
         "laptop": RowsScale(2, ("SigLIP-VQ", "VQ-VQ"), 1000),
         "smollm": RowsScale(1, ("SigLIP-VQ",), 1000),
         "paper": RowsScale(1, ("SigLIP-VQ", "VQ-VQ"), 60_000),

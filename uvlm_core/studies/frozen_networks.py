@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from uvlm_core.data.attributes import ATTRIBUTES, chances
-from uvlm_core.data.smart_watch import render_batch, sample_watches
+from uvlm_core.data.attributes import ATTRIBUTES, chances, reader_classes
+from uvlm_core.data.smart_watch import CARDS_STREAM, POOL_STREAM, render_batch, sample_watches
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies.base import Arm, Drawn, Measurement, OpenedStudy, Scale, Study, recorded
 from uvlm_core.studies.style import (
@@ -31,6 +31,7 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 
 SHOWN_WATCHES = 6
+HELD_OUT = 1000  # most watches that the networks are measured on
 PROBED = 2000  # most watches that a linear probe is fitted on
 RANKED = 256  # watches whose captions SigLIP ranks
 _SPACES = ("from codes", "from features")  # rows of pictures, in the record's order
@@ -53,7 +54,7 @@ class FrozenNetworks(Measurement):
     reader: str
     feature_reader: str
     feature_decoder: str
-    held_out: int = 1000  # watches
+    held_out: int = HELD_OUT  # watches
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -70,9 +71,8 @@ class FrozenNetworks(Measurement):
         # late: they import torch
         from uvlm_core.models.encoders import FeatureDecoder, SiglipEncoder, VQEncoder
         from uvlm_core.models.readers import AttributeReader, FeatureReader
-        from uvlm_core.pretraining.common import TEST_SEED
 
-        held_out = sample_watches(TEST_SEED, self.held_out, "test")
+        held_out = sample_watches(CARDS_STREAM, self.held_out, "test")
         watches = render_batch(held_out, self.image_size)
         vq, siglip = VQEncoder.load(self.vq_tokenizer), SiglipEncoder.load(self.semantic_encoder)
         # (watches, tokens), (watches, tokens, width)
@@ -173,8 +173,7 @@ class FrozenNetworks(Measurement):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        from uvlm_core.data.smart_watch import POOL_STREAM
-        from uvlm_core.models.readers import class_numbers, partial_credit, reader_classes
+        from uvlm_core.models.readers import class_numbers, partial_credit
 
         known = sample_watches(POOL_STREAM, min(PROBED, self.images))
         images, labels, truth = (
@@ -227,7 +226,7 @@ def _read(readings: dict[str, list], held_out: list) -> pd.DataFrame:
     """Return the readers' partial credit and exact match by input."""
     import torch
 
-    from uvlm_core.models.readers import class_numbers, partial_credit, reader_classes
+    from uvlm_core.models.readers import class_numbers, partial_credit
 
     truth, rows = class_numbers(held_out), []  # (watches, attributes)
     for inputs, some in readings.items():
@@ -260,6 +259,7 @@ def arms(base: Profile, scale: Scale) -> list[Arm]:
                 spec.scoring.reader,
                 spec.scoring.feature_reader,
                 spec.scoring.feature_decoder,
+                min(HELD_OUT, 2 * spec.scoring.test_watches),
             ),
             {},
         )
@@ -358,11 +358,9 @@ def draw_readings(table: pd.DataFrame) -> Figure:
 
 def show_vq(opened: OpenedStudy) -> Drawn:
     """Draw held-out watches, their reconstructions, and the use of the codes."""
-    from uvlm_core.pretraining.common import TEST_SEED
-
     spec = opened.arms[0].spec
     pictures = np.split(opened.store.pictures(opened.store.load(spec)), len(_SPACES))
-    true = render_batch(sample_watches(TEST_SEED, SHOWN_WATCHES, "test"), spec.image_size)
+    true = render_batch(sample_watches(CARDS_STREAM, SHOWN_WATCHES, "test"), spec.image_size)
     codes = recorded(spec, opened.store, "codes")
     return Drawn(draw_vq(codes, {"watch": true} | dict(zip(_SPACES, pictures, strict=True))), codes)
 

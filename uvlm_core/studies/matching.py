@@ -12,6 +12,7 @@ Belongs here: this study's runs, claim and figure. Not here: the number of rows 
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -66,6 +67,7 @@ def arms(base: Profile, scale: RowsScale) -> list[Arm]:
     return found
 
 
+@cache
 def tokens_ratio(spec: RunSpec, count: int = 200) -> float:
     """Return the mean tokens of a generation row divided by those of an understanding row."""
     from uvlm_core.studies.sizes import text_processor  # late, as it imports torch
@@ -165,7 +167,7 @@ STUDY = Study(
     section="4.2",
     question="Does the benefit depend on whether arms take the same steps, examples or tokens?",
     scales={
-        "smoke": RowsScale(1, ("SigLIP-VQ",), 24),
+        "smoke": RowsScale(1, ("VQ-VQ",), 16),
         "laptop": RowsScale(2, ARCHITECTURES, 1000),
         "smollm": RowsScale(1, ("SigLIP-VQ",), 1000),
         "paper": RowsScale(1, ("SigLIP-VQ", "VQ-VQ"), 60_000),

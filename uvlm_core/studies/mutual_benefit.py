@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.data.attributes import ATTRIBUTES, reader_classes
 from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.smart_watch import TEST_STREAM, render_batch, sample_watches
 from uvlm_core.models.kinds import kinds_of
@@ -439,8 +439,6 @@ def draw_time(opened: OpenedStudy) -> Drawn:
 
 def probes_on_inputs(base: Profile) -> dict[str, dict[str, float]]:
     """Return a probe's partial credit by space and attribute, from the encoders' model cards."""
-    from uvlm_core.models.readers import reader_classes  # late, as it imports torch
-
     spec, marks = base.spec, {}
     for space, network, start in (
         ("VQ", spec.model.vq_tokenizer, "| codes, partial credit"),

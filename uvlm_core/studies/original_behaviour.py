@@ -119,7 +119,7 @@ STUDY = Study(
     section="4.2",
     question="What do a padding image, unchecked answers and hours from 0 to 12 change?",
     scales={
-        "smoke": RowsScale(1, ("VQ-VQ",), 24),
+        "smoke": RowsScale(1, ("VQ-VQ",), 16),
         "laptop": RowsScale(2, ("VQ-VQ",), 1000),
         "smollm": RowsScale(1, ("VQ-VQ",), 1000),
         "paper": RowsScale(1, ("VQ-VQ",), 60_000),

@@ -46,6 +46,11 @@ def plan(base: Profile, gpu: str = "A100") -> pd.DataFrame:
     if gpu not in GPU_SPEEDS:
         raise ValueError(f"gpu {gpu!r} is not one of {', '.join(GPU_SPEEDS)}.")
     spec = base.spec.vary(architecture=PLANNED, regime="unified")
+    asked = {
+        f"{study.number:02d} {study.name.replace('_', ' ')}": study.specs(base)
+        for study in studies()
+        if base.name in study.scales
+    }
     rows = [*_sizes(spec), *_tokens(spec)]
     numbers = {(part, quantity): value for part, quantity, value, *_ in rows}
     rows += [
@@ -53,8 +58,8 @@ def plan(base: Profile, gpu: str = "A100") -> pd.DataFrame:
         *_scoring(spec),
         *_hours(spec, numbers, gpu),
         *_downloads(spec),
-        *_pictures(base),
-        *_runs(base),
+        *_pictures(base, asked),
+        *_runs(base, asked),
     ]
     return pd.DataFrame(rows, columns=["part", "quantity", "value", "unit", "note"])
 
@@ -194,16 +199,15 @@ def _scoring(spec: RunSpec) -> list[tuple]:
     ]
 
 
-def _pictures(base: Profile) -> list[tuple]:
-    """Return what a run on captioned pictures takes; an empty list if the profile has none.
+def _pictures(base: Profile, asked: dict[str, list]) -> list[tuple]:
+    """Return what a run on captioned pictures takes; an empty list if no study asks for one.
 
     Only the captions' memory grows with the caption file; all else follows from the run's rows.
     """
     specs = [
         spec
-        for study in studies()
-        if base.name in study.scales
-        for spec in study.specs(base)
+        for runs in asked.values()
+        for spec in runs
         if isinstance(spec, RunSpec) and spec.data.pictures
     ]
     if not specs:
@@ -298,14 +302,11 @@ def _downloads(spec: RunSpec) -> list[tuple]:
     return rows
 
 
-def _runs(base: Profile) -> list[tuple]:
+def _runs(base: Profile, asked: dict[str, list]) -> list[tuple]:
     rows = []
-    for study in studies():
-        if base.name in study.scales:
-            trained = [spec for spec in study.specs(base) if not isinstance(spec, Measurement)]
-            rows.append(
-                ("runs", f"{study.number:02d} {study.name.replace('_', ' ')}", len(trained), "", "")
-            )
+    for study, runs in asked.items():
+        trained = [spec for spec in runs if not isinstance(spec, Measurement)]
+        rows.append(("runs", study, len(trained), "", ""))
     minutes = {regime: [] for regime in REGIMES}
     for record in RunStore(ROOT / "figures" / "runs" / base.name).all():
         if "measurement" not in record["spec"]:

@@ -7,6 +7,7 @@ pictures are drawn. Not here: the figures themselves (each study's file).
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from uvlm_core.data.smart_watch import WORLD_VERSION
+from uvlm_core.environment import variable
 from uvlm_core.runs.provenance import code_state, versions
 from uvlm_core.studies.publishing import says_the_same
 from uvlm_core.studies.statistics import mean_interval
@@ -165,7 +167,8 @@ def save_figure(
 
     Equal input gives equal bytes: no file holds the time of writing. Numbers have `DIGITS`
     significant digits, and rows keep their order. Existing files with the same content stay
-    (`says_the_same`).
+    (`says_the_same`). The runner of notebooks names in `UVLM_FIGURES` the folder of the existing
+    files, and publishes what is written to `folder`.
 
     Returns: the paths by suffix, such as "png".
     Raises: ValueError when `name` has other characters than lowercase letters, digits and
@@ -188,12 +191,11 @@ def save_figure(
             parts = {suffix: Path(temporary) / f"{name}{suffix}" for suffix in _SUFFIXES}
             with theme():
                 figure.savefig(parts[".png"], metadata={"Software": None})
-                figure.set_layout_engine("none")  # layout is done, and slower than drawing
-                figure.savefig(parts[".pdf"], metadata={"CreationDate": None})
             data.to_csv(
                 parts[".csv"], index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"
             )
             parts[".json"].write_text(facts + "\n", encoding="utf-8")
+            _save_document(figure, parts, Path(variable("UVLM_FIGURES", str(folder))))
             if not all(says_the_same(part, folder / part.name) for part in parts.values()):
                 for part in parts.values():
                     os.replace(part, folder / part.name)
@@ -202,6 +204,18 @@ def save_figure(
             f"Figure {name!r} cannot be written to {folder}: {error.strerror or error}."
         ) from error
     return {suffix[1:]: folder / f"{name}{suffix}" for suffix in _SUFFIXES}
+
+
+def _save_document(figure: Figure, parts: dict[str, Path], earlier: Path) -> None:
+    """Write the PDF; copy the earlier one if all else is the same, because drawing takes longer."""
+    document = earlier / parts[".pdf"].name
+    others = [part for suffix, part in parts.items() if suffix != ".pdf"]
+    if document.is_file() and all(says_the_same(part, earlier / part.name) for part in others):
+        shutil.copyfile(document, parts[".pdf"])
+        return
+    figure.set_layout_engine("none")  # layout is done, and slower than drawing
+    with theme():
+        figure.savefig(parts[".pdf"], metadata={"CreationDate": None})
 
 
 def need(table: pd.DataFrame, name: str, columns: tuple[str, ...]) -> None:

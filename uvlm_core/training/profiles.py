@@ -63,11 +63,11 @@ _SMOLLM = _SMALL.vary(  # a real pre-trained language model with the laptop's en
     adapter_learning_rate=1e-3,
 )
 _SMOKE = _LAPTOP.vary(
-    images=96,
-    vqa_examples=48,
-    caption_examples=16,
-    generation_examples=64,
-    batch_size=16,
+    images=48,
+    vqa_examples=24,
+    caption_examples=8,
+    generation_examples=32,
+    batch_size=8,
     fractions=(0.5, 1.0),
     test_watches=12,
     generated_watches=8,
