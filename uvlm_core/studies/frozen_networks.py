@@ -31,7 +31,7 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 
 SHOWN_WATCHES = 6
-HELD_OUT = 1000  # most watches that the networks are measured on
+MEASURED_WATCHES = 1000  # most watches that the networks are measured on
 PROBED = 2000  # most watches that a linear probe is fitted on
 RANKED = 256  # watches whose captions SigLIP ranks
 _SPACES = ("from codes", "from features")  # rows of pictures, in the record's order
@@ -54,7 +54,7 @@ class FrozenNetworks(Measurement):
     reader: str
     feature_reader: str
     feature_decoder: str
-    held_out: int = HELD_OUT  # watches
+    held_out: int = MEASURED_WATCHES  # watches
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -259,7 +259,7 @@ def arms(base: Profile, scale: Scale) -> list[Arm]:
                 spec.scoring.reader,
                 spec.scoring.feature_reader,
                 spec.scoring.feature_decoder,
-                min(HELD_OUT, 2 * spec.scoring.test_watches),
+                min(MEASURED_WATCHES, 2 * spec.scoring.test_watches),
             ),
             {},
         )
