@@ -61,11 +61,11 @@ ARMS = (
     REPEATED,
     MIXED,
     FIRST,
+    SHUFFLED,
+    SHUFFLED_FIRST,
     "generation first, then mixed",
     "mixed, then understanding",
     "generation first, LM frozen",
-    SHUFFLED,
-    SHUFFLED_FIRST,
     "text first",
     "generation first, no text",
 )
@@ -273,7 +273,7 @@ STUDY = Study(
     question="Does generation help understanding, mixed in or first, more than longer training?",
     scales={
         "smoke": OrderScale(1, ("VQ-VQ",), {16: ARMS}, 16, 16, 8),
-        "laptop": OrderScale(8, ("VQ-VQ",), {1600: ARMS[:5]}, 1600, 7000, 3500),
+        "laptop": OrderScale(8, ("VQ-VQ",), {1600: ARMS[:6]}, 1600, 7000, 3500),
     },
     arms=arms,
     claims=(
