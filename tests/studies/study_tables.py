@@ -14,6 +14,7 @@ from uvlm_core.scoring.alignment import MEASURES
 from uvlm_core.scoring.probing import probe_classes
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
 from uvlm_core.studies.captioned_pictures import drawn_metric
+from uvlm_core.studies.training_order import ARMS
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import REGIMES
 
@@ -205,6 +206,20 @@ def matched(architectures=("VQ-VQ",)) -> pd.DataFrame:
     table = scores(architectures)
     table = table[table["regime"].isin(("understanding", "unified"))]
     return pd.concat([table.assign(matching=rule) for rule in ("steps", "examples", "tokens")])
+
+
+def ordered(architectures=("VQ-VQ",), seeds=3, rows=(16, 8)) -> pd.DataFrame:
+    """A table of training_order, out of random numbers."""
+    rng = np.random.default_rng(6)
+    found = [
+        (name, "unified", seed, 1.0, "partial", attribute, rng.random(), 9, arm, count)
+        for name in architectures
+        for count in rows
+        for arm in ARMS
+        for seed in range(seeds)
+        for attribute in ("total", *ATTRIBUTES)
+    ]
+    return pd.DataFrame(found, columns=[*SCORES, "arm", "understanding_rows"])
 
 
 def switched(architectures=("VQ-VQ",)) -> pd.DataFrame:

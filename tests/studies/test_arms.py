@@ -8,6 +8,7 @@ import pytest
 
 from uvlm_core.data.conversations import AttributeBias
 from uvlm_core.runs.store import RunStore
+from uvlm_core.studies import training_order
 from uvlm_core.studies.affine_alignment import AFFINE_FAMILIES, OTHER_SEEDS, DistortionStrengths
 from uvlm_core.studies.attribute_transfer import RARE, PixelProbes
 from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scores, sized
@@ -235,6 +236,44 @@ def test_labels_of_transfer_name_arms_rates_and_what_is_rare_where():
                 spec.data.biases[0].attribute,
                 spec.data.biases[0].rate,
             )
+
+
+def test_every_order_shows_the_same_rows_equally_often_in_as_many_steps():
+    scale = find_study("training_order").scale("laptop")
+    requests, texts, seen = scale.generation_rows, scale.text_rows, scale.seen
+    for rows in (1600, 100):
+        specs = training_order.specs_of(BASE, scale, rows, seed=0, architecture="VQ-VQ")
+        assert tuple(specs) == training_order.ARMS
+        shown = {
+            name: [stage.seen(spec.rows_of_kinds) for stage, _ in spec.schedule()]
+            for name, spec in specs.items()
+        }
+        for name, stages in shown.items():
+            every = {kind: sum(stage[kind] for stage in stages) for kind in stages[0]}
+            assert specs[name].understanding_rows == rows and specs[name].data.images == 14_000
+            if name not in (training_order.ALONE, training_order.SMALL):
+                assert sum(every.values()) == seen + requests + texts
+                assert specs[name].steps in (1513, 1514)  # a stage may end with a part of a step
+            if name != training_order.REPEATED:
+                assert every["understanding"] == seen
+            if specs[name].generates and "no text" not in name:
+                assert (every["generation"], every["text"]) == (requests, texts)
+        assert shown["text first"][0] == {"understanding": 0, "generation": 0, "text": 10_500}
+        assert specs[training_order.ALONE].steps == seen / 8
+        assert specs[training_order.SMALL].steps == seen
+        first = shown[training_order.FIRST]
+        assert [stage["understanding"] for stage in first] == [0, seen]
+        assert [stage["generation"] for stage in first] == [requests, 0]
+
+
+def test_the_orders_control_differs_in_whose_images_are_drawn_only():
+    scale = find_study("training_order").scale("laptop")
+    specs = training_order.specs_of(BASE, scale, 1600, seed=0, architecture="VQ-VQ")
+    for arm, control in (
+        (training_order.MIXED, training_order.SHUFFLED),
+        (training_order.FIRST, training_order.SHUFFLED_FIRST),
+    ):
+        assert specs[control] == specs[arm].vary(shuffled_requests=True)
 
 
 def test_pictures_of_your_own_take_the_place_of_the_profiles():

@@ -6,6 +6,7 @@ import pytest
 from study_tables import FACTORS, opened
 
 from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.studies import training_order
 from uvlm_core.studies.affine_alignment import alignment_benefit, alignment_slopes, distortion_costs
 from uvlm_core.studies.attribute_transfer import kappas, rare_scores
 from uvlm_core.studies.base import chance, generation_metric
@@ -452,6 +453,35 @@ def test_each_rule_of_matching_is_judged_apart():
         "steps": ["undecided"],
         "tokens": ["contradicts"],
     }
+
+
+def test_a_planted_order_is_judged_against_each_baseline_and_control():
+    levels = {
+        training_order.ALONE: 0.7,
+        training_order.SMALL: 0.72,
+        training_order.REPEATED: 0.99,
+        training_order.MIXED: 0.87,
+        training_order.FIRST: 0.9,
+        training_order.SHUFFLED: 0.87,
+    }
+    rows = [
+        ("VQ-VQ", arm, 16, seed, 1.0, "partial", "total", level + 0.01 * (-1) ** seed * (arm < "b"))
+        for arm, level in levels.items()
+        for seed in range(8)
+    ]
+    columns = ["architecture", "arm", "understanding_rows", "seed"]
+    table = pd.DataFrame(rows, columns=[*columns, "fraction", "metric", "attribute", "value"])
+    found = verdicts("training_order", table)
+    assert found[["claim", "matching", "verdict"]].to_numpy().tolist() == [
+        ["generation helps", "examples", "replicates"],
+        ["generation helps", "examples", "replicates"],
+        ["more than smaller steps", "steps", "yes"],
+        ["more than smaller steps", "steps", "yes"],
+        ["more than repeating", "steps", "no"],
+        ["more than repeating", "steps", "no"],
+        ["by what is drawn", "examples", "no effect"],
+    ]
+    assert found["difference"].round(3).tolist() == [0.17, 0.2, 0.15, 0.18, -0.12, -0.09, 0]
 
 
 def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():

@@ -10,6 +10,7 @@ from study_tables import (
     distorted,
     matched,
     opened,
+    ordered,
     pictured,
     scaling,
     scores,
@@ -22,6 +23,7 @@ from uvlm_core.studies import attribute_transfer, style
 from uvlm_core.studies.base import find_study
 from uvlm_core.studies.mutual_benefit import REPORTED_SCORES, draw_scores, draw_watches
 from uvlm_core.studies.statistics import mean_interval
+from uvlm_core.studies.training_order import ARMS
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
 
 
@@ -30,6 +32,7 @@ def drawn(study, name, table, **changes):
     return find_study(study).figures[name](opened(study, table, **changes))
 
 
+TWO_PANELS = {"arms": {16: ARMS, 8: ARMS}}  # of training_order
 DRAWN = {  # figure -> its picture out of random numbers about some architectures
     **{
         name: lambda names, name=name: drawn("mutual_benefit", name, scores(names))
@@ -72,6 +75,10 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     "captioned_pictures": lambda names: drawn(
         "captioned_pictures", "captioned_pictures", pictured(names)
     ),
+    **{
+        name: lambda names, name=name: drawn("training_order", name, ordered(names), **TWO_PANELS)
+        for name in find_study("training_order").figures
+    },
 }
 NO_LINES = ("attribute_transfer_confusion_weather",)  # heat maps
 
@@ -398,6 +405,7 @@ def test_what_a_figure_of_transfer_cannot_show_is_refused(draw, words):
         ("affine_alignment", distorted()),
         ("attribute_transfer", transferred(ARCHITECTURES)),
         ("captioned_pictures", pictured()),
+        ("training_order", ordered(rows=(16,))),
     ],
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):

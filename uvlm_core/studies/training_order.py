@@ -1,0 +1,323 @@
+"""When does generation help: mixed in, or first? (Not asked by the paper; section 4 mixes.)
+
+Every arm sees the same understanding rows, equally often. Arms that generate also see the same
+generation and text rows once, in steps of one size; they differ in order alone. One epoch over more
+rows is also more training, so three baselines understand only: one epoch over the same rows, the
+same in steps so small that there are as many, and the rows repeated for as many steps.
+
+Belongs here: this study's runs, claims and figures. Not here: what a stage is
+(`training/stages.py`), mixed training at full size (`mutual_benefit.py`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.studies.base import (
+    Arm,
+    Claim,
+    Comparison,
+    Drawn,
+    OpenedStudy,
+    Scale,
+    Study,
+    arm_of,
+    chance,
+    sized,
+    tell_verdicts,
+)
+from uvlm_core.studies.style import (
+    COLOURS,
+    COLUMN,
+    MINUS,
+    NAMES,
+    PAGE,
+    REFERENCES,
+    colour_handles,
+    draw_mean,
+    known_architectures,
+    need,
+    spread_handles,
+    theme,
+)
+from uvlm_core.training.profiles import Profile
+from uvlm_core.training.spec import RunSpec
+from uvlm_core.training.stages import Stage
+
+ALONE, SMALL, REPEATED = (
+    "understanding alone",
+    "alone, small steps",  # as many steps as mixed, by fewer rows in each
+    "alone, repeated",  # as many steps as mixed, by more epochs
+)
+MIXED, FIRST = "mixed", "generation first"
+SHUFFLED, SHUFFLED_FIRST = f"{MIXED}, others' images", f"{FIRST}, others' images"
+ARMS = (
+    ALONE,
+    SMALL,
+    REPEATED,
+    MIXED,
+    FIRST,
+    SHUFFLED,
+    SHUFFLED_FIRST,
+    "generation first, then mixed",
+    "mixed, then understanding",
+    "generation first, LM frozen",
+    "text first",
+    "generation first, no text",
+)
+HELPS, DRAWN_MATTERS = "generation helps", "by what is drawn"
+SMALLER, LONGER = "more than smaller steps", "more than repeating"
+_COLUMNS = ("architecture", "arm", "understanding_rows", "seed", "metric", "attribute", "value")
+
+
+@dataclass(frozen=True)
+class OrderScale(Scale):
+    """With the rows of each kind, and the arms by the number of understanding rows.
+
+    Fewer understanding rows are shown more often: `seen` is equal for all arms.
+    """
+
+    arms: dict[int, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    seen: int = 0
+    generation_rows: int = 0
+    text_rows: int = 0
+
+
+def arms(base: Profile, scale: OrderScale) -> list[Arm]:
+    """Return the arms by seed, architecture and understanding rows."""
+    found = []
+    for seed in range(scale.seeds):
+        for name in scale.architectures:
+            for rows, names in scale.arms.items():
+                specs = specs_of(base, scale, rows, seed=seed, architecture=name)
+                found += [arm_of(specs[arm], arm=arm, understanding_rows=rows) for arm in names]
+    return found
+
+
+def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, RunSpec]:
+    """Return the spec of every arm; `same` holds further fields."""
+    generation, text, epochs = scale.generation_rows, scale.text_rows, scale.seen / rows
+    more = generation + text
+    # the paper's weights of the image loss, of codes and of features
+    same |= {"image_loss_weight": 0.2, "feature_loss_weight": 1.0, "batch_counts": "all"}
+    # enough to see that drawing was learned; the question is what is understood
+    same |= {"generated_watches": min(100, base.spec.scoring.generated_watches)}
+    both = sized(base, rows, generation, text_examples=text, **same)
+    alone = both.vary(regime="understanding", text_examples=0)
+    # rows in a step of mixed training that are to be understood
+    few = max(1, round(both.training.batch_size * scale.seen / (scale.seen + more)))
+    drawn_first = [Stage(0, 1, 1), Stage(epochs)]
+    mixed = [Stage(epochs, 1, 1)]
+    return {
+        ALONE: alone.vary(stages=[Stage(epochs)]),
+        SMALL: alone.vary(stages=[Stage(epochs)], batch_size=few),
+        REPEATED: alone.vary(stages=[Stage(epochs + more / rows)]),
+        MIXED: both.vary(stages=mixed),
+        FIRST: both.vary(stages=drawn_first),
+        "generation first, then mixed": both.vary(
+            stages=[Stage(0, 0.5, 0.5), Stage(epochs, 0.5, 0.5)]
+        ),
+        "mixed, then understanding": both.vary(stages=[Stage(epochs / 2, 1, 1), Stage(epochs / 2)]),
+        "generation first, LM frozen": both.vary(stages=[Stage(0, 1, 1, True), Stage(epochs)]),
+        SHUFFLED: both.vary(stages=mixed, shuffled_requests=True),
+        SHUFFLED_FIRST: both.vary(stages=drawn_first, shuffled_requests=True),
+        # as many steps
+        "text first": alone.vary(
+            text_examples=text, stages=[Stage(text=more / text), Stage(epochs)]
+        ),
+        "generation first, no text": both.vary(
+            stages=[Stage(generation=more / generation), Stage(epochs)]
+        ),
+    }
+
+
+def at_end(table: pd.DataFrame, attribute: str = "total") -> pd.DataFrame:
+    """Return the partial credit of every run at its end."""
+    return table[
+        (table["metric"] == "partial")
+        & (table["attribute"] == attribute)
+        & (table["fraction"] == 1)
+    ]
+
+
+def comparing(
+    pairs: tuple[tuple[str, str], ...], matching: str
+) -> Callable[[pd.DataFrame, OrderScale], Iterator[Comparison]]:
+    """Return a comparison of the final total of pairs of arms, for each number of rows."""
+
+    def compare(table: pd.DataFrame, scale: OrderScale) -> Iterator[Comparison]:
+        last = at_end(table)
+        for (rows, name), own in last.groupby(["understanding_rows", "architecture"], sort=False):
+            wide = own.pivot_table(index="seed", columns="arm", values="value")
+            for arm, baseline in pairs:
+                if {arm, baseline} <= set(wide):
+                    yield Comparison(
+                        name,
+                        f"total, {rows:,} rows, {arm} {MINUS} {baseline}",
+                        (wide[arm] - wide[baseline]).dropna(),
+                        matching,
+                    )
+
+    return compare
+
+
+@theme()
+def draw_orders(opened: OpenedStudy) -> Drawn:
+    """Draw the understanding total of every arm, a panel for each number of understanding rows."""
+    need(opened.table, "training_order", _COLUMNS)
+    shown = at_end(opened.table)
+    names, panels = known_architectures(shown), list(opened.scale.arms)
+    known = [arm for arm in ARMS if arm in set(shown["arm"])]
+    figure = Figure(figsize=(COLUMN if len(panels) == 1 else PAGE, 0.9 + 0.23 * len(known)))
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, rows in zip(grid, panels, strict=True):
+        axes.axvline(chance("partial", "total"), **REFERENCES["chance"])
+        for number, name in enumerate(names):
+            own = shown[(shown["architecture"] == name) & (shown["understanding_rows"] == rows)]
+            for place, arm in enumerate(known):
+                values = own.loc[own["arm"] == arm, "value"]
+                if len(values):
+                    at = place + 0.5 * ((number + 0.5) / len(names) - 0.5)
+                    look = {"color": COLOURS[name], "marker": "o"}
+                    draw_mean(axes, at, values, look, upright=False)
+        axes.axhline(known.index(MIXED) - 0.5, color="#bbbbbb", linewidth=0.5)
+        axes.set_title(f"{rows:,} understanding rows")
+        axes.set_xlabel("partial credit after training")
+        axes.grid(False, axis="y")
+    grid[0].set_yticks(range(len(known)), known)
+    grid[0].invert_yaxis()
+    handles = [*colour_handles(names), *spread_handles(shown, upright=False)]
+    handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    return Drawn(figure, shown)
+
+
+@theme()
+def draw_attributes(opened: OpenedStudy) -> Drawn:
+    """Draw what generation gains over one epoch and over repeated rows, attribute by attribute."""
+    need(opened.table, "training_order_attributes", _COLUMNS)
+    rows = next(iter(opened.scale.arms))
+    last = opened.table[
+        (opened.table["metric"] == "partial")
+        & (opened.table["fraction"] == 1)
+        & (opened.table["understanding_rows"] == rows)
+    ]
+    names, looked = known_architectures(last), ("total", *ATTRIBUTES)
+    pairs = [(arm, baseline) for baseline in (ALONE, REPEATED) for arm in (MIXED, FIRST)]
+    gains = pd.concat(
+        [
+            _gains(last[last["architecture"] == name], *pair).assign(architecture=name)
+            for name in names
+            for pair in pairs
+        ],
+        ignore_index=True,
+    )
+    figure = Figure(figsize=(PAGE, 2.4))
+    for axes, baseline in zip(figure.subplots(1, 2, sharey=True), (ALONE, REPEATED), strict=True):
+        axes.axhline(0, color="black", linewidth=0.6)
+        series = [(name, arm) for name in names for arm in (MIXED, FIRST)]
+        for number, (name, arm) in enumerate(series):
+            own = gains[
+                (gains["architecture"] == name)
+                & (gains["arm"] == arm)
+                & (gains["baseline"] == baseline)
+            ]
+            look = {"color": COLOURS[name], "marker": "o" if arm == MIXED else "D"}
+            for place, attribute in enumerate(looked):
+                values = own.loc[own["attribute"] == attribute, "difference"]
+                at = place + 0.5 * ((number + 0.5) / len(series) - 0.5)
+                draw_mean(axes, at, values, look)
+        axes.set_title(f"{MINUS} {baseline}")
+        labels = [NAMES.get(attribute, attribute).replace(" ", "\n") for attribute in looked]
+        axes.set_xticks(range(len(looked)), labels)
+        axes.grid(False, axis="x")
+    arms_drawn = [
+        Line2D([], [], color="black", linestyle="none", marker=marker, label=arm)
+        for arm, marker in ((MIXED, "o"), (FIRST, "D"))
+    ]
+    figure.legend(
+        handles=[*colour_handles(names), *arms_drawn, *spread_handles(last)],
+        loc="outside upper center",
+        ncols=4,
+    )
+    return Drawn(figure, gains, records=set(last["record"]))
+
+
+def _gains(table: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
+    """Return an arm's scores minus a baseline's; columns: attribute, seed, difference, the two."""
+    wide = table.pivot_table(index=["attribute", "seed"], columns="arm", values="value")
+    wide = wide.loc[["total", *ATTRIBUTES]]
+    found = (wide[arm] - wide[baseline]).dropna().rename("difference").reset_index()
+    return found.assign(arm=arm, baseline=baseline)
+
+
+def tell_orders(opened: OpenedStudy) -> str:
+    """Say what generation gains over each baseline and over its control."""
+    found = {
+        "Over one epoch of understanding alone, generation gains": HELPS,
+        "Over one epoch in as many but smaller steps": SMALLER,
+        "Over the same rows repeated for as many steps": LONGER,
+        "Over the same with other watches' images": DRAWN_MATTERS,
+    }
+    told = {start: tell_verdicts(opened, claim) for start, claim in found.items()}
+    return " ".join(f"{start}: {verdicts}." for start, verdicts in told.items() if verdicts)
+
+
+def tell_attributes(opened: OpenedStudy) -> str:
+    """Say on which attributes the arms end where, at the first number of rows."""
+    last = opened.table[(opened.table["metric"] == "partial") & (opened.table["fraction"] == 1)]
+    last = last[last["understanding_rows"] == next(iter(opened.scale.arms))]
+    means = last.groupby(["attribute", "arm"])["value"].mean()
+    return " ".join(
+        f"{NAMES.get(name, name).capitalize()}: "
+        + ", ".join(f"{arm} {means[name, arm]:.2f}" for arm in (ALONE, REPEATED, MIXED, FIRST))
+        + "."
+        for name in ATTRIBUTES
+    )
+
+
+STUDY = Study(
+    name="training_order",
+    number=8,
+    section="4",
+    question="Does generation help understanding, mixed in or first, more than longer training?",
+    scales={
+        "smoke": OrderScale(1, ("VQ-VQ",), {16: ARMS[:5]}, 16, 16, 8),
+        "laptop": OrderScale(8, ("VQ-VQ",), {1600: ARMS[:6]}, 1600, 7000, 3500),
+    },
+    arms=arms,
+    claims=(
+        Claim(
+            HELPS,
+            "a model that also learns to generate understands better than one epoch of "
+            "understanding alone makes it",
+            "4",
+            comparing(((MIXED, ALONE), (FIRST, ALONE)), "examples"),
+            "in all four architectures, mixed",
+        ),
+        Claim(
+            SMALLER,
+            "it understands better than one epoch of understanding alone in as many steps",
+            "4",
+            comparing(((MIXED, SMALL), (FIRST, SMALL)), "steps"),
+        ),
+        Claim(
+            LONGER,
+            "it understands better than the same understanding rows repeated for as many steps",
+            "4",
+            comparing(((MIXED, REPEATED), (FIRST, REPEATED)), "steps"),
+        ),
+        Claim(
+            DRAWN_MATTERS,
+            "it understands better than with other watches' images",
+            "4",
+            comparing(((MIXED, SHUFFLED), (FIRST, SHUFFLED_FIRST)), "examples"),
+        ),
+    ),
+    figures={"training_order": draw_orders, "training_order_attributes": draw_attributes},
+    findings={"training_order": tell_orders, "training_order_attributes": tell_attributes},
+)
