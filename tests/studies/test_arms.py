@@ -243,7 +243,7 @@ def test_every_order_shows_the_same_rows_equally_often_in_as_many_steps():
     requests, texts, seen = scale.generation_rows, scale.text_rows, scale.seen
     for rows in (1600, 100):
         specs = training_order.specs_of(BASE, scale, rows, seed=0, architecture="VQ-VQ")
-        assert tuple(specs) == training_order.ARMS
+        assert set(specs) == set(training_order.ARMS)
         shown = {
             name: [stage.seen(spec.rows_of_kinds) for stage, _ in spec.schedule()]
             for name, spec in specs.items()
@@ -251,15 +251,15 @@ def test_every_order_shows_the_same_rows_equally_often_in_as_many_steps():
         for name, stages in shown.items():
             every = {kind: sum(stage[kind] for stage in stages) for kind in stages[0]}
             assert specs[name].understanding_rows == rows and specs[name].data.images == 14_000
-            if name not in (training_order.ALONE, training_order.SMALL):
+            if name not in (training_order.ONCE, training_order.SMALL):
                 assert sum(every.values()) == seen + requests + texts
                 assert specs[name].steps in (1513, 1514)  # a stage may end with a part of a step
             if name != training_order.REPEATED:
                 assert every["understanding"] == seen
-            if specs[name].generates and "no text" not in name:
+            if specs[name].generates and "without text" not in name:
                 assert (every["generation"], every["text"]) == (requests, texts)
         assert shown["text first"][0] == {"understanding": 0, "generation": 0, "text": 10_500}
-        assert specs[training_order.ALONE].steps == seen / 8
+        assert specs[training_order.ONCE].steps == seen / 8
         assert specs[training_order.SMALL].steps == seen
         first = shown[training_order.FIRST]
         assert [stage["understanding"] for stage in first] == [0, seen]

@@ -457,7 +457,7 @@ def test_each_rule_of_matching_is_judged_apart():
 
 def test_a_planted_order_is_judged_against_each_baseline_and_control():
     levels = {
-        training_order.ALONE: 0.7,
+        training_order.ONCE: 0.7,
         training_order.SMALL: 0.72,
         training_order.REPEATED: 0.99,
         training_order.MIXED: 0.87,

@@ -48,15 +48,15 @@ from uvlm_core.training.profiles import Profile
 from uvlm_core.training.spec import RunSpec
 from uvlm_core.training.stages import Stage
 
-ALONE, SMALL, REPEATED = (
+ONCE, SMALL, REPEATED = (
     "understanding alone",
-    "alone, small steps",  # as many steps as mixed, by fewer rows in each
-    "alone, repeated",  # as many steps as mixed, by more epochs
+    "alone in small steps",  # as many steps as mixed, by fewer rows in each
+    "alone for longer",  # as many steps as mixed, by more epochs
 )
 MIXED, FIRST = "mixed", "generation first"
-SHUFFLED, SHUFFLED_FIRST = f"{MIXED}, others' images", f"{FIRST}, others' images"
+SHUFFLED, SHUFFLED_FIRST = f"{MIXED} with others' images", f"{FIRST} with others' images"
 ARMS = (
-    ALONE,
+    ONCE,
     SMALL,
     REPEATED,
     MIXED,
@@ -65,9 +65,9 @@ ARMS = (
     SHUFFLED_FIRST,
     "generation first, then mixed",
     "mixed, then understanding",
-    "generation first, LM frozen",
+    "generation first with a frozen LM",
     "text first",
-    "generation first, no text",
+    "generation first without text",
 )
 HELPS, DRAWN_MATTERS = "generation helps", "by what is drawn"
 SMALLER, LONGER = "more than smaller steps", "more than repeating"
@@ -113,7 +113,7 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
     drawn_first = [Stage(0, 1, 1), Stage(epochs)]
     mixed = [Stage(epochs, 1, 1)]
     return {
-        ALONE: alone.vary(stages=[Stage(epochs)]),
+        ONCE: alone.vary(stages=[Stage(epochs)]),
         SMALL: alone.vary(stages=[Stage(epochs)], batch_size=few),
         REPEATED: alone.vary(stages=[Stage(epochs + more / rows)]),
         MIXED: both.vary(stages=mixed),
@@ -122,14 +122,16 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
             stages=[Stage(0, 0.5, 0.5), Stage(epochs, 0.5, 0.5)]
         ),
         "mixed, then understanding": both.vary(stages=[Stage(epochs / 2, 1, 1), Stage(epochs / 2)]),
-        "generation first, LM frozen": both.vary(stages=[Stage(0, 1, 1, True), Stage(epochs)]),
+        "generation first with a frozen LM": both.vary(
+            stages=[Stage(0, 1, 1, True), Stage(epochs)]
+        ),
         SHUFFLED: both.vary(stages=mixed, shuffled_requests=True),
         SHUFFLED_FIRST: both.vary(stages=drawn_first, shuffled_requests=True),
         # as many steps
         "text first": alone.vary(
             text_examples=text, stages=[Stage(text=more / text), Stage(epochs)]
         ),
-        "generation first, no text": both.vary(
+        "generation first without text": both.vary(
             stages=[Stage(generation=more / generation), Stage(epochs)]
         ),
     }
@@ -207,7 +209,7 @@ def draw_attributes(opened: OpenedStudy) -> Drawn:
         & (opened.table["understanding_rows"] == rows)
     ]
     names, looked = known_architectures(last), ("total", *ATTRIBUTES)
-    pairs = [(arm, baseline) for baseline in (ALONE, REPEATED) for arm in (MIXED, FIRST)]
+    pairs = [(arm, baseline) for baseline in (ONCE, REPEATED) for arm in (MIXED, FIRST)]
     gains = pd.concat(
         [
             _gains(last[last["architecture"] == name], *pair).assign(architecture=name)
@@ -217,7 +219,7 @@ def draw_attributes(opened: OpenedStudy) -> Drawn:
         ignore_index=True,
     )
     figure = Figure(figsize=(PAGE, 2.4))
-    for axes, baseline in zip(figure.subplots(1, 2, sharey=True), (ALONE, REPEATED), strict=True):
+    for axes, baseline in zip(figure.subplots(1, 2, sharey=True), (ONCE, REPEATED), strict=True):
         axes.axhline(0, color="black", linewidth=0.6)
         series = [(name, arm) for name in names for arm in (MIXED, FIRST)]
         for number, (name, arm) in enumerate(series):
@@ -256,15 +258,19 @@ def _gains(table: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
 
 
 def tell_orders(opened: OpenedStudy) -> str:
-    """Say what generation gains over each baseline and over its control."""
+    """Say what each arm gains over each baseline and over its control."""
     found = {
-        "Over one epoch of understanding alone, generation gains": HELPS,
-        "Over one epoch in as many but smaller steps": SMALLER,
-        "Over the same rows repeated for as many steps": LONGER,
-        "Over the same with other watches' images": DRAWN_MATTERS,
+        "Gain over one epoch of understanding alone": HELPS,
+        "Gain over one epoch in as many but smaller steps": SMALLER,
+        "Gain over the same rows repeated for as many steps": LONGER,
+        "Gain over the same with other watches' images": DRAWN_MATTERS,
     }
-    told = {start: tell_verdicts(opened, claim) for start, claim in found.items()}
-    return " ".join(f"{start}: {verdicts}." for start, verdicts in told.items() if verdicts)
+    told = []
+    for start, claim in found.items():
+        gains = {arm: tell_verdicts(opened, claim, f"{arm} {MINUS}") for arm in (MIXED, FIRST)}
+        parts = [f"{arm}, {gain}" for arm, gain in gains.items() if gain]
+        told += [f"{start}: {'; '.join(parts)}."] if parts else []
+    return " ".join(told)
 
 
 def tell_attributes(opened: OpenedStudy) -> str:
@@ -272,11 +278,14 @@ def tell_attributes(opened: OpenedStudy) -> str:
     last = opened.table[(opened.table["metric"] == "partial") & (opened.table["fraction"] == 1)]
     last = last[last["understanding_rows"] == next(iter(opened.scale.arms))]
     means = last.groupby(["attribute", "arm"])["value"].mean()
-    return " ".join(
-        f"{NAMES.get(name, name).capitalize()}: "
-        + ", ".join(f"{arm} {means[name, arm]:.2f}" for arm in (ALONE, REPEATED, MIXED, FIRST))
-        + "."
+    ends = (
+        f"{NAMES.get(name, name)} "
+        + ", ".join(f"{means[name, arm]:.2f}" for arm in (ONCE, REPEATED, MIXED, FIRST))
         for name in ATTRIBUTES
+    )
+    return (
+        f"Partial credit of {ONCE}, {REPEATED}, {MIXED} and {FIRST}, in this order: "
+        f"{'; '.join(ends)}."
     )
 
 
@@ -287,7 +296,7 @@ STUDY = Study(
     question="Does generation help understanding, mixed in or first, more than longer training?",
     scales={
         "smoke": OrderScale(1, ("VQ-VQ",), {16: ARMS[:5]}, 16, 16, 8),
-        "laptop": OrderScale(8, ("VQ-VQ",), {1600: ARMS[:6]}, 1600, 7000, 3500),
+        "laptop": OrderScale(2, ("VQ-VQ",), {1600: ARMS[:6]}, 1600, 7000, 3500),
     },
     arms=arms,
     claims=(
@@ -296,7 +305,7 @@ STUDY = Study(
             "a model that also learns to generate understands better than one epoch of "
             "understanding alone makes it",
             "4",
-            comparing(((MIXED, ALONE), (FIRST, ALONE)), "examples"),
+            comparing(((MIXED, ONCE), (FIRST, ONCE)), "examples"),
             "in all four architectures, mixed",
         ),
         Claim(
