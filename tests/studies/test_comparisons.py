@@ -473,8 +473,8 @@ def test_a_planted_order_is_judged_against_each_baseline_and_control():
     table = pd.DataFrame(rows, columns=[*columns, "fraction", "metric", "attribute", "value"])
     found = verdicts("training_order", table)
     assert found[["claim", "matching", "verdict"]].to_numpy().tolist() == [
-        ["generation helps", "examples", "replicates"],
-        ["generation helps", "examples", "replicates"],
+        ["mixing helps", "examples", "replicates"],
+        ["generating first helps", "examples", "yes"],
         ["more than smaller steps", "steps", "yes"],
         ["more than smaller steps", "steps", "yes"],
         ["more than repeating", "steps", "no"],
