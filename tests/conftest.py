@@ -10,23 +10,34 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("NUMBA_OPT", "0")  # to compile UMAP for a few points takes longer than them
 
 import copy
 import gc
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from uvlm_core.data.conversations import IMAGE, TASKS, make_conversations
 from uvlm_core.data.smart_watch import render_batch, sample_watches
 from uvlm_core.data.tokens import Processor, train_tokenizer
+from uvlm_core.environment import ROOT
 from uvlm_core.models import encoders as encoders_module
 from uvlm_core.models import unified as unified_module
 from uvlm_core.models.encoders import FeatureDecoder, SiglipEncoder, VQEncoder, to_pixels
@@ -78,29 +89,63 @@ def loaded_once(monkeypatch):
     """
     for module in (encoders_module, unified_module):
         monkeypatch.setattr(module, "load_network", _copied)
+    yield
+    changed = [key for key, (network, state) in _LOADED.items() if _state(network) != state]
+    for key in changed:
+        del _LOADED[key]
+    assert not changed, f"This test changed a network that others read: {changed}"
+
+
+def _state(network) -> list[tuple]:
+    """What shows whether a network's weights were changed or replaced."""
+    return [(id(weight), weight._version) for weight in network.state_dict(keep_vars=True).values()]
 
 
 _LOADED: dict = {}
 
 
 def _copied(kind, name, *arguments, **names):
-    """A copy of the network that `load_network` returns."""
+    """The network that `load_network` returns: frozen ones shared, language models as copies."""
     if not os.path.isdir(name):  # shipped, of the hub, or not there
         return load_network(kind, name, *arguments, **names)
     files = [path.stat() for path in sorted(Path(name).glob("*"))]
     key = kind, name, arguments, *names.items(), *((f.st_ino, f.st_mtime_ns) for f in files)
     if key not in _LOADED:
-        _LOADED[key] = load_network(kind, name, *arguments, **names)
-    return copy.deepcopy(_LOADED[key])
+        network = load_network(kind, name, *arguments, **names)
+        _LOADED[key] = network, _state(network)
+    network, _ = _LOADED[key]
+    return copy.deepcopy(network) if kind is AutoModelForCausalLM else network
 
 
-@pytest.fixture(scope="session")
-def two_processes() -> list[str]:
-    """What follows `python` to run a script in two processes on CPUs."""
-    # --cpu would want mpirun; --multi_gpu starts as many processes, and they find no GPU
-    words = "--num_processes 2 --num_machines 1 --multi_gpu --mixed_precision no"
-    more = "--dynamo_backend no --main_process_port 0"
-    return ["-m", "accelerate.commands.launch", *words.split(), *more.split()]
+@pytest.fixture
+def two_processes():
+    """Gives what two processes of one run of a script return and say, as if they were launched.
+
+    `accelerate launch` itself takes as long as one of them; a test of `test_loop.py` uses it.
+    """
+
+    def get(*command, **variables) -> list[tuple[int, str, str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        both = [
+            subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                cwd=ROOT,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=os.environ
+                | {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+                | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                | variables,
+            )
+            for rank in range(2)
+        ]
+        told = [process.communicate(timeout=300) for process in both]
+        return [(process.returncode, *said) for process, said in zip(both, told, strict=True)]
+
+    return get
 
 
 @pytest.fixture(scope="session")

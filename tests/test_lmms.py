@@ -193,7 +193,7 @@ def test_a_choice_is_valued_by_minus_its_log_likelihood_and_a_rows_own_text_by_i
 def test_a_profile_with_fields_of_a_run_names_that_runs_model(spec, monkeypatch):
     asked_for = []
 
-    def trained(specs, workers):
+    def trained(specs):
         asked_for.extend(specs)
         return [start(spec)]
 

@@ -100,7 +100,7 @@ class UVLM(lmms):
             model, self.processor, self.encoder, _ = load_model(weights)
         else:
             ((model, self.processor, self.encoder, _),) = trained_models(
-                [find_profile(profile).spec.vary(**fields)], 1
+                [find_profile(profile).spec.vary(**fields)]
             )
         self.model = model.to(device)
 

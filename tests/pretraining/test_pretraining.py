@@ -1,5 +1,6 @@
 """How the frozen networks are made: what they are trained on and what their losses see."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -164,7 +165,7 @@ def test_the_codebook_moves_by_means_and_the_encoder_by_gradients(task):
 
 
 def test_a_code_that_doubles_another_for_one_patch_is_retired_and_no_other(networks, monkeypatch):
-    network = VQEncoder.load(str(networks / "vq")).network
+    network = copy.deepcopy(VQEncoder.load(str(networks / "vq")).network)
     before = network.quantize.embedding.weight.clone()
     kinds = np.repeat([255, 40, 90], [30, 12, 6])  # patches of three colours: three images of 4 x 4
     # white: 1 and 2 stand for nothing else, 4 does

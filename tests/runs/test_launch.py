@@ -137,18 +137,12 @@ def test_a_record_that_came_before_the_lock_is_not_made_again(
 def test_of_several_processes_all_end_where_the_run_is_anothers(
     spec, arguments, work, refusal, tmp_path, two_processes
 ):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
     work.mkdir(parents=True)
+    stubs = f"{ROOT}:{ROOT / 'tests' / 'runs'}"
     with FileLock(work / f"{record_key(spec.canonical())}.lock"):
-        both = start(
-            *two_processes,
-            str(script),
-            *arguments,
-        )
-        _, said = both.communicate(timeout=200)
-    assert both.returncode != 0 and refusal in said and not (work / "begun").exists()
-    assert set(re.findall(r"exitcode *: (\d+)", said)) == {"2"}, said[-3000:]
+        both = two_processes("-c", SCRIPT, *arguments, PYTHONPATH=stubs)
+    assert [status for status, *_ in both] == [2, 2] and not (work / "begun").exists()
+    assert all(refusal in said for *_, said in both), both
 
 
 # What cannot be loaded or written is one sentence, before anything is trained

@@ -97,10 +97,10 @@ def paper(tmp_path_factory, networks):
 
 @pytest.fixture(scope="module")
 def kept(paper, tmp_path_factory):
-    """By architecture: the model that was kept, and the one in its folder; trained in one grid."""
+    """By architecture: the model that was kept, and the one in its folder; trained once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UVLM_CACHE", str(tmp_path_factory.mktemp("kept")))
-        models = trained_models([paper.vary(architecture=name) for name in ARCHITECTURES], 1)
+        models = trained_models([paper.vary(architecture=name) for name in ARCHITECTURES])
         folders = [path.parent for path in cache_folder().glob("models/*/model.safetensors")]
         named = {
             RunSpec.from_dict(read_json(folder / "spec.json")).model.architecture: folder

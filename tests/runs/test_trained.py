@@ -13,7 +13,7 @@ def test_a_model_to_look_into_has_the_weights_of_its_recorded_run(spec, tmp_path
     wanted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     times = set()
     for _ in range(2):  # trained, then from the cache
-        ((model, *others),) = trained_models([spec], workers=1)
+        ((model, *others),) = trained_models([spec])
         assert len(others) == 3 and not model.training
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
         (path,) = cache.glob("models/*/model.safetensors")
@@ -24,7 +24,7 @@ def test_a_model_to_look_into_has_the_weights_of_its_recorded_run(spec, tmp_path
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is not a whole safetensors file"):
-        trained_models([spec], workers=1)
+        trained_models([spec])
     path.unlink()
-    ((model, *_),) = trained_models([spec], workers=1)
+    ((model, *_),) = trained_models([spec])
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())

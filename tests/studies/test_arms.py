@@ -285,7 +285,7 @@ def test_pictures_of_your_own_take_the_place_of_the_profiles():
 
 
 def test_the_table_has_every_arm_under_its_own_name_though_runs_are_shared(spec, tmp_path):
-    base = replace(profile("smoke"), spec=spec)
+    base = replace(profile("laptop"), spec=spec)
     arms = arms_of("mutual_benefit", base, seeds=2)
     store, values = RunStore(tmp_path), {}
     for number, some in enumerate(dict.fromkeys(arm.spec.canonical() for arm in arms)):

@@ -96,7 +96,7 @@ def inspected(spec, new_model, processor, encoders, tmp_path_factory):
     ]
     points = pd.DataFrame({"method": "UMAP", "image": range(24), "x": 0.123, "y": np.arange(24.0)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trained, "trained_models", lambda specs, workers: models)
+        patch.setattr(trained, "trained_models", lambda specs: models)
         patch.setattr(probing, "maps", lambda vectors: points)  # UMAP takes long to import
         body = measured.run(None)
     store = RunStore(tmp_path_factory.mktemp("records"))

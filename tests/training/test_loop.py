@@ -453,6 +453,10 @@ def test_an_older_checkpoint_is_removed_but_the_newest_whole_one_never(spec, tmp
     assert last_checkpoint(tmp_path).endswith("checkpoint-5")
 
 
+# --cpu would want mpirun; --multi_gpu starts as many processes, and they find no GPU
+_WORDS = """-m accelerate.commands.launch --num_processes 2 --num_machines 1 --multi_gpu
+--mixed_precision no --dynamo_backend no --main_process_port 0"""
+LAUNCHER = [sys.executable, *_WORDS.split()]
 LAUNCHED = """
 import json, sys, torch
 from accelerate import PartialState
@@ -476,7 +480,7 @@ PartialState().destroy_process_group()
 """
 
 
-def test_two_processes_train_the_run_of_one(spec, tmp_path, networks, two_processes):
+def test_two_processes_train_the_run_of_one(spec, tmp_path, networks):
     spec = spec.vary(
         optimizer="adamw", learning_rate=1e-3
     )  # Muon's roots amplify what rounding leaves
@@ -485,8 +489,7 @@ def test_two_processes_train_the_run_of_one(spec, tmp_path, networks, two_proces
     prepare(spec)  # fills the feature cache
     done = subprocess.run(
         [
-            sys.executable,
-            *two_processes,
+            *LAUNCHER,
             str(script),
             json.dumps(spec.to_dict()),
             str(tmp_path / "run"),

@@ -221,7 +221,8 @@ def load_llamagen(path: str | Path) -> JanusVQVAE:
             name = re.sub(theirs, ours, str(name))
         state[name] = weight
     state.pop("quantize.codebook_used", None)  # a count that only training uses
-    network = JanusVQVAE(JanusVQVAEConfig(**LLAMAGEN))
+    with torch.device("meta"):  # nothing random is drawn, because every weight is read
+        network = JanusVQVAE(JanusVQVAEConfig(**LLAMAGEN))
     codebook, wanted = (
         state.get("quantize.embedding.weight"),
         tuple(network.quantize.embedding.weight.shape),

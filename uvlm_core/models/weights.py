@@ -125,7 +125,7 @@ def take(
                 f"{source} holds the weights of another model: for {name} it has "
                 f"{found}, but {type(module).__name__} has {wanted}."
             )
-    module.load_state_dict(state)
+    module.load_state_dict(state, assign=any(weight.is_meta for weight in own.values()))
     return module.eval().requires_grad_(False)
 
 

@@ -211,9 +211,7 @@ class Inspection(Measurement):
         from uvlm_core.scoring.alignment import representations
 
         watches, images = _probed(self.complete)
-        models = dict(
-            zip(_MODELS, trained_models(list(self.models.values()), workers=1), strict=True)
-        )
+        models = dict(zip(_MODELS, trained_models(list(self.models.values())), strict=True))
         talks = make_conversations(watches, "vqa", TEST_STREAM)
         states = {}  # model -> place -> (images, tokens, width)
         for name, (model, processor, encoder, _) in models.items():

@@ -740,7 +740,7 @@ STUDY = Study(
     section="4, figure 3",
     question="Does a model that learns to draw understand better, and the reverse?",
     scales={
-        "smoke": Scale(1, ARCHITECTURES),
+        "smoke": Scale(1, ("VQ-VQ", "SigLIP-SigLIP")),
         "laptop": Scale(4, ARCHITECTURES),
         "smollm": Scale(1, ARCHITECTURES),
         "paper": Scale(3, ARCHITECTURES),
