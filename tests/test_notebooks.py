@@ -13,9 +13,10 @@ from filelock import FileLock
 
 from uvlm_core import notebooks as runner
 from uvlm_core.environment import ROOT
+from uvlm_core.runs import grid
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies import studies
-from uvlm_core.studies.base import find_study
+from uvlm_core.studies.base import find_study, open_study
 from uvlm_core.studies.records import main as make_records
 from uvlm_core.training.profiles import profile
 
@@ -33,8 +34,8 @@ def code_of(path) -> list[str]:
 def ran(tmp_path_factory, worker_id):
     """A folder in which all runs and then all notebooks have run; all workers share it.
 
-    One run is left to its notebook. One command for the others starts fewer processes than a grid
-    in each notebook.
+    Runs of one shape train as a stack. One run is left to its notebook. One command for the others
+    starts fewer processes than a grid in each notebook.
     """
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "ran"
@@ -42,6 +43,7 @@ def ran(tmp_path_factory, worker_id):
     with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "finished").exists():
             patch.setenv("UVLM_CACHE", str(folder / "cache"))
+            patch.setenv("UVLM_BACKEND", "stacked:cpu")  # the notebook's own run is not stacked
             assert make_records(["--profile=smoke", homes[2]]) == 0
             store = RunStore(folder / "records")
             store.path(find_study("captioned_pictures").specs(profile("smoke"))[0]).unlink()
@@ -133,7 +135,9 @@ def test_an_executed_notebook_shows_its_figures_and_what_they_say(ran, path):
             assert "display_data" in kinds and ("stream" in kinds or name not in told)
 
 
-def test_a_second_run_trains_nothing_and_leaves_every_file_as_it_is(ran, tmp_path):
+def test_a_second_run_trains_nothing_and_leaves_every_file_as_it_is(ran, tmp_path, monkeypatch):
+    """A notebook by the runner, and then all figures from this process instead of a kernel each."""
+
     def written():
         return {
             path: path.stat().st_mtime_ns
@@ -143,5 +147,15 @@ def test_a_second_run_trains_nothing_and_leaves_every_file_as_it_is(ran, tmp_pat
 
     before = written()
     homes = [f"--figures={ran / 'figures'}", f"--records={ran / 'records'}"]
-    assert runner.main(["--profile=smoke", f"--build={tmp_path}", *homes]) == 0
+    words = ["--profile=smoke", "--notebook=02", f"--build={tmp_path}", *homes]
+    assert runner.main(words) == 0
+    assert written() == before
+    redrawn = set()
+    for study in studies():
+        monkeypatch.setattr(grid, "_train", pytest.fail)
+        opened = open_study(study.name, "smoke", None, 2, ran / "records", ran / "figures")
+        names = [name for name in opened.figures if (ran / "figures" / f"{name}.png").exists()]
+        opened.show(*names)
+        redrawn |= {f"{name}.png" for name in names}
+    assert redrawn == {path.name for path in (ran / "figures").glob("*.png")}
     assert written() == before

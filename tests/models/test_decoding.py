@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from uvlm_core.data.conversations import IMAGE, Conversation, Turn, make_conversations
-from uvlm_core.data.tokens import Row, collate
+from uvlm_core.data.tokens import Row, bucket_of, collate
 from uvlm_core.models.decoding import answer, generate_images, log_likelihoods
 from uvlm_core.models.heads import sample
 from uvlm_core.models.unified import UnifiedVLM
@@ -42,7 +42,7 @@ def talker(new_model, processor, tables, talks):
     with torch.no_grad():
         head.weight.copy_(old.weight)
         head.bias.zero_()
-        (bucket,) = collate(rows, tables["VQ"], None, processor.pad, fill=0.0)
+        bucket = bucket_of(rows, tables["VQ"], None, processor.pad)
         logits = head(model.hidden_states(model.embed(bucket["input_ids"], bucket["images_in"])))
         lead = (logits.amax(-1) - logits[..., processor.eos]).flatten()
         head.bias[processor.eos] = lead.quantile(0.25)

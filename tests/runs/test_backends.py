@@ -264,8 +264,8 @@ def test_a_slurm_job_that_is_preempted_is_queued_again_and_goes_on(slurm, store,
     [
         (
             "sky",
-            "backend 'sky' is not one of loky, dask, ray, slurm, with an address or parameters "
-            "after a colon.",
+            "backend 'sky' is not one of loky, dask, ray, slurm, stacked, with an address or "
+            "parameters after a colon.",
         ),
         ("loky:4", "backend 'loky' takes nothing after a colon, and has '4'."),
         (
@@ -354,3 +354,23 @@ def test_a_record_that_went_to_another_disk_is_missed(store, tmp_path, monkeypat
         match="is finished, but its record is not in .*; the machines of a cluster must",
     ):
         run_grid([Stub()], store, work_folder=tmp_path / "work", execute=execute_by_steps)
+
+
+def test_stacks_need_a_gpu_unless_told_otherwise(monkeypatch, tmp_path):
+    monkeypatch.setattr(backends, "GPUS", tmp_path)
+    with pytest.raises(ValueError, match="'stacked' needs a GPU, and this machine has none; 'stac"):
+        open_backend("stacked")
+    with pytest.raises(ValueError, match="'stacked' takes 'cpu' or nothing, and has 'gpu'"):
+        open_backend("stacked:gpu")
+    with closing(open_backend("stacked:cpu")) as backend:
+        assert backend.all_seeds and backend.most is None
+    (tmp_path / "0").touch()
+    with closing(open_backend("stacked")) as backend:
+        assert backend.most == 1
+
+
+def test_no_stack_is_larger_than_allowed(spec, monkeypatch):
+    monkeypatch.setattr(backends, "STACK", 2)
+    runs = {str(seed): spec.vary(seed=seed) for seed in range(5)}
+    with closing(open_backend("stacked:cpu")) as backend:
+        assert backend.jobs(runs) == [["0", "1"], ["2", "3"], ["4"]]

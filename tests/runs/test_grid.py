@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import pytest
@@ -24,9 +25,11 @@ from stubs import (
     files,
 )
 
+from uvlm_core.runs import carry_out, grid
+from uvlm_core.runs.backends import Backend
 from uvlm_core.runs.files import RecordError, read_progress, report_progress
-from uvlm_core.runs.grid import RunsFailed, run_grid
-from uvlm_core.runs.store import RunStore, record_key
+from uvlm_core.runs.grid import RunsFailed, run_grid, run_stack
+from uvlm_core.runs.store import RunStore, canonical_of, record_key
 
 
 def grid_process(store, work, execute="execute_with_marker"):
@@ -267,3 +270,75 @@ def test_specs_that_share_a_run_are_carried_out_once(store, tmp_path):
     )
     assert [record["spec"]["seed"] for record in records] == [0, 0, 0]
     assert len(list((tmp_path / "work").glob("*.starts"))) == 1
+
+
+# Stacks
+
+
+@pytest.fixture
+def stacks(monkeypatch):
+    """Lets stand-ins train as stacks; gives the folder and seeds of each stack that was begun."""
+    begun = []
+
+    def execute_stack(specs, folder, report):
+        begun.append((folder, [spec.seed for spec in specs]))
+        folder.mkdir(parents=True, exist_ok=True)
+        report(0.5)
+        if not (folder / "kept").exists():
+            (folder / "kept").touch()
+            raise KeyboardInterrupt
+        return [
+            ValueError("The run diverged.") if spec.seed == 1 else (body(spec), None)
+            for spec in specs
+        ]
+
+    monkeypatch.setattr(carry_out, "execute_stack", execute_stack)
+    return begun
+
+
+def test_a_stack_that_was_cut_off_goes_on_in_its_folder_and_a_diverged_run_costs_no_other(
+    store, tmp_path, stacks
+):
+    specs = {record_key(spec): spec for spec in [Stub(seed=seed) for seed in range(3)]}
+    work = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        run_stack(specs, store, work)
+    assert not store.folder.exists()
+    assert [read_progress(work / key) for key in specs] == [0.5] * 3
+    failures = run_stack(specs, store, work)
+    assert stacks[0] == stacks[1] and stacks[0][1] == [0, 1, 2]
+    assert [specs[key].seed for key in failures] == [1]
+    assert [store.load(spec) is not None for spec in specs.values()] == [True, False, True]
+    assert [path.suffix for path in work.iterdir()] == [".lock"] * 3
+    with pytest.raises(KeyboardInterrupt):  # only the one without a record begins again
+        run_stack(specs, store, work)
+    assert stacks[2][1] == [1] and stacks[2][0] != stacks[0][0]
+
+
+def test_a_grid_trains_runs_of_one_stack_together_and_the_others_alone(
+    spec, store, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("UVLM_BACKEND", "stacked:cpu")
+    calls = []
+
+    def note(self, call):
+        calls.append(call)
+        future = Future()
+        future.set_result(None)
+        return future
+
+    monkeypatch.setattr(Backend, "submit", note)
+    monkeypatch.setattr(Backend, "release", lambda *_: None)
+    monkeypatch.setattr(grid, "_written", lambda store, spec: spec)
+    some = [spec.vary(seed=seed) for seed in (0, 1)]
+    others = [spec.vary(regime="understanding"), spec.vary(tuning="lora"), Stub()]
+    run_grid([*some, *others], store, 2, tmp_path / "work")
+    seen = [
+        {one.training.seed for one in call.args[0].values()}
+        if call.func is run_stack
+        else call.args[0]
+        for call in calls
+    ]
+    assert {0, 1} in seen and len(seen) == 4
+    alone = [one for one in seen if one != {0, 1}]
+    assert set(alone) == {canonical_of(other) for other in others}

@@ -188,15 +188,11 @@ def collate(
     images_in: np.ndarray | None,
     images_out: np.ndarray | None,
     pad: int,
-    fill: float = 0.95,
-    least: int = 5,
 ) -> list[dict[str, torch.Tensor]]:
     """Group rows into buckets, each padded at the right to its own longest row.
 
-    Rows are sorted by length. A row joins a bucket if it is at least `fill` times as long as the
-    bucket's longest row, or if the bucket has fewer than `least` rows. Apart from such small
-    buckets, under 1 - `fill` of the tokens are padding. Attention is causal and padding is at the
-    right: no real token sees padding, and no attention mask is needed.
+    Rows are sorted by length; `joins` says which share a bucket. Attention is causal and padding is
+    at the right: no real token sees padding, and no attention mask is needed.
 
     Args:
         images_in: table of the understanding encoder's outputs, codes (images, tokens) or features
@@ -208,14 +204,23 @@ def collate(
     """
     buckets: list[list[Row]] = []
     for row in sorted(rows, key=lambda row: -len(row.ids)):
-        longest = len(buckets[-1][0].ids) if buckets else 0
-        if not buckets or (len(row.ids) < fill * longest and len(buckets[-1]) >= least):
+        if not (buckets and joins(len(row.ids), len(buckets[-1][0].ids), len(buckets[-1]))):
             buckets.append([])
         buckets[-1].append(row)
-    return [_bucket(bucket, images_in, images_out, pad) for bucket in buckets]
+    return [bucket_of(bucket, images_in, images_out, pad) for bucket in buckets]
 
 
-def _bucket(rows: list[Row], images_in, images_out, pad: int) -> dict[str, torch.Tensor]:
+def joins(length: int, longest: int, rows: int) -> bool:
+    """Return whether a row joins a bucket of `rows` rows that are not shorter.
+
+    It does if it is nearly as long as the longest, or if they are few. So, apart from small
+    buckets, under 5 % of the tokens are padding.
+    """
+    return length >= 0.95 * longest or rows < 5
+
+
+def bucket_of(rows: list[Row], images_in, images_out, pad: int) -> dict[str, torch.Tensor]:
+    """Pad rows, in their order, to one bucket as `collate` returns it."""
     length = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), length), pad)
     labels = np.full((len(rows), length), IGNORED)

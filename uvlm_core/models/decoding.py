@@ -149,7 +149,7 @@ def answer(
         temperature: 0 (greedy) to 10; ValueError otherwise.
         only: the allowed answers; each step then picks among tokens that lead to one of them.
 
-    Returns: the answers per conversation, in order.
+    Returns: the answers per conversation, in order; of a stack, those of one model after another.
     """
     _check(temperature, batch_size)
     model.eval()
@@ -162,12 +162,13 @@ def answer(
     draws = torch.rand(
         len(conversations), turns, limit, generator=torch.Generator().manual_seed(seed)
     ).to(model.device)
-    answers: list[list[str]] = [[] for _ in conversations]
+    answers: list[list[str]] = [[] for _ in range(model.copies * len(conversations))]
     # batch conversations with similar numbers of turns
     order = sorted(range(len(conversations)), key=lambda i: len(conversations[i].turns))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        rows = [conversations[i] for i in batch]
+        rows = [conversations[i] for i in batch] * model.copies
+        places = [copy * len(conversations) + i for copy in range(model.copies) for i in batch]
         images = image_rows(images_in, [row.image for row in rows]).to(model.device)
         continuation = Continuation(model, cached)
         # token ids that the model has not read yet
@@ -188,12 +189,12 @@ def answer(
                 asked,
                 limit,
                 temperature,
-                draws[batch, turn],
+                draws[batch, turn].repeat(model.copies, 1),
                 paths,
             )
-            for i, said, live in zip(batch, new, asked.tolist(), strict=True):
+            for place, said, live in zip(places, new, asked.tolist(), strict=True):
                 if live:
-                    answers[i].append(processor.text(said))
+                    answers[place].append(processor.text(said))
     return answers
 
 
@@ -247,9 +248,8 @@ def _paths(texts: Sequence[Sequence[int]], eos: int) -> dict:
 
 def _answer_turn(model, processor, continuation, hidden, live, limit, temperature, draws, paths):
     """Decode an answer per live row; return its new ids and the ids not read by the model yet."""
-    said: list[list[int]] = [[] for _ in hidden]
-    nodes = [paths] * len(hidden)
-    live = live.clone()
+    nodes, live = [paths] * len(hidden), live.clone()
+    given, told = [], []  # per step: the token of each row, and whether it belongs to its answer
     for step in range(limit):
         logits = model.language_model.lm_head(hidden)  # (rows, vocabulary)
         if paths is not None:
@@ -261,11 +261,13 @@ def _answer_turn(model, processor, continuation, hidden, live, limit, temperatur
         if paths is not None:
             nodes = [node[token] for node, token in zip(nodes, chosen.tolist(), strict=True)]
         live &= chosen != processor.eos
-        for row in live.nonzero().flatten().tolist():
-            said[row].append(int(chosen[row]))
+        given.append(chosen)
+        told.append(live.clone())
         if not live.any() or step == limit - 1:
             break
         hidden = continuation.read(model.embed(chosen[:, None]), live[:, None])
+    given, told = torch.stack(given, 1).cpu(), torch.stack(told, 1).cpu()  # (rows, steps)
+    said = [ids[own].tolist() for ids, own in zip(given, told, strict=True)]
     # not read yet: the end of every answer, and the last token of an answer cut at the limit
     return said, [
         ([ids[-1]] if cut else []) + [processor.eos]
@@ -297,6 +299,8 @@ def generate_images(
 ) -> GeneratedImages:
     """Generate one image per request, a conversation of the task "generation".
 
+    Images of a stack are those of one model after another.
+
     `temperature`, from 0 (greedy) to 10, applies to codes only: features are regressed.
     ValueError when it is out of range or `batch_size` is below 1.
     """
@@ -308,7 +312,7 @@ def generate_images(
     ).to(model.device)
     images, triggered = [], []
     for start in range(0, len(requests), batch_size):
-        rows = requests[start : start + batch_size]
+        rows = list(requests[start : start + batch_size]) * model.copies
         prompts = [[processor.bos] + processor.human_ids(row.turns[0].human) for row in rows]
         ids, valid = _segment(prompts, processor.pad, model.device)
         continuation = Continuation(model, cached)
@@ -321,13 +325,16 @@ def generate_images(
         tokens = []
         for step in range(space["tokens"]):
             predicted = model.predict(hidden)  # (rows, codes) or (rows, width)
-            draw = draws[start : start + len(rows), step]
+            draw = draws[start : start + batch_size, step].repeat(model.copies)
             token = model.head.choose(predicted, temperature, draw)
             tokens.append(token)
             if step + 1 < space["tokens"]:
                 hidden = continuation.read(model.embed_generation(token[:, None], start=step), one)
         images.append(torch.stack(tokens, 1))  # (rows, tokens) or (rows, tokens, width)
-    return GeneratedImages(torch.cat(images).cpu().numpy(), torch.cat(triggered).cpu().numpy())
+    return GeneratedImages(
+        by_model(images, model.copies).cpu().numpy(),
+        by_model(triggered, model.copies).cpu().numpy(),
+    )
 
 
 @torch.inference_mode()
@@ -347,13 +354,12 @@ def predict_features(
     model.eval()
     predicted = []
     for start in range(0, len(requests), batch_size):
-        rows = requests[start : start + batch_size]
-        images = torch.from_numpy(np.asarray(images_out[start : start + len(rows)], np.float32)).to(
-            model.device
-        )
+        rows = list(requests[start : start + batch_size])
+        images = np.asarray(images_out[start : start + len(rows)], np.float32)
+        images = torch.from_numpy(images).to(model.device).repeat(model.copies, 1, 1)
         prompts = [
             [processor.bos] + processor.human_ids(row.turns[0].human) + [processor.generate]
-            for row in rows
+            for row in rows * model.copies
         ]
         continuation = Continuation(model)
         ids, valid = _segment(prompts, processor.pad, model.device)
@@ -364,4 +370,9 @@ def predict_features(
         )
         # (rows, tokens, width)
         predicted.append(model.predict(torch.cat([first[:, None], hidden], 1)))
-    return torch.cat(predicted).cpu().numpy()
+    return by_model(predicted, model.copies).cpu().numpy()
+
+
+def by_model(batches: Sequence[torch.Tensor], copies: int) -> torch.Tensor:
+    """Join batches whose rows are those of one model after another: so are the result's."""
+    return torch.cat([batch.unflatten(0, (copies, -1)) for batch in batches], 1).flatten(0, 1)

@@ -186,6 +186,7 @@ class UnifiedVLM(PreTrainedModel):
     accepts_loss_kwargs = False  # else Trainer rescales our loss by the number of text labels
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    copies = 1  # models that share a batch (`stack.StackedVLM`)
 
     def __init__(self, config: UnifiedVLMConfig, language_model: PreTrainedModel | None = None):
         super().__init__(config)

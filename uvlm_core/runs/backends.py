@@ -12,6 +12,8 @@ The environment variable `UVLM_BACKEND` (`make BACKEND=...`) names the backend:
     ray, ray:host:6379           the Ray cluster of this machine, or the one at an address
     slurm, slurm:partition=gpu,timeout_min=600
                                  Slurm jobs by submitit, with its parameters
+    stacked                      one GPU of this machine, on which small runs of one shape train
+                                 as one stack; stacked:cpu does so without a GPU, for tests
 
 The machines of a cluster share a disk with the checkout, the records and the cache at the same
 paths. Their Python has the same packages and finds `uvlm_core` (`PYTHONPATH`). The state of a run
@@ -43,6 +45,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from uvlm_core.environment import cache_folder, variable
 
 GPUS = Path("/proc/driver/nvidia/gpus")
+STACK = 128  # most runs in a stack
 _PATIENCE = 10  # s, for a scheduler to answer
 # environment of every call; torch and numpy read it on import, so it is set before
 _ENVIRONMENT = {
@@ -86,9 +89,16 @@ def open_backend(name: str | None = None) -> "Backend":
 class Backend:
     """A place to carry out calls, each in another process; subclasses define `_start`."""
 
+    most: int | None = None  # calls at a time, whatever the grid allows
+    all_seeds = False  # whether it serves best to be given the runs of all seeds at once
+
     def __init__(self):
         self._environment = _ENVIRONMENT | {"UVLM_CACHE": str(cache_folder())}
         self._stops: dict[Future, Callable[[], object]] = {}
+
+    def jobs(self, runs: dict[str, object]) -> list[list[str]]:
+        """Return the keys of runs (key -> spec) by call: here, each run is one of its own."""
+        return [[key] for key in runs]
 
     def submit(self, function: Callable, *arguments) -> Future:
         """Start a call; its future holds the exception of the call or of its worker, if any."""
@@ -146,6 +156,40 @@ class Loky(Backend):
                 executor.shutdown(kill_workers=True)
 
         return future, stop
+
+
+class Stacked(Loky):
+    """One GPU of this machine, on which runs of one shape train together (`training/stacked.py`).
+
+    Runs that cannot be stacked, and those that are alone with their shape, are carried out as by
+    loky, on that GPU.
+    """
+
+    all_seeds = True
+
+    def __init__(self, where: str = ""):
+        if where not in ("", "cpu"):
+            raise ValueError(f"backend 'stacked' takes 'cpu' or nothing, and has {where!r}.")
+        super().__init__()
+        if not (where or self._gpus):
+            raise ValueError(
+                "backend 'stacked' needs a GPU, and this machine has none; 'stacked:cpu' does "
+                "without, at the speed of one run after another."
+            )
+        self.most = len(self._gpus) or None  # two stacks would share a GPU's memory
+
+    def jobs(self, runs):
+        """Return the keys of runs by stack, at most `STACK` in one."""
+        from uvlm_core.training.stacked import stack_key  # late: reading records needs no torch
+
+        stacks: dict[tuple, list[str]] = {}
+        for key, spec in runs.items():
+            stacks.setdefault(stack_key(spec) or (key,), []).append(key)
+        return [
+            keys[start : start + STACK]
+            for keys in stacks.values()
+            for start in range(0, len(keys), STACK)
+        ]
 
 
 class Dask(Backend):
@@ -244,7 +288,7 @@ class Slurm(Backend):
         return _follow(job.result, partial(job.cancel, check=False))
 
 
-_BACKENDS = {"loky": Loky, "dask": Dask, "ray": Ray, "slurm": Slurm}
+_BACKENDS = {"loky": Loky, "dask": Dask, "ray": Ray, "slurm": Slurm, "stacked": Stacked}
 
 
 class _Resumable:

@@ -8,6 +8,7 @@ If several processes share a run (`launch.py`), each of them carries out this.
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,13 +20,24 @@ from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.tokens import padding_share
 from uvlm_core.environment import processes
 from uvlm_core.files import read_json
+from uvlm_core.models.encoders import device
+from uvlm_core.models.stack import StackedVLM
 from uvlm_core.runs.files import RecordError, report_progress, write_whole
 from uvlm_core.runs.provenance import code_state, versions
 from uvlm_core.runs.store import fingerprints
 from uvlm_core.scoring.evaluation import Evaluation
 from uvlm_core.scoring.picture_evaluation import PictureEvaluation
-from uvlm_core.training.loop import Steps, networks, train, training_steps, tune
+from uvlm_core.training.loop import (
+    Steps,
+    built,
+    load_parts,
+    networks,
+    train,
+    training_steps,
+    tune,
+)
 from uvlm_core.training.spec import RunSpec
+from uvlm_core.training.stacked import StackedSteps, train_stack
 
 
 def execute_run(spec, work_folder: Path) -> tuple[dict, np.ndarray | None]:
@@ -41,14 +53,20 @@ def execute_run(spec, work_folder: Path) -> tuple[dict, np.ndarray | None]:
     work_folder = Path(work_folder)
     trained = isinstance(spec, RunSpec)
     torch.set_num_threads(spec.training.threads if trained else 1)
-    first, *later = sessions = _open_session(work_folder)
+    sessions = _open_session(work_folder)
     if trained:
         body, pictures = train_and_score(spec, work_folder)
     else:
         logging.disable_progress_bar()  # the grid has its own
         body = dict(spec.run(work_folder))
         pictures = body.pop("pictures", None)
-    provenance = {
+    provenance = _provenance(spec, sessions)
+    return {**body, "provenance": provenance | body.get("provenance", {})}, pictures
+
+
+def _provenance(spec, sessions: list[dict]) -> dict:
+    first, *later = sessions
+    return {
         "started": first["started"],
         "resumed": [session["started"] for session in later],
         "commit": first["commit"],
@@ -60,7 +78,6 @@ def execute_run(spec, work_folder: Path) -> tuple[dict, np.ndarray | None]:
         "versions": versions("torch", "transformers", "peft", "numpy"),
         "networks": fingerprints(spec),
     }
-    return {**body, "provenance": provenance | body.get("provenance", {})}, pictures
 
 
 def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, np.ndarray | None]:
@@ -76,17 +93,81 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, np.ndarray
     kind = PictureEvaluation if spec.data.pictures else Evaluation
     evaluation = kind(spec, processor, understanding, generation)
     steps = training_steps(spec, processor, understanding, generation)
-    unified = spec.training.regime == "unified"
-    before = [{"fraction": 0.0} | row for row in evaluation.alignment(model)] if unified else []
+    (before,) = _before(evaluation, model)
     prepared = time.perf_counter() - began
     result = train(
         model, steps, spec, folder, evaluation, lambda fraction: report_progress(folder, fraction)
     )
-    samples, pictures = evaluation.samples()
+    return _body(result, before, prepared, _counts(model, steps), *evaluation.samples())
+
+
+def execute_stack(
+    specs: Sequence[RunSpec], folder: Path, report: Callable[[float], None]
+) -> list[tuple[dict, np.ndarray | None] | ValueError]:
+    """Carry out runs of one `stack_key` as a stack, resuming from what `folder` holds.
+
+    If the GPU has too little memory for all of them, they are halved until they fit. `report` gets
+    the fraction that is done. Returns for each run what `execute_run` returns, or the ValueError
+    that ended it.
+    """
+    try:
+        return _execute_stack(specs, folder, report)
+    except torch.cuda.OutOfMemoryError:
+        if len(specs) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(specs) // 2
+    return [
+        outcome
+        for part, some, start in ((0, specs[:half], 0.0), (1, specs[half:], 0.5))
+        for outcome in execute_stack(
+            some, folder / str(part), lambda done, start=start: report(start + done / 2)
+        )
+    ]
+
+
+def _execute_stack(specs, folder: Path, report) -> list:
+    began, first = time.perf_counter(), specs[0]
+    torch.set_num_threads(first.training.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    sessions = _open_session(folder)
+    loaded = load_parts(first)
+    models = [tune(built(spec, loaded), spec) for spec in specs]
+    evaluation = Evaluation(first, loaded.processor, loaded.understanding, loaded.generation)
+    every = [
+        training_steps(spec, loaded.processor, loaded.understanding, loaded.generation)
+        for spec in specs
+    ]
+    counts = [_counts(model, steps) for model, steps in zip(models, every, strict=True)]
+    stack = StackedVLM(models).to(device())
+    before = _before(evaluation, stack)
+    prepared = (time.perf_counter() - began) / len(specs)
+    results = train_stack(stack, StackedSteps(every), folder, evaluation.of_each, report)
+    outcomes = []
+    for number, (spec, result) in enumerate(zip(specs, results, strict=True)):
+        if isinstance(result, ValueError):
+            outcomes.append(result)
+            continue
+        samples = evaluation.samples(number)
+        body, pictures = _body(result, before[number], prepared, counts[number], *samples)
+        provenance = _provenance(spec, sessions) | {"stacked": len(specs)}
+        outcomes.append((body | {"provenance": provenance}, pictures))
+    return outcomes
+
+
+def _before(evaluation, model) -> list[list[dict]]:
+    """Return every model's scores before training: the alignment of the two spaces."""
+    if evaluation.spec.training.regime != "unified":
+        return [[]] * model.copies
+    return [[{"fraction": 0.0} | row for row in rows] for rows in evaluation.alignment(model)]
+
+
+def _body(result: dict, before: list[dict], prepared: float, counts: dict, samples, pictures):
+    """Return the body of a record without provenance, and the pictures."""
     losses = {name: [entry[name] for entry in result["losses"]] for name in ("step", "loss")}
     return {
         "scores": before + result["scores"],
-        "counts": _counts(model, steps),
+        "counts": counts,
         "times": {"preparing": prepared} | result["times"],
         "samples": samples | {"losses": losses},
     }, pictures

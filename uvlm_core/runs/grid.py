@@ -4,12 +4,14 @@ Belongs here: a grid's order, workers and progress bar, and the report of failed
 records (`store.py`), what one run does (`carry_out.py`), where it is carried out (`backends.py`).
 """
 
+import hashlib
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -18,7 +20,7 @@ from tqdm import tqdm
 
 from uvlm_core.environment import cache_folder, variable
 from uvlm_core.runs.backends import Backend, open_backend
-from uvlm_core.runs.files import RecordError, make_writable, read_progress
+from uvlm_core.runs.files import RecordError, make_writable, read_progress, report_progress
 from uvlm_core.runs.store import RunStore, canonical_of, describe, record_key
 
 # s to wait for a shared disk to show what another machine wrote; NFS caches for a minute
@@ -115,7 +117,9 @@ def _train(
         key: float(spec.cost()) if hasattr(spec, "cost") else 1.0 for key, spec in missing.items()
     }
     # longest first, so that no long run is left alone at the end
-    waiting = sorted(missing, key=cost.get, reverse=True)
+    order = sorted(missing, key=cost.get, reverse=True)
+    waiting = backend.jobs({key: missing[key] for key in order})
+    workers = min(workers, backend.most or workers)
     running, finished, failures = {}, set(), {}
 
     def work_done() -> float:
@@ -144,19 +148,23 @@ def _train(
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                key = waiting.pop(0)
-                running[backend.submit(_run, missing[key], store, work / key, execute)] = key
+                keys = waiting.pop(0)
+                call = partial(_run, missing[keys[0]], store, work / keys[0], execute)
+                if len(keys) > 1:
+                    call = partial(run_stack, {key: missing[key] for key in keys}, store, work)
+                running[backend.submit(call)] = keys
             show(bar)
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                key = running.pop(future)
+                keys = running.pop(future)
                 backend.release(future)
-                finished.add(key)
-                if future.exception() is not None:
-                    failures[key] = future.exception()
+                finished.update(keys)
+                error = future.exception()
+                failed = (future.result() or {}) if error is None else dict.fromkeys(keys, error)
+                for key, reason in failed.items():
                     bar.write(
-                        f"{describe(missing[key])} failed: {_reason(failures[key])}",
-                        file=sys.stderr,
+                        f"{describe(missing[key])} failed: {_reason(reason)}", file=sys.stderr
                     )
+                failures |= failed
         show(bar)
     finally:
         bar.close()
@@ -183,6 +191,38 @@ def _run(spec, store: RunStore, folder: Path, execute: Callable | None) -> None:
             folder.mkdir(exist_ok=True)
             store.save(spec, *execute(spec, folder))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_stack(specs: dict, store: RunStore, work: Path) -> dict[str, ValueError]:
+    """Carry out runs as one stack in a worker, up to their records.
+
+    Each run's lock is held, as in `_run`. The folder is named after all runs of the stack, so that
+    the same stack resumes. Returns the errors of the runs that diverged, by key.
+    """
+    from uvlm_core.runs.carry_out import execute_stack
+
+    work.mkdir(parents=True, exist_ok=True)
+    failures = {}
+    with ExitStack() as locks:
+        for key in sorted(specs):  # in one order, or two grids might wait for each other
+            locks.enter_context(FileLock(work / f"{key}.lock"))
+        left = {key: spec for key, spec in specs.items() if store.load(spec) is None}
+        folder = work / f"stack-{hashlib.sha256(' '.join(left).encode()).hexdigest()[:16]}"
+
+        def report(done: float) -> None:
+            for key in left:
+                (work / key).mkdir(exist_ok=True)
+                report_progress(work / key, done)
+
+        outcomes = execute_stack(list(left.values()), folder, report) if left else []
+        for (key, spec), outcome in zip(left.items(), outcomes, strict=True):
+            if isinstance(outcome, ValueError):
+                failures[key] = outcome
+            else:
+                store.save(spec, *outcome)
+        for name in (*specs, folder.name):
+            shutil.rmtree(work / name, ignore_errors=True)
+    return failures
 
 
 def _written(store: RunStore, spec) -> dict:

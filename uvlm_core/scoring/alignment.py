@@ -13,15 +13,15 @@ import math
 import numpy as np
 import torch
 from scipy.linalg import orthogonal_procrustes
-from sklearn.linear_model import LinearRegression
-from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
 
 from uvlm_core.data.conversations import Conversation
-from uvlm_core.data.tokens import Processor, collate
+from uvlm_core.data.tokens import Processor, bucket_of
+from uvlm_core.models.decoding import by_model
 from uvlm_core.models.unified import UnifiedVLM
 
 NEIGHBOURS = 10
+TALKS_A_CALL = 16  # whose hidden states of all layers are held at once
 GRID = 8  # side of the token grid that larger ones are averaged down to
 NEIGHBOUR_PAIRS = 2000  # most pairs in the neighbour search
 MEASURES = ("cka", "procrustes", "neighbours", "r2")
@@ -51,11 +51,13 @@ def mutual_neighbours(x: np.ndarray, y: np.ndarray, count: int = NEIGHBOURS) -> 
 
     From 0 to 1; unrelated sets score count / (vectors - 1).
     """
-    found = [
+    from sklearn.neighbors import NearestNeighbors  # late, as it takes a second
+
+    one, other = (
         NearestNeighbors(n_neighbors=count).fit(some).kneighbors(return_distance=False)
         for some in (x, y)
-    ]
-    return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(*found, strict=True)]) / count)
+    )  # both (vectors, count)
+    return float((one[:, :, None] == other[:, None, :]).any(2).mean())
 
 
 def linear_r2(x: np.ndarray, y: np.ndarray, fitted: np.ndarray) -> float:
@@ -63,6 +65,8 @@ def linear_r2(x: np.ndarray, y: np.ndarray, fitted: np.ndarray) -> float:
 
     `fitted` (count,) is True for the pairs that the map is fitted on.
     """
+    from sklearn.linear_model import LinearRegression  # late, as it takes a second
+
     model = LinearRegression().fit(x[fitted], y[fitted])
     rest = y[~fitted]
     return float(
@@ -76,6 +80,8 @@ def representations(
 ) -> dict[str, np.ndarray]:
     """Return the hidden states of image tokens at each place: (images, tokens, LM width).
 
+    Of a stack, they are those of one model after another.
+
     Places: "adapter" (its output) and "layer 1", "layer 2", ... of the LM, the last one after the
     final norm. `talks` are conversations of one task, one per image of `images` (codes or features,
     in their order). In generation the images are the targets, teacher-forced as in training. Grids
@@ -85,21 +91,24 @@ def representations(
     generation = talks[0].task == "generation"
     slot = processor.image_out if generation else processor.image_in
     found: dict[str, list[torch.Tensor]] = {}
-    for number, talk in enumerate(talks):  # one at a time, because `collate` reorders rows
-        row = processor.row(talk, number)
-        (bucket,) = collate(
-            [row], None if generation else images, images if generation else None, processor.pad
+    rows = [processor.row(talk, number) for number, talk in enumerate(talks)]
+    for start in range(0, len(rows), TALKS_A_CALL):
+        some = rows[start : start + TALKS_A_CALL] * model.copies
+        bucket = bucket_of(
+            some, None if generation else images, images if generation else None, processor.pad
         )
         bucket = {name: tensor.to(model.device) for name, tensor in bucket.items()}
         embeds = model.embed(bucket["input_ids"], bucket.get("images_in"), bucket.get("images_out"))
         states = model.language_model.model(
             inputs_embeds=embeds, use_cache=False, output_hidden_states=True
         )
-        chosen = bucket["input_ids"][0] == slot
+        chosen = bucket["input_ids"] == slot  # (rows, tokens), equally many in each row
         for layer, hidden in enumerate((embeds, *states.hidden_states[1:])):
-            tokens = _averaged(hidden[0, chosen].float(), GRID).cpu()  # (tokens, LM width)
+            tokens = hidden[chosen].float().unflatten(0, (len(some), -1))
+            tokens = torch.stack([_averaged(one, GRID) for one in tokens]).cpu()
             found.setdefault(f"layer {layer}" if layer else "adapter", []).append(tokens)
-    return {name: torch.stack(tokens).numpy() for name, tokens in found.items()}
+    # (models * images, tokens, LM width)
+    return {name: by_model(tokens, model.copies).numpy() for name, tokens in found.items()}
 
 
 def measure_alignment(

@@ -7,7 +7,11 @@ The test set depends only on the world: every arm, seed and checkpoint is asked 
 7). None of its attribute tuples occurs in a training set.
 """
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -22,7 +26,6 @@ from uvlm_core.models.readers import AttributeReader, FeatureReader
 from uvlm_core.places import resolve
 from uvlm_core.scoring import answers as scoring
 from uvlm_core.scoring import images as fidelity
-from uvlm_core.scoring import probing
 from uvlm_core.scoring.alignment import measure_alignment, representations
 from uvlm_core.training.spec import RunSpec
 
@@ -75,7 +78,7 @@ class Evaluation:
                 others,
                 [request.turns[0].attributes for request in self.requests],
             )
-        self.generated: np.ndarray | None = None  # codes or features of the last images
+        self.generated: list[np.ndarray] = []  # codes or features of the last images, by model
 
     def __call__(self, model, last: bool = True) -> list[dict]:
         """Return score rows of a model: metric, attribute, value, samples.
@@ -84,50 +87,61 @@ class Evaluation:
         teacher-forced scores, alignment and probes are left out. A learning curve needs no more,
         and full scoring would cost as much as training.
         """
-        rows = []
-        if self.spec.understands:
-            questions = (
-                self.questions if last else self.questions[: self.spec.scoring.generated_watches]
-            )
-            rows += self._questions(model, questions, last) + (
-                self._captions(model) if last else []
-            )
-        if self.spec.generates:
-            generated = generate_images(model, self.processor, self.requests)
-            self.generated = generated.tokens
-            rows += [
+        return self.of_each(model, last)[0]
+
+    def of_each(self, model, last: bool = True) -> list[list[dict]]:
+        """Return the score rows of every model of a stack, each as `__call__` does."""
+        spec, parts = self.spec, []  # parts of the scores, each with the rows of every model
+        if spec.understands:
+            questions = self.questions if last else self.questions[: spec.scoring.generated_watches]
+            parts.append(self._questions(model, questions, last))
+            parts += [self._captions(model)] if last else []
+        if spec.generates:
+            parts += self._images(model, last)
+        if last and spec.training.regime == "unified":
+            parts.append(self.alignment(model))
+        if last and spec.understands and spec.scoring.probe_watches:
+            parts.append(self._probes(model))
+        return [list(chain.from_iterable(rows)) for rows in zip(*parts, strict=True)]
+
+    def _questions(self, model, questions, last: bool) -> list[list[dict]]:
+        said = answer(model, self.processor, questions, self.images_in)
+        each = [
+            [
+                (turn.attributes[0], text, turn.gpt)
+                for talk, given in zip(questions, answers, strict=True)
+                for turn, text in zip(talk.turns, given, strict=True)
+            ]
+            for answers in _apart(said, model.copies)
+        ]
+        rows = _each(lambda triples: scoring.score_conversations(triples, scoring.RULES), each)
+        for attribute in self.rare if last else ():
+            constrained = self._constrained(model, attribute)
+            for own, triples, more in zip(rows, each, constrained, strict=True):
+                own += scoring.score_confusion(
+                    attribute, [(text, true) for name, text, true in triples if name == attribute]
+                )
+                own += more
+        return rows
+
+    def _images(self, model, last: bool) -> list[list[list[dict]]]:
+        generated = generate_images(model, self.processor, self.requests)
+        self.generated = np.split(generated.tokens, model.copies)
+        triggered = [
+            [
                 {
                     "metric": "triggered",
                     "attribute": "",
-                    "value": float(generated.triggered.mean()),
+                    "value": float(own.mean()),
                     "samples": len(self.requests),
-                },
-                *self.drawn.scores(generated.tokens),
+                }
             ]
-            if last:
-                rows += self.drawn.forced_scores(model, self.processor, self.requests)
-        if last and self.spec.training.regime == "unified":
-            rows += self.alignment(model)
-        if last and self.spec.understands and self.spec.scoring.probe_watches:
-            rows += self._probes(model)
-        return rows
-
-    def _questions(self, model, questions, last: bool) -> list[dict]:
-        answers = answer(model, self.processor, questions, self.images_in)
-        triples = [
-            (turn.attributes[0], said, turn.gpt)
-            for talk, given in zip(questions, answers, strict=True)
-            for turn, said in zip(talk.turns, given, strict=True)
+            for own in np.split(generated.triggered, model.copies)
         ]
-        rows = scoring.score_conversations(triples, scoring.RULES)
-        for attribute in self.rare if last else ():
-            rows += scoring.score_confusion(
-                attribute, [(said, true) for name, said, true in triples if name == attribute]
-            )
-            rows += self._constrained(model, attribute)
-        return rows
+        parts = [triggered, _each(self.drawn.scores, self.generated)]
+        return parts + ([self.drawn.forced_scores(model, self.processor, self.requests)] * last)
 
-    def _constrained(self, model, attribute: str) -> list[dict]:
+    def _constrained(self, model, attribute: str) -> list[list[dict]]:
         """Return score rows of answers constrained to the attribute's values.
 
         Each question is asked alone. The scores show what a model knows but does not say.
@@ -143,65 +157,101 @@ class Evaluation:
             Conversation("vqa", image, (replace(turn, human=tag + turn.human.removeprefix(tag)),))
             for image, turn in asked
         ]
-        answers = answer(
+        said = answer(
             model, self.processor, talks, self.images_in, only=ATTRIBUTES[attribute].values
         )
-        rows = scoring.score_conversations(
-            (
-                (attribute, said, turn.gpt)
-                for (said,), (_, turn) in zip(answers, asked, strict=True)
-            ),
-            ("partial",),
-        )
-        return [row | {"metric": "constrained"} for row in rows]
+        return [
+            [
+                row | {"metric": "constrained"}
+                for row in scoring.score_conversations(
+                    (
+                        (attribute, text, turn.gpt)
+                        for (text,), (_, turn) in zip(answers, asked, strict=True)
+                    ),
+                    ("partial",),
+                )
+            ]
+            for answers in _apart(said, model.copies)
+        ]
 
-    def _probes(self, model) -> list[dict]:
+    def _probes(self, model) -> list[list[dict]]:
         """Return score rows of linear probes of the image tokens (`probing.py`).
 
         Metrics `probe` and `probe_control`, attributes such as "weather, layer 2".
         """
+        from uvlm_core.scoring import probing  # late, as sklearn takes a second
+
         count = self.spec.scoring.probe_watches
         places = representations(model, self.processor, self.questions[:count], self.images_in)
-        table = probing.probe_places({"encoder": self.encoded} | places, self.watches[:count])
+
+        def rows(states: dict) -> list[dict]:
+            table = probing.probe_places({"encoder": self.encoded} | states, self.watches[:count])
+            return [
+                {
+                    "metric": metric,
+                    "attribute": f"{row['attribute']}, {row['place']}",
+                    "value": row[column],
+                    "samples": count,
+                }
+                for row in table.to_dict("records")
+                for metric, column in (("probe", "accuracy"), ("probe_control", "control"))
+            ]
+
+        return _each(rows, _states_apart(places, model.copies))
+
+    def _captions(self, model) -> list[list[dict]]:
+        said = answer(model, self.processor, self.captions, self.images_in, limit=64)
         return [
-            {
-                "metric": metric,
-                "attribute": f"{row['attribute']}, {row['place']}",
-                "value": row[column],
-                "samples": count,
-            }
-            for row in table.to_dict("records")
-            for metric, column in (("probe", "accuracy"), ("probe_control", "control"))
+            scoring.score_captions([text for (text,) in own], self.watches[: len(own)])
+            for own in _apart(said, model.copies)
         ]
 
-    def _captions(self, model) -> list[dict]:
-        said = answer(model, self.processor, self.captions, self.images_in, limit=64)
-        return scoring.score_captions([text for (text,) in said], self.watches[: len(said)])
-
-    def alignment(self, model) -> list[dict]:
-        """Return alignment rows of a unified model on the first test watches (`alignment.py`)."""
+    def alignment(self, model) -> list[list[dict]]:
+        """Return alignment rows of every model, on the first test watches (`alignment.py`)."""
         count = min(
             ALIGNED_WATCHES, self.spec.scoring.test_watches, self.spec.scoring.generated_watches
         )
         sides = ((self.questions, self.images_in), (self.requests, self.drawn.real))
-        return measure_alignment(
-            *(
-                representations(model, self.processor, talks[:count], images)
-                for talks, images in sides
+        both = [
+            _states_apart(
+                representations(model, self.processor, talks[:count], images), model.copies
             )
-        )
+            for talks, images in sides
+        ]
+        return _each(lambda pair: measure_alignment(*pair), list(zip(*both, strict=True)))
 
-    def samples(self) -> tuple[dict, np.ndarray | None]:
-        """Return the requests and images of the first `shown_watches`, or ({}, None) for none."""
+    def samples(self, model: int = 0) -> tuple[dict, np.ndarray | None]:
+        """Return the requests and images of the first `shown_watches`, or ({}, None) for none.
+
+        `model` is the number of a model in its stack.
+        """
         shown = self.spec.scoring.shown_watches
-        images = (
-            None
-            if self.generated is None or not shown
-            else self.drawn.images(self.generated[:shown])
-        )
+        images = None
+        if self.generated and shown:
+            images = self.drawn.images(self.generated[model][:shown])
         if images is None:
             return {}, None
         return {"requests": [talk.turns[0].human for talk in self.requests[:shown]]}, images
+
+
+def _apart(answers: list, models: int) -> list[list]:
+    """Split the answers of one model after another by model."""
+    count = len(answers) // models
+    return [answers[model * count : (model + 1) * count] for model in range(models)]
+
+
+def _states_apart(places: dict[str, np.ndarray], models: int) -> list[dict[str, np.ndarray]]:
+    """Split the states of one model after another by model."""
+    parts = {place: np.split(states, models) for place, states in places.items()}
+    return [{place: own[model] for place, own in parts.items()} for model in range(models)]
+
+
+def _each(score: Callable, every: list) -> list[list[dict]]:
+    """Return the score rows of every model, by several threads where there are several."""
+    if len(every) == 1:
+        return [score(every[0])]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(score, every))
 
 
 class DrawnWatchCodes:
@@ -229,9 +279,9 @@ class DrawnWatchCodes:
             rows = read + rows
         return rows
 
-    def forced_scores(self, model, processor: Processor, requests) -> list[dict]:
+    def forced_scores(self, model, processor: Processor, requests) -> list[list[dict]]:
         """Return no rows: for codes, the image loss already scores teacher-forced predictions."""
-        return []
+        return [[]] * model.copies
 
 
 class DrawnWatchFeatures:
@@ -270,14 +320,16 @@ class DrawnWatchFeatures:
             )
         return rows
 
-    def forced_scores(self, model, processor: Processor, requests) -> list[dict]:
-        """Return the cosines of teacher-forced feature predictions (`predict_features`)."""
+    def forced_scores(self, model, processor: Processor, requests) -> list[list[dict]]:
+        """Return every model's cosines of teacher-forced predictions (`predict_features`)."""
         features = predict_features(model, processor, requests, self.real)
-        rows = fidelity.feature_distances(features, self.real, self.patches, self.requested)
         return [
-            row | {"metric": "feature_cosine_forced"}
-            for row in rows
-            if row["metric"] == "feature_cosine"
+            [
+                row | {"metric": "feature_cosine_forced"}
+                for row in fidelity.feature_distances(own, self.real, self.patches, self.requested)
+                if row["metric"] == "feature_cosine"
+            ]
+            for own in np.split(features, model.copies)
         ]
 
     def images(self, features: np.ndarray) -> np.ndarray | None:

@@ -88,19 +88,21 @@ class PictureEvaluation:
                 *self.drawn.scores(generated.tokens),
             ]
         if last and self.spec.training.regime == "unified":
-            rows += self.alignment(model)
+            rows += self.alignment(model)[0]
         return rows
 
-    def alignment(self, model) -> list[dict]:
-        """Return alignment rows of a unified model on the first test pictures (`alignment.py`)."""
+    def alignment(self, model) -> list[list[dict]]:
+        """Return alignment rows of a unified model on the first test pictures (`alignment.py`).
+
+        They are a list of one, as of a stack of one model.
+        """
         count = min(ALIGNED_PICTURES, len(self.captions), len(self.requests))
         sides = ((self.captions, self.images_in), (self.requests, self.drawn.outputs))
-        return measure_alignment(
-            *(
-                representations(model, self.processor, _numbered(talks[:count]), images)
-                for talks, images in sides
-            )
+        states = (
+            representations(model, self.processor, _numbered(talks[:count]), images)
+            for talks, images in sides
         )
+        return [measure_alignment(*states)]
 
     @torch.inference_mode()
     def _captions(self, model) -> list[dict]:

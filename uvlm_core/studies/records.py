@@ -4,16 +4,19 @@ Belongs here: which runs of which study are made next. Not here: how a grid of r
 (`runs/grid.py`), the notebooks that draw from the records (`notebooks.py`).
 
 One seed of all studies asked for is finished before the next one starts. If the time runs out,
-every comparison is still between arms of the same seeds.
+every comparison is still between arms of the same seeds. A backend that stacks runs gets all seeds
+at once.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from uvlm_core.environment import ROOT
+from uvlm_core.runs.backends import open_backend
 from uvlm_core.runs.grid import RunsFailed, run_grid
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies import studies
@@ -57,9 +60,15 @@ def main(arguments: list[str] | None = None) -> int:
             else [find_study(options.study)]
         )
         store = RunStore(options.records or ROOT / "figures" / "runs" / base.name)
-        for seed, specs in runs_by_seed(asked, base, options.seeds):
+        found = [
+            (f"seed {seed}", specs) for seed, specs in runs_by_seed(asked, base, options.seeds)
+        ]
+        with closing(open_backend()) as backend:
+            if backend.all_seeds:
+                found = [("all seeds", [spec for _, specs in found for spec in specs])]
+        for name, specs in found:
             missing = [spec for spec in specs if store.load(spec) is None]
-            print(f"seed {seed}: {len(specs)} runs, {len(missing)} without a record")
+            print(f"{name}: {len(specs)} runs, {len(missing)} without a record")
             run_grid(missing, store, options.workers)
     except ValueError as error:
         print(error, file=sys.stderr)

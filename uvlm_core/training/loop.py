@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,19 @@ from accelerate.utils import reduce
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.utils import logging
 
 from uvlm_core import environment
 from uvlm_core.data.tokens import IGNORED, Processor, Row, collate
 from uvlm_core.files import read_json
-from uvlm_core.models.encoders import load_encoder
+from uvlm_core.models.encoders import SiglipEncoder, VQEncoder, load_encoder
 from uvlm_core.models.unified import UnifiedVLM, build_model, load_language_model
 from uvlm_core.models.weights import load_into, load_state
 from uvlm_core.places import reason
@@ -52,6 +59,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
 # the last file of a checkpoint: one without it is incomplete and is not resumed
 DONE = "complete"
+LOGGED = 50  # losses in a record
 
 
 def feature_length(encoder, images: np.ndarray) -> float:
@@ -66,36 +74,56 @@ def networks(spec: RunSpec):
 
     Returns: (model, processor, understanding encoder, generation encoder).
     """
+    parts = load_parts(spec)
+    model = built(spec, parts)
+    return model, parts.processor, parts.understanding, parts.generation
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What runs of one `ModelSpec` are built from. The encoders may be one object."""
+
+    language_model: PreTrainedModel
+    processor: Processor
+    understanding: VQEncoder | SiglipEncoder
+    generation: VQEncoder | SiglipEncoder
+
+
+def load_parts(spec: RunSpec) -> Parts:
+    """Load the networks of a run."""
     torch.set_num_threads(spec.training.threads)
     logging.disable_progress_bar()  # the grid has a progress bar of its own
     kinds = spec.model.understanding, spec.model.generation
     encoders = {kind: load_encoder(kind, spec) for kind in set(kinds)}
     understanding, generation = (encoders[kind] for kind in kinds)
     processor = Processor.load(spec.model.tokenizer, understanding.tokens, generation.tokens)
-    measured = spec.training.feature_loss == "cosine" and not generation.codes
-    images = sample_images(training_pool(spec)) if measured or spec.model.distortions else None
-    length = feature_length(generation, images) if measured else 0.0
     language_model = load_language_model(
         spec.model.language_model, len(processor.tokenizer), DTYPES[spec.training.precision]
     )
-    model = build_model(
-        language_model,
-        understanding,
-        generation,
+    processor.context = getattr(language_model.config, "max_position_embeddings", None)
+    return Parts(language_model, processor, understanding, generation)
+
+
+def built(spec: RunSpec, parts: Parts) -> UnifiedVLM:
+    """Build the untrained model of a run; its language model is that of `parts`, not a copy."""
+    measured = spec.training.feature_loss == "cosine" and not parts.generation.codes
+    images = sample_images(training_pool(spec)) if measured or spec.model.distortions else None
+    return build_model(
+        parts.language_model,
+        parts.understanding,
+        parts.generation,
         seed=spec.training.seed,
-        image_in_id=processor.image_in,
-        generate_id=processor.generate,
-        image_out_id=processor.image_out,
+        image_in_id=parts.processor.image_in,
+        generate_id=parts.processor.generate,
+        image_out_id=parts.processor.image_out,
         shared_adapter=spec.model.shared_adapter,
         adapter_positions=spec.model.adapter_positions,
         image_loss_weight=spec.alpha,
         feature_loss=spec.training.feature_loss,
-        feature_length=length,
+        feature_length=feature_length(parts.generation, images) if measured else 0.0,
         distortions=spec.model.distortions,
         images=images,
     )
-    processor.context = getattr(model.config.text_config, "max_position_embeddings", None)
-    return model, processor, understanding, generation
 
 
 def prepare(spec: RunSpec):
@@ -222,19 +250,28 @@ class Steps(Dataset):
                 f"{kind}_share": self.processes * count(own) / max(1, count(rows))
                 for kind, count in (("text", _labelled), ("image", self._drawn))
             }
-        if self.spec.training.feature_dropout:
-            rng = np.random.default_rng([self.spec.training.seed, 4, item])
-            for bucket in inputs["buckets"]:
-                if "images_out" in bucket and bucket["images_out"].is_floating_point():
-                    dropout = self.spec.training.feature_dropout
-                    kept = rng.random(len(bucket["images_out"])) >= dropout
-                    bucket["read_back"] = torch.from_numpy(kept)  # (images,)
+        drawing = [bucket for bucket in inputs["buckets"] if "images_out" in bucket]
+        kept = self.read_back(item, sum(len(bucket["images_out"]) for bucket in drawing))
+        if kept is not None:
+            ends = np.cumsum([len(bucket["images_out"]) for bucket in drawing])[:-1]
+            for bucket, some in zip(drawing, np.split(kept, ends), strict=True):
+                bucket["read_back"] = torch.from_numpy(some)  # (images,)
         if self.spec.training.padding_image:
             blank = np.zeros_like(self.images_out[:1])  # (1, tokens) or (1, tokens, width)
             (inputs["padding"],) = collate(
                 [self.processor.padding_row()], None, blank, self.processor.pad
             )
         return inputs
+
+    def read_back(self, item: int, count: int) -> np.ndarray | None:
+        """Return which of an item's generated images the LM reads back, (images,) bool.
+
+        The images are in the order of `collate`. None if it reads all of them (`feature_dropout`).
+        """
+        dropout = self.spec.training.feature_dropout
+        if not (dropout and count and self.images_out.ndim == 3):
+            return None
+        return np.random.default_rng([self.spec.training.seed, 4, item]).random(count) >= dropout
 
     def _drawn(self, rows: list[Row]) -> int:
         return sum(int((row.ids == self.processor.image_out).sum()) for row in rows)
@@ -308,6 +345,12 @@ def make_optimizer(model: torch.nn.Module, spec: RunSpec) -> torch.optim.Optimiz
     return Muon(groups, spec.training.momentum)
 
 
+def rates_of(spec: RunSpec) -> dict[str, float]:
+    """Return the learning rates of a run by name."""
+    names = "learning_rate", "adapter_learning_rate"
+    return {name: getattr(spec.training, name) for name in names}
+
+
 class LearningCurve(TrainerCallback):
     """Scores the model and saves a checkpoint at each of the spec's fractions of the training.
 
@@ -336,10 +379,7 @@ class LearningCurve(TrainerCallback):
                 f"run starts anew."
             )
         self.trainer, self.spec = trainer, trainer.train_dataset.spec
-        self.marks = {
-            max(1, round(self.spec.steps * fraction)): fraction
-            for fraction in self.spec.scoring.fractions
-        }
+        self.marks = marks_of(self.spec)
         # `reading`: an error before the first step may come from a broken checkpoint
         self.seconds, self.reading = 0.0, True
 
@@ -377,7 +417,7 @@ class LearningCurve(TrainerCallback):
         if due and state.is_world_process_zero:
             began = time.perf_counter()
             rows = self.score(model, step == self.spec.steps)
-            _check_scores(rows, f"at step {step} of {self.spec.steps}")
+            check_scores(rows, f"at step {step} of {self.spec.steps}")
             self.scores[str(step)] = [{"fraction": self.marks[step]} | row for row in rows]
             write_atomically(self.path, json.dumps(self.scores))
             self.seconds += time.perf_counter() - began
@@ -391,16 +431,21 @@ class LearningCurve(TrainerCallback):
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / DONE).touch()
 
 
+def marks_of(spec: RunSpec) -> dict[int, float]:
+    """Return the steps after which a run is scored, each with its fraction of the training."""
+    return {max(1, round(spec.steps * fraction)): fraction for fraction in spec.scoring.fractions}
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file; a killed process leaves either the old or the new one, whole."""
     partial = path.with_suffix(".partial")
-    with _writing(path.parent):
+    with writing(path.parent):
         partial.write_text(text)
         os.replace(partial, path)
 
 
 @contextmanager
-def _writing(folder: str | Path) -> Iterator[None]:
+def writing(folder: str | Path) -> Iterator[None]:
     """Turn errors of writing a run's folder, such as a full disk, into a ValueError."""
     try:
         yield
@@ -412,7 +457,7 @@ def _writing(folder: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _check_scores(rows: list[dict], when: str) -> None:
+def check_scores(rows: list[dict], when: str) -> None:
     """Raise a ValueError for scores that are not finite; only those of alignment may be missing."""
     for row in rows:
         if not (math.isfinite(row["value"]) or row["metric"].startswith("alignment_")):
@@ -463,7 +508,7 @@ def train(
         max_grad_norm=1.0,
         save_strategy="no",
         save_total_limit=2,
-        logging_steps=max(1, total // 50),
+        logging_steps=max(1, total // LOGGED),
         report_to="none",
         # the filter logs a loss that is not finite as the mean of earlier ones
         logging_nan_inf_filter=False,
@@ -515,11 +560,7 @@ class SpecTrainer(Trainer):
     def __init__(self, *arguments, **names):
         super().__init__(*arguments, **names)
         spec = self.train_dataset.spec
-        rates = {
-            name: getattr(spec.training, name)
-            for name in ("learning_rate", "adapter_learning_rate")
-        }
-        self.guard = Guard("The run", spec.steps, rates)
+        self.guard = Guard("The run", spec.steps, rates_of(spec))
 
     def training_step(self, *arguments, **names):
         self.loss = super().training_step(*arguments, **names)
@@ -561,7 +602,7 @@ class SpecTrainer(Trainer):
             self.guard.check_end(reduce(loss).item())
 
     def _save_checkpoint(self, *arguments, **names):
-        with _writing(self.args.output_dir):
+        with writing(self.args.output_dir):
             super()._save_checkpoint(*arguments, **names)
 
     def _get_train_sampler(self, train_dataset=None):

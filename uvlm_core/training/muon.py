@@ -32,7 +32,8 @@ class Muon(torch.optim.AdamW):
         for parameter in group["params"]:
             if parameter.grad is not None:
                 shapes.setdefault(parameter.shape, []).append(parameter)
-        for (rows, columns), parameters in shapes.items():
+        # a parameter is a matrix, or a stack of them (`models/stack.py`)
+        for shape, parameters in shapes.items():
             for parameter in parameters:
                 state = self.state[parameter]
                 if not state:
@@ -41,8 +42,9 @@ class Muon(torch.optim.AdamW):
                 average = state["momentum_buffer"]
                 average.lerp_(parameter.grad, 1 - self.momentum)
                 parameter.grad.lerp_(average, self.momentum)  # Nesterov
-            updates = orthogonalise(torch.stack([parameter.grad for parameter in parameters]))
-            rate = group["lr"] * max(1, rows / columns) ** 0.5
+            gradients = torch.stack([parameter.grad for parameter in parameters])
+            updates = orthogonalise(gradients.flatten(0, -3)).view(gradients.shape)
+            rate = group["lr"] * max(1, shape[-2] / shape[-1]) ** 0.5
             for parameter, update in zip(parameters, updates, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
                 parameter.grad = None

@@ -15,7 +15,7 @@ that the rows show.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +62,11 @@ class WatchPool:
 
     def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
         """Return the understanding and generation rows of the spec, in training order."""
-        return training_rows(self.spec, processor, _Stream(self.spec.data.hours))
+        return training_rows(self.spec, processor, _stream(self.spec.data.hours))
 
     def texts(self, processor: Processor) -> list[Row]:
         """Return the text rows of the spec, in training order."""
-        return text_rows(self.spec, processor, _Stream(self.spec.data.hours))
+        return text_rows(self.spec, processor, _stream(self.spec.data.hours))
 
 
 class _Stream(dict):
@@ -78,6 +78,12 @@ class _Stream(dict):
     def __missing__(self, number: int) -> Watch:
         self[number] = sample_watch(POOL_STREAM, number, hours=self.hours)
         return self[number]
+
+
+@cache
+def _stream(hours: int) -> _Stream:
+    """Return the watches of the pool; one process draws each of them once."""
+    return _Stream(hours)
 
 
 class Pictures:
