@@ -213,10 +213,12 @@ class UnifiedVLM(PreTrainedModel):
         ):
             # persistent; (0, width) for SigLIP
             self.register_buffer(side, torch.zeros(space["codes"], space["width"]))
-        self.post_init()
-        # replaces a meta-device placeholder: initialising 7 B weights takes minutes
-        if language_model is not None:
-            self.language_model = language_model
+        if language_model is None:
+            self.post_init()
+        else:  # initialising 7 B weights takes minutes; `build_model` initialises the others
+            with init.no_init_weights():
+                self.post_init()
+            self.language_model = language_model  # replaces a placeholder on the meta device
 
     def _init_weights(self, module):
         if isinstance(module, nn.Linear):
