@@ -15,9 +15,11 @@ os.environ.setdefault("NUMBA_OPT", "0")  # to compile UMAP for a few points take
 import copy
 import gc
 import json
+import pickle
 import socket
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,8 @@ from uvlm_core.models.readers import AttributeReader, FeatureReader
 from uvlm_core.models.unified import build_model
 from uvlm_core.models.weights import load_network
 from uvlm_core.places import fingerprint
+from uvlm_core.runs import grid as grid_module
+from uvlm_core.runs.backends import Backend
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import RunSpec
 
@@ -115,6 +119,22 @@ def _copied(kind, name, *arguments, **names):
         _LOADED[key] = network, _state(network)
     network, _ = _LOADED[key]
     return copy.deepcopy(network) if kind is AutoModelForCausalLM else network
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Grids carry out their runs in this process: a new one imports torch before it can begin."""
+
+    class Here(Backend):
+        def _start(self, function, arguments):
+            future = Future()
+            try:
+                future.set_result(function(*arguments))
+            except Exception as error:
+                future.set_exception(pickle.loads(pickle.dumps(error)))  # as from a process
+            return future, lambda: None
+
+    monkeypatch.setattr(grid_module, "open_backend", Here)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def ran(tmp_path_factory, worker_id):
             patch.setenv("UVLM_BACKEND", "stacked:cpu")  # the notebook's own run is not stacked
             assert make_records(["--profile=smoke", homes[2]]) == 0
             store = RunStore(folder / "records")
-            store.path(find_study("captioned_pictures").specs(profile("smoke"))[0]).unlink()
+            store.path(find_study("training_order").specs(profile("smoke"))[0]).unlink()
             assert runner.main(["--profile=smoke", "--workers=2", *homes]) == 0
             (folder / "finished").touch()
     return folder
@@ -147,7 +147,7 @@ def test_a_second_run_trains_nothing_and_leaves_every_file_as_it_is(ran, tmp_pat
 
     before = written()
     homes = [f"--figures={ran / 'figures'}", f"--records={ran / 'records'}"]
-    words = ["--profile=smoke", "--notebook=02", f"--build={tmp_path}", *homes]
+    words = ["--profile=smoke", "--notebook=08", f"--build={tmp_path}", *homes]
     assert runner.main(words) == 0
     assert written() == before
     redrawn = set()

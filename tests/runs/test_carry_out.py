@@ -44,7 +44,7 @@ def test_a_run_says_how_it_was_made(tmp_path):
     assert once["threads"] == 1
 
 
-def test_a_measurement_becomes_a_record_like_any_other(tmp_path):
+def test_a_measurement_becomes_a_record_like_any_other(tmp_path, here):
     store = RunStore(tmp_path / "records")
     (record,) = run_grid([Measurement(seed=3)], store, work_folder=tmp_path / "work")
     assert (

@@ -228,7 +228,7 @@ def test_a_file_in_the_way_is_told_before_anything_is_done(
     assert one_sentence(said := capsys.readouterr().err, str(tmp_path)), said
 
 
-def test_a_grid_tells_the_same_in_the_same_sentence(spec, tmp_path, networks):
+def test_a_grid_tells_the_same_in_the_same_sentence(spec, tmp_path, here):
     (tmp_path / "empty").mkdir()
     store, nowhere = RunStore(tmp_path / "records"), str(tmp_path / "nowhere")
     with pytest.raises(

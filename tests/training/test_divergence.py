@@ -310,14 +310,14 @@ def test_a_launched_run_that_diverges_is_a_sentence_and_no_record(
 
 
 def execute_and_diverge(spec, folder):
-    """A run that diverges if its seed is 1, in a worker."""
+    """A run that diverges if its seed is 1."""
     with pytest.MonkeyPatch.context() as patch:
         if spec.training.seed == 1:
             spoil_loss(patch, 2)
         return execute_run(spec, folder)
 
 
-def test_a_grid_says_which_run_diverged_and_finishes_the_others(spec, tmp_path):
+def test_a_grid_says_which_run_diverged_and_finishes_the_others(spec, tmp_path, here):
     bad, good = (spec.vary(seed=seed, regime="generation", fractions=(1.0,)) for seed in (1, 0))
     store = RunStore(tmp_path / "records")
     with pytest.raises(RunsFailed) as failed:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from sklearn import config_context
 from sklearn.linear_model import Ridge
 from sklearn.manifold import TSNE
 from sklearn.model_selection import GroupKFold
@@ -111,12 +112,11 @@ def probe(vectors: np.ndarray, watches: Sequence[Watch], seed: int = 0) -> pd.Da
     for fitted, rest in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(
         vectors, groups=combinations
     ):
-        scaler = StandardScaler().fit(vectors[fitted])
-        outputs = (
-            Ridge(PENALTY)
-            .fit(scaler.transform(vectors[fitted]), onehot[fitted])
-            .predict(scaler.transform(vectors[rest]))
-        )
+        # checked above; looking at the numbers again costs as much as fitting
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            scaled = StandardScaler().fit(vectors[fitted]).transform(vectors)
+            model = Ridge(PENALTY).fit(scaled[fitted], onehot[fitted])
+            outputs = model.predict(scaled[rest])
         start = 0
         for (name, kind), values in targets.items():
             answers = outputs[:, start : start + classes[name]].argmax(1)
