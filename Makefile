@@ -43,7 +43,7 @@ unexport VIRTUAL_ENV
 
 help: ## list the targets (this list)
 	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02]'
-	@echo '       [STUDY=name] [WORKERS=n] [BACKEND=loky|dask:ADDRESS|ray|slurm]'
+	@echo '       [STUDY=name] [WORKERS=n] [BACKEND=loky|stacked|dask:ADDRESS|ray|slurm]'
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make .venv from requirements.txt (every other target does this by itself)
@@ -75,7 +75,7 @@ lint: $(READY) ## check the style, and that no notebook holds outputs
 	@$(PY) -m ruff format --check --quiet .
 	@$(if $(wildcard notebooks/*.ipynb),$(PY) -m nbstripout --verify notebooks/*.ipynb)
 
-bench: $(READY) ## print the numbers that the project promises, measured here
+bench: $(READY) ## measure what the project promises; with BACKEND=stacked, what a GPU does
 	@$(PY) tests/benchmarks.py
 
 lab: $(READY) ## open the notebooks in JupyterLab, on this machine only

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -33,15 +34,18 @@ from transformers import AutoModelForCausalLM
 from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.smart_watch import POOL_STREAM, render_batch, sample_watches
 from uvlm_core.data.tokens import Processor, collate, padding_share
-from uvlm_core.models.decoding import ROWS_A_CALL, generate_images
+from uvlm_core.environment import variable
+from uvlm_core.models.decoding import ROWS_A_CALL, answer, generate_images
 from uvlm_core.models.encoders import SiglipEncoder, VQEncoder, cached_features
 from uvlm_core.models.unified import build_model
 from uvlm_core.places import resolve
+from uvlm_core.runs.backends import open_backend
+from uvlm_core.runs.carry_out import execute_run, execute_stack
 from uvlm_core.runs.grid import run_grid
 from uvlm_core.runs.store import RunStore
 from uvlm_core.scoring import probing
 from uvlm_core.scoring.alignment import representations
-from uvlm_core.studies.base import load_study
+from uvlm_core.studies.base import load_study, sized
 from uvlm_core.training.loop import Steps, make_optimizer
 from uvlm_core.training.pool import training_rows
 from uvlm_core.training.profiles import profile
@@ -232,6 +236,64 @@ def image_generation(laptop: Laptop, alone: int) -> tuple[list[Line], bool]:
     ], equal
 
 
+def questions(laptop: Laptop, alone: int) -> tuple[list[Line], bool]:
+    """Questions a second in batches with the cache, against one by one without; and whether the
+    answers are equal."""
+    talks = make_conversations(laptop.watches[:ROWS_A_CALL], "vqa", 0, turns=(5, 5))
+    codes = laptop.encoder.encode(laptop.images[:ROWS_A_CALL])
+    found = []
+
+    def batched():
+        found.append(answer(laptop.model, laptop.processor, talks, codes))
+
+    def one_by_one():
+        some = talks[:alone]
+        found.append(
+            answer(laptop.model, laptop.processor, some, codes, batch_size=1, cached=False)
+        )
+
+    fast, slow = medians(2, batched, one_by_one)
+    fast, slow = 5 * ROWS_A_CALL / fast, 5 * alone / slow
+    equal = all(answers[:alone] == found[0][:alone] for answers in found)
+    return [
+        Line(
+            f"questions a second, {ROWS_A_CALL} talks of 5 at once and cached against one by one",
+            f"{fast:.0f}",
+            f"{slow:.1f}",
+            f"{fast / slow:.0f}",
+            ">= 20",
+            fast >= 20 * slow,
+        ),
+        Line(f"the {alone} answers of both ways are equal", str(equal), "", "", "True", equal),
+    ], equal
+
+
+def rendering(laptop: Laptop) -> list[Line]:
+    """Watches rendered and stored a second: many into one array, against each into a PNG."""
+    some, size = laptop.watches[:256], laptop.spec.data.image_size
+    with tempfile.TemporaryDirectory() as folder:
+
+        def together():
+            np.save(Path(folder) / "watches.npy", render_batch(some, size))
+
+        def one_by_one():
+            for number, watch in enumerate(some):
+                (image,) = render_batch([watch], size)
+                Image.fromarray(image).save(Path(folder) / f"{number}.png")
+
+        fast, slow = medians(3, together, one_by_one)
+    return [
+        Line(
+            "watches rendered and stored a second, in one array against a PNG each",
+            f"{len(some) / fast:.0f}",
+            f"{len(some) / slow:.0f}",
+            f"{slow / fast:.1f}",
+            ">= 10",
+            slow >= 10 * fast,
+        )
+    ]
+
+
 def feature_cache(laptop: Laptop) -> list[Line]:
     """Codes and features of a step's images from the cache, against the encoder on every step."""
     size, images = min(64, len(laptop.images)), laptop.images
@@ -414,6 +476,43 @@ def committed_records() -> list[Line]:
     ]
 
 
+def stacks(counts: tuple[int, ...]) -> list[Line]:
+    """Whole runs a minute, in stacks of several sizes, against one after another on the device."""
+    base = profile("laptop")
+    specs = [
+        sized(base, 1000, 1000, architecture="VQ-VQ", seed=seed).canonical()
+        for seed in range(max(counts))
+    ]
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        # both begin with the codes in the cache
+        execute_run(specs[0], _fresh(folder, "warm"))
+        alone = 60 / seconds(lambda: execute_run(specs[0], _fresh(folder, "alone")))
+        for count in counts:
+            place = _fresh(folder, str(count))
+            took = seconds(
+                lambda count=count, place=place: execute_stack(
+                    specs[:count], place, lambda done: None
+                )
+            )
+            runs = 60 * count / took
+            lines.append(
+                Line(
+                    f"runs a minute, 1,000 + 1,000 rows, {count} in a stack against one by one",
+                    f"{runs:.1f}",
+                    f"{alone:.1f}",
+                    f"{runs / alone:.1f}",
+                )
+            )
+    return lines
+
+
+def _fresh(folder: str, name: str) -> Path:
+    path = Path(folder) / name
+    path.mkdir()
+    return path
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Measure what the project promises.")
@@ -421,9 +520,19 @@ def main() -> int:
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     began, load = time.perf_counter(), os.getloadavg()[0]
-    lines, equal = [], True
+    if variable("UVLM_BACKEND", "loky").startswith("stacked"):
+        try:
+            open_backend().close()
+        except ValueError as error:  # no GPU
+            print(error, file=sys.stderr)
+            return 2
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, 1 thread"
+        _print(stacks((1, 8, 32, 128) if torch.cuda.is_available() else (1, 2)))
+        print(f"{device}, torch {torch.__version__}, {time.perf_counter() - began:.0f} s")
+        return 0
+    lines, same = [], True
     with tqdm(
-        total=7, bar_format="{desc} |{bar}| {elapsed} passed", disable=not sys.stderr.isatty()
+        total=9, bar_format="{desc} |{bar}| {elapsed} passed", disable=not sys.stderr.isatty()
     ) as bar:
 
         def show(name):
@@ -436,8 +545,13 @@ def main() -> int:
         show("optimisers")
         lines += optimizers(laptop)
         show("images")
-        more, equal = image_generation(laptop, alone=2 if quick else 4)
+        more, same = image_generation(laptop, alone=2 if quick else 4)
         lines += more
+        show("questions")
+        more, equal = questions(laptop, alone=4 if quick else 16)
+        lines += more
+        show("watches")
+        lines += rendering(laptop)
         show("features")
         lines += feature_cache(laptop)
         show("probes")
@@ -450,6 +564,11 @@ def main() -> int:
         f"{os.cpu_count()} CPUs, load {load:.1f} at the start, torch {torch.__version__}, "
         f"encoder {laptop.encoder.name}, {time.perf_counter() - began:.0f} s"
     )
+    _print(lines)
+    return 0 if same and equal else 1
+
+
+def _print(lines: list[Line]) -> None:
     verdicts = {True: "yes", False: "NO", None: ""}
     table = [("what", "ours", "alternative", "ratio", "target", "met")] + [
         (line.name, line.ours, line.alternative, line.ratio, line.target, verdicts[line.good])
@@ -460,7 +579,6 @@ def main() -> int:
         print(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
-    return 0 if equal else 1
 
 
 if __name__ == "__main__":

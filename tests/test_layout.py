@@ -1,12 +1,14 @@
 """The packages: what may import what, what their heads say, and names that stand for one thing."""
 
 import ast
+import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from uvlm_core.environment import ROOT
+from uvlm_core.studies import studies
 
 CODE = ROOT / "uvlm_core"
 # a module imports from its own place and from the places before it
@@ -127,3 +129,33 @@ def test_tests_lie_as_what_they_test():
     assert {parts[0] for parts in folders if parts} <= {folder.name for folder in PACKAGES}
     names = [path.name for path in (ROOT / "tests").rglob("*.py")]
     assert len(names) == len(set(names))  # pytest imports them by their names alone
+
+
+# what the machine with the GPU must have, beside Python; docs/clusters.md names them
+FOR_RECORDS = {
+    *("torch", "transformers", "peft", "torch_fidelity", "safetensors", "tokenizers", "accelerate"),
+    *("numpy", "scipy", "pandas", "sklearn", "PIL", "matplotlib", "seaborn"),
+    *("huggingface_hub", "filelock", "joblib", "tqdm"),
+}
+
+
+def test_making_records_needs_no_notebooks():
+    """What only notebooks, maps or clusters need is imported late, in a function."""
+    paths, seen, needed = modules(), set(), set()
+    waiting = ["uvlm_core.studies.records", "uvlm_core.runs.carry_out", "uvlm_core.runs.__main__"]
+    waiting += [f"uvlm_core.studies.{study.name}" for study in studies()]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for node in ast.parse(paths[name].read_text()).body:
+            if isinstance(node, ast.Import):
+                needed |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module.startswith("uvlm_core"):
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                waiting += {name if name in paths else node.module for name in whole}
+            elif isinstance(node, ast.ImportFrom):
+                needed.add(node.module.split(".")[0])
+    assert len(seen) > 40
+    assert needed - sys.stdlib_module_names <= FOR_RECORDS

@@ -52,8 +52,13 @@ def canonical_of(spec):
 def record_key(spec) -> str:
     """Return a run's key: 16 hex digits of the sha256 over its canonical spec and networks."""
     spec = canonical_of(spec)
+    return key_of(spec.to_dict(), fingerprints(spec))
+
+
+def key_of(spec: dict, networks: dict[str, str]) -> str:
+    """Return the key of a canonical spec as a dictionary, with the sha256 of its networks."""
     text = json.dumps(
-        {"spec": spec.to_dict(), "networks": fingerprints(spec)},
+        {"spec": spec, "networks": networks},
         sort_keys=True,
         allow_nan=False,
         separators=(",", ":"),
@@ -142,7 +147,7 @@ class RunStore:
             if pictures is not None:
                 kept["samples"]["pictures"] = len(pictures)
             text = _layout(_plain(told | kept)) + "\n"
-            record = _parsed(text)
+            record = parse_record(text)
         except ValueError as error:
             raise ValueError(f"{describe(spec)} did not return a record: {error}.") from None
         picture = path.with_suffix(".png")
@@ -198,7 +203,7 @@ class RunStore:
 def _read(path: Path) -> dict:
     """Read a record; RecordError when it cannot be read or is not one."""
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
+        return parse_record(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError(
             f"{path} cannot be read ({error.strerror or error}); grant permission or "
@@ -211,7 +216,7 @@ def _read(path: Path) -> dict:
         ) from None
 
 
-def _parsed(text: str) -> dict:
+def parse_record(text: str) -> dict:
     """Parse a record; ValueError says in a clause what is wrong with it."""
     record = json.loads(text)
     if not isinstance(record, dict):

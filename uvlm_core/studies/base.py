@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from uvlm_core.data.attributes import ATTRIBUTES, chances
@@ -303,6 +302,8 @@ class OpenedStudy:
             self._show(name)
 
     def _show(self, name: str) -> None:
+        from IPython.display import Image, display  # late: making records needs no notebook
+
         drawn = self.study.figures[name](self)
         shown, records = drawn.shown, drawn.records
         if records is None:
