@@ -496,6 +496,17 @@ def test_shuffled_requests_pair_every_request_with_another_image(spec, processor
     assert sorted(row.image_out for row in shuffled) == sorted(row.image_out for row in paired)
 
 
+def test_wordless_requests_keep_their_images_and_all_say_the_same(spec, processor):
+    watches = sample_watches(POOL_STREAM, spec.data.images)
+    understanding, true = training_rows(spec, processor, watches)
+    same, wordless = training_rows(spec.vary(wordless_requests=True), processor, watches)
+    assert same_rows(understanding, same)
+    assert [row.image_out for row in wordless] == [row.image_out for row in true]
+    assert len({tuple(row.ids.tolist()) for row in wordless}) == 1
+    assert {processor.text(row.ids).count("draw a watch.") for row in wordless} == {1}
+    assert all(row.about == () for row in wordless)
+
+
 def test_biases_leave_the_attribute_out_of_the_training_rows(spec, processor):
     watches = sample_watches(POOL_STREAM, spec.data.images)
     biased = spec.vary(biases=(AttributeBias("battery", 0.0),))

@@ -45,6 +45,8 @@ DRAW_WATCH = (  # asks for an image; clauses follow
     "i need a watch where",
 )
 
+WORDLESS = "draw a watch."  # a request that leaves everything open
+
 
 def check_characters(what: str, text: str) -> None:
     """Refuse half of a surrogate pair: JSON can hold it, but tokenizers and files cannot.

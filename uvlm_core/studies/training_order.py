@@ -69,6 +69,8 @@ ARMS = (
     "generation first with a frozen LM",
     "text first",
     "generation first without text",
+    "mixed with text alone",
+    "mixed with requests without words",
 )
 HELPS, FIRST_HELPS, DRAWN_MATTERS = "mixing helps", "generating first helps", "by what is drawn"
 SMALLER, LONGER = "more than smaller steps", "more than repeating"
@@ -135,6 +137,10 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
         "generation first without text": both.vary(
             stages=[Stage(generation=more / generation), Stage(epochs)]
         ),
+        "mixed with text alone": alone.vary(
+            text_examples=text, stages=[Stage(epochs, text=more / text)]
+        ),
+        "mixed with requests without words": both.vary(stages=mixed, wordless_requests=True),
     }
 
 

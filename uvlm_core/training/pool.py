@@ -15,13 +15,14 @@ that the rows show.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 
 from uvlm_core.data.attributes import take_over
-from uvlm_core.data.conversations import Conversation, make_conversations
+from uvlm_core.data.conversations import IMAGE, WORDLESS, Conversation, Turn, make_conversations
 from uvlm_core.data.pictures import as_request, load_pictures, open_pictures, pictures_fingerprint
 from uvlm_core.data.smart_watch import (
     POOL_STREAM,
@@ -221,6 +222,8 @@ def training_rows(
             spec.data.biases,
             spec.data.mention_rate,
         )
+        if task == "generation" and spec.data.wordless_requests:
+            talks = [replace(talk, turns=(Turn(WORDLESS, IMAGE),)) for talk in talks]
         if task == "generation" and spec.data.shuffled_requests:
             images = images[1:] + images[:1]  # control: each request gets another row's image
         rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]

@@ -116,6 +116,7 @@ class DataSpec(_Part):
     hours: int = 12  # 13: the authors' hours 0..12, where 0 and 12 look the same (pitfall 10)
     biases: tuple[AttributeBias, ...] = ()
     shuffled_requests: bool = False  # control: every request is paired with another row's image
+    wordless_requests: bool = False  # control: every request has the same words, and its own image
     shuffled_attributes: tuple[str, ...] = ()  # control: requests name another row's values
     pictures: str = ""  # instead of watches: "stamps", "watches" as files, or a caption file
     picture_folder: str = ""  # the folder of a caption file's pictures
@@ -142,6 +143,11 @@ class DataSpec(_Part):
             raise ValueError(
                 f"The pictures {self.pictures!r} have no known attributes: biases and "
                 f"shuffled_attributes are of watches only."
+            )
+        if self.pictures and self.wordless_requests:
+            raise ValueError(
+                f"The pictures {self.pictures!r} are requested by their captions: "
+                "wordless_requests are of watches only."
             )
         if self.pictures and self.text_examples:
             raise ValueError(
@@ -446,7 +452,7 @@ class RunSpec:
             if name not in (self.model.understanding, self.model.generation)
         ]
         for names, seen in (
-            (("shuffled_requests", "shuffled_attributes"), self.generates),
+            (("shuffled_requests", "wordless_requests", "shuffled_attributes"), self.generates),
             (("shown_watches",), self.generates and not data.pictures),
             (("turns", "fewest_turns", "probe_watches"), self.understands),
             (
