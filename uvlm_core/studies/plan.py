@@ -18,7 +18,7 @@ from uvlm_core.data.conversations import TASKS, make_conversations
 from uvlm_core.data.smart_watch import sample_watches
 from uvlm_core.data.tokens import IGNORED
 from uvlm_core.environment import ROOT
-from uvlm_core.runs.store import RunStore
+from uvlm_core.runs.store import RunStore, record_key
 from uvlm_core.scoring.alignment import GRID
 from uvlm_core.scoring.evaluation import ALIGNED_WATCHES
 from uvlm_core.studies import studies
@@ -304,16 +304,23 @@ def _downloads(spec: RunSpec) -> list[tuple]:
 
 def _runs(base: Profile, asked: dict[str, list]) -> list[tuple]:
     rows = []
+    records = {
+        record["key"]: record for record in RunStore(ROOT / "figures" / "runs" / base.name).all()
+    }
     for study, runs in asked.items():
         trained = [spec for spec in runs if not isinstance(spec, Measurement)]
-        rows.append(("runs", study, len(trained), "", ""))
+        # a key needs the networks, which a profile without records may not have here
+        keys = map(record_key, trained) if records else ()
+        taken = [sum(records[key]["times"].values()) for key in keys if key in records]
+        note = f"{sum(taken) / 3600:.1f} core-hours in {len(taken)} records" if taken else ""
+        rows.append(("runs", study, len(trained), "", note))
     minutes = {regime: [] for regime in REGIMES}
-    for record in RunStore(ROOT / "figures" / "runs" / base.name).all():
+    for record in records.values():
         if "measurement" not in record["spec"]:
             spec = RunSpec.from_dict(record["spec"])
             if spec.data.vqa_examples == base.spec.data.vqa_examples:
                 minutes[spec.training.regime].append(sum(record["times"].values()) / 60)
-    rows += [
+    return rows + [
         (
             "measured",
             f"{regime}, {base.spec.data.vqa_examples} rows of questions",
@@ -324,7 +331,6 @@ def _runs(base: Profile, asked: dict[str, list]) -> list[tuple]:
         for regime, taken in minutes.items()
         if taken
     ]
-    return rows
 
 
 def show(table: pd.DataFrame) -> str:
