@@ -8,6 +8,7 @@ The plan is for unified training of SigLIP-VQ, the paper's main and most expensi
 """
 
 import argparse
+import json
 import sys
 
 import pandas as pd
@@ -18,7 +19,7 @@ from uvlm_core.data.conversations import TASKS, make_conversations
 from uvlm_core.data.smart_watch import sample_watches
 from uvlm_core.data.tokens import IGNORED
 from uvlm_core.environment import ROOT
-from uvlm_core.runs.store import RunStore, record_key
+from uvlm_core.runs.store import RunStore, canonical_of
 from uvlm_core.scoring.alignment import GRID
 from uvlm_core.scoring.evaluation import ALIGNED_WATCHES
 from uvlm_core.studies import studies
@@ -303,15 +304,16 @@ def _downloads(spec: RunSpec) -> list[tuple]:
 
 
 def _runs(base: Profile, asked: dict[str, list]) -> list[tuple]:
-    rows = []
+    # by spec and not by key, which asks for networks that may not be here
     records = {
-        record["key"]: record for record in RunStore(ROOT / "figures" / "runs" / base.name).all()
+        json.dumps(record["spec"], sort_keys=True): record
+        for record in RunStore(ROOT / "figures" / "runs" / base.name).all()
     }
+    rows = []
     for study, runs in asked.items():
         trained = [spec for spec in runs if not isinstance(spec, Measurement)]
-        # a key needs the networks, which a profile without records may not have here
-        keys = map(record_key, trained) if records else ()
-        taken = [sum(records[key]["times"].values()) for key in keys if key in records]
+        specs = [json.dumps(canonical_of(spec).to_dict(), sort_keys=True) for spec in trained]
+        taken = [sum(records[spec]["times"].values()) for spec in specs if spec in records]
         note = f"{sum(taken) / 3600:.1f} core-hours in {len(taken)} records" if taken else ""
         rows.append(("runs", study, len(trained), "", note))
     minutes = {regime: [] for regime in REGIMES}
