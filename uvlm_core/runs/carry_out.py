@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from transformers.utils import logging
 
 from uvlm_core.data.attributes import ATTRIBUTES
@@ -36,6 +37,7 @@ from uvlm_core.training.loop import (
     training_steps,
     tune,
 )
+from uvlm_core.training.pool import all_rows
 from uvlm_core.training.spec import RunSpec
 from uvlm_core.training.stacked import StackedSteps, train_stack
 
@@ -134,9 +136,12 @@ def _execute_stack(specs, folder: Path, report) -> list:
     loaded = load_parts(first)
     models = [tune(built(spec, loaded), spec) for spec in specs]
     evaluation = Evaluation(first, loaded.processor, loaded.understanding, loaded.generation)
+    # the rows of a run take a processor seconds, and its training a GPU hardly more
+    several = Parallel(n_jobs=-1 if torch.cuda.is_available() else 1)
+    rows = several(delayed(all_rows)(spec, loaded.processor) for spec in specs)
     every = [
-        training_steps(spec, loaded.processor, loaded.understanding, loaded.generation)
-        for spec in specs
+        training_steps(spec, loaded.processor, loaded.understanding, loaded.generation, own)
+        for spec, own in zip(specs, rows, strict=True)
     ]
     counts = [_counts(model, steps) for model, steps in zip(models, every, strict=True)]
     stack = StackedVLM(models).to(device())

@@ -44,7 +44,7 @@ from uvlm_core.models.weights import load_into, load_state
 from uvlm_core.places import reason
 from uvlm_core.training.divergence import Guard, odd_weight
 from uvlm_core.training.muon import Muon
-from uvlm_core.training.pool import pool_features, sample_images, training_pool
+from uvlm_core.training.pool import all_rows, pool_features, sample_images, training_pool
 from uvlm_core.training.spec import RunSpec
 from uvlm_core.training.stages import KINDS_OF_ROWS, order_of_rows, rate_factor, warmup_steps
 
@@ -137,16 +137,21 @@ def prepare(spec: RunSpec):
     return model, processor, steps, understanding, generation
 
 
-def training_steps(spec: RunSpec, processor: Processor, understanding, generation) -> "Steps":
-    """Build the steps of a run, and encode its images unless they are in the cache."""
+def training_steps(
+    spec: RunSpec, processor: Processor, understanding, generation, rows: tuple = ()
+) -> "Steps":
+    """Build the steps of a run, and encode its images unless they are in the cache.
+
+    `rows` are those of `pool.all_rows`, if they are there already.
+    """
     pool = training_pool(spec)
     images_in = images_out = None
     if spec.understands:
         images_in = pool_features(understanding, pool.side("understanding"))
     if spec.generates or spec.training.padding_image:
         images_out = pool_features(generation, pool.side("generation"))
-    texts = pool.texts(processor)
-    return Steps(spec, processor, *pool.rows(processor), images_in, images_out, texts)
+    asked, requested, texts = rows or all_rows(spec, processor)
+    return Steps(spec, processor, asked, requested, images_in, images_out, texts)
 
 
 def load_model(folder: str | Path) -> tuple:

@@ -193,6 +193,12 @@ def training_pool(spec: RunSpec) -> WatchPool | PicturePool:
     return PicturePool(spec) if spec.data.pictures else WatchPool(spec)
 
 
+def all_rows(spec: RunSpec, processor: Processor) -> tuple[list[Row], list[Row], list[Row]]:
+    """Return the understanding, generation and text rows of a spec, in training order."""
+    pool = training_pool(spec)
+    return (*pool.rows(processor), pool.texts(processor))
+
+
 def training_rows(
     spec: RunSpec, processor: Processor, watches: Sequence[Watch] | Mapping[int, Watch]
 ) -> tuple[list[Row], list[Row]]:

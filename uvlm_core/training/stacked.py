@@ -169,11 +169,10 @@ def train_stack(
     """
     training = _Training(model, steps, Path(folder))
     training.resume()
-    while training.step < len(steps):
-        for batch in training.batches():
-            training.take(batch)
-            training.score(score, batch)
-            report(training.step / len(steps))
+    for batch in training.batches():
+        training.take(batch)
+        training.score(score, batch)
+        report(training.step / len(steps))
     return training.results()
 
 
