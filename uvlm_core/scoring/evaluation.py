@@ -125,6 +125,7 @@ class Evaluation:
         return rows
 
     def _images(self, model, last: bool) -> list[list[list[dict]]]:
+        """Return parts of the scores of drawn images, each with the rows of every model."""
         generated = generate_images(model, self.processor, self.requests)
         self.generated = np.split(generated.tokens, model.copies)
         triggered = [
@@ -139,7 +140,9 @@ class Evaluation:
             for own in np.split(generated.triggered, model.copies)
         ]
         parts = [triggered, _each(self.drawn.scores, self.generated)]
-        return parts + ([self.drawn.forced_scores(model, self.processor, self.requests)] * last)
+        if last:
+            parts.append(self.drawn.forced_scores(model, self.processor, self.requests))
+        return parts
 
     def _constrained(self, model, attribute: str) -> list[list[dict]]:
         """Return score rows of answers constrained to the attribute's values.

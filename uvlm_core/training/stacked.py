@@ -80,9 +80,9 @@ class StackedSteps(Dataset):
         buckets, places, labels, passed = [], [], [], 0
         for kind in KINDS_OF_ROWS:
             rows = [one[kind] for one in kinds]  # of each model
-            for start, stop in _cuts(
-                [max(len(row.ids) for row, _ in rank) for rank in zip(*rows, strict=True)]
-            ):
+            # the longest row of each model first, then the second longest, ...
+            lengths = [max(len(row.ids) for row, _ in rank) for rank in zip(*rows, strict=True)]
+            for start, stop in _cuts(lengths):
                 bucket, told = self._bucket(kind, [some[start:stop] for some in rows])
                 models, count, length = told.shape
                 told = told[:, :, 1:].reshape(models, -1)
