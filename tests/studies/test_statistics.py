@@ -8,9 +8,12 @@ from scipy import stats
 
 from uvlm_core.studies.statistics import (
     ENOUGH_SEEDS,
+    MARGIN,
+    MOST_SEEDS,
     OWN_VERDICTS,
     PAPER_VERDICTS,
     mean_interval,
+    seeds_to_decide,
     verdict,
 )
 
@@ -104,3 +107,20 @@ def test_without_an_effect_a_sign_is_found_as_often_as_the_level_says():
         verdict(rng.normal(size=size)) != "undecided" for size in (4, 8) for _ in range(1000)
     ]
     assert abs(np.mean(decided) - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 2000)
+
+
+@pytest.mark.parametrize("margin", [MARGIN, None])
+@pytest.mark.parametrize("mean", [0.0, 0.01, -0.03, 0.2])
+@pytest.mark.parametrize("spread", [0.02, 0.1, 0.4])
+def test_as_many_seeds_as_it_takes_decide_and_one_fewer_does_not(mean, spread, margin):
+    def like(count):
+        values = np.resize([-1.0, 1.0], count)
+        values = (values - values.mean()) / values.std(ddof=1) * spread
+        return values + mean
+
+    count = seeds_to_decide(*mean_interval(like(8)), 8, margin)
+    if count is None:
+        assert verdict(like(MOST_SEEDS), margin) == "undecided"
+    else:
+        assert verdict(like(count), margin) != "undecided"
+        assert count == 8 or verdict(like(count - 1), margin) == "undecided"

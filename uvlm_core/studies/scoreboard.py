@@ -22,7 +22,14 @@ from uvlm_core.environment import ROOT
 from uvlm_core.runs.store import record_key
 from uvlm_core.studies import studies
 from uvlm_core.studies.base import VERDICT_COLUMNS, OpenedStudy, difference_text, load_study
-from uvlm_core.studies.statistics import ENOUGH_SEEDS, FEWEST_SEEDS, MARGIN, by_earlier_rule
+from uvlm_core.studies.statistics import (
+    ENOUGH_SEEDS,
+    FEWEST_SEEDS,
+    MARGIN,
+    MOST_SEEDS,
+    by_earlier_rule,
+    seeds_to_decide,
+)
 from uvlm_core.studies.style import (
     COLOURS,
     MINUS,
@@ -65,6 +72,8 @@ the runs that it judges.
   the margin is too small to matter.
 - A verdict needs {ENOUGH_SEEDS} seeds. Comparisons of fewer seeds, marked †, are judged by the
   earlier rule. It has no "no effect", and is undecided below {FEWEST_SEEDS} seeds.
+- A row that stays undecided with {ENOUGH_SEEDS} seeds says how many would decide it, if its mean
+  and its spread stay as they are.
 - A comparison that the same runs carry out for two architectures counts once."""
 
 
@@ -270,6 +279,12 @@ def claims_table(opened: OpenedStudy) -> str:
         )
         before = row["claim"]
         mark = " †" if by_earlier_rule(row["seeds"]) else ""
+        if row["verdict"] == "undecided" and not mark:
+            names = ("difference", "low", "high", "seeds")
+            wanted = seeds_to_decide(*(row[name] for name in names), claim.margin)
+            mark = (
+                f"; some {wanted} seeds would decide" if wanted else f"; above {MOST_SEEDS} seeds"
+            )
         cells = (
             *words,
             row["architecture"],

@@ -27,6 +27,7 @@ OWN_VERDICTS = ("yes", "no", "no effect", "undecided")
 MARGIN = 0.05  # smallest effect of interest on partial credit and read-back
 ENOUGH_SEEDS = 8
 FEWEST_SEEDS = 3  # for the earlier rule
+MOST_SEEDS = 1000  # that `seeds_to_decide` looks at
 
 
 def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -69,3 +70,26 @@ def verdict(differences, margin: float | None = MARGIN, own: bool = False) -> st
         if -margin < least and most < margin:
             return none
     return above if low > 0 else below if high < 0 else undecided
+
+
+def seeds_to_decide(
+    difference: float, low: float, high: float, seeds: int, margin: float | None = MARGIN
+) -> int | None:
+    """Return how many seeds would decide a row, if its mean and its spread stay as they are.
+
+    None if more than `MOST_SEEDS` would be needed.
+
+    Args:
+        low, high: the 95 % t interval over `seeds` seeds.
+        margin: smallest effect of interest; None if the row is never "no effect".
+    """
+    deviation = (high - low) / 2 / stats.t.ppf(0.975, seeds - 1) * seeds**0.5
+    for count in range(seeds, MOST_SEEDS + 1):
+        error = deviation / count**0.5
+        apart = abs(difference) > stats.t.ppf(0.975, count - 1) * error
+        near = margin is not None and (
+            abs(difference) + stats.t.ppf(0.95, count - 1) * error < margin
+        )
+        if apart or near:
+            return count
+    return None

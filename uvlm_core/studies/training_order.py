@@ -300,7 +300,7 @@ STUDY = Study(
     question="Does generation help understanding, mixed in or first, more than longer training?",
     scales={
         "smoke": OrderScale(1, ("VQ-VQ",), {16: ARMS[:5]}, 16, 16, 8),
-        "laptop": OrderScale(2, ("VQ-VQ",), {1600: ARMS[:6]}, 1600, 7000, 3500),
+        "laptop": OrderScale(8, ("VQ-VQ",), {1600: ARMS[:6]}, 1600, 7000, 3500),
         "smollm": OrderScale(1, ("VQ-VQ",), {1600: ARMS[:6]}, 1600, 7000, 3500),
         "paper": OrderScale(1, ("VQ-VQ",), {60_000: ARMS[:6]}, 60_000, 120_000, 60_000),
     },
