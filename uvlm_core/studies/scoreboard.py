@@ -144,8 +144,8 @@ def draw_scoreboard(verdicts: pd.DataFrame) -> Figure:
         axes.annotate(study.replace("_", " "), (0, place), fontsize=8, weight="bold", **beside)
         axes.axhline(place + 0.8 * _TEXT_HEIGHT, color="#bcbcbc", linewidth=0.4)
     label = "difference, in the direction of the claim"
-    if verdicts["seeds"].map(by_earlier_rule).all():
-        label += f"\n(fewer than {ENOUGH_SEEDS} seeds each: judged by the earlier rule)"
+    if verdicts["seeds"].map(by_earlier_rule).any():
+        label += f"\n(rows of fewer than {ENOUGH_SEEDS} seeds are judged by the earlier rule)"
     axes.set(xlim=(-REACH, REACH), ylim=(at, 0), yticks=[], xlabel=label)
     axes.grid(False, axis="y")
     axes.tick_params(labeltop=True)
@@ -319,7 +319,8 @@ def main(arguments: list[str] | None = None) -> int:
             for arm in each.arms
         }
         figure = draw_scoreboard(verdicts)
-        seeds = int(verdicts["seeds"].max())
+        fewest, most = verdicts["seeds"].min(), verdicts["seeds"].max()
+        seeds = int(most) if fewest == most else f"{fewest} to {most}"
         stamp(figure, options.profile, seeds, len(records))
         save_figure(
             figure,

@@ -119,8 +119,11 @@ def theme() -> Iterator[None]:
         yield
 
 
-def stamp(figure: Figure, profile: str, seeds: int, records: int) -> None:
-    """Write a figure's scale into its corner: profile, seeds per arm, number of runs."""
+def stamp(figure: Figure, profile: str, seeds: int | str, records: int) -> None:
+    """Write a figure's scale into its corner: profile, seeds per arm, number of runs.
+
+    `seeds` may be a range, such as "2 to 8".
+    """
     text = f"{profile} profile, {_count(seeds, 'seed')}, {_count(records, 'run')}"
     height = 10 / 72 / figure.get_figheight()  # a line of 7 pt, as a fraction of the figure
     layout = figure.get_layout_engine()
@@ -131,7 +134,7 @@ def stamp(figure: Figure, profile: str, seeds: int, records: int) -> None:
 
 def provenance(
     profile: str,
-    seeds: int,
+    seeds: int | str,
     records: Iterable[str] = (),
     counts: dict[str, int] | None = None,
     **facts,
@@ -139,7 +142,7 @@ def provenance(
     """Return the provenance of a figure, which `save_figure` writes beside it.
 
     Args:
-        seeds: seeds per arm.
+        seeds: seeds per arm, or their range.
         records: keys of the run records behind the figure.
         counts: sample counts by name, such as {"test watches": 500}.
         facts: further JSON values by name.
@@ -355,5 +358,5 @@ def known_architectures(table: pd.DataFrame) -> list[str]:
     return [name for name in COLOURS if (table["architecture"] == name).any()]
 
 
-def _count(number: int, noun: str) -> str:
+def _count(number: int | str, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
