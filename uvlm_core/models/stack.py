@@ -44,7 +44,10 @@ class StackedVLM(UnifiedVLM):
     def forward(
         self, buckets: list[dict], text_at: torch.Tensor, text_labels: torch.Tensor
     ) -> UnifiedVLMOutput:
-        """Compute the losses of one step of every model, each (models,), and their sum as `loss`.
+        """Compute the losses of one step of every model, each (models,).
+
+        As for one model, `loss` is the text loss plus alpha times the image loss. The text loss is
+        a mean over a model's own labelled positions, the image loss over its own image slots.
 
         Args:
             buckets: as for one model, but with the rows of all models and without labels.
@@ -72,6 +75,7 @@ class StackedVLM(UnifiedVLM):
                 lambda one, other: self.head.loss(one, other, self.config.feature_loss)
             )(predicted, torch.cat(targets, 1))  # (models,)
             losses = losses + self.alphas * image_loss
+        image_loss = None if image_loss is None else image_loss.detach()
         return UnifiedVLMOutput(loss=losses, text_loss=text_loss.detach(), image_loss=image_loss)
 
 

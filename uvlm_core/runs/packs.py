@@ -45,9 +45,9 @@ def pack(records: Path, file: Path) -> int:
 
 
 def unpack(file: Path, records: Path) -> tuple[int, int]:
-    """Take the records of a pack into a folder, all or none; those that it holds are left.
+    """Take the records of a pack into a folder; those that it holds are left.
 
-    Returns the number of records that were new, and of those that were there. RecordError for a
+    All are checked before the first is written. Returns the number of records that were new, and of those that were there. RecordError for a
     file that is no pack, for a pack of another schema, with a changed or a missing file, or with a
     record that differs from the folder's.
     """
@@ -101,5 +101,5 @@ def _check(name: str, content: bytes, where: Path | str) -> None:
         networks = record["provenance"].get("networks", {})
         if not (right and key_of(record["spec"], networks) == stem):
             raise ValueError("its key is not that of its spec and networks")
-    except ValueError as error:
+    except (AttributeError, ValueError) as error:  # a provenance that is no dictionary has no get
         raise RecordError(f"{where} is not a whole record ({error}).") from None
