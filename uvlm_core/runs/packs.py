@@ -47,9 +47,9 @@ def pack(records: Path, file: Path) -> int:
 def unpack(file: Path, records: Path) -> tuple[int, int]:
     """Take the records of a pack into a folder; those that it holds are left.
 
-    All are checked before the first is written. Returns the number of records that were new, and of those that were there. RecordError for a
-    file that is no pack, for a pack of another schema, with a changed or a missing file, or with a
-    record that differs from the folder's.
+    All are checked before the first is written. Returns the number of records that were new, and
+    of those that were there. RecordError for a file that is no pack, for a pack of another schema,
+    with a changed or a missing file, or with a record that differs from the folder's.
     """
     files = _opened(file)
     for name, content in files.items():
