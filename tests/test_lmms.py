@@ -24,7 +24,7 @@ from uvlm_core.data.conversations import IMAGE, Conversation, Turn
 from uvlm_core.data.pictures import fit_picture
 from uvlm_core.lmms import UVLM, _cut
 from uvlm_core.models.decoding import answer, log_likelihoods
-from uvlm_core.training.loop import networks as start
+from uvlm_core.training.networks import networks as start
 from uvlm_core.training.profiles import profile
 
 ROOT = Path(__file__).resolve().parent.parent

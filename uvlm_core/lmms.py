@@ -22,7 +22,7 @@ from uvlm_core.data.pictures import fit_picture
 from uvlm_core.models.decoding import ROWS_A_CALL, answer, log_likelihoods
 from uvlm_core.runs.grid import RunsFailed
 from uvlm_core.runs.trained import trained_models
-from uvlm_core.training.loop import load_model
+from uvlm_core.training.networks import load_model
 from uvlm_core.training.profiles import profile as find_profile
 
 try:

@@ -14,7 +14,8 @@ from uvlm_core.data.tokens import Row, bucket_of, collate
 from uvlm_core.models.decoding import answer, generate_images, log_likelihoods
 from uvlm_core.models.heads import sample
 from uvlm_core.models.unified import UnifiedVLM
-from uvlm_core.training.loop import make_optimizer, tune
+from uvlm_core.training.loop import make_optimizer
+from uvlm_core.training.networks import tune
 
 WAYS = [dict(cached=cached, batch_size=size) for cached in (True, False) for size in (1, 3, 64)]
 LIMIT = 6

@@ -24,7 +24,8 @@ from uvlm_core.models.distort import (
 from uvlm_core.models.distortion import FAMILIES, SIDES, Distortion
 from uvlm_core.models.unified import UnifiedVLM
 from uvlm_core.runs.carry_out import train_and_score
-from uvlm_core.training.loop import prepare, train, tune
+from uvlm_core.training.loop import prepare, train
+from uvlm_core.training.networks import tune
 
 WIDTH, LENGTH = 8, 3.0
 DOSES = {

@@ -28,8 +28,8 @@ from uvlm_core.models.unified import UnifiedVLM, UnifiedVLMConfig, can_share, lo
 from uvlm_core.places import fingerprint
 from uvlm_core.runs.store import record_key
 from uvlm_core.studies import plan
-from uvlm_core.training import loop as training
-from uvlm_core.training.loop import make_optimizer, tune, untie
+from uvlm_core.training.loop import make_optimizer
+from uvlm_core.training.networks import networks, tune, untie
 from uvlm_core.training.spec import ARCHITECTURES
 
 PAIRS = [
@@ -421,7 +421,7 @@ def test_an_adapter_of_another_kind_that_can_be_merged_is_merged(base, tmp_path)
 def test_an_adapter_is_there_whatever_the_tuning(tuning, spec, tmp_path):
     wanted = adapter_of(Path(spec.model.language_model), tmp_path, lora())
     spec = spec.vary(language_model=str(tmp_path), tuning=tuning)
-    model = tune(training.networks(spec)[0], spec).eval()
+    model = tune(networks(spec)[0], spec).eval()
     found = model.language_model(IDS).logits[..., : wanted.shape[-1]]
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
     # its own

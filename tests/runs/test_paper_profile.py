@@ -28,7 +28,7 @@ from uvlm_core.models.unified import load_language_model
 from uvlm_core.places import fingerprint
 from uvlm_core.runs.carry_out import train_and_score
 from uvlm_core.runs.trained import trained_models
-from uvlm_core.training.loop import load_model
+from uvlm_core.training.networks import load_model
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import ARCHITECTURES, RunSpec
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from uvlm_core.runs.trained import trained_models
-from uvlm_core.training.loop import load_model, prepare, train
+from uvlm_core.training.loop import prepare, train
+from uvlm_core.training.networks import load_model
 
 
 def test_a_model_to_look_into_has_the_weights_of_its_recorded_run(spec, tmp_path, cache):

@@ -22,7 +22,8 @@ from uvlm_core.scoring.images import (
     feature_floor,
     read_back,
 )
-from uvlm_core.training.loop import feature_length, prepare
+from uvlm_core.training.loop import prepare
+from uvlm_core.training.networks import feature_length
 from uvlm_core.training.pool import sample_images, training_pool
 from uvlm_core.training.spec import RunSpec
 

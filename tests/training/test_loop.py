@@ -15,15 +15,8 @@ import torch
 from safetensors import SafetensorError
 
 from uvlm_core.training import loop as training
-from uvlm_core.training.loop import (
-    DONE,
-    Steps,
-    last_checkpoint,
-    load_model,
-    make_optimizer,
-    prepare,
-    train,
-)
+from uvlm_core.training.loop import DONE, Steps, last_checkpoint, make_optimizer, prepare, train
+from uvlm_core.training.networks import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,8 +20,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -440,6 +438,9 @@ def load_language_model(
 
 def _merge(adapter: str, model: PreTrainedModel) -> PreTrainedModel:
     """Merge a peft adapter into a language model; ValueError for one that does not fit."""
+    from peft import PeftModel  # late: peft takes seconds, and few models need it
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     folder = resolve_folder(adapter, "an adapter")
     what = "an adapter of its model"
     with refusing(adapter, what):

@@ -28,15 +28,8 @@ from uvlm_core.runs.provenance import code_state, versions
 from uvlm_core.runs.store import fingerprints
 from uvlm_core.scoring.evaluation import Evaluation
 from uvlm_core.scoring.picture_evaluation import PictureEvaluation
-from uvlm_core.training.loop import (
-    Steps,
-    built,
-    load_parts,
-    networks,
-    train,
-    training_steps,
-    tune,
-)
+from uvlm_core.training.loop import Steps, train, training_steps
+from uvlm_core.training.networks import built, load_parts, networks, tune
 from uvlm_core.training.pool import all_rows
 from uvlm_core.training.spec import RunSpec
 from uvlm_core.training.stacked import StackedSteps, train_stack

@@ -1,7 +1,7 @@
 """Trained models for analysis, kept in the cache (no section of the paper).
 
 Belongs here: training models that have no file yet, without scoring them. Not here: the
-analyses (`scoring/probing.py`, `scoring/patching.py`), loading one folder (`training/loop.py`).
+analyses (`scoring/probing.py`, `scoring/patching.py`), loading one folder (`training/networks.py`).
 """
 
 import json
@@ -18,7 +18,8 @@ from uvlm_core.environment import cache_folder
 from uvlm_core.models.weights import load_into
 from uvlm_core.runs.files import make_writable
 from uvlm_core.runs.store import describe, record_key
-from uvlm_core.training.loop import networks, prepare, train, tune
+from uvlm_core.training.loop import prepare, train
+from uvlm_core.training.networks import networks, tune
 from uvlm_core.training.spec import RunSpec
 
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} to go"

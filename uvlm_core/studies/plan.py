@@ -25,7 +25,7 @@ from uvlm_core.scoring.evaluation import ALIGNED_WATCHES
 from uvlm_core.studies import studies
 from uvlm_core.studies.base import Measurement
 from uvlm_core.studies.sizes import PUBLISHED, network_config, spaces, text_processor, tuned_model
-from uvlm_core.training.loop import DTYPES
+from uvlm_core.training.networks import DTYPES
 from uvlm_core.training.profiles import PROFILES, Profile, profile
 from uvlm_core.training.spec import REGIMES, RunSpec
 

@@ -23,7 +23,7 @@ from uvlm_core.models.encoders import LLAMAGEN
 from uvlm_core.models.kinds import kinds_of
 from uvlm_core.models.unified import UnifiedVLM, UnifiedVLMConfig, can_share
 from uvlm_core.places import adapted, refusing, resolve, resolve_network
-from uvlm_core.training.loop import tune
+from uvlm_core.training.networks import tune
 from uvlm_core.training.spec import RunSpec
 
 

@@ -1,7 +1,7 @@
 """How a model is trained (paper section 3 and appendix).
 
-Belongs here: a run as a value (`spec.py`), the named scales (`profiles.py`), the rows that a run
-sees (`pool.py`), in which stages (`stages.py`), the training loop (`loop.py`), its optimiser
-(`muon.py`), and the check for divergence (`divergence.py`). Not here: the scores of a model
-(`scoring/`), records (`runs/`).
+Belongs here: a run as a value (`spec.py`), the named scales (`profiles.py`), its networks
+(`networks.py`), the rows that it sees (`pool.py`), in which stages (`stages.py`), the training
+loops (`loop.py`, `stacked.py`), the optimiser (`muon.py`), and the check for divergence
+(`divergence.py`). Not here: the scores of a model (`scoring/`), records (`runs/`).
 """
