@@ -15,9 +15,9 @@ COUNTS = $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(WORKERS),--workers '$(WORKERS)
 EXECUTE = $(PY) -m uvlm_core.notebooks --profile '$(PROFILE)' \
 	$(if $(NOTEBOOK),--notebook '$(NOTEBOOK)') $(COUNTS)
 
-# The front page first, and no news from a network.
+# The front page first, and no news from a network (the settings say so).
 LAB = --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks/index.ipynb \
-	--LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+	--LabApp.app_settings_dir='$(CURDIR)/uvlm_core/explore/lab'
 
 # One thread a process, and idle threads that sleep: two processes of one thread each beat one of
 # two threads.

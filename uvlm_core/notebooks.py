@@ -218,6 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
             "workers": options.workers or len(local_gpus()) or joblib.cpu_count(),
             "records": _shown(records),
             "figures": "",
+            "train": True,  # by hand a notebook only reads records, unless it is told to train
         }
         # without --seeds, the study's scale decides
         standard |= {"seeds": options.seeds} if options.seeds else {}

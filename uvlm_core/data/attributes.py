@@ -56,9 +56,13 @@ class Attribute:
         """Return the attribute's value on a watch."""
         return getattr(watch, self.name)
 
+    def said(self, value: Value) -> str:
+        """Return a value as an answer says it: "10:09:36", "sunny", "57%" or "top left"."""
+        return value
+
     def truth(self, watch: Watch) -> str:
-        """Return the true answer about a watch: "10:09:36", "sunny", "57%" or "top left"."""
-        return self.value(watch)
+        """Return the true answer about a watch."""
+        return self.said(self.value(watch))
 
     def alternatives(self, watch: Watch) -> list[Watch]:
         """Return copies of a watch with other values, the donors of activation patching."""
@@ -123,6 +127,11 @@ class Attribute:
     def split(self, value: Value) -> tuple:
         """Return the values of a value's parts."""
         return (value,)
+
+    def joined(self, reading: Mapping) -> Value:
+        """Return the value that a reading of parts stands for, such as a frozen reader's."""
+        parts = tuple(reading[part] for part in self.parts)
+        return parts if len(parts) > 1 else parts[0]
 
     def distance(self, part: str, given, true):
         """Return the distance of two values of a part; elementwise for tensors of class numbers."""
@@ -220,8 +229,8 @@ class Time(Attribute):
     def value(self, watch: Watch) -> tuple[int, int, int]:
         return watch.hour, watch.minute, watch.second
 
-    def truth(self, watch: Watch) -> str:
-        return watch.time
+    def said(self, value: tuple[int, int, int]) -> str:
+        return "{:02d}:{:02d}:{:02d}".format(*value)
 
     def alternatives(self, watch: Watch) -> list[Watch]:
         return [replace(watch, hour=hour) for hour in range(12) if hour != watch.hour % 12]
@@ -342,8 +351,8 @@ class Battery(Attribute):
         "the battery shows {}",
     )
 
-    def truth(self, watch: Watch) -> str:
-        return f"{watch.battery}%"
+    def said(self, value: int) -> str:
+        return f"{value}%"
 
     def alternatives(self, watch: Watch) -> list[Watch]:  # at least 30 points away
         return [

@@ -7,6 +7,7 @@ A conversation depends only on its seed, its task, its position and its watch. A
 attribute from the rows that it bars and changes no other word.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -45,7 +46,38 @@ DRAW_WATCH = (  # asks for an image; clauses follow
     "i need a watch where",
 )
 
+_ENDS = " .?!"  # of a text, which say nothing
 WORDLESS = "draw a watch."  # a request that leaves everything open
+
+
+def is_known_wording(text: str, task: str) -> bool:
+    """Return whether a model may have been trained on a text: a question of vqa, or a request.
+
+    The values in a request are not compared with any watch. Other texts are still allowed: what a
+    model makes of them shows how far it has learned the language.
+    """
+    text = text.strip(_ENDS).lower()
+    if task == "vqa":
+        return text in {
+            question.strip(_ENDS)
+            for attribute in ATTRIBUTES.values()
+            for question in attribute.questions
+        }
+    opening = next((each for each in DRAW_WATCH if text.startswith(f"{each} ")), None)
+    if opening is None:
+        return text == WORDLESS.strip(_ENDS)
+    return all(map(_is_clause, re.split(r", | and ", text.removeprefix(f"{opening} "))))
+
+
+def _is_clause(text: str) -> bool:
+    """Return whether a text is one of the phrases that tell an attribute, with some value."""
+    for attribute in ATTRIBUTES.values():
+        for clause in attribute.clauses:
+            before, after = clause.split("{}")
+            value = text.removeprefix(before).removesuffix(after)
+            if text == clause.format(value) and value in attribute.values:
+                return True
+    return False
 
 
 def check_characters(what: str, text: str) -> None:

@@ -112,6 +112,10 @@ class RunStore:
             )
         return record
 
+    def with_key(self, key: str) -> dict:
+        """Return the record that is called `key`; RecordError as for `load`."""
+        return _read(self.folder / f"{key}.json")
+
     def save(self, spec, body: dict, pictures: np.ndarray | None = None) -> dict:
         """Write what a run returned as the record of `spec`, and return the record as `load` will.
 

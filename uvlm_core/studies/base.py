@@ -22,7 +22,7 @@ from uvlm_core.data.attributes import ATTRIBUTES, chances
 from uvlm_core.environment import ROOT
 from uvlm_core.models.kinds import output_of
 from uvlm_core.runs.grid import run_grid
-from uvlm_core.runs.store import SCORE_COLUMNS, RunStore, record_key
+from uvlm_core.runs.store import SCORE_COLUMNS, RunStore, describe, record_key
 from uvlm_core.studies import statistics, studies, style
 from uvlm_core.training.profiles import Profile, profile
 from uvlm_core.training.spec import RunSpec
@@ -290,6 +290,24 @@ class OpenedStudy:
         """The verdicts, one comparison per row, with the columns `VERDICT_COLUMNS`."""
         return judge(self.study, self.table, self.scale)
 
+    def verdict_table(self):
+        """Return the verdicts to look at in a notebook: a row per question, models side by side."""
+        found = self.verdicts
+        told = found.assign(
+            verdict=[
+                f"{row['verdict']}, {row['seeds']} seeds\n"
+                + difference_text(row).replace(" (", "\n(")
+                for row in found.to_dict("records")
+            ],
+            matching="same " + found["matching"],
+        )
+        rows, models = ["claim", "quantity", "matching"], list(dict.fromkeys(told["architecture"]))
+        wide = told.pivot(index=rows, columns="architecture", values="verdict")
+        wide = wide.reindex(told[rows].drop_duplicates().itertuples(index=False, name=None))
+        table = wide[models].fillna("").reset_index().style.hide(axis="index")
+        look = {"text-align": "left", "vertical-align": "top"}
+        return table.set_properties(**look).set_properties(models, **{"white-space": "pre"})
+
     def show(self, *names: str) -> None:
         """Draw figures, save them with data and provenance, display them and print their findings.
 
@@ -394,16 +412,24 @@ def find_study(name: str) -> Study:
     )
 
 
+class StudyError(ValueError):
+    """A study that a notebook cannot open; a notebook shows its sentence without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
 def load_study(
     name: str,
     profile_name: str = "laptop",
-    records: str | Path = "figures/runs/laptop",
-    figures: str | Path = "build/figures",
+    records: str | Path | None = None,
+    figures: str | Path | None = None,
     **changes,
 ) -> OpenedStudy:
     """Open a study from its records without training; `changes` replace fields of its scale.
 
-    A change to None leaves the field as it is. ValueError for an unknown study, profile or field.
+    A change to None leaves the field as it is. Without folders, records are those of the profile,
+    and figures go below `build/`. ValueError for an unknown study, profile or field.
     """
     study, base = find_study(name), profile(profile_name)
     scale = study.scale(profile_name)
@@ -416,7 +442,12 @@ def load_study(
             )
     scale = replace(scale, **changes)
     return OpenedStudy(
-        study, base, scale, study.arms(base, scale), RunStore(ROOT / records), ROOT / figures
+        study,
+        base,
+        scale,
+        study.arms(base, scale),
+        RunStore(ROOT / (records or f"figures/runs/{profile_name}")),
+        ROOT / (figures or f"build/figures/{profile_name}"),
     )
 
 
@@ -425,25 +456,52 @@ def open_study(
     profile: str = "laptop",
     seeds: int | None = None,
     workers: int = 2,
-    records: str | Path = "figures/runs/laptop",
-    figures: str | Path = "build/figures",
+    records: str | Path | None = None,
+    figures: str | Path | None = None,
+    train: bool = False,
     **changes,
 ) -> OpenedStudy:
-    """Open a study in a notebook: load its records, and carry out the missing runs.
+    """Open a study in a notebook: load its records, and carry out the missing runs if asked to.
 
     Args:
         name: the study's name, which is also its file's.
         profile: the profile whose scale is used.
         seeds: seeds per arm; None for the scale's.
         workers: number of runs at a time.
-        records: folder of records, relative to the checkout.
-        figures: folder of the figures that `show` saves, relative to the checkout.
+        records: folder of records, relative to the checkout; None for the profile's.
+        figures: folder of the figures that `show` saves, relative to the checkout; None for one
+            below `build/`, so that no committed figure is written over.
+        train: whether to carry out runs that have no record.
         changes: other fields of the scale.
 
-    Raises: ValueError as `load_study`, and `RunsFailed` when a run fails.
+    Raises: StudyError as `load_study`, and if runs are missing without `train`; `RunsFailed` when
+        a run fails.
     """
-    opened = load_study(name, profile, records, figures, seeds=seeds, **changes)
-    specs = list(dict.fromkeys(arm.spec.canonical() for arm in opened.arms))
+    try:
+        opened = load_study(name, profile, records, figures, seeds=seeds, **changes)
+        specs = list(dict.fromkeys(arm.spec.canonical() for arm in opened.arms))
+        found = {spec: opened.store.load(spec) for spec in specs}
+    except ValueError as error:
+        raise StudyError(error) from None
+    missing = [spec for spec, record in found.items() if record is None]
+    if missing and not train:
+        raise StudyError(
+            f"{len(missing)} of {len(specs)} runs of {name} have no record in "
+            f"{opened.store.folder}, such as {describe(missing[0])}. To train them takes "
+            f"{_duration(found, workers)}: set train = True in the parameters cell, or run "
+            f"`make figures NOTEBOOK={opened.study.number:02d}`."
+        )
     print(f"{len(opened.arms)} arms, carried out by {len(specs)} runs.")
     run_grid(specs, opened.store, workers)
     return opened
+
+
+def _duration(found: dict, workers: int) -> str:
+    """Say how long the runs without a record will take, judged by those with one."""
+    known = {spec: sum(record["times"].values()) for spec, record in found.items() if record}
+    if not known:
+        return "a time that no record tells"
+    pace = sum(known.values()) / sum(spec.cost() for spec in known)  # s for a unit of cost
+    cost = sum(spec.cost() for spec, record in found.items() if record is None)
+    minutes = max(1, round(pace * cost / workers / 60))
+    return f"about {minutes} minute{'s' * (minutes > 1)} with {workers} workers"

@@ -137,15 +137,11 @@ def untie(language_model: torch.nn.Module) -> None:
         language_model.config.tie_word_embeddings = False
 
 
-def load_model(folder: str | Path) -> tuple:
-    """Load a trained model from a folder with `model.safetensors` and the run's `spec.json`.
-
-    Returns what `networks` returns. ValueError for a file that is missing or cannot be read.
-    """
-    folder = Path(folder).expanduser()
-    path = folder / "spec.json"
+def read_spec(folder: str | Path) -> RunSpec:
+    """Return the spec of a trained model's folder; ValueError when it cannot be read."""
+    path = Path(folder).expanduser() / "spec.json"
     try:
-        spec = RunSpec.from_dict(json.loads(path.read_text()))
+        return RunSpec.from_dict(json.loads(path.read_text()))
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read ({error.strerror or error}); a model is a folder "
@@ -153,5 +149,13 @@ def load_model(folder: str | Path) -> tuple:
         ) from None
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is not the spec of a run ({error}).") from None
+
+
+def load_model(folder: str | Path) -> tuple:
+    """Load a trained model from a folder with `model.safetensors` and the run's `spec.json`.
+
+    Returns what `networks` returns. ValueError for a file that is missing or cannot be read.
+    """
+    spec = read_spec(folder)
     model, *others = networks(spec)
-    return (load_into(tune(model, spec), folder), *others)
+    return (load_into(tune(model, spec), Path(folder).expanduser()), *others)

@@ -1,0 +1,146 @@
+"""The trained models in the box, and how they were made: `make models` (no section of the paper).
+
+Belongs here: which models are shipped, their files and their cards. Not here: talking to them
+(`model.py`), training (`runs/trained.py`), the frozen networks (`pretraining/`).
+
+Weights are stored in half precision, which halves their size. A model computes in float32.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from uvlm_core.data.conversations import make_conversations
+from uvlm_core.data.smart_watch import TEST_STREAM, render_batch, sample_watches
+from uvlm_core.environment import ROOT
+from uvlm_core.explore.model import BOX, Model
+from uvlm_core.models.decoding import answer, generate_images
+from uvlm_core.places import write_sha256
+from uvlm_core.runs.store import RunStore, record_key
+from uvlm_core.runs.trained import trained_models
+from uvlm_core.training.profiles import profile
+from uvlm_core.training.spec import ARCHITECTURES, RunSpec
+
+SHIPPED = (
+    *((architecture, "unified") for architecture in ARCHITECTURES),
+    ("VQ-VQ", "understanding"),
+    ("SigLIP-SigLIP", "understanding"),
+)
+COMPARED = 500  # watches of the test set whose answers are compared before and after rounding
+_DRAWN = 100  # requests whose drawings are compared
+
+
+def shipped_spec(architecture: str, regime: str) -> RunSpec:
+    """Return the spec of a shipped model: full size, seed 0, as in the study mutual benefit."""
+    return profile("laptop").spec.vary(architecture=architecture, regime=regime, seed=0)
+
+
+def make(architecture: str, regime: str, box: Path = BOX) -> Path:
+    """Train a model or take it from the cache, and write its folder into the box; return it."""
+    spec = shipped_spec(architecture, regime)
+    ((network, *_),) = trained_models([spec])
+    name = f"{architecture} {regime}"
+    folder = box / name.lower().replace("-", "_").replace(" ", "_")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text(json.dumps(spec.to_dict(), indent=1) + "\n")
+    state = {key: tensor.contiguous().clone() for key, tensor in network.state_dict().items()}
+    save_file(
+        {key: each.half() if each.is_floating_point() else each for key, each in state.items()},
+        folder / "model.safetensors",
+    )
+    (folder / "README.md").write_text(_card(name, spec, network, Model(name, spec, folder)))
+    write_sha256(folder)
+    return folder
+
+
+def _card(name: str, spec: RunSpec, network, rounded: Model) -> str:
+    """Return the card of a model: what it was trained on, its scores, and what rounding changed."""
+    told = []
+    if spec.understands:
+        equal, count = _equal_answers(spec, network, rounded)
+        told.append(
+            f"Half precision leaves {equal / count:.2%} of {count:,} answers about "
+            f"{COMPARED} test watches as they were."
+        )
+    if spec.generates and rounded.draws.codes:
+        told.append(
+            f"It leaves {_equal_codes(spec, network, rounded):.2%} of the codes of {_DRAWN} "
+            "drawn watches as they were."
+        )
+    rows = {
+        "understanding rows": spec.understanding_rows * spec.understands,
+        "generation rows": spec.generation_rows * spec.generates,
+        "steps": spec.steps,
+    }
+    scores = "\n".join(
+        f"| {row['metric']} | {row['attribute'] or ''} | {row['value']:.3f} |"
+        for row in _recorded(spec)
+    )
+    return (
+        f"# {name}\n\n"
+        f"A trained model of the profile laptop, seed {spec.training.seed}: "
+        f"{', '.join(f'{count:,} {what}' for what, count in rows.items() if count)}. "
+        f"It is the model of the record `{record_key(spec)}` of the study mutual benefit, whose "
+        f"scores these are:\n\n| score | attribute | value |\n| --- | --- | --- |\n{scores}\n\n"
+        f"{' '.join(told)}\n\n"
+        "Made by `make models`. It knows nothing but these watches.\n"
+    )
+
+
+def _recorded(spec: RunSpec) -> list[dict]:
+    """Return the scores at the end of the recorded run, those that a reader asks for first."""
+    record = RunStore(ROOT / "figures" / "runs" / "laptop").load(spec)
+    wanted = ("partial", "read_back", "feature_read_back")
+    return [
+        row
+        for row in (record["scores"] if record else ())
+        if row["metric"] in wanted
+        and row["fraction"] == 1
+        and row["attribute"] in ("total", "time", "weather", "battery", "weather_corner")
+    ]
+
+
+def _equal_answers(spec: RunSpec, network, rounded: Model) -> tuple[int, int]:
+    """Return how many answers are the same before and after rounding, and how many there are."""
+    watches = sample_watches(TEST_STREAM, COMPARED, "test")
+    talks = make_conversations(watches, "vqa", TEST_STREAM)
+    seen = rounded.reads.encode(render_batch(watches, spec.data.image_size))
+    both = [
+        np.concatenate(answer(each, rounded.processor, talks, seen))
+        for each in (network, rounded.network)
+    ]
+    return int((both[0] == both[1]).sum()), len(both[0])
+
+
+def _equal_codes(spec: RunSpec, network, rounded: Model) -> float:
+    """Return the share of equal codes in what is drawn before and after rounding."""
+    watches = sample_watches(TEST_STREAM, _DRAWN, "test")
+    talks = make_conversations(watches, "generation", TEST_STREAM)
+    both = [
+        generate_images(each, rounded.processor, talks).tokens
+        for each in (network, rounded.network)
+    ]
+    return float((both[0] == both[1]).mean())
+
+
+def main() -> int:
+    """Make every model of the box; return 2 with one sentence on stderr when one cannot be made."""
+    torch.set_num_threads(1)
+    try:
+        for each in SHIPPED:
+            folder = make(*each)
+            print(f"{folder.relative_to(ROOT)}: {' '.join(each)}")
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
