@@ -328,38 +328,6 @@ def headline(figure: Figure, sentence: str, handles: Iterable[Line2D] = (), ncol
     )
 
 
-def arms_legend(
-    figure: Figure,
-    table: pd.DataFrame,
-    *others: Line2D,
-    lines: bool = True,
-    names: bool = True,
-    ncols: int = 3,
-) -> None:
-    """Add a legend above the panels: a table's architectures and regimes, and `others`.
-
-    A single architecture becomes the legend's title.
-    """
-    arms = arms_of(table)
-    known = list(dict.fromkeys(name for name, _ in arms))
-    one = len(known) == 1
-    handles = [] if one or not names else colour_handles(known)
-    for regime in [regime for regime in LINES if regime in {regime for _, regime in arms}]:
-        look = (
-            look_of(known[0], regime)
-            | ({} if one else {"color": "black"})
-            | ({} if lines else {"linestyle": ""})
-        )
-        handles.append(Line2D([], [], label=regime, **look))
-    figure.legend(
-        handles=[*handles, *others],
-        loc="outside upper center",
-        ncols=ncols,
-        columnspacing=1.2,
-        title=known[0] if one else None,
-    )
-
-
 def colour_handles(names: Iterable[str]) -> list[Line2D]:
     """Return legend entries for the colours of architectures."""
     return [Line2D([], [], color=COLOURS[name], linewidth=3, label=name) for name in names]
