@@ -225,5 +225,8 @@ def ordered(architectures=("VQ-VQ",), seeds=3, rows=(16, 8)) -> pd.DataFrame:
 def switched(architectures=("VQ-VQ",)) -> pd.DataFrame:
     """A table of original_behaviour, out of random numbers."""
     return pd.concat(
-        [scores(architectures).assign(switch=name) for name in ("as it is", "10: hours 0..12")]
+        [
+            scores(architectures).assign(switch=name)
+            for name in ("as it is", "pitfall 10: hours 0 to 12")
+        ]
     )

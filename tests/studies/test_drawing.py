@@ -20,8 +20,13 @@ from study_tables import (
 
 from uvlm_core.data.attributes import ATTRIBUTES, chances
 from uvlm_core.studies import attribute_transfer, style
-from uvlm_core.studies.base import find_study
-from uvlm_core.studies.mutual_benefit import REPORTED_SCORES, draw_scores, draw_watches
+from uvlm_core.studies.base import difference_text, find_study, generation_metric
+from uvlm_core.studies.mutual_benefit import (
+    along_training,
+    draw_learning,
+    draw_watches,
+    headroom,
+)
 from uvlm_core.studies.statistics import mean_interval
 from uvlm_core.studies.training_order import ARMS
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
@@ -39,8 +44,7 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         for name in (
             "mutual_benefit",
             "mutual_benefit_generation",
-            "mutual_benefit_time",
-            "mutual_benefit_differences",
+            "mutual_benefit_attributes",
         )
     },
     "mutual_benefit_features": lambda names: drawn(
@@ -80,7 +84,7 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         for name in find_study("training_order").figures
     },
 }
-NO_LINES = ("attribute_transfer_confusion_weather",)  # heat maps
+NO_LINES = ("attribute_transfer_confusion_weather", "mutual_benefit_attributes")  # heat maps
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -144,70 +148,139 @@ def test_a_table_without_a_column_that_is_drawn_is_refused_by_name(study, name):
         )
 
 
-def panel(figure, title: str, row: int = 0):
-    """The axes of a column of the learning curves, which have five in each row."""
-    titles = [axes.get_title() for axes in figure.axes[:5]]
-    return figure.axes[5 * row + titles.index(title)]
+def sentence(figure) -> str:
+    """What a figure says above its panels."""
+    return " ".join(figure.legends[0].get_title().get_text().split())
 
 
 def curve(axes, arm: str):
     """The line of an arm."""
-    return next(line for line in axes.lines if line.get_marker() == style.LINES[arm]["marker"])
-
-
-def test_an_unknown_task_and_a_table_without_any_of_its_scores_are_refused():
-    with pytest.raises(ValueError, match="task 'both' is not one of understanding, generation"):
-        draw_scores(scores(), "both")
-    with pytest.raises(ValueError, match="has no score of generation"):
-        draw_scores(scores().assign(metric="partial"), "generation")
-
-
-def test_the_csv_holds_what_the_picture_shows():
-    table = scores(("VQ-VQ", "VQ-SigLIP"))
-    understood = DRAWN["mutual_benefit"](("VQ-VQ", "VQ-SigLIP")).shown
-    assert set(understood["metric"]) == {"partial"} and not set(understood["attribute"]) & set(
-        ATTRIBUTES["time"].parts
-    )
-    generated = draw_scores(table, "generation")[1]
-    assert set(generated.loc[generated["architecture"] == "VQ-VQ", "metric"]) == {
-        "read_back",
-        "reader_frechet",
-        "reader_frechet_floor",
-    }
-    assert "total" not in set(generated["attribute"])
-
-
-def test_the_line_is_the_mean_over_seeds_and_the_band_its_interval():
-    table = scores()
-    axes = panel(draw_scores(table, "understanding")[0], "weather")
-    chosen = table[
-        (table["regime"] == "unified")
-        & (table["metric"] == "partial")
-        & (table["attribute"] == "weather")
-    ]
-    assert curve(axes, "unified").get_ydata() == pytest.approx(
-        chosen.groupby("fraction")["value"].mean().tolist()
-    )
-    low, high = mean_interval(chosen.loc[chosen["fraction"] == 1, "value"])[1:]
-    edges = [band.get_paths()[0].vertices for band in axes.collections]
-    assert any(
-        {round(y, 6) for x, y in edge if x == 1} == {round(low, 6), round(high, 6)}
-        for edge in edges
+    return next(
+        line
+        for line in axes.lines
+        if line.get_marker() == style.LINES[arm]["marker"] and len(line.get_xdata()) > 1
     )
 
 
-def test_an_arm_of_two_seeds_has_a_line_for_each_and_no_band():
-    table = scores(seeds=3)
-    table = table[(table["regime"] != "shuffled") | (table["seed"] < 2)]
-    axes = panel(draw_scores(table, "understanding")[0], "weather")
-    assert len(axes.collections) == 2  # of understanding and unified
+def learning(names=("VQ-VQ",), task="understanding", table=None, **changes):
+    """The figure of learning curves, and its axes by row."""
+    table = scores(names, **changes) if table is None else table
+    figure = draw_learning(opened("mutual_benefit", table), task).figure
+    return figure, [figure.axes[: len(names)], figure.axes[len(names) :]]
+
+
+def differences(table, task, metric="partial", name="VQ-VQ"):
+    """Unified minus a task alone, by fraction and seed."""
     own = table[
-        (table["regime"] == "shuffled")
-        & (table["attribute"] == "weather")
-        & (table["metric"] == "partial")
+        (table["architecture"] == name)
+        & (table["metric"] == metric)
+        & (table["attribute"] == "total")
     ]
-    lines = [list(line.get_ydata()) for line in axes.lines]
-    assert all(run["value"].tolist() in lines for _, run in own.groupby("seed"))
+    wide = own.pivot(index=["fraction", "seed"], columns="regime", values="value")
+    return (wide["unified"] - wide[task]).unstack("seed")
+
+
+def test_a_table_without_a_score_of_the_task_is_refused():
+    with pytest.raises(ValueError, match="no total of generation to draw"):
+        learning(task="generation", table=scores().assign(metric="partial", architecture="none"))
+
+
+@pytest.mark.parametrize("task", ["understanding", "generation"])
+def test_what_is_drawn_along_training_is_the_paired_difference_with_its_interval(task):
+    table = scores(ARCHITECTURES)
+    _, (above, _) = learning(ARCHITECTURES, task, table)
+    for axes, name in zip(above, style.COLOURS, strict=True):
+        metric = "partial" if task == "understanding" else generation_metric(name)
+        wanted = differences(table, task, metric, name)
+        assert curve(axes, "unified").get_ydata() == pytest.approx(wanted.mean(axis=1).tolist())
+        bars = [
+            sorted(line.get_ydata())
+            for line in axes.lines
+            if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
+        ]
+        assert bars == [pytest.approx(mean_interval(row)[1:]) for _, row in wanted.iterrows()]
+
+
+def test_the_number_above_a_panel_is_the_judged_one_and_its_fractions_are_shaded():
+    table = scores()
+    _, (above, _) = learning(table=table)
+    judged = opened("mutual_benefit", table).verdicts
+    row = judged[judged["quantity"].str.contains("total, partial")].iloc[0]
+    assert above[0].get_title() == f"VQ-VQ\n{difference_text(row)}"
+    shown = along_training(table, "understanding")
+    counted = shown.loc[shown["counted"], "fraction"]
+    edges = above[0].patches[0].get_extents().transformed(above[0].transData.inverted())
+    inside = (shown["fraction"] > edges.x0) & (shown["fraction"] < edges.x1)
+    assert (
+        set(shown.loc[inside, "fraction"])
+        == set(counted)
+        == set(headroom(table, "understanding", "partial", "total"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"), [(0.2, "faster"), (-0.2, "more slowly"), (0.0, "faster or more slowly")]
+)
+def test_the_sentence_says_nothing_stronger_than_the_intervals(gain, words):
+    table = scores()
+    alone = (table["regime"] == "understanding") & (table["metric"] == "partial")
+    same = table[alone].assign(regime="unified")
+    same["value"] += gain + 0.01 * (-1.0) ** same["seed"]  # an interval around the gain
+    rest = table[(table["regime"] != "unified") | (table["metric"] != "partial")]
+    said = sentence(learning(table=pd.concat([rest, same]))[0])
+    assert words in said and ("not shown" in said) == (gain == 0)
+    assert ("in 1 of 1 architectures" in said) == (gain != 0)
+    one = pd.concat([rest, same]).query("seed == 0")  # has no interval
+    assert "not shown" in sentence(learning(table=one)[0])
+
+
+def test_scores_below_are_means_over_seeds_and_the_control_is_drawn_with_generation():
+    table = scores()
+    for task, metric, arms in (
+        ("understanding", "partial", {"understanding", "unified"}),
+        ("generation", "read_back", {"generation", "unified", "shuffled"}),
+    ):
+        _, (_, (below,)) = learning(task=task, table=table)
+        markers = {line.get_marker() for line in below.lines if len(line.get_xdata()) > 2}
+        assert markers == {style.LINES[arm]["marker"] for arm in arms}
+        for arm in arms:
+            own = table[
+                (table["regime"] == arm)
+                & (table["metric"] == metric)
+                & (table["attribute"] == "total")
+            ]
+            assert curve(below, arm).get_ydata() == pytest.approx(
+                own.groupby("fraction")["value"].mean().tolist()
+            )
+
+
+def test_attributes_are_bold_where_the_verdict_is_decided():
+    found = drawn("mutual_benefit", "mutual_benefit_attributes", scores(ARCHITECTURES))
+    shown = found.shown.set_index(["baseline", "attribute", "architecture"])
+    for axes, task in zip(found.figure.axes, ("understanding", "generation"), strict=True):
+        assert len(axes.texts) == len(ATTRIBUTES) * len(ARCHITECTURES)
+        for text in axes.texts:
+            column, row = map(round, text.get_position())
+            cell = shown.loc[task, list(ATTRIBUTES)[row], list(style.COLOURS)[column]]
+            assert text.get_text().replace(style.MINUS, "-") == f"{cell['difference']:+.2f}"
+            outside = cell["low"] > 0 or cell["high"] < 0
+            assert (text.get_weight() == "bold") == outside
+    counts = found.shown["verdict"].value_counts()
+    assert f"help in {counts.get('replicates', 0)} of {len(shown)}" in sentence(found.figure)
+
+
+@pytest.mark.parametrize("less", [0.1, 0.0])
+def test_features_are_called_less_exact_only_if_every_interval_says_so(less):
+    table = cosines(("VQ-SigLIP", "SigLIP-SigLIP"))
+    alone = table[(table["regime"] == "generation")].assign(regime="unified")
+    alone["value"] -= less + 0.01 * (-1.0) ** alone["seed"]
+    found = drawn(
+        "mutual_benefit",
+        "mutual_benefit_features",
+        pd.concat([table[table["regime"] != "unified"], alone]),
+    )
+    assert sentence(found.figure).startswith("Unified models draw less exact") == bool(less)
+    assert set(found.shown["attribute"]) == {"all"}
 
 
 def test_a_mean_of_two_seeds_is_drawn_with_both_and_one_of_three_with_its_interval():
@@ -229,86 +302,103 @@ def test_a_mean_of_two_seeds_is_drawn_with_both_and_one_of_three_with_its_interv
 
 def test_the_axis_starts_at_the_first_score_and_not_where_alignment_is_measured_before_training():
     table = scores()
-    axes = panel(draw_scores(table[table["fraction"] != 0.05], "understanding")[0], "weather")
+    _, (_, (axes,)) = learning(table=table[table["fraction"] != 0.05])
     assert axes.get_xlim()[0] == pytest.approx(0.8 * 0.5) and list(axes.get_xticks()) == [0.5, 1]
 
 
-def test_corners_are_the_mean_of_the_two():
-    table = scores()
-    axes = panel(draw_scores(table, "generation")[0], "corners")
-    chosen = table[
-        (table["regime"] == "generation")
-        & (table["metric"] == "read_back")
-        & table["attribute"].isin(("weather_corner", "battery_corner"))
-    ]
-    assert curve(axes, "generation").get_ydata() == pytest.approx(
-        chosen.groupby("fraction")["value"].mean().tolist()
-    )
-
-
-def test_each_architecture_has_its_row_and_its_own_space():
-    figure, _ = draw_scores(scores(ARCHITECTURES), "generation")
-    assert [figure.axes[5 * row].get_ylabel() for row in range(4)] == [
-        "SigLIP-VQ\nfrom pixels",
-        "VQ-VQ\nfrom pixels",
-        "SigLIP-SigLIP\nfrom features",
-        "VQ-SigLIP\nfrom features",
-    ]
-
-
 @pytest.mark.parametrize(
-    ("task", "title", "chance"),
+    ("task", "chance"),
     [
-        ("understanding", "weather", chances()["weather"]),
-        ("understanding", "corners", 0.25),
-        ("understanding", "total", sum(chances()[name] for name in ATTRIBUTES) / 5),
-        ("generation", "weather", 1 / 3),
-        (
-            "generation",
-            "battery within 10",
-            np.mean(
-                np.abs(np.subtract.outer(np.arange(101), np.arange(101)))
-                <= ATTRIBUTES["battery"].tolerance
-            ),
-        ),
+        ("understanding", sum(chances()[name] for name in ATTRIBUTES) / 5),
+        ("generation", sum(chances(read_back=True)[name] for name in ATTRIBUTES) / 5),
     ],
 )
-def test_chance_is_drawn_where_guessing_ends_up(task, title, chance):
-    axes = panel(draw_scores(scores(), task)[0], title)
+def test_chance_is_drawn_where_guessing_ends_up(task, chance):
+    _, (_, (axes,)) = learning(task=task)
     assert any(
         line.get_ydata() == pytest.approx([chance, chance])
         and to_hex(line.get_color()) == "#767676"
         for line in axes.lines
+        if len(line.get_ydata()) == 2
     )
 
 
 def test_what_the_authors_report_is_grey_and_only_where_it_compares():
-    figure, _ = draw_scores(scores(("VQ-VQ", "SigLIP-SigLIP")), "understanding", REPORTED_SCORES)
-    marks = {
-        (row, title): line
-        for row in (0, 1)
-        for title in ("time", "total", "weather")
-        for line in panel(figure, title, row).lines
-        if line.get_marker() == "D" and len(line.get_xdata())
-    }
-    assert set(marks) == {(0, "time"), (0, "total"), (1, "total")}
-    assert marks[0, "total"].get_ydata() == pytest.approx([0.891, 0.940])
-    assert {to_hex(line.get_color()) for line in marks.values()} == {"#767676"}
+    names = ("VQ-VQ", "SigLIP-SigLIP")
+
+    def marks(task):
+        _, rows = learning(names, task)
+        return {
+            (row, column): line
+            for row, line_of_axes in enumerate(rows)
+            for column, axes in enumerate(line_of_axes)
+            for line in axes.lines
+            if line.get_marker() == "D" and len(line.get_xdata())
+        }
+
+    found = marks("understanding")
+    assert set(found) == {(1, 0), (1, 1)} and marks("generation") == {}
+    assert found[1, 0].get_ydata() == pytest.approx([0.891, 0.940])
+    assert {to_hex(line.get_color()) for line in found.values()} == {"#767676"}
 
 
-def test_dots_of_the_scaling_figure_are_means_at_their_number_of_rows():
+def test_the_scaling_figure_shows_what_a_seed_gains_by_the_other_tasks_rows():
     table = scaling()
-    axes = drawn("data_scaling", "data_scaling", table, rows=100).figure.axes[0]
-    chosen = table[
-        (table["understanding_rows"] == 100)
-        & (table["batch_counts"] == "understanding")
-        & (table["metric"] == "partial")
-        & (table["attribute"] == "total")
-    ]
-    line = next(line for line in axes.lines if len(line.get_xdata()) == 5)
-    assert line.get_ydata() == pytest.approx(
-        chosen.groupby("generation_rows")["value"].mean().tolist()
-    )
+    found = drawn("data_scaling", "data_scaling", table, rows=100)
+    for axes, kept, metric, arms in zip(
+        found.figure.axes,
+        ("understanding", "generation"),
+        ("partial", "read_back"),
+        ((0, 50, 100, 200, 300), (0, 50, 100, 200, 300)),
+        strict=True,
+    ):
+        grown = "generation" if kept == "understanding" else "understanding"
+        chosen = table[
+            (table[f"{kept}_rows"] == 100)
+            & (table["batch_counts"] == kept)
+            & (table["metric"] == metric)
+            & (table["attribute"] == "total")
+            & ((table["regime"] == "unified") | (table[f"{grown}_rows"] == 0))
+        ]
+        wide = chosen.pivot(index="seed", columns=f"{grown}_rows", values="value")
+        line = next(line for line in axes.lines if len(line.get_xdata()) == 5)
+        assert tuple(wide.columns) == arms
+        assert line.get_ydata() == pytest.approx(wide.sub(wide[0], axis=0).mean().tolist())
+        assert line.get_xdata() == pytest.approx(wide.columns / 100)
+    assert "not shown" in sentence(found.figure) or "architectures" in sentence(found.figure)
+
+
+@pytest.mark.parametrize("name", ["data_scaling", "data_scaling_exchange"])
+def test_two_seeds_are_two_dots_and_nothing_is_drawn_beyond_the_axis(name):
+    found = drawn("data_scaling", name, scaling(seeds=2), rows=100)
+    for axes in found.figure.axes:
+        dots = [line for line in axes.lines if line.get_markersize() == style.SEED_SIZE]
+        assert dots and all(len(line.get_ydata()) == 2 for line in dots)
+        low, high = axes.get_ylim()
+        assert all(low <= y <= high for line in axes.lines for y in line.get_ydata())
+    assert "is not shown" in sentence(found.figure) or "are not shown" in sentence(found.figure)
+
+
+def test_a_generation_row_is_called_worth_less_only_if_the_interval_says_so():
+    table = scaling()
+    unified = (table["regime"] == "unified") & (table["batch_counts"] == "understanding")
+    table.loc[unified, "value"] = 0.5 + 0.001 * table["seed"]
+    alone = table["regime"] == "understanding"
+    table.loc[alone, "value"] = 0.5 + table["understanding_rows"] / 1000
+    found = drawn("data_scaling", "data_scaling_exchange", table, rows=100)
+    assert "worth less than an understanding row in 1 of 1" in sentence(found.figure)
+
+
+def test_a_restored_setting_is_drawn_as_a_change_of_its_seed():
+    table = switched()
+    switch = table["switch"].iloc[-1]
+    moved = (table["switch"] == switch) & (table["regime"] == "unified")
+    table.loc[moved, "value"] += 0.25
+    found = drawn("original_behaviour", "original_behaviour", table)
+    own = found.shown[(found.shown["switch"] == switch) & (found.shown["regime"] == "unified")]
+    assert own["difference"].to_numpy() == pytest.approx(0.25)
+    means = [line for line in found.figure.axes[0].lines if line.get_marker() == "o"]
+    assert [line.get_xdata().tolist() for line in means] == [[pytest.approx(0.25)]]
 
 
 LONG = (
@@ -329,27 +419,67 @@ def test_watches_fit_below_long_requests_and_missing_ones_are_refused():
         draw_watches(pd.DataFrame({"request": ["a", "b"]}), {"unified": blank[:1]})
 
 
-def test_the_affine_figure_shows_the_mean_over_seeds_at_each_dose():
+def costs_of(regime: str, sharing: str = "shared", family: str = "affine"):
+    """What a distortion costs, by seed."""
     table = distorted()
-    axes = drawn("affine_alignment", "affine_alignment", table).figure.axes[0]
-    assert axes.get_title() == "total, affine"
     total = table[
         (table["metric"] == "partial")
         & (table["attribute"] == "total")
-        & (table["sharing"] == "shared")
+        & (table["regime"] == regime)
+        & (table["sharing"] == sharing)
         & (table["side"] == "understanding")
         & (table["place"] == "before")
     ]
-    for regime in ("understanding", "unified"):
-        own = total[total["regime"] == regime]
-        wanted = [own.loc[own["family"] == family, "value"].mean() for family in ("none", "affine")]
-        line = next(
-            line
-            for line in axes.lines
-            if line.get_marker() == style.LINES[regime]["marker"] and len(line.get_xdata()) == 2
-        )
-        assert line.get_ydata() == pytest.approx(wanted)
-        assert line.get_xdata() == pytest.approx([0.0, 1.0], abs=0.02)  # a little apart, to be seen
+    wide = total.pivot(index="seed", columns="family", values="value")
+    return wide["none"] - wide[family]
+
+
+def test_the_affine_figure_shows_the_mean_cost_over_seeds_with_its_interval():
+    figure = drawn("affine_alignment", "affine_alignment", distorted()).figure
+    for axes, family in zip(figure.axes, ("affine", "authors"), strict=True):
+        for regime in ("understanding", "unified"):
+            marker, wanted = style.LINES[regime]["marker"], costs_of(regime, family=family)
+            line = next(line for line in axes.lines if line.get_marker() == marker)
+            assert line.get_ydata() == pytest.approx([wanted.mean()])
+            bars = [sorted(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 2]
+            assert any(bar == pytest.approx(mean_interval(wanted)[1:]) for bar in bars)
+
+
+def test_families_are_sorted_by_what_they_cost_unified_models():
+    found = drawn("affine_alignment", "affine_alignment_families", distorted())
+    means = {family: costs_of("unified", family=family).mean() for family in ("affine", "authors")}
+    first = max(means, key=means.get)
+    labels = [label.get_text() for label in found.figure.axes[0].get_yticklabels()]
+    assert labels[0].startswith(first) and sentence(found.figure).endswith(labels[0])
+    assert set(found.shown["place"]) == {"before"} and set(found.shown["side"]) == {"understanding"}
+
+
+def test_costs_with_two_adapters_are_held_against_the_undistorted_model_with_two():
+    axes = drawn("affine_alignment", "affine_alignment_sharing", distorted()).figure.axes[0]
+    dots = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "o"]
+    wanted = [("understanding", "shared"), ("unified", "shared"), ("unified", "separate")]
+    assert dots == pytest.approx([costs_of(*arm).mean() for arm in wanted])
+
+
+def test_the_rank_correlation_above_a_panel_is_the_judged_one():
+    found = opened("affine_alignment", distorted(("VQ-VQ", "SigLIP-SigLIP"), seeds=4))
+    figure = found.study.figures["affine_alignment_measured"](found).figure
+    judged = found.verdicts.query("claim == 'alignment helps'").to_dict("records")
+    assert len(judged) == 2
+    for axes, row in zip(figure.axes, judged, strict=True):
+        assert axes.get_title().startswith(row["architecture"])
+        assert axes.get_title().endswith(difference_text(row))
+        assert sum(line.get_marker() == "None" for line in axes.lines) == 4 + 1  # seeds, zero
+
+
+@pytest.mark.parametrize(("spared", "said"), [(0.0, "is not shown"), (1.0, "costs unified")])
+def test_a_distortion_is_said_to_cost_only_what_the_verdicts_say(spared, said):
+    table = distorted()
+    plain = (table["metric"] == "partial") & (table["family"] == "none")
+    table.loc[plain, "value"] += spared
+    found = drawn("affine_alignment", "affine_alignment", table)
+    assert said in sentence(found.figure)
+    assert "more than understanding alone in 1" not in sentence(found.figure)
 
 
 def test_confusions_are_drawn_as_they_are_and_a_rate_without_any_is_refused():

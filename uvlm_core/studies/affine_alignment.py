@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -31,24 +30,26 @@ from uvlm_core.studies.base import (
     Scale,
     Study,
     arm_of,
-    chance,
+    count_verdicts,
+    difference_text,
     sized,
     tell_verdicts,
 )
+from uvlm_core.studies.statistics import mean_interval, verdict
 from uvlm_core.studies.style import (
     COLOURS,
     COLUMN,
-    LINES,
     MINUS,
     PAGE,
-    REFERENCES,
-    REPORTED,
+    SEED_SIZE,
     colour_handles,
     draw_mean,
     draw_points,
+    headline,
     known_architectures,
     look_of,
     need,
+    regime_handles,
     spread_handles,
     theme,
 )
@@ -59,15 +60,9 @@ AFFINE_FAMILIES = ("affine", "authors")
 OTHER_SEEDS = 2
 # (side, place) other than the paper's, ("understanding", "before")
 PLACEMENTS = (("understanding", "after"), ("generation", "before"), ("generation", "after"))
-# Reported by the authors (not ours): understanding-only VQ-VQ with their affine recipe at
-# strength .3, on their own test set and questions
-REPORTED_DISTORTED = pd.DataFrame(
-    [
-        ("VQ-VQ", "understanding", "authors", 0.3, "total", 0.656),
-        ("VQ-VQ", "understanding", "authors", 0.3, "time", 0.511),
-    ],
-    columns=["architecture", "regime", "family", "dose", "attribute", "value"],
-)
+# Reported by the authors (not ours): total of understanding-only VQ-VQ with their affine recipe at
+# this dose, on their own test set and questions
+REPORTED_DOSE, REPORTED_TOTAL = 0.3, 0.656
 _ALIGNMENT_COLUMNS = (
     "architecture",
     "regime",
@@ -83,11 +78,21 @@ _ALIGNMENT_COLUMNS = (
     "sharing",
 )
 _UNITS = {"affine": "affine", "authors": "authors' recipe"}
-_ALIGNMENT_MEASURES = {
-    "alignment_cka": "linear CKA",
-    "alignment_procrustes": "Procrustes distance",
-    "alignment_neighbours": "neighbours in common",
-    "alignment_r2": "linear map, $R^2$",
+_ARMS = {  # (regime, adapters) -> how a figure calls it
+    ("understanding", "shared"): "understanding\nalone",
+    ("unified", "shared"): "unified,\none adapter",
+    ("unified", "separate"): "unified,\ntwo adapters",
+}
+_IN_WORDS = {  # family -> what a dose of it is
+    "rotation": "rotation, {0:.0%} of the way",
+    "scaling": "stretch, condition number 10^{0:g}",
+    "shift": "shift by {0:g} token lengths",
+    "affine": "affine {0:g}: rotation, stretch, shift",
+    "authors": "authors' recipe, strength {0:g}",
+    "residual": "smooth bend, dose {0:g}",
+    "warp": "squashed values, dose {0:g}",
+    "permutation": "exchange of {0:.0%} of the codes",
+    "width": "{0:g} times as many coordinates",
 }
 
 
@@ -282,14 +287,7 @@ def alignment_slopes(
     `benefits` are rows of `alignment_benefit` for one architecture. Only models with shared
     adapters count, undistorted or from an affine family, because every seed has all of them.
     """
-    chosen = benefits[
-        (benefits["fraction"] == 1)
-        & (benefits["metric"] == metric)
-        & (benefits["attribute"] == where)
-        & (benefits["sharing"] == "shared")
-        & (benefits["place"] == "before")
-        & benefits["family"].isin(("none", *AFFINE_FAMILIES))
-    ]
+    chosen = _compared(benefits, metric, where)
     return pd.Series(
         {
             seed: spearmanr(group["alignment"], group["benefit"]).statistic
@@ -297,6 +295,20 @@ def alignment_slopes(
         },
         dtype=float,
     ).dropna()
+
+
+def _compared(
+    benefits: pd.DataFrame, metric: str = "alignment_cka", where: str = "adapter"
+) -> pd.DataFrame:
+    """Return the models that `alignment_slopes` compares."""
+    return benefits[
+        (benefits["fraction"] == 1)
+        & (benefits["metric"] == metric)
+        & (benefits["attribute"] == where)
+        & (benefits["sharing"] == "shared")
+        & (benefits["place"] == "before")
+        & benefits["family"].isin(("none", *AFFINE_FAMILIES))
+    ]
 
 
 def _largest(table: pd.DataFrame) -> float:
@@ -345,269 +357,194 @@ def compare_slopes(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Compa
 # Figures
 
 
-def _answers(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the final partial credit of undistorted models and of the paper's distortions."""
-    return table[
-        (table["metric"] == "partial")
-        & (table["fraction"] == 1)
-        & (table["side"] == "understanding")
-        & (table["place"] == "before")
-    ]
+def _costs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what each distortion in the paper's place costs, by regime and adapters.
+
+    Columns: those of `distortion_costs`, regime and sharing.
+    """
+    found = pd.concat(
+        [
+            distortion_costs(table, regime, sharing=sharing).assign(regime=regime, sharing=sharing)
+            for regime, sharing in _ARMS
+        ]
+    )
+    return found[(found["side"] == "understanding") & (found["place"] == "before")]
 
 
-def _regime_handles(*others: Line2D) -> list[Line2D]:
-    return [
-        *(
-            Line2D([], [], color="black", label=regime, **LINES[regime] | extra)
-            for regime, extra in (("understanding", {"markerfacecolor": "white"}), ("unified", {}))
-        ),
-        *others,
-    ]
+def _records(table: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:
+    """Return the records behind differences: of the distorted models and the undistorted ones."""
+    keys = [name for name in ("regime", "sharing") if name in shown]
+    keys += ["architecture", "family", "dose", "seed"]
+    distorted = pd.MultiIndex.from_frame(table[keys]).isin(pd.MultiIndex.from_frame(shown[keys]))
+    adapters = set(shown["sharing"]) | ({"separate"} if "width" in set(shown["family"]) else set())
+    plain = (table["family"] == "none") & table["sharing"].isin(adapters)
+    here = (table["side"] == "understanding") & (table["place"] == "before")
+    return table.loc[here & (distorted | plain), "record"]
 
 
 @theme()
 def draw_doses(opened: OpenedStudy) -> Drawn:
-    """Draw figure 4 of the paper: total and time against the dose of the affine families."""
+    """Draw figure 4 of the paper: what the affine families cost at each dose, paired by seed."""
     need(opened.table, "affine_alignment", _ALIGNMENT_COLUMNS)
-    shown = _answers(opened.table)
-    shown = shown[
-        (shown["sharing"] == "shared")
-        & shown["attribute"].isin(("total", "time"))
-        & shown["family"].isin(("none", *AFFINE_FAMILIES))
-    ]
+    costs = _costs(opened.table)
+    shown = costs[costs["family"].isin(AFFINE_FAMILIES) & (costs["sharing"] == "shared")]
     names = known_architectures(shown)
     families = [family for family in _UNITS if (shown["family"] == family).any()]
-    panels = [(family, attribute) for attribute in ("total", "time") for family in families]
-    figure = Figure(figsize=(PAGE, 0.95 + 1.45 * len(names)))
-    grid = figure.subplots(len(names), len(panels), squeeze=False)
-    for number, (line, name) in enumerate(zip(grid, names, strict=True)):
-        for axes, (family, attribute) in zip(line, panels, strict=True):
-            own = shown[
-                (shown["architecture"] == name)
-                & (shown["attribute"] == attribute)
-                & shown["family"].isin(("none", family))
-            ]
+    figure = Figure(figsize=(PAGE, 1.1 + 1.4 * len(names)))
+    grid = figure.subplots(len(names), len(families), squeeze=False, sharex="col", sharey=True)
+    for line, name in zip(grid, names, strict=True):
+        for axes, family in zip(line, families, strict=True):
+            own = shown[(shown["architecture"] == name) & (shown["family"] == family)]
+            axes.axhline(0, color="black", linewidth=0.6)
             # shifted so that no bar hides another
             for regime, shift in (("understanding", -0.012), ("unified", 0.012)):
                 arm = own[own["regime"] == regime]
-                draw_points(
-                    axes,
-                    arm["dose"] + shift * own["dose"].max(),
-                    arm["value"],
-                    look_of(name, regime),
-                )
-            axes.axhline(chance("partial", attribute), **REFERENCES["chance"])
-            known = REPORTED_DISTORTED[
-                (REPORTED_DISTORTED["architecture"] == name)
-                & (REPORTED_DISTORTED["family"] == family)
-                & (REPORTED_DISTORTED["attribute"] == attribute)
-            ]
-            axes.plot(known["dose"], known["value"], "D", **REPORTED)
-            axes.set_ylim(min(0.3, shown["value"].min() - 0.05), 1.02)
-            axes.tick_params(labelleft=axes is line[0], labelbottom=number == len(names) - 1)
-            if number == 0:
-                axes.set_title(f"{attribute}, {_UNITS[family]}")
-            if number == len(names) - 1:
-                axes.set_xlabel("dose")
-        line[0].set_ylabel(f"{name}\npartial credit")
-    handles = _regime_handles(
-        *spread_handles(shown), Line2D([], [], label="chance", **REFERENCES["chance"])
+                at = arm["dose"] + shift * own["dose"].max()
+                draw_points(axes, at, arm["cost"], look_of(name, regime))
+        line[0].set_ylabel(name)
+    figure.supylabel("loss of total partial credit", fontsize=8)
+    for axes, family in zip(grid[0], families, strict=True):
+        axes.set_title(_UNITS[family])
+    for axes in grid[-1]:
+        axes.set_xlabel("dose of the distortion")
+        axes.set_xlim(left=0)
+    headline(
+        figure, doses_sentence(opened), [*regime_handles(shown["regime"]), *spread_handles(shown)]
     )
-    if REPORTED_DISTORTED["architecture"].isin(names).any():
-        handles.append(
-            Line2D(
-                [],
-                [],
-                linestyle="",
-                marker="D",
-                label="authors' record (7B, understanding)",
-                **REPORTED,
-            )
-        )
-    figure.legend(handles=handles, loc="outside upper center", ncols=5)
-    return Drawn(figure, shown, {"reported by the authors": REPORTED_DISTORTED.to_dict("records")})
+    return Drawn(figure, shown, records=_records(opened.table, shown))
+
+
+def doses_sentence(opened: OpenedStudy) -> str:
+    """Return whether the largest affine dose costs unified models anything, in one sentence."""
+    above, _, count = count_verdicts(opened, "distortion hurts")
+    more, *_ = count_verdicts(opened, "distortion hurts more")
+    if not above:
+        return "An affine distortion is not shown to cost unified models partial credit"
+    return (
+        f"An affine distortion costs unified models partial credit in {above} of {count} "
+        f"architectures, and more than understanding alone in {more or 'none'}"
+    )
 
 
 @theme()
 def draw_families(opened: OpenedStudy) -> Drawn:
-    """Draw the cost of each distortion by regime, paired by seed, one architecture per panel."""
+    """Draw what each family costs at its largest dose, and the width at every dose.
+
+    Families are sorted by their mean cost to unified models. Costs are paired by seed.
+    """
     need(opened.table, "affine_alignment_families", _ALIGNMENT_COLUMNS)
-    costs = pd.concat(
-        [
-            distortion_costs(opened.table, regime).assign(regime=regime)
-            for regime in ("understanding", "unified")
-        ]
-    )
-    keys = ["family", "dose", "side", "place"]
-    kinds = [tuple(row) for row in costs[keys].drop_duplicates().itertuples(index=False)]
-    order = list(dict.fromkeys(costs["family"]))
-    kinds.sort(
-        key=lambda kind: (
-            kind[2:] != ("understanding", "before"),
-            order.index(kind[0]),
-            kind[2],
-            kind[1],
-        )
-    )
-    names = known_architectures(costs)
-    figure = Figure(figsize=(PAGE, 1.1 + 0.19 * len(kinds)))
-    grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    costs = _costs(opened.table)
+    costs = costs[costs["sharing"] == "shared"]
+    most = costs.groupby("family")["dose"].transform("max")
+    shown = costs[(costs["dose"] == most) | (costs["family"] == "width")]
+    means = shown[shown["regime"] == "unified"].groupby(["family", "dose"])["cost"].mean()
+    kinds = list(means.sort_values(ascending=False).index)
+    names = known_architectures(shown)
+    figure = Figure(figsize=(PAGE, 1.5 + 0.22 * len(kinds)))
+    grid = figure.subplots(1, len(names), squeeze=False, sharex=True, sharey=True)[0]
     for axes, name in zip(grid, names, strict=True):
         axes.axvline(0, color="black", linewidth=0.6)
-        for regime, shift in (("understanding", -0.18), ("unified", 0.18)):
-            own = costs[(costs["architecture"] == name) & (costs["regime"] == regime)]
-            for kind, group in own.groupby(keys, sort=False):
-                draw_mean(
-                    axes,
-                    kinds.index(kind) + shift,
-                    group["cost"],
-                    look_of(name, regime),
-                    upright=False,
-                )
+        for regime, shift in (("understanding", -0.17), ("unified", 0.17)):
+            own = shown[(shown["architecture"] == name) & (shown["regime"] == regime)]
+            for kind, group in own.groupby(["family", "dose"]):
+                at = kinds.index(kind) + shift
+                draw_mean(axes, at, group["cost"], look_of(name, regime), upright=False)
         axes.set(title=name, ylim=(len(kinds) - 0.5, -0.5))
-        reach = 1.15 * max(0.05, costs["cost"].abs().max())
-        axes.set_xlim(-reach, reach)
+        axes.set_xlabel("loss of total\npartial credit")
         axes.grid(False, axis="y")
-    grid[0].set_yticks(range(len(kinds)), [_label(*kind) for kind in kinds])
-    figure.supxlabel(f"total, plain {MINUS} distorted", fontsize=8)
-    handles = [
-        Line2D([], [], color="black", label=regime, **LINES[regime] | {"linestyle": ""} | extra)
-        for regime, extra in (("understanding", {"markerfacecolor": "white"}), ("unified", {}))
-    ]
-    handles += spread_handles(costs)
-    if costs["seed"].nunique() > OTHER_SEEDS:
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color="black",
-                linestyle="",
-                marker="|",
-                markersize=4,
-                label="one seed (families of two)",
-            )
-        )
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
-    return Drawn(figure, costs)
+    words = [_IN_WORDS[family].format(dose) for family, dose in kinds]
+    grid[0].set_yticks(range(len(kinds)), words)
+    handles = [*regime_handles(shown["regime"], linestyle=""), *spread_handles(shown)]
+    if shown["seed"].nunique() > OTHER_SEEDS:  # the other families have fewer seeds
+        dot = {"linestyle": "", "marker": "o", "markersize": SEED_SIZE}
+        handles.append(Line2D([], [], color="black", label="one seed", **dot))
+    sentence = f"Unified models lose most, on average, to: {words[0]}"
+    headline(figure, sentence, handles, ncols=4)
+    return Drawn(figure, shown, records=_records(opened.table, shown))
 
 
 @theme()
 def draw_measured(opened: OpenedStudy) -> Drawn:
-    """Draw the benefit of unified training against alignment, one point per model.
+    """Draw the benefit of unified training against CKA at the adapters, a line for each seed.
 
-    Each panel shows one measure at the adapters' output after training. The number above it is
-    Spearman's rank correlation over all points of an architecture.
+    The number above a panel is what the verdict judges: the mean of Spearman's rank correlations
+    within each seed.
     """
     need(opened.table, "affine_alignment_measured", _ALIGNMENT_COLUMNS)
-    benefits = alignment_benefit(opened.table)
-    last = benefits[
-        (benefits["fraction"] == 1)
-        & (benefits["attribute"] == "adapter")
-        & benefits["metric"].isin(_ALIGNMENT_MEASURES)
-    ]
-    names = known_architectures(last)
-    figure = Figure(figsize=(PAGE, 2.4))
-    grid = figure.subplots(1, len(_ALIGNMENT_MEASURES), sharey=True)
-    for axes, (metric, label) in zip(grid, _ALIGNMENT_MEASURES.items(), strict=True):
+    shown = _compared(alignment_benefit(opened.table)).sort_values("alignment")
+    names = known_architectures(shown)
+    figure = Figure(figsize=(PAGE, 2.8))
+    grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    for axes, name in zip(grid, names, strict=True):
+        own = shown[shown["architecture"] == name]
         axes.axhline(0, color="black", linewidth=0.6)
-        for number, name in enumerate(names):
-            own = last[(last["metric"] == metric) & (last["architecture"] == name)]
-            plain = own["family"] == "none"
+        for _, run in own.groupby("seed"):
             axes.plot(
-                own["alignment"][~plain],
-                own["benefit"][~plain],
-                "o",
-                color=COLOURS[name],
-                markersize=2.5,
-                alpha=0.7,
+                run["alignment"], run["benefit"], color=COLOURS[name], linewidth=0.6, alpha=0.5
             )
-            axes.plot(
-                own["alignment"][plain],
-                own["benefit"][plain],
-                "o",
-                color=COLOURS[name],
-                markersize=4,
-                markerfacecolor="white",
-            )
-            rank = spearmanr(own["alignment"], own["benefit"]).statistic if len(own) > 2 else np.nan
-            if np.isfinite(rank):
-                axes.annotate(
-                    f"$\\rho$ = {rank:+.2f}".replace("-", MINUS),
-                    xycoords="axes fraction",
-                    fontsize=7,
-                    xy=(0.5 * (number % 2), 1.02 + 0.09 * (number // 2)),
-                    color=COLOURS[name],
-                )
-        axes.set(
-            xlabel=label,
-            xlim=(min(0.0, last.loc[last["metric"] == metric, "alignment"].min()) - 0.04, 1.04),
-        )
-    grid[0].set_ylabel(f"total, unified {MINUS} understanding")
-    handles = colour_handles(names)
-    handles += [
-        Line2D(
-            [],
-            [],
-            color="black",
-            linestyle="",
-            marker="o",
-            markersize=size,
-            markerfacecolor=face,
-            label=label,
-        )
-        for size, face, label in ((2.5, "black", "distorted"), (4, "white", "undistorted"))
+            for plain, face in ((False, COLOURS[name]), (True, "white")):
+                some = run[(run["family"] == "none") == plain]
+                look = {"color": COLOURS[name], "markersize": 3, "markerfacecolor": face}
+                axes.plot(some["alignment"], some["benefit"], "o", **look)
+        slopes = alignment_slopes(own)
+        told = "no rank correlation"
+        if len(slopes):
+            row = dict(zip(("difference", "low", "high"), mean_interval(slopes), strict=True))
+            told = f"mean rank correlation\n{difference_text(row | {'seeds': len(slopes)})}"
+        axes.set_title(f"{name}\n{told}", fontsize=7)
+        axes.set_xlabel("agreement (linear CKA)")
+    grid[0].set_ylabel(f"unified {MINUS} understanding\nalone, total partial credit")
+    handles = [Line2D([], [], color="black", linewidth=0.6, label="models of one seed")]
+    for face, label in (("black", "distorted"), ("white", "plain")):
+        look = {"linestyle": "", "marker": "o", "markersize": 3, "markerfacecolor": face}
+        handles.append(Line2D([], [], color="black", label=label, **look))
+    headline(figure, measured_sentence(opened), handles)
+    return Drawn(figure, shown, records=_records(opened.table, shown))
+
+
+def measured_sentence(opened: OpenedStudy) -> str:
+    """Return whether the benefit follows alignment, in one sentence."""
+    above, below, count = count_verdicts(opened, "alignment helps")
+    parts = [
+        f"{how} where the two spaces agree more in {number} of {count} architectures"
+        for how, number in (("larger", above), ("smaller", below))
+        if number
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=6)
-    return Drawn(figure, last)
+    if parts:
+        return f"The benefit is {' and '.join(parts)}"
+    return "The benefit is not shown to follow how well the two spaces agree"
 
 
 @theme()
 def draw_sharing(opened: OpenedStudy) -> Drawn:
-    """Draw the unified total with shared and separate adapters, undistorted and distorted."""
+    """Draw what the largest affine dose costs with shared and with separate adapters."""
     need(opened.table, "affine_alignment_sharing", _ALIGNMENT_COLUMNS)
-    largest = _largest(opened.table)
-    shown = _answers(opened.table)
-    shown = shown[
-        (shown["attribute"] == "total")
-        & (
-            (shown["family"] == "none")
-            | ((shown["family"] == "affine") & (shown["dose"] == largest))
-        )
-    ]
+    costs, largest = _costs(opened.table), _largest(opened.table)
+    shown = costs[(costs["family"] == "affine") & (costs["dose"] == largest)]
     names = known_architectures(shown)
-    figure = Figure(figsize=(COLUMN, 2.5))
+    figure = Figure(figsize=(COLUMN, 2.7))
     axes = figure.subplots()
-    places = [
-        ("understanding", "shared", "understanding"),
-        ("unified", "shared", "unified,\nshared adapter"),
-        ("unified", "separate", "unified,\nseparate adapters"),
-    ]
+    axes.axhline(0, color="black", linewidth=0.6)
     for number, name in enumerate(names):
-        for place, (regime, sharing, _) in enumerate(places):
-            own = shown[
-                (shown["architecture"] == name)
-                & (shown["regime"] == regime)
-                & (shown["sharing"] == sharing)
-            ]
-            at, ends = place + 0.4 * (number - (len(names) - 1) / 2), []
-            for dose, shift, face in ((0.0, -0.07, COLOURS[name]), (largest, 0.07, "white")):
-                values = own.loc[own["dose"] == dose, "value"]
-                if len(values):
-                    look = {"color": COLOURS[name], "marker": "o", "markerfacecolor": face}
-                    ends.append((at + shift, draw_mean(axes, at + shift, values, look)))
-            if len(ends) == 2:
-                axes.plot(*zip(*ends, strict=True), color=COLOURS[name], linewidth=0.6, zorder=1)
-    axes.axhline(chance("partial", "total"), **REFERENCES["chance"])
-    axes.set_xticks(range(len(places)), [label for *_, label in places])
+        own = shown[shown["architecture"] == name]
+        look = {"color": COLOURS[name], "marker": "o"}
+        for place, (regime, sharing) in enumerate(_ARMS):
+            some = own[(own["regime"] == regime) & (own["sharing"] == sharing)]
+            at = place + 0.6 * ((number + 0.5) / len(names) - 0.5)
+            draw_mean(axes, at, some["cost"], look)
+    axes.set_xticks(range(len(_ARMS)), _ARMS.values())
     axes.grid(False, axis="x")
-    axes.set(
-        ylim=(min(0.3, shown["value"].min() - 0.05), 1.02),
-        xlim=(-0.5, len(places) - 0.5),
-        ylabel="total, partial credit",
-    )
-    handles = [*colour_handles(names), *_dose_handles(largest)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
-    return Drawn(figure, shown)
+    axes.set(xlim=(-0.5, len(_ARMS) - 0.5), ylabel="loss of total partial credit")
+    headline(figure, sharing_sentence(opened), [*colour_handles(names), *spread_handles(shown)])
+    return Drawn(figure, shown, records=_records(opened.table, shown))
+
+
+def sharing_sentence(opened: OpenedStudy) -> str:
+    """Return whether a distortion costs models with separate adapters too, in one sentence."""
+    above, _, count = count_verdicts(opened, "not by sharing")
+    if above:
+        return f"With two adapters a distortion still costs, in {above} of {count} architectures"
+    return "A distortion is not shown to cost unified models with two adapters"
 
 
 @theme()
@@ -631,7 +568,7 @@ def draw_layers(opened: OpenedStudy) -> Drawn:
     ]
     names = known_architectures(shown)
     places = list(dict.fromkeys(shown["attribute"]))
-    figure = Figure(figsize=(COLUMN if len(names) < 3 else PAGE, 2.5))
+    figure = Figure(figsize=(COLUMN if len(names) < 3 else PAGE, 3.0))
     grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     for axes, name in zip(grid, names, strict=True):
         for family, face in (("none", COLOURS[name]), ("affine", "white")):
@@ -658,39 +595,29 @@ def draw_layers(opened: OpenedStudy) -> Drawn:
             range(len(places)),
             [place.removeprefix("layer ").replace("adapter", "in") for place in places],
         )
-        axes.set(title=name, xlabel="LM layer", ylim=(0, 1.04))
-    grid[0].set_ylabel("linear CKA of the two sides")
+        axes.set(title=name, xlabel="layer (in: adapters)", ylim=(0, None))
+    grid[0].set_ylabel("CKA of understanding\nand generation side")
     handles = [
         Line2D([], [], color="black", linestyle=line, label=label)
         for line, label in ((":", "before training"), ("-", "after"))
     ]
-    figure.legend(
-        handles=[*handles, *_dose_handles(largest, markersize=3)],
-        loc="outside upper center",
-        ncols=2,
-    )
+    handles += [
+        Line2D([], [], color="black", linestyle="", marker="o", markerfacecolor=face, label=label)
+        for face, label in (("black", "plain"), ("white", f"affine, dose {largest:g}"))
+    ]
+    headline(figure, layers_sentence(shown), [*handles, *spread_handles(shown)], ncols=2)
     return Drawn(figure, shown)
 
 
-def _dose_handles(largest: float, **look) -> list[Line2D]:
-    return [
-        Line2D(
-            [],
-            [],
-            color="black",
-            linestyle="",
-            marker="o",
-            markerfacecolor=face,
-            label=label,
-            **look,
-        )
-        for face, label in (("black", "plain"), ("white", f"affine, dose {largest:g}"))
-    ]
-
-
-def _label(family: str, dose: float, side: str, place: str) -> str:
-    where = "" if (side, place) == ("understanding", "before") else f" ({side}, {place})"
-    return f"{family} {dose:g}{where}"
+def layers_sentence(shown: pd.DataFrame) -> str:
+    """Return whether distorted sides differ more at the last layer, in one sentence."""
+    last = shown[
+        (shown["attribute"] == shown["attribute"].iloc[-1]) & (shown["fraction"] == 1)
+    ].pivot_table(index=["architecture", "seed"], columns="family", values="alignment")
+    found = (last["none"] - last["affine"]).dropna().groupby("architecture")
+    if {verdict(by_seed) for _, by_seed in found} == {"replicates"}:
+        return "A distortion keeps the two sides less alike up to the last layer"
+    return "How alike the two sides are in each layer"
 
 
 # What the figures say
@@ -708,35 +635,50 @@ def tell_doses(opened: OpenedStudy) -> str:
         f"{row['value']:.2f} of their length in {row['architecture'].split('-')[0]} tokens"
         for _, row in moved.iterrows()
     )
-    return (
+    text = (
         f"Affine dose {largest:g} moves tokens by {told}. Its cost for the unified model: "
         f"{tell_verdicts(opened, 'distortion hurts')}. Its cost beyond that for understanding "
         f"alone: {tell_verdicts(opened, 'distortion hurts more')}."
     )
+    alone = table[
+        (table["architecture"] == "VQ-VQ")
+        & (table["regime"] == "understanding")
+        & (table["family"] == "authors")
+        & (table["dose"] == REPORTED_DOSE)
+        & (table["metric"] == "partial")
+        & (table["attribute"] == "total")
+    ]
+    if alone.empty:
+        return text
+    return (
+        f"{text} With the authors' recipe at {REPORTED_DOSE:g}, understanding alone of VQ-VQ has "
+        f"{alone['value'].mean():.3f} here and {REPORTED_TOTAL:.3f} in their record (7B)."
+    )
 
 
 def tell_families(opened: OpenedStudy) -> str:
-    """Say which distortion costs each unified model most."""
-    costs = distortion_costs(opened.table, "unified")
-    means = (
-        costs[costs["place"] == "before"].groupby(["architecture", "family", "dose"])["cost"].mean()
-    )
-    worst = means.groupby("architecture").idxmax()
-    told = " and ".join(
-        f"{family} {dose:g} for {name} ({means[name, family, dose]:+.3f})"
-        for name, family, dose in worst
-    )
-    return (
-        f"To the right of zero a distortion hurts. Unified models lose most with {told}. A "
-        "distortion of the width needs separate adapters, and is compared with the undistorted "
-        "model that has them too."
-    )
+    """Say which distortion costs each unified model most, and what it costs elsewhere."""
+    costs, told = distortion_costs(opened.table, "unified"), []
+    here = (costs["side"] == "understanding") & (costs["place"] == "before")
+    for name in known_architectures(costs):
+        own = costs[here & (costs["architecture"] == name)]
+        means = own.groupby(["family", "dose"])["cost"].mean()
+        told.append(f"{name} {_IN_WORDS[means.idxmax()[0]].format(means.idxmax()[1])}")
+        told[-1] += f" ({means.max():+.3f})"
+    elsewhere = costs[~here].groupby(["side", "place"], sort=False)["cost"].mean()
+    placed = ", ".join(
+        f"{cost:+.3f} {place} the {side} adapter" for (side, place), cost in elsewhere.items()
+    ).replace("-", MINUS)
+    text = f"What costs unified models most: {'; '.join(told)}."
+    if placed:
+        text += f" The largest affine dose elsewhere costs, over all architectures: {placed}."
+    return f"{text} Another number of coordinates needs two adapters, with and without it."
 
 
 def tell_sharing(opened: OpenedStudy) -> str:
     """Say whether separate adapters protect the unified model."""
     return (
-        "One adapter for both spaces cannot undo a distortion of one of them; two adapters can. "
+        "One adapter for both spaces cannot undo a distortion of one of them; two adapters could. "
         "Cost of the largest affine dose for the unified model with two: "
         f"{tell_verdicts(opened, 'not by sharing')}."
     )
@@ -746,7 +688,7 @@ def tell_measured(opened: OpenedStudy) -> str:
     """Say whether the benefit rises with alignment."""
     return (
         "Rank correlation of CKA with the benefit, within each seed, over undistorted and affine "
-        f"models: {tell_verdicts(opened, 'alignment helps')}. Each point is a model; its benefit "
+        f"models: {tell_verdicts(opened, 'alignment helps')}. Each point is a model. Its benefit "
         "is its total minus that of understanding alone with the same distortion."
     )
 

@@ -7,6 +7,7 @@ run, and `open_study`. Not here: any single question (one file each), the rule f
 
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -387,12 +388,31 @@ def tell_verdicts(opened: OpenedStudy, claim: str, quantity: str = "") -> str:
 
     Only comparisons whose quantity contains `quantity` are included.
     """
-    found = opened.verdicts
-    found = found[(found["claim"] == claim) & found["quantity"].str.contains(quantity, regex=False)]
     return "; ".join(
         f"{row['architecture']} {difference_text(row)}, {row['verdict']}"
-        for row in found.to_dict("records")
+        for row in _judged(opened, claim, quantity)
     )
+
+
+def count_verdicts(opened: OpenedStudy, claim: str, quantity: str = "") -> tuple[int, int, int]:
+    """Return for how many comparisons a claim holds, for how many its opposite, and of how many.
+
+    Comparisons are included as in `tell_verdicts`. Architectures in one row count each.
+    """
+    counts = Counter()
+    for row in _judged(opened, claim, quantity):
+        counts[row["verdict"]] += len(row["architecture"].split(", "))
+    return (
+        counts["replicates"] + counts["yes"],
+        counts["contradicts"] + counts["no"],
+        counts.total(),
+    )
+
+
+def _judged(opened: OpenedStudy, claim: str, quantity: str) -> list[dict]:
+    found = opened.verdicts
+    found = found[(found["claim"] == claim) & found["quantity"].str.contains(quantity, regex=False)]
+    return found.to_dict("records")
 
 
 def difference_text(row: dict) -> str:

@@ -26,25 +26,23 @@ from uvlm_core.studies.base import (
     Scale,
     Study,
     arm_of,
-    chance,
+    count_verdicts,
     generation_metric,
     sized,
     tell_verdicts,
 )
 from uvlm_core.studies.style import (
     COLOURS,
-    LINES,
+    COLUMN,
     MINUS,
     PAGE,
-    REFERENCES,
     REPORTED,
     TIMES,
     colour_handles,
     draw_points,
+    headline,
     known_architectures,
-    look_of,
     need,
-    of_arm,
     spread_handles,
     theme,
 )
@@ -53,6 +51,7 @@ from uvlm_core.training.spec import RunSpec
 
 GENERATION_TIMES = (0.5, 1, 2, 3)  # the paper's multiples of the base number of rows
 UNDERSTANDING_TIMES = (0.5, 1, 2, 3)
+TIMES_OF = {"generation": GENERATION_TIMES, "understanding": UNDERSTANDING_TIMES}
 ALONE_TIMES = (0.25, 0.5, 1, 2, 3)  # understanding-only: the curve of `exchange_rates`
 # Reported by the authors (not ours): +120k generation rows about equal +180k understanding rows
 REPORTED_RATE = 1.5
@@ -159,11 +158,11 @@ def exchange_rates(table: pd.DataFrame, rows: int, attribute: str = "total") -> 
 
 def _grown(
     table: pd.DataFrame, grown: str, rows: int, times: float, architecture: str
-) -> pd.Series:
-    """Return the fixed task's total by seed, where the task `grown` has `times` as many rows."""
-    kept = "understanding" if grown == "generation" else "generation"
+) -> pd.DataFrame:
+    """Return the fixed task's totals where the task `grown` has `times` as many rows."""
+    kept = _kept(grown)
     metric = "partial" if kept == "understanding" else generation_metric(architecture)
-    chosen = table[
+    return table[
         (table["architecture"] == architecture)
         & (table["fraction"] == 1)
         & (table["regime"] == ("unified" if times else kept))
@@ -173,7 +172,26 @@ def _grown(
         & (table["metric"] == metric)
         & (table["attribute"] == "total")
     ]
-    return chosen.set_index("seed")["value"]
+
+
+def _kept(grown: str) -> str:
+    return "understanding" if grown == "generation" else "generation"
+
+
+def gains(table: pd.DataFrame, grown: str, rows: int) -> pd.DataFrame:
+    """Return the fixed task's totals, and what each has gained by the rows of the task `grown`.
+
+    Adds the columns grown and difference: the total minus that of the same seed without such rows.
+    """
+    parts = []
+    for name in known_architectures(table):
+        without = _grown(table, grown, rows, 0, name).set_index("seed")["value"]
+        for times in (0, *TIMES_OF[grown]):
+            own = _grown(table, grown, rows, times, name)
+            parts.append(
+                own.assign(grown=grown, difference=own["value"] - own["seed"].map(without))
+            )
+    return pd.concat(parts)
 
 
 def comparing_rows(grown: str, least: float, most: float):
@@ -181,7 +199,10 @@ def comparing_rows(grown: str, least: float, most: float):
 
     def compare(table: pd.DataFrame, scale: RowsScale) -> Iterator[Comparison]:
         for name in known_architectures(table):
-            ends = [_grown(table, grown, scale.rows, times, name) for times in (most, least)]
+            ends = [
+                _grown(table, grown, scale.rows, times, name).set_index("seed")["value"]
+                for times in (most, least)
+            ]
             yield Comparison(
                 name, f"total, {grown} x {most} minus x {least}", (ends[0] - ends[1]).dropna()
             )
@@ -199,130 +220,97 @@ def compare_rates(table: pd.DataFrame, scale: RowsScale) -> Iterator[Comparison]
 
 @theme()
 def draw_scaling(opened: OpenedStudy) -> Drawn:
-    """Draw figure 5 of the paper: one task's rows are fixed, the other's grow up to threefold."""
+    """Draw figure 5 of the paper: what one task gains as the other's rows grow up to threefold."""
     table, rows = opened.table, opened.scale.rows
     need(table, "data_scaling", _SCALING_COLUMNS)
-    last = table[(table["fraction"] == 1) & table["attribute"].isin(("total", "time"))]
-    answers = last[
-        (last["understanding_rows"] == rows)
-        & (last["metric"] == "partial")
-        & (last["batch_counts"] == "understanding")
-    ]
-    drawn = last[
-        (last["generation_rows"] == rows)
-        & (last["batch_counts"] == "generation")
-        & last["metric"].isin(("read_back", "feature_read_back"))
-        & (last["attribute"] == "total")
-    ]
-    figure = Figure(figsize=(PAGE, 2.5))
-    grid = figure.subplots(1, 3)
-    for axes, chosen, attribute, grown in zip(
-        grid,
-        (answers, answers, drawn),
-        ("total", "time", "total"),
-        ("generation", "generation", "understanding"),
-        strict=True,
-    ):
-        chosen = chosen[chosen["attribute"] == attribute]
-        names = known_architectures(chosen)
+    found = {grown: gains(table, grown, rows) for grown in TIMES_OF}
+    shown = pd.concat(found.values())
+    names = known_architectures(shown)
+    figure = Figure(figsize=(PAGE, 2.7))
+    grid = figure.subplots(1, len(found), sharey=True)
+    for axes, (grown, chosen) in zip(grid, found.items(), strict=True):
+        kept, score = _kept(grown), "read back" if grown == "understanding" else "partial credit"
+        axes.axhline(0, color="black", linewidth=0.6)
         for number, name in enumerate(names):
             own = chosen[chosen["architecture"] == name]
-            shift = 0.05 * (number - (len(names) - 1) / 2)
-            draw_points(
-                axes,
-                own[f"{grown}_rows"] / rows + shift,
-                own["value"],
-                {"color": COLOURS[name], "marker": "o"},
-            )
-        if len(chosen):
-            axes.axhline(chance(chosen["metric"].iloc[0], attribute), **REFERENCES["chance"])
-        kind = "read back" if grown == "understanding" else "partial credit"
-        axes.set(
-            xlabel=f"{grown} rows ({TIMES} {rows:,})", title=f"{attribute}, {kind}", ylim=(0, 1.04)
-        )
-    grid[0].set_ylabel("score at the end of training")
-    shown = pd.concat([answers, drawn])
-    handles = [
-        Line2D([], [], color=COLOURS[name], marker="o", label=name)
-        for name in known_architectures(shown)
-    ]
-    figure.legend(
-        handles=[
-            *handles,
-            *spread_handles(shown),
-            Line2D([], [], label="chance", **REFERENCES["chance"]),
-        ],
-        loc="outside upper center",
+            shift = 0.05 * (number - (len(names) - 1) / 2)  # so that no seed hides another
+            at = own[f"{grown}_rows"] / rows + shift
+            draw_points(axes, at, own["difference"], {"color": COLOURS[name], "marker": "o"})
+        axes.set_title(f"{kept}, {rows:,} rows in every run")
+        axes.set_xlabel(f"{grown} rows beside them ({TIMES} {rows:,})")
+        axes.set_ylabel(f"gain in total {score}")
+    headline(
+        figure,
+        scaling_sentence(opened),
+        [*colour_handles(names), *spread_handles(shown)],
         ncols=6,
     )
     return Drawn(figure, shown)
 
 
+def scaling_sentence(opened: OpenedStudy) -> str:
+    """Return whether one task's rows are decided to help the other, in one sentence."""
+    parts = []
+    for grown in TIMES_OF:
+        above, below, count = count_verdicts(opened, f"{grown} data help")
+        parts += [
+            f"{grown} rows {verb} {_kept(grown)} in {number} of {count} architectures"
+            for verb, number in (("help", above), ("hinder", below))
+            if number
+        ]
+    if parts:
+        return f"More {' and '.join(parts)}"
+    return "Rows of one task are not shown to help or hinder the other"
+
+
 @theme()
 def draw_exchange(opened: OpenedStudy) -> Drawn:
-    """Draw the understanding-only curve and the exchange rates of generation rows."""
+    """Draw how many understanding rows a generation row is worth."""
     table, rows = opened.table, opened.scale.rows
     need(table, "data_scaling_exchange", _SCALING_COLUMNS)
-    last = table[
-        (table["fraction"] == 1) & (table["metric"] == "partial") & (table["attribute"] == "total")
-    ]
-    names = known_architectures(last)
-    figure = Figure(figsize=(PAGE, 2.7))
-    scale, rate = figure.subplots(1, 2, width_ratios=(1.3, 1))
-    shown = []
-    for name in names:
-        own = last[last["architecture"] == name]
-        alone = of_arm(own, name, "understanding")
-        draw_points(
-            scale, alone["understanding_rows"], alone["value"], look_of(name, "understanding")
-        )
-        unified = own[
-            (own["regime"] == "unified")
-            & (own["understanding_rows"] == rows)
-            & (own["batch_counts"] == "understanding")
+    shown = pd.concat(
+        [
+            exchange_rates(table[table["architecture"] == name], rows).assign(architecture=name)
+            for name in known_architectures(table)
         ]
-        means = unified.groupby("generation_rows")["value"].mean()
-        scale.plot([rows] * len(means), means, **look_of(name, "unified") | {"linestyle": ""})
-        found = exchange_rates(own, rows)
-        draw_points(rate, found["generation_rows"], found["rate"], look_of(name, "unified"))
-        shown.append(found.assign(architecture=name))
-    scale.set(
-        xscale="log", xlabel="understanding rows", ylabel="total, partial credit", title="the scale"
     )
-    scale.axhline(chance("partial", "total"), **REFERENCES["chance"])
-    counts = last.loc[last["understanding_rows"] > 0, "understanding_rows"]
-    scale.set_xticks(sorted({counts.min(), rows, counts.max()}))
-    scale.set_xticks([], minor=True)
-    scale.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
-    rate.axhline(0, color="black", linewidth=0.6)
-    rate.axhline(REPORTED_RATE, color=REPORTED["color"], linestyle=(0, (5, 2)), linewidth=1)
-    low, high = rate.dataLim.y0, rate.dataLim.y1
-    rate.set(
-        xlabel="generation rows added",
-        ylabel="understanding rows a row",
-        title="rate of exchange",
-        ylim=(max(-3.0, min(-0.4, low) - 0.1), min(4.0, max(REPORTED_RATE, high) + 0.3)),
-    )
-    handles = colour_handles(names)
-    handles += [
-        Line2D([], [], color="black", label=regime, **LINES[regime] | extra)
-        for regime, extra in (("understanding", {"markerfacecolor": "white"}), ("unified", {}))
+    names = known_architectures(shown)
+    figure = Figure(figsize=(COLUMN, 3.1))
+    axes = figure.subplots()
+    for number, name in enumerate(names):
+        own = shown[shown["architecture"] == name]
+        shift = 0.05 * (number - (len(names) - 1) / 2)
+        at = own["generation_rows"] / rows + shift
+        draw_points(axes, at, own["rate"], {"color": COLOURS[name], "marker": "o"})
+    axes.axhline(0, color="black", linewidth=0.6)
+    equal = {"color": "black", "linestyle": (0, (1, 1.5)), "linewidth": 1}
+    reported = {"color": REPORTED["color"], "linestyle": (0, (5, 2)), "linewidth": 1}
+    axes.axhline(1, **equal)
+    axes.axhline(REPORTED_RATE, **reported)
+    axes.set_xlabel(f"generation rows ({TIMES} {rows:,})")
+    axes.set_ylabel("worth of a generation row,\nin understanding rows")
+    handles = [
+        *colour_handles(names),
+        *spread_handles(shown),
+        Line2D([], [], label="equal worth", **equal),
+        Line2D([], [], label="authors' record (SigLIP-VQ)", **reported),
     ]
-    handles += [
-        *spread_handles(last),
-        Line2D([], [], label="chance", **REFERENCES["chance"]),
-        Line2D(
-            [],
-            [],
-            color=REPORTED["color"],
-            linestyle=(0, (5, 2)),
-            linewidth=1,
-            label="authors' record (SigLIP-VQ)",
-        ),
+    headline(figure, exchange_sentence(opened), handles, ncols=2)
+    shown = shown[["architecture", "seed", "generation_rows", "worth", "rate", "beyond"]]
+    return Drawn(figure, shown, {"reported by the authors": {"SigLIP-VQ": REPORTED_RATE}})
+
+
+def exchange_sentence(opened: OpenedStudy) -> str:
+    """Return whether a generation row is worth more than an understanding row, in one sentence."""
+    above, below, count = count_verdicts(opened, "worth of a request")
+    parts = [
+        f"{how} than an understanding row in {number} of {count} architectures"
+        for how, number in (("more", above), ("less", below))
+        if number
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
-    rates = pd.concat(shown)[["architecture", "seed", "generation_rows", "worth", "rate", "beyond"]]
-    return Drawn(figure, rates, {"reported by the authors": {"SigLIP-VQ": REPORTED_RATE}})
+    if parts:
+        return f"A generation row is worth {' and '.join(parts)}"
+    return "A generation row is not shown to be worth more or less than an understanding row"
 
 
 def tell_scaling(opened: OpenedStudy) -> str:
@@ -335,7 +323,7 @@ def tell_scaling(opened: OpenedStudy) -> str:
 
 
 def tell_exchange(opened: OpenedStudy) -> str:
-    """Say what a generation row is worth."""
+    """Say what a generation row is worth, and how that is read off."""
     table, rows = opened.table, opened.scale.rows
     found = []
     for name in known_architectures(table):
@@ -344,7 +332,8 @@ def tell_exchange(opened: OpenedStudy) -> str:
         found.append(f"{own.mean():.2f} understanding rows for {name}".replace("-0", f"{MINUS}0"))
     return (
         f"At {rows:,} generation rows, a generation row is worth {' and '.join(found)}, mean of "
-        f"{opened.scale.seeds} seeds. The authors report {REPORTED_RATE} for SigLIP-VQ."
+        f"{opened.scale.seeds} seeds. Its worth is read off the scores of understanding alone "
+        f"with fewer and more rows. The authors report {REPORTED_RATE} for SigLIP-VQ."
     )
 
 

@@ -25,6 +25,7 @@ from uvlm_core.studies.base import (
     Drawn,
     OpenedStudy,
     Study,
+    count_verdicts,
     sized,
 )
 from uvlm_core.studies.data_scaling import RowsScale, rows_arm
@@ -35,6 +36,7 @@ from uvlm_core.studies.style import (
     MINUS,
     colour_handles,
     draw_mean,
+    headline,
     known_architectures,
     need,
     spread_handles,
@@ -128,7 +130,7 @@ def draw_matching(opened: OpenedStudy) -> Drawn:
         .merge(judged, on=["architecture", "matching"])
     )
     names = known_architectures(shown)
-    figure = Figure(figsize=(COLUMN, 2.5))
+    figure = Figure(figsize=(COLUMN, 2.8))
     axes = figure.subplots()
     axes.axhline(0, color="black", linewidth=0.6)
     for number, name in enumerate(names):
@@ -142,11 +144,22 @@ def draw_matching(opened: OpenedStudy) -> Drawn:
             )
     axes.set_xticks(range(len(MATCHINGS)), [f"same {rule}" for rule in MATCHINGS])
     axes.margins(y=0.15)
-    axes.set(xlim=(-0.5, len(MATCHINGS) - 0.5), ylabel=f"unified {MINUS} understanding\ntotal")
+    axes.set(
+        xlim=(-0.5, len(MATCHINGS) - 0.5),
+        ylabel=f"unified {MINUS} understanding\nalone, total partial credit",
+    )
     axes.grid(False, axis="x")
     handles = [*colour_handles(names), *spread_handles(shown)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    headline(figure, matching_sentence(opened), handles)
     return Drawn(figure, shown)
+
+
+def matching_sentence(opened: OpenedStudy) -> str:
+    """Return under how many rules and architectures a difference is decided, in one sentence."""
+    above, below, count = count_verdicts(opened, MUTUAL_BENEFIT.claims[0].name)
+    if above or below:
+        return f"Of {count} comparisons, unified models win {above} and lose {below}"
+    return "Unified models are not shown to win or lose under any rule of matching"
 
 
 def tell_matching(opened: OpenedStudy) -> str:

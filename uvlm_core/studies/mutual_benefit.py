@@ -18,12 +18,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from uvlm_core.data.attributes import ATTRIBUTES, reader_classes
+from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.smart_watch import TEST_STREAM, render_batch, sample_watches
-from uvlm_core.models.kinds import kinds_of
-from uvlm_core.places import resolve
 from uvlm_core.studies.base import (
     Arm,
     Claim,
@@ -34,29 +33,30 @@ from uvlm_core.studies.base import (
     Scale,
     Study,
     chance,
+    count_verdicts,
+    difference_text,
     generation_metric,
     regime_arms,
     tell_verdicts,
 )
-from uvlm_core.studies.statistics import mean_interval
+from uvlm_core.studies.statistics import mean_interval, verdict
 from uvlm_core.studies.style import (
-    COLOURS,
     COLUMN,
-    INTERVAL_SEEDS,
     MINUS,
     NAMES,
     PAGE,
     REFERENCES,
     REPORTED,
-    arms_legend,
     arms_of,
-    colour_handles,
     draw_mean,
     draw_picture,
+    draw_points,
+    headline,
     known_architectures,
     look_of,
     need,
     of_arm,
+    regime_handles,
     spread_handles,
     theme,
 )
@@ -66,32 +66,24 @@ from uvlm_core.training.spec import ARCHITECTURES
 # share of the way from chance to a perfect score; outside this range no benefit can show
 HEADROOM = (0.1, 0.9)
 SHOWN_REQUESTS = 7
-# Reported by the authors (not ours), from the history of their public code: partial credit of
+# Reported by the authors (not ours), from the history of their public code: total partial credit of
 # unified 7B models, one run each, at the first and the last of ten checkpoints
 REPORTED_SCORES = pd.DataFrame(
     [
-        ("VQ-VQ", 0.1, "total", 0.891),
-        ("VQ-VQ", 1.0, "total", 0.940),
-        ("VQ-VQ", 0.1, "time", 0.557),
-        ("VQ-VQ", 1.0, "time", 0.737),
-        ("SigLIP-SigLIP", 0.1, "total", 0.366),
-        ("SigLIP-SigLIP", 1.0, "total", 0.963),
+        ("VQ-VQ", 0.1, 0.891),
+        ("VQ-VQ", 1.0, 0.940),
+        ("SigLIP-SigLIP", 0.1, 0.366),
+        ("SigLIP-SigLIP", 1.0, 0.963),
     ],
-    columns=["architecture", "fraction", "attribute", "value"],
+    columns=["architecture", "fraction", "value"],
 )
 _BENEFIT_COLUMNS = ("architecture", "regime", "seed", "fraction", "metric", "attribute", "value")
-_CURVE_PANELS = {  # title -> attributes whose mean is drawn
-    "weather": ("weather",),
-    "corners": ("weather_corner", "battery_corner"),
-    "battery": ("battery",),
-    "time": ("time",),
+# task -> how its score is called, and what a model learns
+_SCORED = {
+    "understanding": ("partial credit", "understand"),
+    "generation": ("read back", "draw"),
 }
-_DISTANCES = {"read_back": "reader_frechet", "feature_read_back": "feature_frechet"}
-_LABELS = {
-    "partial": "partial credit",
-    "read_back": "read back from pixels",
-    "feature_read_back": "read back from features",
-}
+_COUNTED = {"facecolor": "#e8e8e8", "edgecolor": "none"}  # the fractions that a verdict averages
 
 
 @dataclass(frozen=True)
@@ -201,263 +193,246 @@ def compare_generation(table: pd.DataFrame, scale: Scale) -> Iterator[Comparison
 
 
 def draw_understanding(opened: OpenedStudy) -> Drawn:
-    """Draw figure 3 of the paper: partial credit of answers over the share of the data seen."""
-    facts = {"reported by the authors": REPORTED_SCORES.to_dict("records")}
-    return Drawn(*draw_scores(opened.table, "understanding", REPORTED_SCORES), facts)
+    """Draw figure 3 of the paper: how far unified models are above understanding alone."""
+    return draw_learning(opened, "understanding")
 
 
 def draw_generation(opened: OpenedStudy) -> Drawn:
-    """Draw figure 3 for generation: attributes read back, and the Frechet distance."""
-    return Drawn(*draw_scores(opened.table, "generation"))
+    """Draw figure 3 for generation: how far unified models are above generation alone."""
+    return draw_learning(opened, "generation")
+
+
+def _metric(task: str, architecture: str) -> str:
+    return "partial" if task == "understanding" else generation_metric(architecture)
+
+
+def along_training(table: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Return the totals of one task, and unified minus the task alone, along training.
+
+    Adds the columns difference (NaN in other arms than unified) and counted, whether the verdict
+    averages that fraction of the data.
+    """
+    parts = []
+    for name in known_architectures(table):
+        metric, keys = _metric(task, name), ["seed", "fraction"]
+        own = table[
+            (table["architecture"] == name)
+            & (table["metric"] == metric)
+            & (table["attribute"] == "total")
+        ]
+        if own.empty:
+            continue
+        alone = own[own["regime"] == task].set_index(keys)["value"]
+        difference = own["value"] - alone.reindex(pd.MultiIndex.from_frame(own[keys])).to_numpy()
+        parts.append(
+            own.assign(
+                difference=difference.where(own["regime"] == "unified"),
+                counted=own["fraction"].isin(headroom(own, task, metric, "total")),
+            )
+        )
+    if not parts:
+        raise ValueError(f"The table has no total of {task} to draw.")
+    return pd.concat(parts)
 
 
 @theme()
-def draw_scores(
-    table: pd.DataFrame, task: str, reported: pd.DataFrame | None = None
-) -> tuple[Figure, pd.DataFrame]:
-    """Draw the scores of one task over the share of the data seen, one architecture per row.
+def draw_learning(opened: OpenedStudy, task: str) -> Drawn:
+    """Draw unified minus one task alone along training, and below it the scores themselves.
 
-    `task` is "understanding" (partial credit of answers) or "generation" (attributes read back, and
-    the Frechet distance to real watches, each in the architecture's own output space). Lines are
-    means over seeds, bands their 95 % t intervals, cut off at the panel's edges. An arm with fewer
-    than three seeds has one thin line per seed. Columns of `reported`: architecture, fraction,
-    attribute, value. Returns the figure and the rows it shows. ValueError for another task or a
-    table without its scores.
+    Each column is one architecture. Differences are paired by seed. The numbers above are what the
+    verdict judges: the mean over the shaded fractions.
     """
-    need(table, "mutual_benefit", _BENEFIT_COLUMNS)
-    if task not in ("understanding", "generation"):
-        raise ValueError(f"task {task!r} is not one of understanding, generation.")
-    metrics = {
-        name: "partial" if task == "understanding" else generation_metric(name) for name in COLOURS
-    }
-    last = "total" if task == "understanding" else "distance"
-    panels = {**_CURVE_PANELS, last: ("total",)}
-    read = {name for parts in panels.values() for name in parts}
-    chosen = []
-    for name, metric in metrics.items():
-        own = table[table["architecture"] == name]
-        if not (own["metric"] == metric).any():
-            continue
-        chosen.append(
-            own[
-                (own["metric"] == metric)
-                & own["attribute"].isin(
-                    read - {"total"} | ({"total"} if task == "understanding" else set())
-                )
-            ]
-        )
-        if task == "generation":
-            chosen.append(
-                own[own["metric"].isin([_DISTANCES[metric], f"{_DISTANCES[metric]}_floor"])]
-            )
-    if not chosen:
-        raise ValueError(f"The table of figure 'mutual_benefit' has no score of {task}.")
-    drawn = pd.concat(chosen)
-    shown = known_architectures(drawn)
-    first = drawn["fraction"].min()
-    figure = Figure(figsize=(PAGE, 0.95 + 1.35 * len(shown)))
-    grid = figure.subplots(len(shown), 5, squeeze=False, sharex=True)
-    for line, name in zip(grid, shown, strict=True):
-        own, metric = drawn[drawn["architecture"] == name], metrics[name]
-        for axes, (title, attributes) in zip(line, panels.items(), strict=True):
-            if title == "distance":
-                distance, floor = (
-                    own[own["metric"] == _DISTANCES[metric] + end] for end in ("", "_floor")
-                )
-                _curves(axes, distance)
-                axes.axhline(floor["value"].mean(), **REFERENCES["floor"])
-                axes.set_ylim(0, 1.08 * distance["value"].max() if len(distance) else None)
-                title = "Fréchet distance"
-            else:
-                _curves(axes, own[(own["metric"] == metric) & own["attribute"].isin(attributes)])
-                axes.axhline(
-                    np.mean([chance(metric, part) for part in attributes]), **REFERENCES["chance"]
-                )
-                axes.set_ylim(0, 1.04)
-                axes.tick_params(labelleft=axes is line[0])
-                if reported is not None:
-                    known = reported[
-                        (reported["architecture"] == name) & (reported["attribute"] == title)
-                    ]
-                    axes.plot(known["fraction"], known["value"], "D", **REPORTED)
-            if name == shown[0]:
-                axes.set_title(
-                    "battery within 10" if (task, title) == ("generation", "battery") else title
-                )
-        line[0].set_ylabel(
-            name
-            if task == "understanding"
-            else f"{name}\n{_LABELS[metric].removeprefix('read back ')}"
-        )
-    for axes in grid[-1]:
-        axes.set_xscale("log")
-        axes.set_xlim(0.8 * first, 1.15)
-        axes.set_xticks([0.02, 0.1, 1] if first < 0.1 else [0.5, 1])
-        axes.set_xticks([], minor=True)
-        axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
-    figure.supxlabel("share of the training data seen (%)", fontsize=8)
-    others = [
-        Line2D([], [], color="black", linewidth=5, alpha=0.15, label="95 % t interval"),
+    need(opened.table, "mutual_benefit", _BENEFIT_COLUMNS)
+    shown = along_training(opened.table, task)
+    names, reported = known_architectures(shown), REPORTED_SCORES.head(0)
+    if task == "understanding":  # the control is about requests, the authors' record about answers
+        shown = shown[shown["regime"] != "shuffled"]
+        reported = REPORTED_SCORES[REPORTED_SCORES["architecture"].isin(names)]
+    figure = Figure(figsize=(PAGE, 3.9))
+    grid = figure.subplots(
+        2, len(names), squeeze=False, sharex=True, sharey="row", height_ratios=(1.5, 1)
+    )
+    for (above, below), name in zip(grid.T, names, strict=True):
+        own = shown[shown["architecture"] == name]
+        _draw_differences(above, of_arm(own, name, "unified").dropna(subset="difference"))
+        by_seed = benefit(own, task, _metric(task, name), "total")
+        row = dict(zip(("difference", "low", "high"), mean_interval(by_seed), strict=True))
+        above.set_title(f"{name}\n{difference_text(row | {'seeds': len(by_seed)})}", fontsize=7)
+        for _, regime in arms_of(own):
+            means = of_arm(own, name, regime).groupby("fraction")["value"].mean()
+            below.plot(means, **look_of(name, regime) | {"linewidth": 1.0, "markersize": 2.5})
+        below.axhline(chance(_metric(task, name), "total"), **REFERENCES["chance"])
+        points = reported[reported["architecture"] == name]
+        below.plot(points["fraction"], points["value"], "D", **REPORTED)
+        first = own["fraction"].min()
+        below.set_xscale("log")
+        below.set_xticks([0.02, 0.1, 1] if first < 0.1 else [0.5, 1])
+        below.set_xticks([], minor=True)
+        below.set(xlim=(0.8 * first, 1.2), xlabel="data seen (%)")
+        below.set_ylim(min(0.2, shown["value"].min() - 0.05), 1.04)
+        below.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
+    score, _ = _SCORED[task]
+    grid[0, 0].set_ylabel(f"unified {MINUS} {task}\nalone, total {score}")
+    grid[1, 0].set_ylabel(f"mean total\n{score}")
+    handles = [
+        Patch(label="while learning (mean above)", **_COUNTED),
+        *spread_handles(shown),
+        *regime_handles(regime for _, regime in arms_of(shown)),
         Line2D([], [], label="chance", **REFERENCES["chance"]),
     ]
-    if task == "generation":
-        others.append(Line2D([], [], label="real against real", **REFERENCES["floor"]))
-    elif reported is not None and len(reported):
-        others.append(
-            Line2D([], [], linestyle="", marker="D", label="authors' record (7B)", **REPORTED)
-        )
-    arms_legend(figure, drawn, *others, names=False, ncols=6)
-    return figure, drawn
+    if len(reported):
+        look = REPORTED | {"linestyle": "", "marker": "D"}
+        handles.append(Line2D([], [], label="authors' record (7B)", **look))
+    headline(figure, learning_sentence(opened, task), handles)
+    facts = {"reported by the authors": reported.to_dict("records")} if len(reported) else {}
+    return Drawn(figure, shown, facts)
 
 
-def _curves(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw every arm's learning curve: the mean over attributes and seeds, with its interval.
+def _draw_differences(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw the paired differences of one architecture over the fractions of the data."""
+    counted = table.loc[table["counted"], "fraction"]
+    axes.axvspan(counted.min() / 1.1, counted.max() * 1.1, zorder=0, **_COUNTED)
+    axes.axhline(0, color="black", linewidth=0.6)
+    look = look_of(table["architecture"].iloc[0], "unified")
+    draw_points(axes, table["fraction"], table["difference"], look)
 
-    An arm with too few seeds for an interval has one thin line per seed instead.
+
+def learning_sentence(opened: OpenedStudy, task: str) -> str:
+    """Return what the verdicts say about learning a task, in one sentence."""
+    learns = _SCORED[task][1]
+    above, below, count = count_verdicts(opened, f"{task} gains", "total")
+    parts = [
+        f"{how} in {number} of {count} architectures"
+        for how, number in (("faster", above), ("more slowly", below))
+        if number
+    ]
+    if not parts:
+        return f"Unified models are not shown to learn to {learns} faster or more slowly"
+    return f"Unified models learn to {learns} {' and '.join(parts)}"
+
+
+def attribute_benefits(table: pd.DataFrame) -> pd.DataFrame:
+    """Return unified minus each task alone while learning, by architecture and attribute.
+
+    Columns: architecture, baseline, metric, attribute, difference, low, high (95 % t interval),
+    seeds, verdict.
     """
-    for architecture, regime in arms_of(table):
-        chosen, look = of_arm(table, architecture, regime), look_of(architecture, regime)
-        # (fractions, seeds)
-        curves = chosen.groupby(["fraction", "seed"])["value"].mean().unstack("seed")
-        if curves.shape[1] < INTERVAL_SEEDS:
-            for seed in curves:
-                axes.plot(curves.index, curves[seed], **look | {"linewidth": 0.6, "marker": ""})
-            axes.plot(
-                curves.index, curves.mean(axis=1), **look | {"linestyle": "", "markersize": 2.5}
+    rows = []
+    for name in known_architectures(table):
+        own = table[(table["architecture"] == name) & (table["regime"] != "shuffled")]
+        for baseline in _SCORED:
+            for attribute in ATTRIBUTES:
+                metric = _metric(baseline, name)
+                by_seed = benefit(own, baseline, metric, attribute)
+                rows.append(
+                    (
+                        *(name, baseline, metric, attribute),
+                        *mean_interval(by_seed),
+                        len(by_seed),
+                        verdict(by_seed),
+                    )
+                )
+    columns = ["architecture", "baseline", "metric", "attribute", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "seeds", "verdict"])
+
+
+@theme()
+def draw_attributes(opened: OpenedStudy) -> Drawn:
+    """Draw unified minus each task alone, by attribute: bold where it is decided."""
+    need(opened.table, "mutual_benefit_attributes", _BENEFIT_COLUMNS)
+    shown = attribute_benefits(opened.table)
+    names, reach = known_architectures(shown), shown["difference"].abs().max()
+    figure = Figure(figsize=(PAGE, 2.5))
+    grid = figure.subplots(1, len(_SCORED), sharey=True)
+    for axes, (baseline, (score, _)) in zip(grid, _SCORED.items(), strict=True):
+        own = shown[shown["baseline"] == baseline].set_index(["attribute", "architecture"])
+        cells = own["difference"].unstack().reindex(index=list(ATTRIBUTES), columns=names)
+        axes.imshow(cells, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto", alpha=0.6)
+        for (attribute, name), cell in own.iterrows():
+            axes.text(
+                names.index(name),
+                list(ATTRIBUTES).index(attribute),
+                f"{cell['difference']:+.2f}".replace("-", MINUS),
+                ha="center",
+                va="center",
+                fontsize=7,
+                weight="bold" if cell["verdict"] in ("replicates", "contradicts") else "normal",
             )
-            continue
-        means, lows, highs = zip(
-            *[mean_interval(line.dropna()) for _, line in curves.iterrows()], strict=True
-        )
-        axes.fill_between(curves.index, lows, highs, color=look["color"], alpha=0.15, linewidth=0)
-        axes.plot(curves.index, means, **look | {"linewidth": 1.0, "markersize": 2.5})
+        axes.set_xticks(range(len(names)), [name.replace("-", "-\n") for name in names])
+        axes.set_title(f"unified {MINUS} {baseline} alone,\n{score}")
+        axes.grid(False)
+    grid[0].set_yticks(range(len(ATTRIBUTES)), [NAMES.get(name, name) for name in ATTRIBUTES])
+    headline(figure, attributes_sentence(shown))
+    return Drawn(figure, shown)
+
+
+def attributes_sentence(shown: pd.DataFrame) -> str:
+    """Return how many differences by attribute are decided, in one sentence."""
+    found = shown["verdict"].value_counts()
+    return (
+        f"While learning, both tasks help in {found.get('replicates', 0)} of {len(shown)} cases "
+        f"and hinder in {found.get('contradicts', 0)} (bold)"
+    )
 
 
 @theme()
 def draw_features(opened: OpenedStudy) -> Drawn:
-    """Draw the cosine between predicted and true SigLIP features, by the patches' attribute.
+    """Draw the cosine between drawn and true SigLIP features, over all patches.
 
-    Large marks are free-running: the model predicts each feature from its own earlier ones. Small
-    marks are teacher-forced. Grey lines are another watch's features (floor) and the best
-    prediction from the request alone (ceiling).
+    Grey lines are another watch's features (floor) and the best answer to the request (ceiling).
     """
     table = opened.table
     need(table, "mutual_benefit_features", _BENEFIT_COLUMNS)
-    last = table[
+    shown = table[
         (table["fraction"] == table["fraction"].max())
-        & table["metric"].str.startswith("feature_cosine")
+        & table["metric"].isin([f"feature_cosine{end}" for end in ("", "_floor", "_ceiling")])
+        & (table["attribute"] == "all")
     ]
-    names = [
-        name for name in ("all", "weather", "battery", "time") if (last["attribute"] == name).any()
-    ]
-    if not names:
-        raise ValueError(
-            "The table of figure 'mutual_benefit_features' has no metric feature_cosine."
-        )
-    last = last[last["attribute"].isin(names)]
-    shown_arms = [
-        arm for arm in arms_of(last) if (of_arm(last, *arm)["metric"] == "feature_cosine").any()
-    ]
-    figure = Figure(figsize=(COLUMN, 2.8))
+    drawn = shown[shown["metric"] == "feature_cosine"]
+    if drawn.empty:
+        raise ValueError("The table of figure 'mutual_benefit_features' has no feature_cosine.")
+    names = known_architectures(drawn)
+    figure = Figure(figsize=(COLUMN, 1.5 + 0.3 * len(names)))
     axes = figure.subplots()
-    for place, name in enumerate(names):
-        own = last[last["attribute"] == name]
-        for kind in ("floor", "ceiling"):
-            values = own.loc[own["metric"] == f"feature_cosine_{kind}", "value"]
-            if len(values):
-                axes.plot([place - 0.42, place + 0.42], [values.mean()] * 2, **REFERENCES[kind])
-        for number, (architecture, regime) in enumerate(shown_arms):
-            chosen, look = of_arm(own, architecture, regime), look_of(architecture, regime)
-            at = place + 0.72 * ((number + 0.5) / len(shown_arms) - 0.5)
-            for metric, shift, size in (
-                ("feature_cosine", -0.04, 4),
-                ("feature_cosine_forced", 0.04, 2.5),
-            ):
-                values = chosen.loc[chosen["metric"] == metric, "value"]
-                if len(values):
-                    draw_mean(axes, at + shift, values, look | {"markersize": size})
-    axes.set_xticks(range(len(names)), ["all patches" if name == "all" else name for name in names])
-    axes.grid(False, axis="x")
-    axes.set(
-        xlim=(-0.5, len(names) - 0.5), ylim=(None, 1.03), ylabel="cosine to the target's features"
-    )
-    others = [
-        Line2D([], [], label="another watch", **REFERENCES["floor"]),
-        Line2D([], [], label="best from the request", **REFERENCES["ceiling"]),
-        Line2D(
-            [], [], color="black", linestyle="", marker="o", markersize=2.5, label="teacher-forced"
-        ),
-    ]
-    arms_legend(figure, last[last["metric"] == "feature_cosine"], *others, lines=False, ncols=2)
-    return Drawn(figure, last)
-
-
-@theme()
-def draw_time(opened: OpenedStudy) -> Drawn:
-    """Draw final scores of hour, minute and second, in answers and in generated watches."""
-    table = opened.table
-    need(table, "mutual_benefit_time", _BENEFIT_COLUMNS)
-    marks = probes_on_inputs(opened.base)
-    last = table[
-        (table["fraction"] == table["fraction"].max())
-        & table["attribute"].isin(ATTRIBUTES["time"].parts)
-        & table["metric"].isin(_LABELS)
-        & (table["regime"] != "shuffled")
-    ]
-    if last.empty:
-        raise ValueError("The table of figure 'mutual_benefit_time' has no hour, minute or second.")
-    panels = {
-        "answers": last[last["metric"] == "partial"],
-        "generated watches": last[last["metric"] != "partial"],
-    }
-    panels = {title: chosen for title, chosen in panels.items() if len(chosen)}
-    figure = Figure(figsize=(PAGE, 2.9))
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (title, chosen) in zip(grid, panels.items(), strict=True):
-        shown_arms = arms_of(chosen)
-        for number, (architecture, regime) in enumerate(shown_arms):
-            own, look = of_arm(chosen, architecture, regime), look_of(architecture, regime)
-            for place, hand in enumerate(ATTRIBUTES["time"].parts):
-                at = place + 0.8 * ((number + 0.5) / len(shown_arms) - 0.5)
-                draw_mean(
-                    axes, at, own.loc[own["attribute"] == hand, "value"], look | {"markersize": 4}
-                )
-                mark = marks.get(kinds_of(architecture)[0], {}).get(hand)
-                if mark is not None and title == "answers":
-                    axes.plot([at - 0.04, at + 0.04], [mark] * 2, **REFERENCES["ceiling"])
-        axes.axhline(0.5, **REFERENCES["chance"])
-        axes.set_xticks(range(3), ATTRIBUTES["time"].parts)
-        axes.grid(False, axis="x")
-        axes.set(title=title, xlim=(-0.5, 2.5), ylim=(min(0.4, last["value"].min() - 0.05), 1.02))
-    grid[0].set_ylabel("partial credit")
-    others = [*spread_handles(last), Line2D([], [], label="chance", **REFERENCES["chance"])]
-    if any(marks.values()):
-        others.append(Line2D([], [], label="probe on the input", **REFERENCES["ceiling"]))
-    arms_legend(figure, last, *others, lines=False, ncols=5)
-    return Drawn(figure, last, {"probes on the inputs": marks})
-
-
-def probes_on_inputs(base: Profile) -> dict[str, dict[str, float]]:
-    """Return a probe's partial credit by space and attribute, from the encoders' model cards."""
-    spec, marks = base.spec, {}
-    for space, network, start in (
-        ("VQ", spec.model.vq_tokenizer, "| codes, partial credit"),
-        ("SigLIP", spec.model.semantic_encoder, "| features, partial credit"),
-    ):
-        card = Path(resolve(network)) / "README.md"
-        text = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
-        lines = [line.split("|")[3:-1] for line in text if line.startswith(start)]
-        marks[space] = (
-            dict(zip(reader_classes(), map(float, lines[0]), strict=True)) if lines else {}
+    for kind in ("floor", "ceiling"):
+        axes.axvline(
+            shown.loc[shown["metric"] == f"feature_cosine_{kind}", "value"].mean(),
+            **REFERENCES[kind],
         )
-    return marks
+    for name, regime in arms_of(drawn):
+        at = names.index(name) + (0.15 if regime == "unified" else -0.15)
+        draw_mean(axes, at, of_arm(drawn, name, regime)["value"], look_of(name, regime), False)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="cosine to the features of the target watch")
+    axes.margins(x=0.1)
+    axes.grid(False, axis="y")
+    handles = [
+        *regime_handles((regime for _, regime in arms_of(drawn)), linestyle=""),
+        *spread_handles(drawn),
+        Line2D([], [], label="another watch", **REFERENCES["floor"]),
+        Line2D([], [], label="best answer to a request", **REFERENCES["ceiling"]),
+    ]
+    headline(figure, features_sentence(drawn), handles, ncols=2)
+    return Drawn(figure, shown)
+
+
+def features_sentence(drawn: pd.DataFrame) -> str:
+    """Return whether unified models draw features worse than generation alone, in one sentence."""
+    wide = drawn.pivot_table(index=["architecture", "seed"], columns="regime", values="value")
+    found = (wide["unified"] - wide["generation"]).dropna().groupby("architecture")
+    words = {verdict(by_seed) for _, by_seed in found}
+    if words == {"contradicts"}:
+        return "Unified models draw less exact features than generation alone"
+    if words == {"replicates"}:
+        return "Unified models draw more exact features than generation alone"
+    return "How close drawn features come to the right ones"
 
 
 def draw_generated(opened: OpenedStudy) -> Drawn:
     """Draw the first watches that seed 0 generates, below their requests, one arm per row."""
     spec = opened.base.spec
     images = {
-        "watch": render_batch(
+        "target watch": render_batch(
             sample_watches(TEST_STREAM, SHOWN_REQUESTS, "test"), spec.data.image_size
         )
     }
@@ -505,126 +480,7 @@ def draw_watches(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
         line[0].set_ylabel(name.replace(" ", "\n", 1))
     for axes, request in zip(grid[0], table["request"], strict=True):
         axes.set_title(textwrap.fill(request, int(width * 72 / 4.3)), fontsize=7, loc="left")
-    return figure
-
-
-def paired_benefits(table: pd.DataFrame) -> pd.DataFrame:
-    """Return unified minus each task alone, by architecture, attribute and part of training.
-
-    Columns: architecture, baseline, metric, attribute, when ("while learning", "at the end"),
-    difference, low, high (95 % t interval), seeds.
-    """
-    rows = []
-    for name in known_architectures(table):
-        own = table[(table["architecture"] == name) & (table["regime"] != "shuffled")]
-        for baseline, metric in (
-            ("understanding", "partial"),
-            ("generation", generation_metric(name)),
-        ):
-            for attribute in ("total", "time", *list(ATTRIBUTES)[1:]):
-                for when, part in (
-                    ("while learning", own),
-                    ("at the end", own[own["fraction"] == 1]),
-                ):
-                    by_seed = benefit(part, baseline, metric, attribute)
-                    rows.append(
-                        (
-                            name,
-                            baseline,
-                            metric,
-                            attribute,
-                            when,
-                            *mean_interval(by_seed),
-                            len(by_seed),
-                        )
-                    )
-    return pd.DataFrame(
-        rows,
-        columns=[
-            "architecture",
-            "baseline",
-            "metric",
-            "attribute",
-            "when",
-            "difference",
-            "low",
-            "high",
-            "seeds",
-        ],
-    )
-
-
-def draw_differences(opened: OpenedStudy) -> Drawn:
-    """Draw unified minus each task alone, paired by seed."""
-    need(opened.table, "mutual_benefit_differences", _BENEFIT_COLUMNS)
-    return Drawn(draw_paired(differences := paired_benefits(opened.table)), differences)
-
-
-@theme()
-def draw_paired(table: pd.DataFrame) -> Figure:
-    """Draw the rows of `paired_benefits`; intervals are cut off at the panel's edges."""
-    baselines = list(dict.fromkeys(table["baseline"]))
-    attributes = [
-        name for name in ("total", "time", *list(ATTRIBUTES)[1:]) if name in set(table["attribute"])
-    ]
-    architectures = known_architectures(table)
-    times = list(dict.fromkeys(table["when"]))
-    reach = max(0.05, 1.3 * table["difference"].abs().max())
-    figure = Figure(
-        figsize=(PAGE, 1.0 + 0.09 * len(attributes) * max(3, len(architectures) * len(times)))
-    )
-    grid = figure.subplots(1, len(baselines), squeeze=False, sharey=True)[0]
-    marks = [(name, when) for name in architectures for when in times]
-    for axes, baseline in zip(grid, baselines, strict=True):
-        axes.axvline(0, color="black", linewidth=0.6)
-        for number, (name, when) in enumerate(marks):
-            chosen = table[
-                (table["baseline"] == baseline)
-                & (table["architecture"] == name)
-                & (table["when"] == when)
-            ]
-            at = [
-                attributes.index(attribute) + 0.8 * ((number + 0.5) / len(marks) - 0.5)
-                for attribute in chosen["attribute"]
-            ]
-            low, high = (
-                chosen[side].fillna(chosen["difference"]).clip(-2, 2) for side in ("low", "high")
-            )
-            face = COLOURS[name] if when == times[0] else "white"
-            axes.hlines(at, low, high, color=COLOURS[name], linewidth=0.8)
-            axes.plot(
-                chosen["difference"],
-                at,
-                "o",
-                color=COLOURS[name],
-                markersize=3,
-                markerfacecolor=face,
-            )
-        axes.set(
-            title=f"unified {MINUS} {baseline}",
-            xlim=(-reach, reach),
-            ylim=(len(attributes) - 0.5, -0.5),
-            xlabel={"understanding": "partial credit", "generation": "read back"}.get(
-                baseline, "score"
-            ),
-        )
-        axes.grid(False, axis="y")
-    grid[0].set_yticks(range(len(attributes)), [NAMES.get(name, name) for name in attributes])
-    handles = colour_handles(architectures)
-    handles += [
-        Line2D(
-            [],
-            [],
-            color="black",
-            marker="o",
-            markersize=3,
-            linewidth=0.8,
-            label=when,
-            markerfacecolor="black" if when == times[0] else "white",
-        )
-        for when in times
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=6)
+    headline(figure, "What each model draws after training, below the request")
     return figure
 
 
@@ -660,24 +516,25 @@ def tell_understanding(opened: OpenedStudy) -> str:
     return (
         text
         if np.isnan(control)
-        else (f"{text} The control, with shuffled requests, ends at {control:.3f}.")
+        else (f"{text} The control, with other watches' images, ends at {control:.3f}.")
     )
 
 
 def tell_generation(opened: OpenedStudy) -> str:
-    """Say whether unified training beats generation alone."""
+    """Say whether unified training beats generation alone, and how the control scores."""
     control = _mean_at(opened.table, "shuffled", "read_back", "total", "VQ-VQ")
     unified = _mean_at(opened.table, "unified", "read_back", "total", "VQ-VQ")
     text = (
         f"Unified minus generation alone, total while learning: "
-        f"{tell_verdicts(opened, 'generation gains')}."
+        f"{tell_verdicts(opened, 'generation gains')}. VQ output is read back from pixels, SigLIP "
+        "output from its features."
     )
     return (
         text
         if np.isnan(control)
         else (
-            f"{text} Requests paired with other watches teach nothing: VQ-VQ then reads back "
-            f"{control:.3f}, against {unified:.3f} with the true ones, where guessing has "
+            f"{text} The control, VQ-VQ with other watches' images, ends at {control:.3f}. With "
+            f"the right images it ends at {unified:.3f}; a guess has "
             f"{chance('read_back', 'total'):.3f}."
         )
     )
@@ -693,45 +550,41 @@ def tell_features(opened: OpenedStudy) -> str:
     return (
         f"Over all patches the cosine is {cosine('feature_cosine', 'unified'):.3f} with both tasks "
         f"and {cosine('feature_cosine', 'generation'):.3f} with generation alone. Another watch "
-        f"has {cosine('feature_cosine_floor', 'unified'):.3f}, and no answer to the request alone "
+        f"has {cosine('feature_cosine_floor', 'unified'):.3f}. No answer to the request alone "
         f"can have more than {cosine('feature_cosine_ceiling', 'none'):.3f}."
-    )
-
-
-def tell_time(opened: OpenedStudy) -> str:
-    """Say how well models read each hand at the end."""
-    found = [
-        f"{hand} {_mean_at(opened.table, 'unified', 'partial', hand):.2f} (understanding alone "
-        f"{_mean_at(opened.table, 'understanding', 'partial', hand):.2f})"
-        for hand in ATTRIBUTES["time"].parts
-    ]
-    return (
-        "Partial credit of unified models' answers at the end, mean over architectures: "
-        f"{', '.join(found)}. A guess has .5. What a small probe reads of the same input after "
-        "8,000 watches is a mark, not a ceiling."
     )
 
 
 def tell_generated(opened: OpenedStudy) -> str:
     """Say how to read the pictures."""
     return (
-        "A request names the time, and each other attribute half of the time; what it leaves open "
-        "may differ from the watch above. Colour is never requested. SigLIP output is shown "
+        "A request names the time, and each other attribute half of the time. What it leaves open "
+        "may differ from the target watch; colour is never requested. SigLIP output is shown "
         "through a small decoder of features, which no score goes through."
     )
 
 
-def tell_differences(opened: OpenedStudy) -> str:
-    """Count the intervals above and below zero."""
-    found = paired_benefits(opened.table)
-    text = []
-    for baseline, own in found[found["when"] == "while learning"].groupby("baseline", sort=False):
-        above, below = (own["low"] > 0).sum(), (own["high"] < 0).sum()
+def tell_attributes(opened: OpenedStudy) -> str:
+    """Say on which attributes a difference is decided, for each task."""
+    found, text = attribute_benefits(opened.table), []
+    for baseline, own in found.groupby("baseline", sort=False):
+        gains, losses = (_decided(own, words) for words in ("replicates", "contradicts"))
         text.append(
-            f"Against {baseline} alone, while learning: {above} of {len(own)} intervals lie above "
-            f"zero, {below} below it."
+            f"Against {baseline} alone, unified models gain on {gains}. They lose on {losses}."
         )
     return " ".join(text)
+
+
+def _decided(benefits: pd.DataFrame, words: str) -> str:
+    """Return the attributes with a verdict, each with its number of architectures, in words."""
+    times = benefits.loc[benefits["verdict"] == words, "attribute"].value_counts()
+    count = len(known_architectures(benefits))
+    told = [
+        f"{NAMES.get(name, name)} ({times[name]} of {count} architectures)"
+        for name in ATTRIBUTES
+        if name in times
+    ]
+    return ", ".join(told) or "no attribute"
 
 
 STUDY = Study(
@@ -766,16 +619,14 @@ STUDY = Study(
         "mutual_benefit": draw_understanding,
         "mutual_benefit_generation": draw_generation,
         "mutual_benefit_features": draw_features,
-        "mutual_benefit_time": draw_time,
         "mutual_benefit_watches": draw_generated,
-        "mutual_benefit_differences": draw_differences,
+        "mutual_benefit_attributes": draw_attributes,
     },
     findings={
         "mutual_benefit": tell_understanding,
         "mutual_benefit_generation": tell_generation,
         "mutual_benefit_features": tell_features,
-        "mutual_benefit_time": tell_time,
         "mutual_benefit_watches": tell_generated,
-        "mutual_benefit_differences": tell_differences,
+        "mutual_benefit_attributes": tell_attributes,
     },
 )

@@ -13,27 +13,26 @@ from uvlm_core.runs.store import RunStore
 from uvlm_core.studies.base import Arm, Drawn, OpenedStudy, Study, arm_of, scores, sized
 from uvlm_core.studies.data_scaling import RowsScale
 from uvlm_core.studies.style import (
-    PAGE,
-    arms_legend,
+    COLUMN,
+    arms_of,
     draw_mean,
+    headline,
     look_of,
     need,
+    of_arm,
+    regime_handles,
     spread_handles,
     theme,
 )
 from uvlm_core.training.profiles import Profile
 
-PLAIN, UNCHECKED = "as it is", "9: no check of the range"
+PLAIN, UNCHECKED = "as it is", "pitfall 9: no check of the range"
 SWITCHES = {  # name -> changes that restore an original behaviour or setting
     PLAIN: {},
-    "3: padding image in every step": {"padding_image": True},
-    "10: hours 0..12": {"hours": 13},
+    "pitfall 3: padding image in every step": {"padding_image": True},
+    "pitfall 10: hours 0 to 12": {"hours": 13},
     # not a pitfall: the paper's value, where the laptop profile has 1
-    "alpha 0.2": {"image_loss_weight": 0.2},
-}
-_SWITCH_PANELS = {
-    ("partial", "total"): "total, partial credit",
-    ("partial", "time"): "time, partial credit",
+    "image loss weighs 0.2": {"image_loss_weight": 0.2},
 }
 
 
@@ -68,30 +67,48 @@ def table(found: list[Arm], store: RunStore) -> pd.DataFrame:
     )
 
 
+def changes(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the final totals, and how far each is from that of the same seed as it is.
+
+    Adds the column difference.
+    """
+    shown = found[
+        (found["metric"] == "partial") & (found["attribute"] == "total") & (found["fraction"] == 1)
+    ]
+    keys = ["architecture", "regime", "seed"]
+    plain = shown[shown["switch"] == PLAIN].set_index(keys)["value"]
+    before = plain.reindex(pd.MultiIndex.from_frame(shown[keys])).to_numpy()
+    return shown.assign(difference=shown["value"] - before)
+
+
 @theme()
 def draw_switches(opened: OpenedStudy) -> Drawn:
-    """Draw total and time under each switch."""
-    found = opened.table
+    """Draw how far each switch moves the total, paired by seed."""
     need(
-        found,
+        opened.table,
         "original_behaviour",
         ("architecture", "regime", "seed", "metric", "attribute", "value", "switch"),
     )
-    panels = pd.MultiIndex.from_frame(found[["metric", "attribute"]])
-    shown = found[panels.isin(list(_SWITCH_PANELS)) & (found["fraction"] == 1)]
-    switches = list(dict.fromkeys(shown["switch"]))
-    figure = Figure(figsize=(PAGE, 0.9 + 0.3 * len(switches)))
-    grid = figure.subplots(1, len(_SWITCH_PANELS), sharey=True)
-    for axes, ((metric, attribute), title) in zip(grid, _SWITCH_PANELS.items(), strict=True):
-        own = shown[(shown["metric"] == metric) & (shown["attribute"] == attribute)]
-        for (name, regime, switch), group in own.groupby(["architecture", "regime", "switch"]):
-            at = switches.index(switch) + (-0.15 if regime == "understanding" else 0.15)
-            draw_mean(axes, at, group["value"], look_of(name, regime), upright=False)
-        axes.set(title=title, ylim=(len(switches) - 0.5, -0.5))
-        axes.margins(x=0.15)
-        axes.grid(False, axis="y")
-    grid[0].set_yticks(range(len(switches)), switches)
-    arms_legend(figure, shown, *spread_handles(shown, upright=False), lines=False, ncols=3)
+    shown = changes(opened.table)
+    switches = [name for name in dict.fromkeys(shown["switch"]) if name != PLAIN]
+    figure = Figure(figsize=(COLUMN, 1.7 + 0.3 * len(switches)))
+    axes = figure.subplots()
+    axes.axvline(0, color="black", linewidth=0.6)
+    for name, regime in arms_of(shown):
+        own = of_arm(shown, name, regime)
+        for place, switch in enumerate(switches):
+            at = place + (-0.15 if regime == "understanding" else 0.15)
+            values = own.loc[own["switch"] == switch, "difference"]
+            draw_mean(axes, at, values, look_of(name, regime), upright=False)
+    axes.set_yticks(range(len(switches)), [switch.replace(": ", ":\n") for switch in switches])
+    axes.set(ylim=(len(switches) - 0.5, -0.5), xlabel="change in total partial credit")
+    axes.margins(x=0.15)
+    axes.grid(False, axis="y")
+    handles = regime_handles((regime for _, regime in arms_of(shown)), linestyle="")
+    unified = shown[(shown["regime"] == "unified") & (shown["switch"] != PLAIN)]
+    most = unified.groupby("switch")["difference"].mean().abs().idxmax()
+    sentence = f"On average, {most!r} changes unified models most"
+    headline(figure, sentence, [*handles, *spread_handles(shown)], ncols=2)
     return Drawn(figure, shown)
 
 
@@ -104,11 +121,11 @@ def tell_switches(opened: OpenedStudy) -> str:
         & (found["regime"] == "unified")
     ]
     means = chosen.groupby("switch", sort=False)["value"].mean()
-    others = ", ".join(
-        f"{value:.3f} with {switch!r}" for switch, value in means.items() if switch != PLAIN
+    others = "; ".join(
+        f"{value:.3f} with {switch}" for switch, value in means.items() if switch != PLAIN
     )
     return (
-        f"The unified total is {means[PLAIN]:.3f} as it is, {others}. These are means of "
+        f"The unified total is {means[PLAIN]:.3f} as it is; {others}. These are means of "
         f"{opened.scale.seeds} seeds, and no difference is tested."
     )
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -85,7 +86,8 @@ _SUFFIXES = (".png", ".pdf", ".csv", ".json")
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
-INTERVAL_SEEDS = 3  # with fewer, each seed is drawn: a t interval of two covers the axis
+INTERVAL_SEEDS = 3  # with fewer, each seed is a dot: a t interval of two covers the axis
+SEED_SIZE = 1.8  # pt: such a dot, smaller than the mean's marker
 DIGITS = 6  # significant digits of numbers in a CSV
 GREYS = ("#222222", "#808080", "#bcbcbc")  # for tasks and clock hands; colours mean architectures
 NAMES = {"weather_corner": "weather corner", "battery_corner": "battery corner"}
@@ -269,8 +271,8 @@ def draw_picture(axes: Axes, image: np.ndarray) -> Axes:
 def draw_mean(axes: Axes, at: float, values, look: dict, upright: bool = True) -> float:
     """Draw the mean over seeds with its 95 % t interval, and return the mean.
 
-    With fewer than `INTERVAL_SEEDS` seeds, each seed is drawn instead of an interval. Values run
-    along the y axis if `upright`, else along the x axis.
+    With fewer than `INTERVAL_SEEDS` seeds, each seed is a small dot instead. Values run along the y
+    axis if `upright`, else along the x axis.
     """
     values = np.asarray(values, float)
     mean, low, high = mean_interval(values)
@@ -279,11 +281,7 @@ def draw_mean(axes: Axes, at: float, values, look: dict, upright: bool = True) -
         axes.plot(*([at, at], [low, high])[order], color=look["color"], linewidth=0.8)
     elif len(values) > 1:
         axes.plot(
-            *([at] * len(values), values)[order],
-            "_" if upright else "|",
-            color=look["color"],
-            markersize=4,
-            markeredgewidth=0.7,
+            *([at] * len(values), values)[order], "o", color=look["color"], markersize=SEED_SIZE
         )
     axes.plot(*([at], [mean])[order], **look | {"linestyle": ""})
     return mean
@@ -296,55 +294,37 @@ def draw_points(axes: Axes, at: pd.Series, values: pd.Series, look: dict) -> Non
     axes.plot(list(groups.groups), means, **look | {"linewidth": 1.0})
 
 
-def spread_handles(table: pd.DataFrame, upright: bool = True) -> list[Line2D]:
+def spread_handles(table: pd.DataFrame) -> list[Line2D]:
     """Return the legend entry for single seeds or intervals; an empty list for one seed."""
     seeds = table["seed"].nunique()
     if seeds < 2:
         return []
     if seeds < INTERVAL_SEEDS:
-        return [
-            Line2D(
-                [],
-                [],
-                color="black",
-                linestyle="",
-                marker="_" if upright else "|",
-                markersize=4,
-                label="one seed",
-            )
-        ]
+        dot = {"linestyle": "", "marker": "o", "markersize": SEED_SIZE}
+        return [Line2D([], [], color="black", label="one seed", **dot)]
     return [Line2D([], [], color="black", linewidth=0.8, label="95 % t interval")]
 
 
-def arms_legend(
-    figure: Figure,
-    table: pd.DataFrame,
-    *others: Line2D,
-    lines: bool = True,
-    names: bool = True,
-    ncols: int = 3,
-) -> None:
-    """Add a legend above the panels: a table's architectures and regimes, and `others`.
+def regime_handles(regimes: Iterable[str], **changes) -> list[Line2D]:
+    """Return legend entries for regimes, in black; `changes` replace parts of their look."""
+    words = {"unified": "unified", "shuffled": "control: other watches' images"}
+    found = []
+    for regime in dict.fromkeys(regimes):
+        look = look_of(next(iter(COLOURS)), regime) | {"color": "black"} | changes
+        found.append(Line2D([], [], label=words.get(regime, f"{regime} alone"), **look))
+    return found
 
-    A single architecture becomes the legend's title.
-    """
-    arms = arms_of(table)
-    known = list(dict.fromkeys(name for name, _ in arms))
-    one = len(known) == 1
-    handles = [] if one or not names else colour_handles(known)
-    for regime in [regime for regime in LINES if regime in {regime for _, regime in arms}]:
-        look = (
-            look_of(known[0], regime)
-            | ({} if one else {"color": "black"})
-            | ({} if lines else {"linestyle": ""})
-        )
-        handles.append(Line2D([], [], label=regime, **look))
+
+def headline(figure: Figure, sentence: str, handles: Iterable[Line2D] = (), ncols: int = 3) -> None:
+    """Write what a figure says above its panels, and below that its legend."""
+    # as the legend's title, because matplotlib's layout lets a figure's title cover a legend
     figure.legend(
-        handles=[*handles, *others],
+        handles=list(handles),
         loc="outside upper center",
         ncols=ncols,
         columnspacing=1.2,
-        title=known[0] if one else None,
+        title=textwrap.fill(sentence, int(13 * figure.get_figwidth())),  # letters in an inch
+        title_fontproperties={"size": mpl.rcParams["figure.titlesize"]},
     )
 
 

@@ -195,7 +195,7 @@ def draw_orders(opened: OpenedStudy) -> Drawn:
         axes.grid(False, axis="y")
     grid[0].set_yticks(range(len(known)), known)
     grid[0].invert_yaxis()
-    handles = [*colour_handles(names), *spread_handles(shown, upright=False)]
+    handles = [*colour_handles(names), *spread_handles(shown)]
     handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return Drawn(figure, shown)
