@@ -64,13 +64,7 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         name: lambda names, name=name: drawn(
             "attribute_transfer", name, transferred(names), firm_rates=(0.1,)
         )
-        for name in (
-            "attribute_transfer",
-            "attribute_transfer_constrained",
-            "attribute_transfer_kappa",
-            "attribute_transfer_reverse",
-            "attribute_transfer_confusion_weather",
-        )
+        for name in find_study("attribute_transfer").figures
     },
     "captioned_pictures": lambda names: drawn(
         "captioned_pictures", "captioned_pictures", pictured(names)
@@ -80,7 +74,6 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         for name in find_study("training_order").figures
     },
 }
-NO_LINES = ("attribute_transfer_confusion_weather",)  # heat maps
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -105,7 +98,7 @@ def check_layout(figure):
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
-@pytest.mark.parametrize("name", [name for name in DRAWN if name not in NO_LINES])
+@pytest.mark.parametrize("name", DRAWN)
 def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architecture_has_it(name):
     def colours(architecture):
         lines = [line for axes in DRAWN[name]((architecture,)).figure.axes for line in axes.lines]
@@ -352,47 +345,101 @@ def test_the_affine_figure_shows_the_mean_over_seeds_at_each_dose():
         assert line.get_xdata() == pytest.approx([0.0, 1.0], abs=0.02)  # a little apart, to be seen
 
 
-def test_confusions_are_drawn_as_they_are_and_a_rate_without_any_is_refused():
+def test_transfer_draws_paired_differences_from_every_baseline_and_nothing_at_other_rates():
     table = transferred()
-    figure, _ = attribute_transfer.draw_confusion(table, "weather", 0.1)
+    figure, shown = (found := drawn_transfer(table)).figure, found.shown
+    assert set(shown["rate"]) == {0.1}
     own = table[
-        (table["arm"] == "absent")
-        & (table["rate"] == 0.1)
-        & (table["attribute"] == "weather: sunny > none")
+        (table["metric"] == "partial") & (table["attribute"] == "weather") & (table["rate"] == 0.1)
     ]
-    absent = next(
-        axes for axes in figure.axes if axes.get_title() == "unified,\nnot in the requests"
-    )
-    first = absent.collections[0].get_array().reshape(3, 4)[0]
-    assert first[3] == pytest.approx(own["value"].mean())
-    with pytest.raises(ValueError, match="no confusions of 'weather' at rate 0.5"):
-        attribute_transfer.draw_confusion(table, "weather", 0.5)
+    own = own[own["rare_in"] == "understanding"]
+    wide = own.pivot_table(index="seed", columns="arm", values="value")
+    for axes, baseline in zip(figure.axes, ("understanding", "absent", "shuffled"), strict=True):
+        mean, low, high = mean_interval(wide["unified"] - wide[baseline])
+        lines = [list(line.get_xdata()) for line in axes.lines]
+        assert [pytest.approx(mean)] in lines and [pytest.approx(low), pytest.approx(high)] in lines
+        assert [0, 0] in lines
+
+
+def drawn_transfer(table):
+    """The main figure of attribute_transfer."""
+    return drawn("attribute_transfer", "attribute_transfer", table, firm_rates=(0.1,))
+
+
+def differences(**given):
+    """Differences of VQ-VQ on weather at two rates, a list by seed for each baseline."""
+    rows = [
+        ("VQ-VQ", "weather", rate, seed, value + 0.1 * sign, baseline)
+        for baseline, values in given.items()
+        for seed, value in enumerate(values)
+        for rate, sign in ((0.03, -1), (0.1, 1))
+    ]
+    columns = ["architecture", "rare", "rate", "seed", "difference", "baseline"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 @pytest.mark.parametrize(
-    ("draw", "words"),
+    ("given", "words"),
     [
-        (
-            lambda: attribute_transfer.draw_transfer(transferred(), "exact"),
-            "metric 'exact' is not one of partial, constrained, kappa",
-        ),
-        (
-            lambda: attribute_transfer.draw_confusion(transferred(), "colour", 0.1),
-            "rare attribute 'colour' is not one of weather, battery, corners, time",
-        ),
-        (
-            lambda: drawn(
-                "attribute_transfer",
-                "attribute_transfer_reverse",
-                transferred().assign(rare_in="understanding"),
-            ),
-            "The table has no scores of a rare attribute to draw",
-        ),
+        # by the mean over both rates, as the claims have it
+        ({"understanding": [0.3, 0.31, 0.32]}, "know more than understanding alone in VQ-VQ"),
+        ({"understanding": [-0.3, -0.31, -0.32]}, "know less than understanding alone in VQ-VQ"),
+        ({"understanding": [0.3, -0.3, 0.9]}, "not shown to know more"),
+        ({"understanding": [0.3, 0.31]}, "not shown to know more"),  # too few seeds
+        ({"understanding": [0.3]}, "not shown to know more"),
+        ({"understanding": [0.0] * 3, "absent": [0.3, -0.3, 0.9]}, "no control knows decidedly"),
+        ({"understanding": [0.0] * 3, "absent": [0.3, 0.31, 0.32]}, "a control knows decidedly"),
+        ({"understanding": [0.0] * 3, "shuffled": [0.3, 0.31, 0.32]}, "less in VQ-VQ (weather)"),
     ],
 )
-def test_what_a_figure_of_transfer_cannot_show_is_refused(draw, words):
-    with pytest.raises(ValueError, match=words):
-        draw()
+def test_the_title_of_transfer_says_no_more_than_the_verdict(given, words):
+    assert words in attribute_transfer.title_of_transfer(differences(**given))
+
+
+def test_a_point_of_one_seed_is_hollow_and_only_that():
+    table = transferred()
+    table = table[(table["rate"] == 0.1) | (table["seed"] == 0)]
+    found = drawn("attribute_transfer", "attribute_transfer_kappa", table, firm_rates=(0.1,))
+    lines = found.figure.axes[0].lines
+    marks = {
+        round(line.get_xdata()[0]): line.get_markerfacecolor()
+        for line in lines
+        if line.get_marker() == "o"
+    }
+    assert marks == {0: "white", 1: style.COLOURS["VQ-VQ"]}
+    means = found.shown.groupby("rate")["value"].mean().tolist()
+    assert means in [list(line.get_ydata()) for line in lines]
+
+
+def test_the_title_of_kappas_has_the_means_of_the_drawn_points():
+    keys = {"architecture": "VQ-VQ", "rare": "weather"}
+    rows = [keys | {"rate": 0.1, "seed": seed, "value": 0.3} for seed in range(3)]
+    rows += [keys | {"rare": "battery", "rate": 0.1, "seed": 0, "value": 0.1}]
+    one = attribute_transfer.title_of_kappas(pd.DataFrame(rows))
+    assert one.endswith("at 10 % of the rows their mean kappa is 0.20")
+    rows += [keys | {"rate": 0.003, "seed": 0, "value": -0.04}]
+    two = attribute_transfer.title_of_kappas(pd.DataFrame(rows))
+    assert two.endswith(f"kappa is 0.20, below that {-0.04:.2f}")
+
+
+def test_the_reverse_direction_counts_the_pairs_in_which_unified_is_ahead():
+    table = transferred(ARCHITECTURES)
+    metrics = table["metric"].isin(("read_back", "feature_read_back"))
+    table.loc[metrics & (table["arm"] == "generation"), "value"] = 0.5
+    table.loc[metrics & (table["arm"] == "unified"), "value"] = 0.5
+    ahead = metrics & (table["arm"] == "unified") & (table["architecture"] == "VQ-VQ")
+    table.loc[ahead, "value"] = 0.6
+    found = drawn("attribute_transfer", "attribute_transfer_reverse", table)
+    assert set(found.shown["seed"]) == {0} and len(found.shown) == 4
+    title = found.figure.legends[0].get_title().get_text()
+    assert "ahead in 1 of 4 pairs of single runs" in title
+
+
+@pytest.mark.parametrize("name", ["attribute_transfer", "attribute_transfer_reverse"])
+def test_a_table_without_scores_of_a_rare_attribute_is_refused(name):
+    table = transferred().assign(rare="none", rare_in="none")
+    with pytest.raises(ValueError, match="The table has no scores of a rare attribute to draw"):
+        drawn("attribute_transfer", name, table)
 
 
 @pytest.mark.parametrize(
