@@ -12,6 +12,7 @@ from study_tables import (
     opened,
     ordered,
     pictured,
+    probed,
     scaling,
     scores,
     switched,
@@ -19,7 +20,7 @@ from study_tables import (
 )
 
 from uvlm_core.data.attributes import ATTRIBUTES, chances
-from uvlm_core.studies import attribute_transfer, style
+from uvlm_core.studies import attribute_transfer, embedding_probes, style
 from uvlm_core.studies.base import find_study
 from uvlm_core.studies.mutual_benefit import REPORTED_SCORES, draw_scores, draw_watches
 from uvlm_core.studies.statistics import mean_interval
@@ -440,6 +441,93 @@ def test_a_table_without_scores_of_a_rare_attribute_is_refused(name):
     table = transferred().assign(rare="none", rare_in="none")
     with pytest.raises(ValueError, match="The table has no scores of a rare attribute to draw"):
         drawn("attribute_transfer", name, table)
+
+
+@pytest.mark.parametrize("names", [("VQ-VQ",), ARCHITECTURES], ids=["one", "all"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_probes_are_drawn_as_means_by_place_with_chance_and_the_pixels(names, seeds):
+    rows = embedding_probes.probed_rows(table := probed(names, seeds=seeds), "weather")
+    assert set(rows["attribute"]) == {"weather"} and "absent" not in set(rows["arm"])
+    figure = embedding_probes.draw_probes(rows, "weather")
+    check_layout(figure)
+    assert [axes.get_title() for axes in figure.axes] == [
+        name for name in style.COLOURS if name in names
+    ]
+    own = table[
+        (table["architecture"] == "VQ-VQ")
+        & (table["arm"] == "unified")
+        & (table["rate"] < 1)
+        & (table["attribute"] == "weather")
+    ]
+    means = own.groupby("place", sort=False)["accuracy"].mean().tolist()
+    axes = next(axes for axes in figure.axes if axes.get_title() == "VQ-VQ")
+    lines = [list(line.get_ydata()) for line in axes.lines]
+    assert pytest.approx(means) in lines
+    assert pytest.approx([1 / 3] * 2) in lines and pytest.approx([0.7] * 2) in lines
+
+
+def test_tokens_are_said_to_carry_the_attribute_only_if_probes_beat_their_control_everywhere():
+    table = embedding_probes.probed_rows(probed(("VQ-VQ", "SigLIP-VQ")), "weather")
+    table = table[table["arm"] != embedding_probes.PIXELS]
+    table["accuracy"] = table["control"] + 0.3
+    carried = "The image tokens carry the weather even where it is rare"
+    assert embedding_probes.title_of_probes(table, "weather").startswith(carried)
+    table.loc[table["architecture"] == "VQ-VQ", "accuracy"] = table["control"] - 0.1
+    assert embedding_probes.title_of_probes(table, "weather").startswith("Where the weather")
+
+
+def test_neighbours_are_counted_without_the_point_itself():
+    points = np.array([[0.0, 0], [0, 1], [100, 0], [100, 1]])
+    near = embedding_probes.MAP_NEIGHBOURS
+    points = points.repeat(near, axis=0) + np.linspace(0, 0.01, 4 * near)[:, None]
+    clusters = np.repeat(["sunny", "cloudy", "sunny", "cloudy"], near)
+    # of ten neighbours nine are of the own ten points, and one of those beside them
+    assert embedding_probes.neighbours_alike(points, clusters) == pytest.approx(0.9)
+    assert embedding_probes.neighbours_alike(points, np.full(4 * near, "sunny")) == 1
+
+
+def test_figures_of_the_inspected_models_fit_and_have_a_panel_for_each():
+    rng = np.random.default_rng(7)
+    models = ("complete", "understanding", "unified")
+    tokens = pd.DataFrame(
+        [("complete", "encoder", token, 0.1) for token in range(16)]
+        + [(model, "layer 2", token, rng.random()) for model in models for token in range(16)],
+        columns=["model", "place", "token", "selectivity"],
+    )
+    maps = pd.DataFrame(
+        [
+            (model, "layer 2", method, *rng.random(2), "sunny" if number % 2 else "raining")
+            for model in models[1:]
+            for method in ("t-SNE", "UMAP")
+            for number in range(12)
+        ],
+        columns=["model", "place", "method", "x", "y", "weather"],
+    )
+    figure = embedding_probes.draw_tokens(tokens, "weather")
+    check_layout(figure)
+    assert len(figure.axes) == 1 + 3 + 1  # the last is the colour bar
+    figure = embedding_probes.draw_maps(maps, "weather")
+    check_layout(figure)
+    assert len(figure.axes) == 4
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == ["raining", "sunny"]
+
+
+def test_the_last_token_takes_over_where_it_first_outweighs_the_image_tokens():
+    effects = {
+        "complete": [(1, 0), (0.4, 0.6), (0, 1)],
+        "unified": [(1, 0), (0.9, 0.2), (0.8, 0.3)],
+    }
+    rows = [
+        (model, "weather", layer, group, effect, effect - 0.1, effect + 0.1, 0.5, 9)
+        for model, layers in effects.items()
+        for layer, pair in enumerate(layers)
+        for group, effect in zip(("image", "last", "question"), (*pair, 0.0), strict=True)
+    ]
+    columns = ["model", "attribute", "layer", "group", "effect", "low", "high", "told", "samples"]
+    table = pd.DataFrame(rows, columns=columns)
+    assert embedding_probes.taking_over(table) == {"complete": "layer 1", "unified": "no layer"}
+    check_layout(embedding_probes.draw_patching(table))
 
 
 @pytest.mark.parametrize(
