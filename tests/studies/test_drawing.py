@@ -20,7 +20,7 @@ from study_tables import (
 )
 
 from uvlm_core.data.attributes import ATTRIBUTES, chances
-from uvlm_core.studies import attribute_transfer, embedding_probes, style
+from uvlm_core.studies import attribute_transfer, embedding_probes, frozen_networks, style
 from uvlm_core.studies.base import find_study
 from uvlm_core.studies.mutual_benefit import REPORTED_SCORES, draw_scores, draw_watches
 from uvlm_core.studies.statistics import mean_interval
@@ -528,6 +528,31 @@ def test_the_last_token_takes_over_where_it_first_outweighs_the_image_tokens():
     table = pd.DataFrame(rows, columns=columns)
     assert embedding_probes.taking_over(table) == {"complete": "layer 1", "unified": "no layer"}
     check_layout(embedding_probes.draw_patching(table))
+
+
+def test_readings_show_what_is_lost_and_the_title_the_most_of_it():
+    rows = [
+        (network, inputs, "partial credit", name, 1 - 0.01 * place, 0.25, 9)
+        for network, spaces in frozen_networks._READERS.items()
+        for inputs in spaces
+        for place, name in enumerate(("weather", "battery", "weather_corner"))
+    ]
+    table = pd.DataFrame(rows, columns=frozen_networks._READINGS)
+    figure = frozen_networks.draw_readings(table)
+    check_layout(figure)
+    for axes in figure.axes:
+        lost = [line.get_xdata().tolist() for line in axes.lines]
+        assert lost == [[750.0] * 3] + [pytest.approx([0, 10, 20])] * 3
+    title = figure.legends[0].get_title().get_text()
+    assert "at most about 2.0% with the readers, and 2.0% with the linear probe" in title
+
+
+def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
+    errors = pd.DataFrame({"space": ["from codes", "from features"], "error": [0.0106, 0.0148]})
+    blank = np.zeros((6, 64, 64, 3), np.uint8)
+    figure = frozen_networks.draw_vq(errors, dict.fromkeys(("watch", *errors["space"]), blank))
+    check_layout(figure)
+    assert "off by 1.1% from codes and 1.5% from features" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize(
