@@ -23,6 +23,7 @@ ORDER = (
     ("runs",),
     ("pretraining",),
     ("studies",),
+    ("explore",),
     ("notebooks", "lmms"),
     ("report",),
 )

@@ -159,6 +159,27 @@ def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*SCORES, *RARE_COLUMNS])
 
 
+def probed(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of embedding_probes, out of random numbers."""
+    rng, rows = np.random.default_rng(8), []
+    arms = [("understanding", "none"), ("unified", "none")]
+    arms += [(arm, "weather") for arm in ("understanding", "unified", "absent")]
+    for name, (arm, rare), seed in itertools.product(architectures, arms, range(seeds)):
+        rate = 1.0 if rare == "none" else 0.1
+        rows += [
+            (name, arm, rare, rate, seed, attribute, place, *rng.random(2))
+            for attribute in probe_classes()
+            for place in ("encoder", "adapter", "layer 1", "layer 2")
+        ]
+    rows += [
+        ("any", "random features", "none", 1.0, seed, attribute, "", 0.7, 0.3)
+        for seed in range(seeds)
+        for attribute in probe_classes()
+    ]
+    columns = ["architecture", "arm", "rare", "rate", "seed", "attribute", "place"]
+    return pd.DataFrame(rows, columns=[*columns, "accuracy", "control"])
+
+
 def pictured(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of captioned_pictures, out of random numbers."""
     rng, rows = np.random.default_rng(5), []

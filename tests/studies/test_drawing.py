@@ -12,6 +12,7 @@ from study_tables import (
     opened,
     ordered,
     pictured,
+    probed,
     scaling,
     scores,
     switched,
@@ -19,7 +20,7 @@ from study_tables import (
 )
 
 from uvlm_core.data.attributes import ATTRIBUTES, chances
-from uvlm_core.studies import attribute_transfer, style
+from uvlm_core.studies import attribute_transfer, embedding_probes, frozen_networks, style
 from uvlm_core.studies.base import difference_text, find_study, generation_metric
 from uvlm_core.studies.mutual_benefit import (
     along_training,
@@ -68,13 +69,7 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         name: lambda names, name=name: drawn(
             "attribute_transfer", name, transferred(names), firm_rates=(0.1,)
         )
-        for name in (
-            "attribute_transfer",
-            "attribute_transfer_constrained",
-            "attribute_transfer_kappa",
-            "attribute_transfer_reverse",
-            "attribute_transfer_confusion_weather",
-        )
+        for name in find_study("attribute_transfer").figures
     },
     "captioned_pictures": lambda names: drawn(
         "captioned_pictures", "captioned_pictures", pictured(names)
@@ -84,7 +79,7 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         for name in find_study("training_order").figures
     },
 }
-NO_LINES = ("attribute_transfer_confusion_weather", "mutual_benefit_attributes")  # heat maps
+NO_LINES = ("mutual_benefit_attributes",)  # heat maps
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -482,47 +477,213 @@ def test_a_distortion_is_said_to_cost_only_what_the_verdicts_say(spared, said):
     assert "more than understanding alone in 1" not in sentence(found.figure)
 
 
-def test_confusions_are_drawn_as_they_are_and_a_rate_without_any_is_refused():
+def test_transfer_draws_paired_differences_from_every_baseline_and_nothing_at_other_rates():
     table = transferred()
-    figure, _ = attribute_transfer.draw_confusion(table, "weather", 0.1)
+    figure, shown = (found := drawn_transfer(table)).figure, found.shown
+    assert set(shown["rate"]) == {0.1}
     own = table[
-        (table["arm"] == "absent")
-        & (table["rate"] == 0.1)
-        & (table["attribute"] == "weather: sunny > none")
+        (table["metric"] == "partial") & (table["attribute"] == "weather") & (table["rate"] == 0.1)
     ]
-    absent = next(
-        axes for axes in figure.axes if axes.get_title() == "unified,\nnot in the requests"
-    )
-    first = absent.collections[0].get_array().reshape(3, 4)[0]
-    assert first[3] == pytest.approx(own["value"].mean())
-    with pytest.raises(ValueError, match="no confusions of 'weather' at rate 0.5"):
-        attribute_transfer.draw_confusion(table, "weather", 0.5)
+    own = own[own["rare_in"] == "understanding"]
+    wide = own.pivot_table(index="seed", columns="arm", values="value")
+    for axes, baseline in zip(figure.axes, ("understanding", "absent", "shuffled"), strict=True):
+        mean, low, high = mean_interval(wide["unified"] - wide[baseline])
+        lines = [list(line.get_xdata()) for line in axes.lines]
+        assert [pytest.approx(mean)] in lines and [pytest.approx(low), pytest.approx(high)] in lines
+        assert [0, 0] in lines
+
+
+def drawn_transfer(table):
+    """The main figure of attribute_transfer."""
+    return drawn("attribute_transfer", "attribute_transfer", table, firm_rates=(0.1,))
+
+
+def transfer_differences(**given):
+    """Differences of VQ-VQ on weather at two rates, a list by seed for each baseline."""
+    rows = [
+        ("VQ-VQ", "weather", rate, seed, value + 0.1 * sign, baseline)
+        for baseline, values in given.items()
+        for seed, value in enumerate(values)
+        for rate, sign in ((0.03, -1), (0.1, 1))
+    ]
+    columns = ["architecture", "rare", "rate", "seed", "difference", "baseline"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 @pytest.mark.parametrize(
-    ("draw", "words"),
+    ("given", "words"),
     [
-        (
-            lambda: attribute_transfer.draw_transfer(transferred(), "exact"),
-            "metric 'exact' is not one of partial, constrained, kappa",
-        ),
-        (
-            lambda: attribute_transfer.draw_confusion(transferred(), "colour", 0.1),
-            "rare attribute 'colour' is not one of weather, battery, corners, time",
-        ),
-        (
-            lambda: drawn(
-                "attribute_transfer",
-                "attribute_transfer_reverse",
-                transferred().assign(rare_in="understanding"),
-            ),
-            "The table has no scores of a rare attribute to draw",
-        ),
+        # by the mean over both rates, as the claims have it
+        ({"understanding": [0.3, 0.31, 0.32]}, "know more than understanding alone in VQ-VQ"),
+        ({"understanding": [-0.3, -0.31, -0.32]}, "know less than understanding alone in VQ-VQ"),
+        ({"understanding": [0.3, -0.3, 0.9]}, "not shown to know more"),
+        ({"understanding": [0.3, 0.31]}, "not shown to know more"),  # too few seeds
+        ({"understanding": [0.3]}, "not shown to know more"),
+        ({"understanding": [0.0] * 3, "absent": [0.3, -0.3, 0.9]}, "no control knows decidedly"),
+        ({"understanding": [0.0] * 3, "absent": [0.3, 0.31, 0.32]}, "a control knows decidedly"),
+        ({"understanding": [0.0] * 3, "shuffled": [0.3, 0.31, 0.32]}, "less in VQ-VQ (weather)"),
     ],
 )
-def test_what_a_figure_of_transfer_cannot_show_is_refused(draw, words):
-    with pytest.raises(ValueError, match=words):
-        draw()
+def test_the_title_of_transfer_says_no_more_than_the_verdict(given, words):
+    assert words in attribute_transfer.title_of_transfer(transfer_differences(**given))
+
+
+def test_a_point_of_one_seed_is_hollow_and_only_that():
+    table = transferred()
+    table = table[(table["rate"] == 0.1) | (table["seed"] == 0)]
+    found = drawn("attribute_transfer", "attribute_transfer_kappa", table, firm_rates=(0.1,))
+    lines = found.figure.axes[0].lines
+    marks = {
+        round(line.get_xdata()[0]): line.get_markerfacecolor()
+        for line in lines
+        if line.get_marker() == "o"
+    }
+    assert marks == {0: "white", 1: style.COLOURS["VQ-VQ"]}
+    means = found.shown.groupby("rate")["value"].mean().tolist()
+    assert means in [list(line.get_ydata()) for line in lines]
+
+
+def test_the_title_of_kappas_has_the_means_of_the_drawn_points():
+    keys = {"architecture": "VQ-VQ", "rare": "weather"}
+    rows = [keys | {"rate": 0.1, "seed": seed, "value": 0.3} for seed in range(3)]
+    rows += [keys | {"rare": "battery", "rate": 0.1, "seed": 0, "value": 0.1}]
+    one = attribute_transfer.title_of_kappas(pd.DataFrame(rows))
+    assert one.endswith("at 10 % of the rows their mean kappa is 0.20")
+    rows += [keys | {"rate": 0.003, "seed": 0, "value": -0.04}]
+    two = attribute_transfer.title_of_kappas(pd.DataFrame(rows))
+    assert two.endswith(f"kappa is 0.20, below that {-0.04:.2f}")
+
+
+def test_the_reverse_direction_counts_the_pairs_in_which_unified_is_ahead():
+    table = transferred(ARCHITECTURES)
+    metrics = table["metric"].isin(("read_back", "feature_read_back"))
+    table.loc[metrics & (table["arm"] == "generation"), "value"] = 0.5
+    table.loc[metrics & (table["arm"] == "unified"), "value"] = 0.5
+    ahead = metrics & (table["arm"] == "unified") & (table["architecture"] == "VQ-VQ")
+    table.loc[ahead, "value"] = 0.6
+    found = drawn("attribute_transfer", "attribute_transfer_reverse", table)
+    assert set(found.shown["seed"]) == {0} and len(found.shown) == 4
+    title = sentence(found.figure)
+    assert "ahead in 1 of 4 pairs of single runs" in title
+
+
+@pytest.mark.parametrize("name", ["attribute_transfer", "attribute_transfer_reverse"])
+def test_a_table_without_scores_of_a_rare_attribute_is_refused(name):
+    table = transferred().assign(rare="none", rare_in="none")
+    with pytest.raises(ValueError, match="The table has no scores of a rare attribute to draw"):
+        drawn("attribute_transfer", name, table)
+
+
+@pytest.mark.parametrize("names", [("VQ-VQ",), ARCHITECTURES], ids=["one", "all"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_probes_are_drawn_as_means_by_place_with_chance_and_the_pixels(names, seeds):
+    rows = embedding_probes.probed_rows(table := probed(names, seeds=seeds), "weather")
+    assert set(rows["attribute"]) == {"weather"} and "absent" not in set(rows["arm"])
+    figure = embedding_probes.draw_probes(rows, "weather")
+    check_layout(figure)
+    assert [axes.get_title() for axes in figure.axes] == [
+        name for name in style.COLOURS if name in names
+    ]
+    own = table[
+        (table["architecture"] == "VQ-VQ")
+        & (table["arm"] == "unified")
+        & (table["rate"] < 1)
+        & (table["attribute"] == "weather")
+    ]
+    means = own.groupby("place", sort=False)["accuracy"].mean().tolist()
+    axes = next(axes for axes in figure.axes if axes.get_title() == "VQ-VQ")
+    lines = [list(line.get_ydata()) for line in axes.lines]
+    assert pytest.approx(means) in lines
+    assert pytest.approx([1 / 3] * 2) in lines and pytest.approx([0.7] * 2) in lines
+
+
+def test_tokens_are_said_to_carry_the_attribute_only_if_probes_beat_their_control_everywhere():
+    table = embedding_probes.probed_rows(probed(("VQ-VQ", "SigLIP-VQ")), "weather")
+    table = table[table["arm"] != embedding_probes.PIXELS]
+    table["accuracy"] = table["control"] + 0.3
+    carried = "The image tokens carry the weather even where it is rare"
+    assert embedding_probes.title_of_probes(table, "weather").startswith(carried)
+    table.loc[table["architecture"] == "VQ-VQ", "accuracy"] = table["control"] - 0.1
+    assert embedding_probes.title_of_probes(table, "weather").startswith("Where the weather")
+
+
+def test_neighbours_are_counted_without_the_point_itself():
+    points = np.array([[0.0, 0], [0, 1], [100, 0], [100, 1]])
+    near = embedding_probes.MAP_NEIGHBOURS
+    points = points.repeat(near, axis=0) + np.linspace(0, 0.01, 4 * near)[:, None]
+    clusters = np.repeat(["sunny", "cloudy", "sunny", "cloudy"], near)
+    # of ten neighbours nine are of the own ten points, and one of those beside them
+    assert embedding_probes.neighbours_alike(points, clusters) == pytest.approx(0.9)
+    assert embedding_probes.neighbours_alike(points, np.full(4 * near, "sunny")) == 1
+
+
+def test_figures_of_the_inspected_models_fit_and_have_a_panel_for_each():
+    rng = np.random.default_rng(7)
+    models = ("complete", "understanding", "unified")
+    tokens = pd.DataFrame(
+        [("complete", "encoder", token, 0.1) for token in range(16)]
+        + [(model, "layer 2", token, rng.random()) for model in models for token in range(16)],
+        columns=["model", "place", "token", "selectivity"],
+    )
+    maps = pd.DataFrame(
+        [
+            (model, "layer 2", method, *rng.random(2), "sunny" if number % 2 else "raining")
+            for model in models[1:]
+            for method in ("t-SNE", "UMAP")
+            for number in range(12)
+        ],
+        columns=["model", "place", "method", "x", "y", "weather"],
+    )
+    figure = embedding_probes.draw_tokens(tokens, "weather")
+    check_layout(figure)
+    assert len(figure.axes) == 1 + 3 + 1  # the last is the colour bar
+    figure = embedding_probes.draw_maps(maps, "weather")
+    check_layout(figure)
+    assert len(figure.axes) == 4
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == ["raining", "sunny"]
+
+
+def test_the_last_token_takes_over_where_it_first_outweighs_the_image_tokens():
+    effects = {
+        "complete": [(1, 0), (0.4, 0.6), (0, 1)],
+        "unified": [(1, 0), (0.9, 0.2), (0.8, 0.3)],
+    }
+    rows = [
+        (model, "weather", layer, group, effect, effect - 0.1, effect + 0.1, 0.5, 9)
+        for model, layers in effects.items()
+        for layer, pair in enumerate(layers)
+        for group, effect in zip(("image", "last", "question"), (*pair, 0.0), strict=True)
+    ]
+    columns = ["model", "attribute", "layer", "group", "effect", "low", "high", "told", "samples"]
+    table = pd.DataFrame(rows, columns=columns)
+    assert embedding_probes.taking_over(table) == {"complete": "layer 1", "unified": "no layer"}
+    check_layout(embedding_probes.draw_patching(table))
+
+
+def test_readings_show_what_is_lost_and_the_title_the_most_of_it():
+    rows = [
+        (network, inputs, "partial credit", name, 1 - 0.01 * place, 0.25, 9)
+        for network, spaces in frozen_networks._READERS.items()
+        for inputs in spaces
+        for place, name in enumerate(("weather", "battery", "weather_corner"))
+    ]
+    table = pd.DataFrame(rows, columns=frozen_networks._READINGS)
+    figure = frozen_networks.draw_readings(table)
+    check_layout(figure)
+    for axes in figure.axes:
+        lost = [line.get_xdata().tolist() for line in axes.lines]
+        assert lost == [[750.0] * 3] + [pytest.approx([0, 10, 20])] * 3
+    title = sentence(figure)
+    assert "at most about 2.0% with the readers, and 2.0% with the linear probe" in title
+
+
+def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
+    errors = pd.DataFrame({"space": ["from codes", "from features"], "error": [0.0106, 0.0148]})
+    blank = np.zeros((6, 64, 64, 3), np.uint8)
+    figure = frozen_networks.draw_vq(errors, dict.fromkeys(("watch", *errors["space"]), blank))
+    check_layout(figure)
+    assert "off by 1.1% from codes and 1.5% from features" in sentence(figure)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,13 @@ Belongs here: this study's runs, claims and figures. Not here: how rows are bias
 (`data/conversations.py`), probes (`scoring/probing.py`).
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -37,15 +36,20 @@ from uvlm_core.studies.base import (
     sized,
     tell_verdicts,
 )
+from uvlm_core.studies.statistics import verdict
 from uvlm_core.studies.style import (
     COLOURS,
+    COLUMN,
+    MINUS,
     PAGE,
     REFERENCES,
-    draw_points,
+    colour_handles,
+    draw_mean,
+    headline,
     known_architectures,
-    look_of,
     need,
     spread_handles,
+    style,
     theme,
 )
 from uvlm_core.training.profiles import Profile
@@ -72,16 +76,10 @@ _TRANSFER_COLUMNS = (
     "rare_in",
     "arm",
 )
-_TRANSFER_ARMS = {
-    "understanding": "understanding",
-    "unified": "unified",
-    "absent": "unified, not in the requests",
-    "shuffled": "unified, shuffled in the requests",
-}
-_TRANSFER_METRICS = {
-    "partial": "partial credit",
-    "constrained": "partial credit, answers held to its values",
-    "kappa": "Cohen's kappa",
+_BASELINES = {  # arm that unified is compared with -> words
+    "understanding": f"unified {MINUS} understanding alone",
+    "absent": f"unified {MINUS} unified whose\nrequests never mention it",
+    "shuffled": f"unified {MINUS} unified whose requests\nhave another watch's value",
 }
 
 
@@ -333,183 +331,205 @@ def _pixels(table: pd.DataFrame, probes: pd.DataFrame, rare: str) -> pd.Series:
 # Figures
 
 
-def _understood(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of arms that learn understanding, without the reverse direction."""
-    return table[(table["rare_in"] != "generation") & table["arm"].isin(_TRANSFER_ARMS)]
+def gains(found: pd.DataFrame, baselines: Iterable[str]) -> pd.DataFrame:
+    """Return unified minus each baseline arm, out of scores as `rare_scores` returns them.
 
-
-def drawing_rates(metric: str) -> Callable:
-    """Return a function that draws a metric of the rare attribute against its share of rows."""
-
-    def draw(opened: OpenedStudy) -> Drawn:
-        need(opened.table, "attribute_transfer", _TRANSFER_COLUMNS)
-        table = _understood(opened.table)
-        chosen = (
-            kappas(table)
-            if metric == "kappa"
-            else table[(table["metric"] == metric) & (table["fraction"] == 1)]
-        )
-        figure, shown = draw_transfer(chosen, metric)
-        return Drawn(figure, shown, records=chosen["record"])
-
-    return draw
-
-
-@theme()
-def draw_transfer(table: pd.DataFrame, metric: str = "partial") -> tuple[Figure, pd.DataFrame]:
-    """Draw figure 6 of the paper: the rare attribute's score against its share of the rows.
-
-    One architecture per row, one rare attribute per column; 100 % is complete data. `metric` is
-    "partial", "constrained" (answers must be a value of the attribute) or "kappa". Arms with
-    complete data have only "partial". Returns the figure and the scores it shows. ValueError for
-    another metric.
+    Columns: architecture, rare, rate, seed, difference, baseline. ValueError when there are none.
     """
-    need(table, "attribute_transfer", _TRANSFER_COLUMNS)
-    if metric not in _TRANSFER_METRICS:
-        raise ValueError(f"metric {metric!r} is not one of {', '.join(_TRANSFER_METRICS)}.")
-    shown = rare_scores(table, metric)
-    shown = shown[
-        shown["rare_in"].isin(("understanding", "none")) & shown["arm"].isin(_TRANSFER_ARMS)
+    keys = ["architecture", "rare", "rate", "seed"]
+    wide = found.pivot_table(index=keys, columns="arm", values="value", sort=False)
+    parts = [
+        (wide["unified"] - wide[name])
+        .dropna()
+        .rename("difference")
+        .reset_index()
+        .assign(baseline=name)
+        for name in baselines
+        if name in wide
     ]
-    return _against_rate(
-        shown, _TRANSFER_ARMS, lambda _, name: chance(metric, name), _TRANSFER_METRICS[metric]
-    ), shown
+    if not parts:
+        raise ValueError("The table has no scores of a rare attribute to draw.")
+    return pd.concat(parts, ignore_index=True)
 
 
 @theme()
-def draw_reverse(opened: OpenedStudy) -> Drawn:
-    """Draw the reverse direction: read-back of an attribute against its share of the requests."""
+def draw_transfer(opened: OpenedStudy) -> Drawn:
+    """Draw unified minus understanding alone and minus each control, as the claims compare them.
+
+    One baseline per panel, one rare attribute and firm rate per line.
+    """
     table = opened.table
-    need(table, "attribute_transfer_reverse", _TRANSFER_COLUMNS)
+    need(table, "attribute_transfer", _TRANSFER_COLUMNS)
     table = table[
-        (table["seed"] == 0)
-        & table["rare_in"].isin(("generation", "none"))
-        & (table["fraction"] == 1)
-        & table["metric"].isin(("read_back", "feature_read_back"))
+        (table["rare_in"] == "understanding")
+        & table["rare"].isin(FIRM)
+        & table["rate"].isin(opened.scale.firm_rates)
+        & (table["metric"] == "partial")
     ]
-    shown = pd.concat(
-        [
-            rare_scores(table[table["architecture"] == name], generation_metric(name))
-            for name in known_architectures(table)
-        ]
-        or [pd.DataFrame(columns=[*_TRANSFER_COLUMNS])]
-    )
-    rare = shown.loc[shown["rare_in"] == "generation", "rare"].unique()
-    shown_arms = {"generation": "generation", "unified": "unified"}
-    shown = shown[shown["arm"].isin(shown_arms) & shown["rare"].isin(rare)]
-    figure = _against_rate(
-        shown, shown_arms, lambda name, part: chance(generation_metric(name), part), "read back"
+    shown = gains(rare_scores(table), _BASELINES)
+    figure = _draw_gains(
+        shown, _BASELINES, "difference in partial credit", title_of_transfer(shown), PAGE
     )
     return Drawn(figure, shown, records=table["record"])
 
 
-def _against_rate(
-    shown: pd.DataFrame, shown_arms: dict[str, str], least: Callable, label: str
-) -> Figure:
-    """Draw scores over evenly spaced rates: architectures as rows, rare attributes as columns."""
-    names = known_architectures(shown)
-    rares = [name for name in RARE if (shown["rare"] == name).any()]
-    rates = sorted(shown["rate"].unique())
-    if not names or not rares:
-        raise ValueError("The table has no scores of a rare attribute to draw.")
-    figure = Figure(figsize=(PAGE, 0.95 + 1.35 * len(names)))
-    grid = figure.subplots(len(names), len(rares), squeeze=False)
-    for number, (line, name) in enumerate(zip(grid, names, strict=True)):
-        for axes, rare in zip(line, rares, strict=True):
-            own = shown[(shown["architecture"] == name) & (shown["rare"] == rare)]
-            for place, arm in enumerate(shown_arms):
-                run = own[own["arm"] == arm]
-                shift = 0.08 * (place - (len(shown_arms) - 1) / 2)  # so that bars do not overlap
-                if len(run):
-                    draw_points(
-                        axes, run["rate"].map(rates.index) + shift, run["value"], look_of(name, arm)
-                    )
-            axes.axhline(
-                float(np.mean([least(name, part) for part in RARE[rare]])), **REFERENCES["chance"]
-            )
-            axes.set(
-                ylim=(min(-0.04, shown["value"].min() - 0.04), 1.04), xlim=(-0.4, len(rates) - 0.6)
-            )
-            axes.set_xticks(range(len(rates)), [f"{100 * rate:g}" for rate in rates])
-            axes.tick_params(labelleft=axes is line[0], labelbottom=number == len(names) - 1)
-            if number == 0:
-                axes.set_title(rare)
-        line[0].set_ylabel(name)
-    figure.supxlabel("rows that may mention it, %", fontsize=8)
-    figure.supylabel(label, fontsize=8)
-    handles = [
-        Line2D([], [], label=words, **look_of(names[0], arm) | {"color": "black"})
-        for arm, words in shown_arms.items()
+def title_of_transfer(shown: pd.DataFrame) -> str:
+    """Say where unified models decidedly know more, by means over rates as in the claims."""
+
+    def where(wanted: str, baseline: str) -> list[str]:
+        own = shown[shown["baseline"] == baseline]
+        return [
+            f"{name} ({rare})"
+            for (name, rare), one in own.groupby(["architecture", "rare"], sort=False)
+            if verdict(one.groupby("seed")["difference"].mean()) == wanted
+        ]
+
+    found = {
+        word: where(wanted, "understanding")
+        for word, wanted in (("more", "replicates"), ("less", "contradicts"))
+    }
+    told = [
+        f"{word} than understanding alone in {', '.join(names)}"
+        for word, names in found.items()
+        if names
     ]
-    handles += [*spread_handles(shown), Line2D([], [], label="chance", **REFERENCES["chance"])]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
-    return figure
-
-
-def drawing_confusion(rare: str) -> Callable:
-    """Return a function that draws a rare attribute's confusions at the last firm rate."""
-
-    def draw(opened: OpenedStudy) -> Drawn:
-        return Drawn(*draw_confusion(_understood(opened.table), rare, opened.scale.firm_rates[-1]))
-
-    return draw
+    below = [name for control in ("absent", "shuffled") for name in where("replicates", control)]
+    return (
+        f"Of a rare attribute, unified models know {' and '.join(told)};\n"
+        if told
+        else "Unified models are not shown to know more of a rare attribute;\n"
+    ) + (
+        f"a control knows decidedly less in {', '.join(dict.fromkeys(below))}"
+        if below
+        else "no control knows decidedly less"
+    )
 
 
 @theme()
-def draw_confusion(table: pd.DataFrame, rare: str, rate: float) -> tuple[Figure, pd.DataFrame]:
-    """Draw confusion matrices: true classes as rows, answered classes as columns, in row shares.
+def draw_reverse(opened: OpenedStudy) -> Drawn:
+    """Draw the reverse direction: read-back of an attribute that is rare in the requests.
 
-    One architecture per line, one arm per panel. Shares are means over seeds of models trained with
-    `rare` allowed in a share `rate` of the understanding rows. Returns the figure and the rows it
-    shows. ValueError for an unknown attribute, or one without confusions.
+    Unified minus generation alone; only seed 0 has these runs.
     """
-    need(table, "attribute_transfer_confusion", _TRANSFER_COLUMNS)
-    if rare not in RARE:
-        raise ValueError(f"rare attribute {rare!r} is not one of {', '.join(RARE)}.")
-    chosen = table[
-        (table["metric"] == "confusion")
-        & (table["rare"] == rare)
-        & (table["rate"] == rate)
-        & (table["rare_in"] == "understanding")
-        & table["attribute"].str.startswith(f"{RARE[rare][0]}:")
+    table = opened.table
+    need(table, "attribute_transfer_reverse", _TRANSFER_COLUMNS)
+    table = table[(table["seed"] == 0) & (table["rare_in"] == "generation")]
+    found = [
+        rare_scores(table[table["architecture"] == name], generation_metric(name))
+        for name in known_architectures(table)
     ]
-    if chosen.empty:
-        raise ValueError(f"The table has no confusions of {rare!r} at rate {rate!r}.")
-    pairs = chosen["attribute"].str.extract(r": (?P<true>.*) > (?P<said>.*)")
-    drawn = chosen.assign(true=pairs["true"], said=pairs["said"])
-    rows, columns = list(dict.fromkeys(drawn["true"])), list(dict.fromkeys(drawn["said"]))
-    names = known_architectures(drawn)
-    shown_arms = [arm for arm in _TRANSFER_ARMS if (drawn["arm"] == arm).any()]
-    figure = Figure(figsize=(PAGE, 0.8 + (0.5 + 0.22 * len(rows)) * len(names)))
-    grid = figure.subplots(len(names), len(shown_arms), squeeze=False)
-    for line, name in zip(grid, names, strict=True):
-        for axes, arm in zip(line, shown_arms, strict=True):
-            own = drawn[(drawn["architecture"] == name) & (drawn["arm"] == arm)]
-            shares = own.pivot_table(index="true", columns="said", values="value").reindex(
-                rows, columns=columns
+    if not found:
+        raise ValueError("The table has no scores of a rare attribute to draw.")
+    shown = gains(pd.concat(found), ["generation"])
+    ahead = (shown["difference"] > 0).sum()
+    title = (
+        "Drawing what requests rarely mention:\n"
+        f"unified is ahead in {ahead} of {len(shown)} pairs of single runs"
+    )
+    panel = {"generation": f"unified {MINUS} generation alone"}
+    figure = _draw_gains(shown, panel, "difference in read-back", title, COLUMN)
+    return Drawn(figure, shown, records=table["record"])
+
+
+def _draw_gains(
+    shown: pd.DataFrame, panels: dict[str, str], label: str, title: str, width: float
+) -> Figure:
+    """Draw differences along x, a panel per baseline; a single seed is a hollow mark."""
+    names = known_architectures(shown)
+    lines = [
+        (rare, rate)
+        for rare in FIRM
+        for rate in sorted(shown.loc[shown["rare"] == rare, "rate"].unique())
+    ]
+    figure = Figure(figsize=(width, 1.4 + 0.38 * max(2, len(lines))))
+    grid = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (baseline, words) in zip(grid, panels.items(), strict=True):
+        axes.axvline(0, color="black", linewidth=0.6)
+        for (line, (rare, rate)), (place, name) in itertools.product(
+            enumerate(lines), enumerate(names)
+        ):
+            own = shown[
+                (shown["architecture"] == name)
+                & (shown["baseline"] == baseline)
+                & (shown["rare"] == rare)
+                & (shown["rate"] == rate)
+            ]
+            if len(own):
+                at = line + 0.6 * ((place + 0.5) / len(names) - 0.5)
+                look = {"color": COLOURS[name], "marker": "o"} | _hollow(own)
+                draw_mean(axes, at, own["difference"], look, upright=False)
+        axes.set(title=words, xlabel=label, ylim=(len(lines) - 0.5, -0.5))
+        axes.grid(False, axis="y")
+    grid[0].set_ylabel("rare attribute,\nshare of rows")
+    grid[0].set_yticks(range(len(lines)), [f"{rare}, {100 * rate:g} %" for rare, rate in lines])
+    handles = [*colour_handles(names), *_spread(shown)]
+    headline(figure, title, handles, 5 if width == PAGE else 2)
+    return figure
+
+
+def _hollow(own: pd.DataFrame) -> dict:
+    """Return the look that tells a single seed from a mean over seeds."""
+    return {"markerfacecolor": "white"} if own["seed"].nunique() == 1 else {}
+
+
+def _spread(shown: pd.DataFrame) -> list[Line2D]:
+    """Return the legend entries for intervals and for hollow marks."""
+    hollow = shown.groupby(["architecture", "rare", "rate"])["seed"].nunique().min() == 1
+    look = {"color": "black", "marker": "o", "markerfacecolor": "white", "linestyle": ""}
+    return spread_handles(shown) + ([Line2D([], [], label="one seed", **look)] if hollow else [])
+
+
+@theme()
+def draw_kappas(opened: OpenedStudy) -> Drawn:
+    """Draw how far answers of unified models depend on the image, against the attribute's share.
+
+    One rare attribute per panel. Cohen's kappa is 0 where answers ignore the image.
+    """
+    table = opened.table
+    need(table, "attribute_transfer_kappa", _TRANSFER_COLUMNS)
+    table = table[(table["rare_in"] == "understanding") & (table["arm"] == "unified")]
+    shown = rare_scores(kappas(table), "kappa")
+    names, rates = known_architectures(shown), sorted(shown["rate"].unique())
+    rares = [name for name in RARE if (shown["rare"] == name).any()]
+    figure = Figure(figsize=(PAGE, 2.7))
+    grid = figure.subplots(1, len(rares), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, rare in zip(grid, rares, strict=True):
+        axes.axhline(0, **REFERENCES["chance"])
+        for place, name in enumerate(names):
+            own = shown[(shown["rare"] == rare) & (shown["architecture"] == name)]
+            groups = own.groupby(own["rate"].map(rates.index))
+            aside = 0.4 * ((place + 0.5) / len(names) - 0.5)
+            axes.plot(
+                [at + aside for at in groups.groups],
+                [
+                    draw_mean(axes, at + aside, one["value"], style(name) | _hollow(one))
+                    for at, one in groups
+                ],
+                color=COLOURS[name],
+                linewidth=0.8,
+                zorder=1,
             )
-            sns.heatmap(
-                shares,
-                ax=axes,
-                vmin=0,
-                vmax=1,
-                cbar=False,
-                linewidths=0.5,
-                fmt="",
-                annot=shares.map(lambda share: f"{share:.2f}".removeprefix("0")),
-                annot_kws={"fontsize": 6.5},
-                cmap=sns.light_palette(COLOURS[name], as_cmap=True),
-            )
-            axes.set(xlabel="", ylabel=f"{name}\nshown" if axes is line[0] else "")
-            axes.tick_params(
-                labelleft=axes is line[0], labelbottom=line[0] is grid[-1][0], length=0
-            )
-            axes.set_xticks(axes.get_xticks(), columns, rotation=45, ha="right")
-            axes.set_yticks(axes.get_yticks(), rows, rotation=0)
-            if line[0] is grid[0][0]:
-                axes.set_title(_TRANSFER_ARMS[arm].replace(", ", ",\n"))
-    figure.supxlabel("answered", fontsize=8)
-    return figure, chosen
+        axes.set(title=rare, xlabel="share of rows, %")
+        axes.set_xticks(range(len(rates)), [f"{100 * rate:g}" for rate in rates])
+        axes.grid(False, axis="x")
+    grid[0].set_ylabel("Cohen's kappa of answers")
+    handles = [
+        *colour_handles(names),
+        *_spread(shown),
+        Line2D([], [], label="answers ignore the image", **REFERENCES["chance"]),
+    ]
+    headline(figure, title_of_kappas(shown), handles)
+    return Drawn(figure, shown, records=table["record"])
+
+
+def title_of_kappas(shown: pd.DataFrame) -> str:
+    """Say the mean of the drawn points at the highest rate, and at the rates below it."""
+    points = shown.groupby(["architecture", "rare", "rate"])["value"].mean()
+    rates, most = points.index.get_level_values("rate"), shown["rate"].max()
+    means = points.groupby(rates < most).mean()
+    told = f"at {100 * most:g} % of the rows their mean kappa is {means[False]:.2f}"
+    told += f", below that {means[True]:.2f}" if True in means else ""
+    return f"How far unified models' answers about a rare attribute depend on the image:\n{told}"
 
 
 # What the figures say
@@ -520,69 +540,31 @@ def tell_transfer(opened: OpenedStudy) -> str:
     return (
         f"Unified minus understanding alone on weather at {_at(opened.scale)} of the rows: "
         f"{tell_verdicts(opened, 'transfer', 'weather')}. Minus unified training whose requests "
-        f"never mention it: {tell_verdicts(opened, 'by its requests', 'weather')}. A point without "
-        "a bar is of one seed."
+        f"never mention it: {tell_verdicts(opened, 'by its requests', 'weather')}. Attributes and "
+        "rates of one seed are left out."
     )
 
 
-def tell_constrained(opened: OpenedStudy) -> str:
-    """Compare free answers with those constrained to the attribute's values."""
-    table = _understood(opened.table)
-    rate, told = opened.scale.firm_rates[-1], []
-    for metric, words in (("partial", "free"), ("constrained", "held to its values")):
-        found = rare_scores(table, metric)
-        own = found[
-            (found["rate"] == rate) & (found["arm"] == "unified") & (found["rare"] == "weather")
-        ]
-        told.append(f"{own['value'].mean():.2f} {words}")
-    return (
-        "A model that has hardly ever been asked may know and not say, so the question is put "
-        "again with nothing but the attribute's values as possible answers. Unified models' "
-        f"answers about weather at {rate:.0%}: {', '.join(told)}, mean over architectures."
-    )
-
-
-def tell_kappa(opened: OpenedStudy) -> str:
-    """Say how much answers depend on the image."""
-    found = rare_scores(kappas(_understood(opened.table)), "kappa")
-    means = (
-        found[found["rate"] == opened.scale.firm_rates[-1]].groupby(["rare", "arm"])["value"].mean()
-    )
+def tell_kappas(opened: OpenedStudy) -> str:
+    """Say how much answers depend on the image, and what models know and do not say."""
+    rate = opened.scale.firm_rates[-1]
+    table = opened.table[opened.table["rare_in"] == "understanding"]
+    found = rare_scores(kappas(table), "kappa")
+    means = found[found["rate"] == rate].groupby(["rare", "arm"])["value"].mean()
     told = "; ".join(
         f"{rare}: unified {means[rare, 'unified']:.2f}, understanding "
         f"{means[rare, 'understanding']:.2f}"
         for rare in RARE
         if (rare, "unified") in means.index
     )
+    held = rare_scores(table[table["rate"] == table["rate"].min()], "constrained")
+    weather = held[(held["rare"] == "weather") & (held["arm"] == "unified")]["value"].mean()
     return (
         "A constant answer earns partial credit; Cohen's kappa gives it 0. At "
-        f"{opened.scale.firm_rates[-1]:.0%} of the rows, mean over architectures: {told}."
+        f"{rate:.0%} of the rows, mean over architectures: {told}. Unified models that may answer "
+        f"with nothing but the weather's values earn {weather:.2f} at {table['rate'].min():.0%} of "
+        f"the rows; chance is {chance('constrained', 'weather'):.2f}."
     )
-
-
-def telling_confusion(rare: str) -> Callable:
-    """Return a function that describes the confusions of a rare attribute."""
-
-    def tell(opened: OpenedStudy) -> str:
-        table = opened.table
-        own = table[
-            (table["metric"] == "confusion")
-            & (table["rare"] == rare)
-            & (table["rate"] == opened.scale.firm_rates[-1])
-            & (table["rare_in"] == "understanding")
-            & (table["arm"] == "unified")
-            & table["attribute"].str.startswith(f"{RARE[rare][0]}:")
-        ]
-        pairs = own["attribute"].str.extract(r": (?P<true>.*) > (?P<said>.*)")
-        right = own.loc[pairs["true"] == pairs["said"], "value"].mean()
-        unsaid = own.loc[pairs["said"] == "none", "value"].mean()
-        return (
-            f"Unified models give the right class of {rare} in {right:.0%} of the cases (mean over "
-            f"classes and architectures), and no value at all in {unsaid:.0%}. Equal rows mean "
-            "that the answer does not depend on what is shown."
-        )
-
-    return tell
 
 
 def tell_reverse(opened: OpenedStudy) -> str:
@@ -595,17 +577,16 @@ def tell_reverse(opened: OpenedStudy) -> str:
         means = own.groupby("arm")["value"].mean()
         told.append(f"{name} {means['unified']:.2f} against {means['generation']:.2f}")
     return (
-        "Rare in the requests, complete in the understanding data; one seed, mean over attributes "
-        f"and rates, unified against generation alone: {', '.join(told)}. Read-back from pixels "
-        "and from features are not comparable."
+        "Weather or battery is rare in the requests, and complete in the understanding data. Mean "
+        f"read-back of it, unified against generation alone: {', '.join(told)}. There is one seed, "
+        "and read-back from pixels and from features are not comparable."
     )
 
 
 def left_out(scale: TransferScale) -> list[str]:
     """Return the names of the figures for which a scale has no runs."""
-    names = [f"attribute_transfer_confusion_{rare}" for rare in RARE if rare not in scale.rates]
     reverse = any(rate in scale.firm_rates for rare in FIRM for rate in scale.rates.get(rare, ()))
-    return names if reverse else [*names, "attribute_transfer_reverse"]
+    return [] if reverse else ["attribute_transfer_reverse"]
 
 
 STUDY = Study(
@@ -671,17 +652,13 @@ STUDY = Study(
         ),
     ),
     figures={
-        "attribute_transfer": drawing_rates("partial"),
-        **{f"attribute_transfer_confusion_{rare}": drawing_confusion(rare) for rare in RARE},
-        "attribute_transfer_constrained": drawing_rates("constrained"),
-        "attribute_transfer_kappa": drawing_rates("kappa"),
+        "attribute_transfer": draw_transfer,
+        "attribute_transfer_kappa": draw_kappas,
         "attribute_transfer_reverse": draw_reverse,
     },
     findings={
         "attribute_transfer": tell_transfer,
-        **{f"attribute_transfer_confusion_{rare}": telling_confusion(rare) for rare in RARE},
-        "attribute_transfer_constrained": tell_constrained,
-        "attribute_transfer_kappa": tell_kappa,
+        "attribute_transfer_kappa": tell_kappas,
         "attribute_transfer_reverse": tell_reverse,
     },
 )

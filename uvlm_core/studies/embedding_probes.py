@@ -10,14 +10,12 @@ Belongs here: this study's runs, measurements and figures. Not here: the probes
 (`scoring/probing.py`), the patching (`scoring/patching.py`).
 """
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -37,15 +35,18 @@ from uvlm_core.studies.base import (
     recorded,
     scores,
 )
+from uvlm_core.studies.statistics import mean_interval
 from uvlm_core.studies.style import (
     COLOURS,
-    COLUMN,
     LINES,
     NAMES,
     PAGE,
     REFERENCES,
     draw_points,
+    headline,
+    known_architectures,
     need,
+    spread_handles,
     theme,
 )
 from uvlm_core.training.profiles import Profile, profile
@@ -59,6 +60,7 @@ PROBED_CLASSES = {  # what is probed -> classes; equals `probing.probe_classes()
     "battery_corner": 4,
 }
 MAPPED_MODELS = ("understanding", "unified")
+MAP_NEIGHBOURS = 10  # of a point of a map
 WHOLE_IMAGE = ("pooled", "all")  # probes of the mean token, and of all tokens concatenated
 # group of tokens -> label and style; lines and markers differ as well as greys
 PATCHED_GROUPS = {
@@ -72,15 +74,22 @@ PATCHED_GROUPS = {
         {"color": "#808080", "linestyle": ":", "marker": "s", "markersize": 2.5},
     ),
 }
-_MODELS = ("complete", "understanding", "unified")
+_MODELS = {  # inspected model -> words
+    "complete": "complete data",
+    "understanding": "rare, understanding alone",
+    "unified": "rare, unified",
+}
 _KEYS = ["architecture", "arm", "rare", "rate", "rare_in", "seed"]
 _PROBES = ("architecture", "arm", "rate", "seed", "attribute", "place", "accuracy", "control")
 # colours of an attribute's values, distinct from those of architectures
 _VALUE_COLOURS = ("#332288", "#ddcc77", "#117733", "#aa4499", "#88ccee")
 ENCODER = "encoder's tokens"  # name of the arm that probes the encoder
-_LEVELS = {
-    "random features": ("random features of the pixels", REFERENCES["baseline"]),
-    ENCODER: ("encoder's tokens side by side", REFERENCES["ceiling"]),
+PIXELS = "random features"  # name of the arm that probes the pixels
+# drawn model (arm, whether the attribute is rare) -> label and look
+_PROBED_MODELS = {
+    ("understanding", False): ("complete data", {"linestyle": ":", "marker": "D"}),
+    ("understanding", True): ("rare, understanding alone", LINES["understanding"]),
+    ("unified", True): ("rare, unified", LINES["unified"]),
 }
 _EFFECTS = [
     "model",
@@ -427,101 +436,103 @@ def short(place: str) -> str:
     return {"encoder": "enc", "adapter": "in"}.get(place, place.removeprefix("layer "))
 
 
+def probed_rows(table: pd.DataFrame, attribute: str) -> pd.DataFrame:
+    """Return the rows of `probe_table` that `draw_probes` shows: an attribute's, of some arms."""
+    need(table, "embedding_probes", _PROBES)
+    drawn = pd.Series(False, table.index)
+    for arm, rare in _PROBED_MODELS:
+        drawn |= (table["arm"] == arm) & ((table["rate"] < 1) == rare)
+    return table[(table["attribute"] == attribute) & (drawn | (table["arm"] == PIXELS))]
+
+
 @theme()
-def draw_probes(table: pd.DataFrame) -> Figure:
+def draw_probes(table: pd.DataFrame, attribute: str) -> Figure:
     """Draw the accuracy of linear probes of an image's mean token by place in the model.
 
-    One architecture per row, one attribute per column. Hollow marks are models with complete data.
-    `table` comes from `probe_table` and has one rare attribute at one rate. ValueError if it lacks
-    an attribute's probes.
+    One architecture per panel. `table` comes from `probed_rows`.
     """
     need(table, "embedding_probes", _PROBES)
-    known = set(table["attribute"])
-    if missing := [name for name in PROBED_CLASSES if name not in known]:
-        raise ValueError(
-            f"The table of figure 'embedding_probes' has no probes of {', '.join(missing)}."
-        )
-    names = [name for name in COLOURS if (table["architecture"] == name).any()]
-    arms = [arm for arm in LINES if (table["arm"] == arm).any()]
-    places = [place for place in dict.fromkeys(table["place"].fillna("")) if place]
-    figure = Figure(figsize=(PAGE, 1.1 + 1.35 * len(names)))
-    grid = figure.subplots(len(names), len(PROBED_CLASSES), squeeze=False)
-    for line, name in zip(grid, names, strict=True):
-        for axes, (attribute, classes) in zip(line, PROBED_CLASSES.items(), strict=True):
-            own = table[(table["architecture"] == name) & (table["attribute"] == attribute)]
-            for number, (arm, whole) in enumerate(itertools.product(arms, (False, True))):
-                run = own[(own["arm"] == arm) & ((own["rate"] == 1) == whole)]
-                if len(run):
-                    aside = 0.06 * (number - len(arms) + 0.5)  # so that bars do not overlap
-                    at = run["place"].map(places.index) + aside
-                    look = {"color": COLOURS[name]} | LINES[arm] | {"markersize": 2.5}
-                    draw_points(
-                        axes,
-                        at,
-                        run["accuracy"],
-                        look | ({"markerfacecolor": "white", "alpha": 0.6} if whole else {}),
-                    )
-            control = own.groupby("place")["control"].mean().reindex(places)
-            axes.plot(range(len(places)), control, **REFERENCES["floor"])
-            axes.axhline(1 / classes, **REFERENCES["chance"])
-            for arm, (_, look) in _LEVELS.items():
-                level = table[
-                    (table["arm"] == arm)
-                    & table["architecture"].isin((name, "any"))
-                    & (table["attribute"] == attribute)
-                ]
-                axes.axhline(level["accuracy"].mean(), **look)
-            axes.set(ylim=(0, 1.04), xlim=(-0.4, len(places) - 0.6))
-            axes.set_xticks(range(len(places)), [short(place) for place in places])
-            axes.tick_params(labelleft=axes is line[0], labelbottom=line[0] is grid[-1][0])
-            if line[0] is grid[0][0]:
-                axes.set_title(NAMES.get(attribute, attribute))
-        line[0].set_ylabel(f"{name}\naccuracy")
-    figure.supxlabel("place (mean token): encoder, adapter's output, layers of the LM", fontsize=8)
-    handles = [Line2D([], [], color="black", label=arm, **LINES[arm]) for arm in arms]
-    handles += [
-        Line2D(
-            [],
-            [],
-            color="black",
-            linestyle="",
-            marker="o",
-            markerfacecolor="white",
-            label="complete data",
+    models, name = table[table["arm"] != PIXELS], NAMES.get(attribute, attribute)
+    names, places = known_architectures(models), list(dict.fromkeys(models["place"]))
+    figure = Figure(figsize=(PAGE, 2.9))
+    grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    for axes, architecture in zip(grid, names, strict=True):
+        pixels = table.loc[table["arm"] == PIXELS, "accuracy"]
+        axes.axhline(pixels.mean(), **REFERENCES["baseline"])
+        axes.axhline(1 / PROBED_CLASSES[attribute], **REFERENCES["chance"])
+        for place, ((arm, rare), (_, look)) in enumerate(_PROBED_MODELS.items()):
+            run = models[
+                (models["architecture"] == architecture)
+                & (models["arm"] == arm)
+                & ((models["rate"] < 1) == rare)
+            ]
+            at = run["place"].map(places.index) + 0.12 * (place - 1)  # so that bars do not overlap
+            draw_points(axes, at, run["accuracy"], {"color": COLOURS[architecture]} | look)
+        axes.set(title=architecture, xlabel="encoder, adapter (in),\nlayers of the LM")
+        axes.set_xticks(range(len(places)), [short(place) for place in places])
+        axes.grid(False, axis="x")
+    grid[0].set_ylabel(f"accuracy of a probe, {name}")
+    handles = [
+        *(
+            Line2D([], [], color="black", label=words, **look)
+            for words, look in _PROBED_MODELS.values()
         ),
-        Line2D([], [], label="random labels", **REFERENCES["floor"]),
+        Line2D([], [], label="random features of the pixels", **REFERENCES["baseline"]),
         Line2D([], [], label="chance", **REFERENCES["chance"]),
-        *(Line2D([], [], label=words, **look) for words, look in _LEVELS.values()),
+        *spread_handles(models),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    headline(figure, title_of_probes(models, attribute), handles)
     return figure
+
+
+def title_of_probes(models: pd.DataFrame, attribute: str) -> str:
+    """Say how often probes of the last layer of understanding-only models are right.
+
+    Only if they beat their control decidedly in every architecture, the tokens "carry" it.
+    """
+    last = models[models["place"] == last_layer(models["place"])]
+    last = last[last["arm"] == "understanding"]
+    rare, whole = last[last["rate"] < 1], last[last["rate"] == 1]
+    selectivity = (rare["accuracy"] - rare["control"]).groupby(rare["architecture"])
+    name = NAMES.get(attribute, attribute)
+    carried = all(mean_interval(values)[1] > 0 for _, values in selectivity)
+    first = (
+        f"The image tokens carry the {name} even where it is rare:"
+        if carried
+        else f"Where the {name} is rare,"
+    )
+    return (
+        f"{first} in the last layer\na probe is right in {rare['accuracy'].mean():.0%} "
+        f"of the cases, after complete data in {whole['accuracy'].mean():.0%}"
+    )
 
 
 @theme()
 def draw_tokens(table: pd.DataFrame, attribute: str) -> Figure:
     """Draw the selectivity of probes of single image tokens, laid out as in the image.
 
-    One model per row, one place per column. Columns of `table`: model, place, token, selectivity.
+    One panel for the encoder, which the models share, and one for the last layer of each model.
+    Columns of `table`: model, place, token, selectivity.
     """
     need(table, "embedding_probes_tokens", ("model", "place", "token", "selectivity"))
-    own = table
-    models, places = list(dict.fromkeys(own["model"])), list(dict.fromkeys(own["place"]))
-    figure = Figure(figsize=(PAGE, 0.5 + 1.15 * len(models)))
-    grid = figure.subplots(len(models), len(places), squeeze=False)
-    for line, model in zip(grid, models, strict=True):
-        for axes, place in zip(line, places, strict=True):
-            values = own[(own["model"] == model) & (own["place"] == place)]
-            side = math.isqrt(len(values))
-            image = axes.imshow(
-                values["selectivity"].to_numpy().reshape(side, side), vmin=0, vmax=1, cmap="Greys"
-            )
-            axes.set(xticks=[], yticks=[])
-            axes.grid(False)
-            if line[0] is grid[0][0]:
-                axes.set_title(place)
-        line[0].set_ylabel(model)
-    figure.colorbar(
-        image, ax=grid, shrink=0.7, label=f"selectivity, {NAMES.get(attribute, attribute)}"
+    last, name = last_layer(table["place"]), NAMES.get(attribute, attribute)
+    panels = {
+        f"{place}\n{_MODELS[model] if place == last else 'of all models'}": own
+        for (place, model), own in table.groupby(["place", "model"], sort=False)["selectivity"]
+    }
+    figure = Figure(figsize=(PAGE, 2.2))
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (words, own) in zip(grid, panels.items(), strict=True):
+        side = math.isqrt(len(own))
+        image = axes.imshow(own.to_numpy().reshape(side, side), vmin=0, vmax=1, cmap="Greys")
+        axes.set(xticks=[], yticks=[], title=words, xlabel=f"mean {own.mean():.2f}")
+        axes.grid(False)
+    figure.colorbar(image, ax=grid, shrink=0.8, label="selectivity")
+    means = [own.mean() for own in panels.values()]
+    headline(
+        figure,
+        f"Single tokens tell the {name} by a mean selectivity of {means[0]:.2f} in the encoder, "
+        f"and of {min(means[1:]):.2f} to {max(means[1:]):.2f} in {last}",
     )
     return figure
 
@@ -530,70 +541,43 @@ def draw_tokens(table: pd.DataFrame, attribute: str) -> Figure:
 def draw_maps(table: pd.DataFrame, attribute: str) -> Figure:
     """Draw t-SNE and UMAP of an image's mean token, one point per watch.
 
-    One place and method per row, one model per column. The colour is the attribute's value. Columns
-    of `table`: model, place, method, x, y, and the attribute.
+    One method and model per panel. The colour is the attribute's value. Columns of `table`: model,
+    place, method, x, y, and the attribute; one place.
     """
     need(table, "embedding_probes_maps", ("model", "place", "method", "x", "y", attribute))
-    models = list(dict.fromkeys(table["model"]))
-    kinds = list(table[["place", "method"]].drop_duplicates().itertuples(index=False, name=None))
     values = sorted(table[attribute].unique())
-    figure = Figure(figsize=(PAGE, 0.6 + 1.6 * len(kinds)))
-    grid = figure.subplots(len(kinds), len(models), squeeze=False)
-    for line, (place, method) in zip(grid, kinds, strict=True):
-        for axes, model in zip(line, models, strict=True):
-            own = table[
-                (table["model"] == model) & (table["place"] == place) & (table["method"] == method)
-            ]
-            for value, colour in zip(values, _VALUE_COLOURS, strict=False):
-                points = own[own[attribute] == value]
-                axes.plot(
-                    points["x"], points["y"], ".", color=colour, markersize=3, markeredgewidth=0
-                )
-            axes.set(xticks=[], yticks=[])
-            if line[0] is grid[0][0]:
-                axes.set_title(model)
-        line[0].set_ylabel(f"{method}\n{place}")
-    handles = [
-        Line2D([], [], linestyle="", marker="o", color=colour, label=value)
-        for value, colour in zip(values, _VALUE_COLOURS, strict=False)
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(values))
+    panels = dict(iter(table.groupby(["method", "model"], sort=False)))
+    figure = Figure(figsize=(PAGE, 2.7))
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    alike = []
+    for axes, ((method, model), own) in zip(grid, panels.items(), strict=True):
+        for value, colour in zip(values, _VALUE_COLOURS, strict=False):
+            points = own[own[attribute] == value]
+            axes.plot(points["x"], points["y"], ".", color=colour, markersize=3, markeredgewidth=0)
+        alike.append(neighbours_alike(own[["x", "y"]].to_numpy(), own[attribute].to_numpy()))
+        axes.set(xticks=[], yticks=[], title=f"{method}\n{_MODELS[model]}")
+        axes.set_xlabel(f"{alike[-1]:.0%} of neighbours alike")
+    one = next(iter(panels.values()))[attribute].value_counts(normalize=True)
+    name = NAMES.get(attribute, attribute)
+    headline(
+        figure,
+        f"Neighbours on a map of {table['place'].iloc[0]} show the same {name} in "
+        f"{min(alike):.0%} to {max(alike):.0%} of the cases, by chance in {(one**2).sum():.0%}",
+        [
+            Line2D([], [], linestyle="", marker="o", color=colour, label=value)
+            for value, colour in zip(values, _VALUE_COLOURS, strict=False)
+        ],
+        len(values),
+    )
     return figure
 
 
-@theme()
-def draw_cka(table: pd.DataFrame) -> Figure:
-    """Draw linear CKA of an image's mean token between all places of two models.
-
-    Columns of `table`: models ("one / another"), first, second, cka.
-    """
-    need(table, "embedding_probes_cka", ("models", "first", "second", "cka"))
-    pairs = list(dict.fromkeys(table["models"]))
-    figure = Figure(figsize=(COLUMN if len(pairs) < 2 else PAGE, 2.6))
-    grid = figure.subplots(1, len(pairs), squeeze=False)[0]
-    for axes, pair in zip(grid, pairs, strict=True):
-        own = table[table["models"] == pair]
-        first, second = list(dict.fromkeys(own["first"])), list(dict.fromkeys(own["second"]))
-        square = own.pivot_table(index="first", columns="second", values="cka").reindex(
-            first, columns=second
-        )
-        sns.heatmap(
-            square,
-            ax=axes,
-            vmin=0,
-            vmax=1,
-            cmap="Greys",
-            annot=True,
-            fmt=".2f",
-            cbar=False,
-            square=True,
-            annot_kws={"fontsize": 7},
-        )
-        axes.set_xticks(axes.get_xticks(), [short(place) for place in second])
-        axes.set_yticks(axes.get_yticks(), [short(place) for place in first], rotation=0)
-        one, other = pair.split(" / ")
-        axes.set(xlabel=other, ylabel=one)
-    return figure
+def neighbours_alike(points: np.ndarray, values: np.ndarray) -> float:
+    """Return the share of each point's `MAP_NEIGHBOURS` nearest points that have its value."""
+    apart = ((points[:, None] - points) ** 2).sum(-1)
+    np.fill_diagonal(apart, np.inf)  # a point is no neighbour of its own
+    nearest = apart.argsort(axis=1)[:, : min(MAP_NEIGHBOURS, len(points) - 1)]
+    return float((values[nearest] == values[:, None]).mean())
 
 
 @theme()
@@ -609,7 +593,7 @@ def draw_patching(table: pd.DataFrame) -> Figure:
         ("model", "attribute", "layer", "group", "effect", "low", "high", "told", "samples"),
     )
     models = list(dict.fromkeys(table["model"]))
-    figure = Figure(figsize=(PAGE, 2.6))
+    figure = Figure(figsize=(PAGE, 2.9))
     grid = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
     for axes, model in zip(grid, models, strict=True):
         axes.axhline(0, color="#bcbcbc", linewidth=0.6)
@@ -621,7 +605,7 @@ def draw_patching(table: pd.DataFrame) -> Figure:
             axes.plot(at, own["effect"], **{"linewidth": 1.0, "markersize": 4} | look)
         told = table.loc[table["model"] == model, "told"].iloc[0]
         axes.set(
-            title=f"{model}\n({told:.0%} of pairs told apart)",
+            title=f"{_MODELS[model]}\n({told:.0%} of pairs told apart)",
             xlabel="LM layer (0: what it reads)",
             xticks=sorted(table["layer"].unique()),
         )
@@ -645,37 +629,50 @@ def draw_patching(table: pd.DataFrame) -> Figure:
             label="95 % interval over pairs of watches",
         )
     )
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    found = [f"{layer} ({_MODELS[model]})" for model, layer in taking_over(table).items()]
+    sentence = "The last token takes over the answer from the image tokens at"
+    headline(figure, f"{sentence} {', '.join(found)}", handles, 4)
     return figure
 
 
+def taking_over(table: pd.DataFrame) -> dict[str, str]:
+    """Return by model the first layer at which the last token outweighs the image tokens."""
+    found = {}
+    for model, own in table.groupby("model", sort=False):
+        effects = own.pivot_table(index="layer", columns="group", values="effect")
+        passed = effects.index[effects["last"] > effects["image"]]
+        found[model] = f"layer {passed[0]}" if len(passed) else "no layer"
+    return found
+
+
 def show_probes(opened: OpenedStudy) -> Drawn:
-    """Draw the probes of all models beside those of random pixel features and encoders."""
-    return Drawn(draw_probes(opened.table), opened.table, {"rare": opened.scale.rare})
+    """Draw the probes of the rare attribute beside those of random pixel features."""
+    attribute = inspection_of(opened).attribute
+    shown = probed_rows(opened.table, attribute)
+    return Drawn(draw_probes(shown, attribute), shown, {"rare": opened.scale.rare})
 
 
 def show_tokens(opened: OpenedStudy) -> Drawn:
-    """Draw the selectivity of single tokens in the three models."""
+    """Draw the selectivity of single tokens in the encoder and in the last layer."""
     table, common = _looked_into(opened, "tokens")
     found = _long(table[~table["token"].isin(WHOLE_IMAGE)], ["token"], ["model", "place"])
     found = found.assign(selectivity=found["accuracy"] - found["control"])
-    shown = found[["model", "place", "token", "selectivity"]]
+    shared = (found["place"] == "encoder") & (found["model"] == found["model"].iloc[0])
+    shown = found.loc[
+        shared | (found["place"] == last_layer(found["place"])),
+        ["model", "place", "token", "selectivity"],
+    ]
     return Drawn(draw_tokens(shown, inspection_of(opened).attribute), shown, **common)
 
 
 def show_maps(opened: OpenedStudy) -> Drawn:
-    """Draw the t-SNE and UMAP maps of two models."""
+    """Draw the t-SNE and UMAP maps of the last layer of two models."""
     table, common = _looked_into(opened, "maps")
     attribute = inspection_of(opened).attribute
     shown = _long(table, ["value"], ["model", "place", "method"])
+    shown = shown[shown["place"] == last_layer(shown["place"])]
     shown = shown.rename(columns={"value": attribute if attribute != "hour" else "weather"})
     return Drawn(draw_maps(shown, shown.columns[0]), shown, **common)
-
-
-def show_cka(opened: OpenedStudy) -> Drawn:
-    """Draw the linear CKA between the three models."""
-    table, common = _looked_into(opened, "cka")
-    return Drawn(draw_cka(table), table, **common)
 
 
 def show_patching(opened: OpenedStudy) -> Drawn:
@@ -709,14 +706,12 @@ def tell_probes(opened: OpenedStudy) -> str:
 
     rare = inspection.rare
     return (
-        f"{opened.scale.inspected}, {inspection.attribute}, last layer: a probe of the mean token "
-        "is right in "
-        f"{mean('understanding', 'none', last):.2f} of the cases after complete data, in "
-        f"{mean('understanding', rare, last):.2f} where it is rare, and in "
-        f"{mean('unified', rare, last):.2f} where "
-        f"it is rare and the model also learns to draw. Random features of the pixels have "
-        f"{mean('random features', 'none', own):.2f}, the encoder's tokens side by side "
-        f"{mean(ENCODER, 'none', own):.2f}."
+        f"In the last layer of {opened.scale.inspected}, a probe of the mean token tells the "
+        f"{inspection.attribute} in {mean('understanding', 'none', last):.2f} of the cases after "
+        f"complete data. Where it is rare, it is right in {mean('understanding', rare, last):.2f}, "
+        f"and in {mean('unified', rare, last):.2f} if the model also learns to draw. Random "
+        f"features of the pixels reach {mean(PIXELS, 'none', own):.2f}, the encoder's tokens side "
+        f"by side {mean(ENCODER, 'none', own):.2f}."
     )
 
 
@@ -726,55 +721,43 @@ def tell_tokens(opened: OpenedStudy) -> str:
     places = list(dict.fromkeys(name.split(", ")[1] for name in table.columns))
     found = [
         f"{table.loc['all', f'{model}, {places[-1]}, accuracy']:.2f} from all tokens and "
-        f"{table.loc['pooled', f'{model}, {places[-1]}, accuracy']:.2f} from their mean ({model})"
-        for model in _MODELS
+        f"{table.loc['pooled', f'{model}, {places[-1]}, accuracy']:.2f} from their mean ({words})"
+        for model, words in _MODELS.items()
     ]
-    first = table.loc["all", f"{_MODELS[0]}, {places[0]}, accuracy"]
+    first = table.loc["all", f"complete, {places[0]}, accuracy"]
     return (
         f"Side by side, the encoder's tokens tell the {inspection_of(opened).attribute} in "
-        f"{first:.2f} of the "
-        f"cases. In {places[-1]} probes are right in {'; '.join(found)}. What rises in single "
-        "tokens from the "
-        f"encoder to the first layers is what attention copies into them."
+        f"{first:.2f} of the cases. In {places[-1]} probes are right in {'; '.join(found)}. What a "
+        "single token gains on the way is what attention copies into it."
     )
 
 
 def tell_maps(opened: OpenedStudy) -> str:
-    """Say how to read the maps."""
-    return (
-        "Clusters are suggestive and say less than a probe does. The coordinates come from the "
-        "record: computed "
-        "anew on another machine, t-SNE and UMAP give other ones."
-    )
-
-
-def tell_cka(opened: OpenedStudy) -> str:
-    """Say how similar the models are at the first and the last place."""
+    """Say how to read the maps, and how alike the models are by linear CKA."""
     table, _ = _looked_into(opened, "cka")
     same = table[table["first"] == table["second"]]
     found = []
     for pair, own in same.groupby("models", sort=False):
-        one, other = pair.split(" / ")
+        other = _MODELS[pair.removeprefix("unified / ")].removeprefix("rare, ")
         found.append(
-            f"{one} and {other} agree by {own['cka'].iloc[0]:.2f} at the {own['first'].iloc[0]} "
-            "and by "
+            f"{other} by {own['cka'].iloc[0]:.2f} at the {own['first'].iloc[0]} and by "
             f"{own['cka'].iloc[-1]:.2f} in {own['first'].iloc[-1]}"
         )
-    return f"Linear CKA of the same place in two models: {'; '.join(found)}."
+    return (
+        "Clusters on a map say less than a probe does. t-SNE and UMAP give other coordinates on "
+        "another machine; these come from the record. By linear CKA, the unified model agrees with "
+        f"{', with '.join(found)}."
+    )
 
 
 def tell_patching(opened: OpenedStudy) -> str:
     """Say at which layer the answer passes from the image tokens to the last token."""
     table, _ = _looked_into(opened, "patching")
-    found = []
-    for model in _MODELS:
-        own = table[table["model"] == model].pivot_table(
-            index="layer", columns="group", values="effect"
-        )
-        passed = own.index[own["last"] > own["image"]]
-        told = table.loc[table["model"] == model, "told"].iloc[0]
-        where = f"layer {passed[0]}" if len(passed) else "no layer"
-        found.append(f"{model}: {where} ({told:.0%} of the pairs told apart)")
+    told = table.groupby("model")["told"].first()
+    found = [
+        f"{_MODELS[model]}: {layer} ({told[model]:.0%} of the pairs told apart)"
+        for model, layer in taking_over(table).items()
+    ]
     return (
         "The first layer at which the last token carries more of the answer than the image "
         "tokens: "
@@ -799,14 +782,12 @@ STUDY = Study(
         "embedding_probes": show_probes,
         "embedding_probes_tokens": show_tokens,
         "embedding_probes_maps": show_maps,
-        "embedding_probes_cka": show_cka,
         "embedding_probes_patching": show_patching,
     },
     findings={
         "embedding_probes": tell_probes,
         "embedding_probes_tokens": tell_tokens,
         "embedding_probes_maps": tell_maps,
-        "embedding_probes_cka": tell_cka,
         "embedding_probes_patching": tell_patching,
     },
 )

@@ -19,12 +19,11 @@ from uvlm_core.data.smart_watch import CARDS_STREAM, POOL_STREAM, render_batch, 
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies.base import Arm, Drawn, Measurement, OpenedStudy, Scale, Study, recorded
 from uvlm_core.studies.style import (
-    COLUMN,
     GREYS,
     NAMES,
     PAGE,
-    REFERENCES,
     draw_picture,
+    headline,
     need,
     theme,
 )
@@ -35,6 +34,10 @@ MEASURED_WATCHES = 1000  # most watches that the networks are measured on
 PROBED = 2000  # most watches that a linear probe is fitted on
 RANKED = 256  # watches whose captions SigLIP ranks
 _SPACES = ("from codes", "from features")  # rows of pictures, in the record's order
+_READERS = {  # network -> its inputs in the record -> the space that they are read from
+    "readers": {"held-out watches": "pixels", "from codes": "VQ", "features": "SigLIP"},
+    "linear probe": {"pixels": "pixels", "VQ vectors": "VQ", "SigLIP features": "SigLIP"},
+}
 _READINGS = ["network", "inputs", "metric", "attribute", "value", "chance", "samples"]
 
 
@@ -278,112 +281,85 @@ def readings_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
 
 
 @theme()
-def draw_vq(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
-    """Draw watches, their reconstructions in each space, and how often each VQ code is used.
+def draw_vq(errors: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
+    """Draw watches and their reconstructions in each space.
 
-    `table` has the columns code and uses, one row per code. `images` maps row names to uint8 arrays
-    (images, height, width, 3) of equal length.
+    `errors` has the columns space and error. `images` maps row names, spaces among them, to uint8
+    arrays (images, height, width, 3) of equal length.
     """
-    need(table, "frozen_networks_vq", ("code", "uses"))
+    need(errors, "frozen_networks_vq", ("space", "error"))
     count = len(next(iter(images.values())))
-    figure = Figure(figsize=(PAGE, 0.7 + 0.62 * len(images) * PAGE / count))
-    left, right = figure.subfigures(1, 2, width_ratios=(2.4, 1))
-    grid, axes = left.subplots(len(images), count, squeeze=False), right.subplots()
+    figure = Figure(figsize=(PAGE, 0.6 + len(images) * PAGE / count))
+    grid = figure.subplots(len(images), count, squeeze=False)
     for line, (name, pictures) in zip(grid, images.items(), strict=True):
-        for place, picture in zip(line, pictures, strict=True):
-            draw_picture(place, picture)
+        for axes, picture in zip(line, pictures, strict=True):
+            draw_picture(axes, picture)
         line[0].set_ylabel(name)
-    uses = np.sort(table["uses"].to_numpy())[::-1] / table["uses"].sum()
-    axes.step(
-        np.arange(1, len(uses) + 1),
-        100 * np.where(uses > 0, uses, np.nan),
-        where="mid",
-        color=GREYS[0],
-    )
-    axes.axhline(100 / len(uses), **REFERENCES["chance"])
-    # log scale: the white patch's code is a hundred times as frequent as most
-    axes.set(
-        title=f"{(uses > 0).sum()} of {len(uses)} codes in use",
-        xlabel="code, by frequency",
-        ylabel="% of uses",
-        xlim=(1, len(uses)),
-        yscale="log",
-    )
+    off = " and ".join(f"{row.error:.1%} {row.space}" for row in errors.itertuples())
+    headline(figure, f"What is left of a watch: decoded pixels are off by {off}, on average")
     return figure
 
 
 @theme()
 def draw_readings(table: pd.DataFrame) -> Figure:
-    """Draw the scores of networks and probes by attribute, beside chance.
+    """Draw the partial credit that a small network and a linear probe lose, by attribute and space.
 
-    One panel per network and metric. Columns: network, inputs, metric, attribute, value, chance.
+    Columns: network, inputs, attribute, value, chance.
     """
-    need(
-        table,
-        "frozen_networks_readings",
-        ("network", "inputs", "metric", "attribute", "value", "chance"),
-    )
+    need(table, "frozen_networks_readings", ("network", "inputs", "attribute", "value", "chance"))
     attributes = list(dict.fromkeys(table["attribute"]))
-    inputs = list(dict.fromkeys(table["inputs"]))
-    panels = list(dict.fromkeys(zip(table["network"], table["metric"], strict=True)))
-    figure = Figure(
-        figsize=(min(PAGE, max(COLUMN, 1.2 + 1.6 * len(panels))), 1.2 + 0.26 * len(attributes))
-    )
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (network, metric) in zip(grid, panels, strict=True):
-        shown = table[(table["network"] == network) & (table["metric"] == metric)]
-        places = [attributes.index(name) for name in shown["attribute"]]
-        axes.plot(shown["chance"], places, "|", color="#767676", markersize=11, label="chance")
-        for number, (name, marker, grey) in enumerate(zip(inputs, "osD", GREYS, strict=False)):
-            found = shown[shown["inputs"] == name]
-            at = [
-                attributes.index(name) + 0.5 * ((number + 0.5) / len(inputs) - 0.5)
-                for name in found["attribute"]
-            ]
-            axes.plot(found["value"], at, marker, color=grey, markersize=4, label=name)
-        axes.set(
-            title=f"{network}\n{metric}", xlim=(-0.02, 1.04), ylim=(len(attributes) - 0.5, -0.5)
+    figure = Figure(figsize=(PAGE, 1.6 + 0.24 * len(attributes)))
+    grid = figure.subplots(1, len(_READERS), sharex=True, sharey=True)
+    lost = []
+    for axes, (network, inputs) in zip(grid, _READERS.items(), strict=True):
+        own = table[table["network"] == network]
+        first = own[own["inputs"] == own["inputs"].iloc[0]]
+        axes.plot(
+            1000 * (1 - first["chance"]),
+            first["attribute"].map(attributes.index),
+            "|",
+            color="#767676",
+            markersize=11,
+            label="chance",
         )
+        for number, (name, words) in enumerate(inputs.items()):
+            found = own[own["inputs"] == name]
+            at = found["attribute"].map(attributes.index) + 0.2 * (number - 1)
+            axes.plot(
+                1000 * (1 - found["value"]),
+                at,
+                "osD"[number],
+                color=GREYS[number],
+                markersize=4,
+                label=words,
+                clip_on=False,  # many lose nothing
+            )
+        lost.append(f"{1 - own['value'].min():.1%} with the {network}")
+        axes.set(title=network, xlabel="credit lost, \u2030", ylim=(len(attributes) - 0.5, -0.5))
+        # linear up to 1, so that nothing lost is seen as well
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(0, 1000)
+        axes.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     grid[0].set_yticks(range(len(attributes)), [NAMES.get(name, name) for name in attributes])
-    handles = {
-        label: handle
-        for axes in grid
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(), handles, loc="outside upper center", ncols=2 if len(panels) == 1 else 4
-    )
+    sentence = f"Credit lost on an attribute is at most about {', and '.join(lost)}"
+    headline(figure, sentence, grid[0].get_legend_handles_labels()[0], 4)
     return figure
 
 
 def show_vq(opened: OpenedStudy) -> Drawn:
-    """Draw held-out watches, their reconstructions, and the use of the codes."""
+    """Draw held-out watches and their reconstructions."""
     spec = opened.arms[0].spec
     pictures = np.split(opened.store.pictures(opened.store.load(spec)), len(_SPACES))
     true = render_batch(sample_watches(CARDS_STREAM, SHOWN_WATCHES, "test"), spec.image_size)
-    codes = recorded(spec, opened.store, "codes")
-    return Drawn(draw_vq(codes, {"watch": true} | dict(zip(_SPACES, pictures, strict=True))), codes)
+    errors = recorded(spec, opened.store, "errors")
+    images = {"watch": true} | dict(zip(_SPACES, pictures, strict=True))
+    return Drawn(draw_vq(errors, images), errors)
 
 
-def _readings(network: str, opened: OpenedStudy) -> Drawn:
-    """Draw the rows of one network."""
-    table = opened.table[opened.table["network"] == network]
-    return Drawn(draw_readings(table), table)
-
-
-def show_readers(opened: OpenedStudy) -> Drawn:
-    """Draw what the readers read from real watches, from reconstructions and from features."""
-    return _readings("readers", opened)
-
-
-def show_captions(opened: OpenedStudy) -> Drawn:
-    """Draw how often SigLIP ranks a watch's own caption first."""
-    return _readings("SigLIP", opened)
-
-
-def show_probe(opened: OpenedStudy) -> Drawn:
-    """Draw what a linear probe reads from pixels, VQ vectors and SigLIP features."""
-    return _readings("linear probe", opened)
+def show_readings(opened: OpenedStudy) -> Drawn:
+    """Draw what readers and linear probes lose of each space."""
+    shown = opened.table[opened.table["metric"] == "partial credit"]
+    return Drawn(draw_readings(shown), shown)
 
 
 # What the figures say
@@ -396,65 +372,37 @@ def _value(table: pd.DataFrame, inputs: str, metric: str, *attributes: str) -> f
 
 
 def tell_vq(opened: OpenedStudy) -> str:
-    """Say how far reconstructions are from the watches, and how many codes are used."""
+    """Say how far reconstructions are from the watches, how many codes are used, and for what."""
     spec, store = opened.arms[0].spec, opened.store
     errors = recorded(spec, store, "errors").set_index("space")["error"]
     uses = recorded(spec, store, "codes")["uses"]
     return (
         f"A pixel decoded from codes is off by {errors['from codes']:.4f} on average, where black "
-        "to white is 1; "
-        f"one decoded from features by {errors['from features']:.4f}. Of {len(uses)} codes, "
-        f"{(uses > 0).sum()} are "
-        f"used by {spec.held_out:,} held-out watches. The decoder of features is for looking only: "
-        "no score goes "
-        f"through it."
+        f"to white is 1; one decoded from features by {errors['from features']:.4f}. "
+        f"{spec.held_out:,} held-out watches use {(uses > 0).sum():,} of {len(uses):,} codes. The "
+        "decoder of features is for looking only: no score goes through it."
     )
 
 
-def tell_readers(opened: OpenedStudy) -> str:
-    """Say how often the readers are right, which bounds every score that they give."""
-    table = opened.table
-    hands = " and ".join(
-        f"{_value(table, 'from codes', 'exact', name):.3f} ({name})"
+def tell_readings(opened: OpenedStudy) -> str:
+    """Say how well each space is read, and how well SigLIP tells captions apart."""
+    table, hands = opened.table, ATTRIBUTES["time"].parts
+    exact = " and ".join(
+        f"the {name} in {_value(table, 'from codes', 'exact', name):.3f}"
         for name in ("minute", "second")
     )
-    return (
-        "On real watches the reader of pixels earns "
-        f"{_value(table, 'held-out watches', 'partial credit'):.4f} of "
-        f"partial credit, on reconstructions {_value(table, 'from codes', 'partial credit'):.4f}; "
-        "the reader of "
-        f"features earns {_value(table, 'features', 'partial credit'):.4f}. From reconstructions "
-        "it reads the hands "
-        f"exactly in {hands} of the cases: no watch drawn through the VQ tokenizer can score "
-        "higher than this."
+    probed = ", ".join(
+        f"{_value(table, inputs, 'partial credit', *hands):.2f} from {words}"
+        for inputs, words in _READERS["linear probe"].items()
     )
-
-
-def tell_captions(opened: OpenedStudy) -> str:
-    """Say how well SigLIP tells captions apart."""
-    captions = opened.table[opened.table["network"] == "SigLIP"]
-    first = captions[captions["attribute"] == "first"].set_index("inputs")
+    captions = table[(table["network"] == "SigLIP") & (table["attribute"] == "first")]
+    first = captions.set_index("inputs")["value"]
     return (
-        f"Of {first['samples'].iloc[0]} captions SigLIP ranks a watch's own first in "
-        f"{first.loc['full caption', 'value']:.3f} of the cases when it names all attributes, and "
-        "in "
-        f"{first.loc['the time alone', 'value']:.3f} when it gives the time alone; guessing has "
-        f"{first['chance'].iloc[0]:.3f}."
-    )
-
-
-def tell_probe(opened: OpenedStudy) -> str:
-    """Say how well a linear probe reads the hands from each space."""
-    table = opened.table
-    hands = ATTRIBUTES["time"].parts
-    found = [
-        f"{_value(table, inputs, 'partial credit', *hands):.2f} from {inputs}"
-        for inputs in ("pixels", "VQ vectors", "SigLIP features")
-    ]
-    return (
-        f"A linear probe earns on the hands {', '.join(found)}, where guessing has 0.50. This is a "
-        "lower bound: a "
-        f"small network reads more from each space, and so may a language model."
+        f"From reconstructions the reader finds {exact} of the cases exactly: no watch drawn "
+        f"through the VQ tokenizer can score higher. A linear probe earns on the hands {probed}; "
+        f"guessing has 0.50. Of {captions['samples'].iloc[0]} captions SigLIP ranks a watch's own "
+        f"first in {first['full caption']:.3f} of the cases, and in {first['the time alone']:.3f} "
+        "if they give the time alone."
     )
 
 
@@ -466,16 +414,6 @@ STUDY = Study(
     scales={"smoke": Scale(1), "laptop": Scale(1), "smollm": Scale(1)},
     arms=arms,
     table=readings_table,
-    figures={
-        "frozen_networks_vq": show_vq,
-        "frozen_networks_reader": show_readers,
-        "frozen_networks_siglip": show_captions,
-        "frozen_networks_probe": show_probe,
-    },
-    findings={
-        "frozen_networks_vq": tell_vq,
-        "frozen_networks_reader": tell_readers,
-        "frozen_networks_siglip": tell_captions,
-        "frozen_networks_probe": tell_probe,
-    },
+    figures={"frozen_networks_vq": show_vq, "frozen_networks_readings": show_readings},
+    findings={"frozen_networks_vq": tell_vq, "frozen_networks_readings": tell_readings},
 )
