@@ -38,13 +38,13 @@ unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup figures replicate records report scoreboard plan test lint bench lab encoders
-.PHONY: smollm2 stamps clean unusable
+.PHONY: help setup figures replicate records report scoreboard plan test test-browser lint bench lab
+.PHONY: encoders models smollm2 stamps clean unusable
 
 help: ## list the targets (this list)
 	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02]'
 	@echo '       [STUDY=name] [WORKERS=n] [BACKEND=loky|stacked|dask:ADDRESS|ray|slurm]'
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make .venv from requirements.txt (every other target does this by itself)
 
@@ -70,6 +70,9 @@ plan: $(READY) ## say what PROFILE takes on GPU=A100: memory, hours, downloads
 test: $(READY) ## run the tests, two at a time
 	@$(PY) -m pytest -q -n 2 --dist worksteal
 
+test-browser: $(READY) ## run the tests that open the notebooks in Chromium
+	@$(PY) -m pytest -q tests/explore/test_browser.py
+
 lint: $(READY) ## check the style, and that no notebook holds outputs
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --quiet .
@@ -84,6 +87,9 @@ lab: $(READY) ## open the notebooks in JupyterLab, on this machine only
 encoders: $(READY) ## train the frozen networks of the laptop profile again
 	@$(PY) -m uvlm_core.pretraining all
 
+models: $(READY) ## train the models of the playground again, an hour on one core
+	@$(PY) -m uvlm_core.explore.making
+
 smollm2: $(READY) ## bring SmolLM2-135M (93 MB) into the cache, for PROFILE=smollm
 	@$(PY) -m uvlm_core.models.smollm
 
@@ -97,7 +103,7 @@ clean: ## remove .cache and build; .venv, records and figures stay
 	done
 
 # No window on any machine. Not for `figures` and `lab`: a notebook's kernel draws inline.
-test bench encoders: export MPLBACKEND = Agg
+test test-browser bench encoders models: export MPLBACKEND = Agg
 
 # The stamp is written last. A .venv without it, or whose Python has gone, is made again.
 $(READY): requirements.txt \

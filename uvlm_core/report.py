@@ -18,11 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uvlm_core.environment import ROOT
+from uvlm_core.files import read_json
 from uvlm_core.studies import studies
 from uvlm_core.studies.base import Study, load_study
 
 INDEX = ROOT / "notebooks" / "index.ipynb"
 _WIDTH = 480  # px, of a thumbnail
+_FRONT = """\
+# Unified vision-language models: a replication suite
+
+Does learning to draw help a model to understand, and the reverse? Models of one million parameters
+answer questions about watches and draw them, on a laptop.
+
+- [Playground](playground.ipynb): set a watch, ask trained models about it, and let them draw.
+- [Explorer](explorer.ipynb): any score of any study, seed by seed, and the run behind it.
+- Below: each study's question, what its records say, and its notebook.
+- [Results](../docs/results.md): every claim and its verdict. [Metrics](../docs/metrics.md),
+  [pitfalls](../docs/pitfalls.md), [your own data](../docs/own_data.md),
+  [the paper's scale](../docs/paper_scale.md), [the log](../docs/log.md)."""
 _STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; line-height: 1.45;
        font-family: system-ui, sans-serif; }
@@ -39,11 +52,12 @@ td, th { padding: .2rem .5rem; border-bottom: 1px solid #ddd; }
 
 @dataclass(frozen=True)
 class Summary:
-    """A study in brief: its first figure and that figure's finding, from the records."""
+    """A study in brief: its first figure and what that says, from the records."""
 
     study: Study
     notebook: str  # file name without the suffix
     figure: str
+    headline: str  # of the figure as it was last saved, or the finding's first sentence
     finding: str  # empty while records are missing
 
 
@@ -61,38 +75,31 @@ def summaries(
             finding = study.findings[figure](opened) if figure in study.findings else ""
         except ValueError:  # no record yet, or no such profile
             finding = ""
-        found.append(Summary(study, notebook, figure, finding))
+        saved = ROOT / "figures" / profile_name / f"{figure}.json"
+        headline = read_json(saved).get("headline") if saved.exists() else ""
+        headline = (headline or finding.partition(". ")[0]).rstrip(".")
+        found.append(Summary(study, notebook, figure, headline, finding))
     return found
 
 
 def index_notebook(
     profile_name: str = "laptop", records: str | Path = "figures/runs/laptop"
 ) -> str:
-    """Return the text of `notebooks/index.ipynb`: each study's question, figure and finding.
+    """Return the text of `notebooks/index.ipynb`: each study's question, headline and figure.
 
     It has no code, so that JupyterLab shows it at once.
     """
     import nbformat
 
-    cells = [
-        "# Unified vision-language models: a replication suite\n\n"
-        "Does learning to draw help a model to understand, and the reverse? Each study asks a part "
-        "of this "
-        "question. Open its notebook, change its parameters cell, and run it: runs that have a "
-        "record are "
-        "loaded, the others are made.\n\n"
-        "[Results](../docs/results.md), [metrics](../docs/metrics.md), "
-        "[pitfalls](../docs/pitfalls.md), "
-        "[your own data](../docs/own_data.md), [the paper's scale](../docs/paper_scale.md), "
-        "[the log](../docs/log.md)"
-    ]
+    cells = [_FRONT]
     for each in summaries(profile_name, records):
         picture = f"../figures/{profile_name}/{each.figure}.png"
-        title = each.notebook.replace("_", " ").capitalize()
+        title = each.notebook[3:].replace("_", " ").capitalize()
         cells.append(
             f"## [{title}]({each.notebook}.ipynb)\n\n{each.study.question} (Paper section "
-            f'{each.study.section}.)\n\n<img src="{picture}" alt="{each.figure}" width="{_WIDTH}">'
-            + (f"\n\n{each.finding}" if each.finding else "")
+            f"{each.study.section}.)\n\n"
+            + (f"**{each.headline}.**\n\n" if each.headline else "")
+            + f'<img src="{picture}" alt="{each.figure}" width="{_WIDTH}">'
         )
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = nbformat.v4.new_notebook(

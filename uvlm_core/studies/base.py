@@ -339,6 +339,7 @@ class OpenedStudy:
             "generated watches": self.base.spec.scoring.generated_watches,
         }
         facts = style.provenance(self.base.name, seeds, records, counts, **drawn.facts)
+        facts["headline"] = style.said(drawn.figure)
         saved = style.save_figure(
             drawn.figure, shown.drop(columns="record", errors="ignore"), name, self.folder, facts
         )

@@ -22,6 +22,7 @@ from uvlm_core.studies.base import (
     OpenedStudy,
     Scale,
     Study,
+    count_verdicts,
     regime_arms,
     tell_verdicts,
 )
@@ -29,6 +30,7 @@ from uvlm_core.studies.style import (
     PAGE,
     REFERENCES,
     draw_points,
+    headline,
     known_architectures,
     look_of,
     need,
@@ -184,8 +186,18 @@ def draw_pictures(opened: OpenedStudy) -> Drawn:
             ("ceiling", "real ones, as the tokenizer decodes them"),
         )
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    headline(figure, headline_of_pictures(opened), handles)
     return Drawn(figure, pd.concat(shown).drop_duplicates())
+
+
+def headline_of_pictures(opened: OpenedStudy) -> str:
+    """Return what the verdicts say about captioned pictures, in one sentence."""
+    counts = [count_verdicts(opened, claim) for claim in ("pictures understood", "pictures drawn")]
+    above, below, count = (sum(numbers) for numbers in zip(*counts, strict=True))
+    return (
+        f"On captioned pictures, training on both tasks helps in {above} and hinders in {below} "
+        f"of {count} comparisons"
+    )
 
 
 def _references(

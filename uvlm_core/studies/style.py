@@ -328,6 +328,12 @@ def headline(figure: Figure, sentence: str, handles: Iterable[Line2D] = (), ncol
     )
 
 
+def said(figure: Figure) -> str:
+    """Return the headline of a figure, "" if it has none."""
+    titles = [legend.get_title().get_text() for legend in figure.legends]
+    return " ".join(titles[0].split()) if titles else ""
+
+
 def colour_handles(names: Iterable[str]) -> list[Line2D]:
     """Return legend entries for the colours of architectures."""
     return [Line2D([], [], color=COLOURS[name], linewidth=3, label=name) for name in names]

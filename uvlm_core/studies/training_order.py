@@ -28,6 +28,7 @@ from uvlm_core.studies.base import (
     Study,
     arm_of,
     chance,
+    count_verdicts,
     sized,
     tell_verdicts,
 )
@@ -40,6 +41,7 @@ from uvlm_core.studies.style import (
     REFERENCES,
     colour_handles,
     draw_mean,
+    headline,
     known_architectures,
     need,
     spread_handles,
@@ -197,8 +199,25 @@ def draw_orders(opened: OpenedStudy) -> Drawn:
     grid[0].invert_yaxis()
     handles = [*colour_handles(names), *spread_handles(shown)]
     handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    headline(figure, headline_of_orders(opened), handles)
     return Drawn(figure, shown)
+
+
+def headline_of_orders(opened: OpenedStudy) -> str:
+    """Return what the verdicts say about mixing, in one sentence."""
+    beats, _, count = count_verdicts(opened, HELPS)
+    _, beaten, _ = count_verdicts(opened, LONGER, f"{MIXED} {MINUS}")
+    said = (
+        f"beats one epoch of understanding alone in {beats} of {count} comparisons"
+        if count > 1
+        else f"{'beats' if beats else 'is not shown to beat'} one epoch of understanding alone"
+    )
+    also = (
+        f"and is beaten by repeated rows in {beaten}"
+        if count > 1
+        else f"and {'is' if beaten else 'is not shown to be'} beaten by repeated rows"
+    )
+    return f"Mixed training {said}, {also}"
 
 
 @theme()
@@ -241,11 +260,8 @@ def draw_attributes(opened: OpenedStudy) -> Drawn:
         Line2D([], [], color="black", linestyle="none", marker=marker, label=arm)
         for arm, marker in ((MIXED, "o"), (FIRST, "D"))
     ]
-    figure.legend(
-        handles=[*colour_handles(names), *arms_drawn, *spread_handles(last)],
-        loc="outside upper center",
-        ncols=4,
-    )
+    sentence = f"What generation adds to {rows:,} understanding rows, attribute by attribute"
+    headline(figure, sentence, [*colour_handles(names), *arms_drawn, *spread_handles(last)], 4)
     return Drawn(figure, gains, records=set(last["record"]))
 
 
