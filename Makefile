@@ -65,7 +65,7 @@ report: figures ## write notebooks, figures and docs as HTML into build/report/i
 	@$(PY) -m uvlm_core.report --profile '$(PROFILE)'
 
 plan: $(READY) ## say what PROFILE takes on GPU=A100: memory, hours, downloads
-	@$(PY) -m uvlm_core.studies.plan --profile '$(PROFILE)' --gpu '$(GPU)'
+	@$(PY) -m uvlm_core.plan --profile '$(PROFILE)' --gpu '$(GPU)'
 
 test: $(READY) ## run the tests, two at a time
 	@$(PY) -m pytest -q -n 2 --dist worksteal

@@ -24,7 +24,7 @@ ORDER = (
     ("pretraining",),
     ("studies",),
     ("explore",),
-    ("notebooks", "lmms"),
+    ("notebooks", "lmms", "plan"),
     ("report",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

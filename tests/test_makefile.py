@@ -74,7 +74,7 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
         (["smollm2"], "-m uvlm_core.models.smollm"),
         (
             ["plan", "PROFILE=paper", "GPU=H100"],
-            "-m uvlm_core.studies.plan --profile 'paper' --gpu 'H100'",
+            "-m uvlm_core.plan --profile 'paper' --gpu 'H100'",
         ),
         (["stamps"], "-m uvlm_core.data.stamps"),
         (["stamps", "DEB=/some where/a.deb"], "-m uvlm_core.data.stamps --deb '/some where/a.deb'"),

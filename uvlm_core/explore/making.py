@@ -23,21 +23,21 @@ from uvlm_core.models.decoding import answer, generate_images
 from uvlm_core.places import write_sha256
 from uvlm_core.runs.store import RunStore, record_key
 from uvlm_core.runs.trained import trained_models
-from uvlm_core.training.profiles import profile
+from uvlm_core.studies.base import load_study
 from uvlm_core.training.spec import ARCHITECTURES, RunSpec
 
 SHIPPED = (
     *((architecture, "unified") for architecture in ARCHITECTURES),
-    ("VQ-VQ", "understanding"),
-    ("SigLIP-SigLIP", "understanding"),
+    *((architecture, "understanding") for architecture in ("VQ-VQ", "SigLIP-SigLIP")),
 )
 COMPARED = 500  # watches of the test set whose answers are compared before and after rounding
 _DRAWN = 100  # requests whose drawings are compared
 
 
 def shipped_spec(architecture: str, regime: str) -> RunSpec:
-    """Return the spec of a shipped model: full size, seed 0, as in the study mutual benefit."""
-    return profile("laptop").spec.vary(architecture=architecture, regime=regime, seed=0)
+    """Return the spec of a shipped model: that of seed 0 in the study mutual benefit."""
+    wanted = {"architecture": architecture, "regime": regime, "seed": 0}
+    return next(arm.spec for arm in load_study("mutual_benefit").arms if arm.labels == wanted)
 
 
 def make(architecture: str, regime: str, box: Path = BOX) -> Path:

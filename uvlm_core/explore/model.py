@@ -123,6 +123,9 @@ class Model:
         """
         if not self.spec.understands:
             raise ValueError(f"{self.name} was trained to draw only, and cannot be asked.")
+        for text in questions:
+            if not (isinstance(text, str) and text.strip()):
+                raise ValueError(f"question {text!r} is not a text.")
         seen = self.reads.encode(_pixels(image))
         talks = [Conversation("vqa", 0, (Turn(f"{IMAGE}\n{text}", "?"),)) for text in questions]
         self.processor.check(talks)

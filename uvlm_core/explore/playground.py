@@ -289,7 +289,7 @@ def _overlaid(image: np.ndarray, shares: np.ndarray) -> Image.Image:
         panel = (1 - heat) * grey + heat * np.array([220.0, 0, 0])
         panels.append(np.pad(panel, ((0, 0), (0, 4), (0, 0)), constant_values=255))
     strip = Image.fromarray(np.concatenate(panels, 1).round().astype(np.uint8))
-    return strip.resize((2 * strip.width, 2 * strip.height), Image.NEAREST)
+    return strip.resize((3 * strip.width, 3 * strip.height), Image.NEAREST)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -72,7 +72,7 @@ def arms(base: Profile, scale: RowsScale) -> list[Arm]:
 @cache
 def tokens_ratio(spec: RunSpec, count: int = 200) -> float:
     """Return the mean tokens of a generation row divided by those of an understanding row."""
-    from uvlm_core.studies.sizes import text_processor  # late, as it imports torch
+    from uvlm_core.training.sizes import text_processor  # late, as it imports torch
 
     processor, _ = text_processor(spec)
     watches, means = sample_watches(0, count), {}

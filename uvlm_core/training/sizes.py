@@ -1,7 +1,8 @@
 """Sizes of networks and rows, known without a download (paper appendix, set-up).
 
 Belongs here: configurations of published networks, a spec's image spaces, its model on the meta
-device, and a tokenizer that counts tokens offline. Not here: what a whole run takes (`plan.py`).
+device, and a tokenizer that counts tokens offline. Not here: what a whole run takes
+(`uvlm_core/plan.py`).
 """
 
 import copy

@@ -2,7 +2,7 @@
 
 Belongs here: parameters, tokens, memory, operations and downloads of one run, from configurations
 alone; the number of runs of each study; the minutes of recorded runs. Not here: the configurations
-(`sizes.py`), how a run is trained (`training/`).
+(`training/sizes.py`), how a run is trained (`training/loop.py`).
 
 The plan is for unified training of SigLIP-VQ, the paper's main and most expensive architecture.
 """
@@ -24,9 +24,9 @@ from uvlm_core.scoring.alignment import GRID
 from uvlm_core.scoring.evaluation import ALIGNED_WATCHES
 from uvlm_core.studies import studies
 from uvlm_core.studies.base import Measurement
-from uvlm_core.studies.sizes import PUBLISHED, network_config, spaces, text_processor, tuned_model
 from uvlm_core.training.networks import DTYPES
 from uvlm_core.training.profiles import PROFILES, Profile, profile
+from uvlm_core.training.sizes import PUBLISHED, network_config, spaces, text_processor, tuned_model
 from uvlm_core.training.spec import REGIMES, RunSpec
 
 GPU_SPEEDS = {"A100": 312, "H100": 989, "L40S": 362, "RTX4090": 165}  # dense bf16 TFLOP/s

@@ -7,11 +7,13 @@ from transformers import AutoModelForCausalLM
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
+from uvlm_core import plan
 from uvlm_core.models.encoders import describe
 from uvlm_core.models.unified import UnifiedVLM
 from uvlm_core.scoring.alignment import representations
 from uvlm_core.scoring.evaluation import Evaluation
-from uvlm_core.studies import plan, sizes, studies
+from uvlm_core.studies import studies
+from uvlm_core.training import sizes
 from uvlm_core.training.loop import prepare
 from uvlm_core.training.profiles import PROFILES, profile
 
