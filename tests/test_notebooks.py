@@ -8,6 +8,7 @@ import sys
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 from filelock import FileLock
 
@@ -73,7 +74,7 @@ def test_a_notebook_is_valid_and_its_cells_have_ids_of_their_own(path):
 
 
 def test_notebooks_are_stripped():
-    paths = [*NOTEBOOKS, ROOT / "notebooks" / "index.ipynb"]
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
     verified = subprocess.run(
         [sys.executable, "-m", "nbstripout", "--verify", *paths], capture_output=True
     )
@@ -83,7 +84,9 @@ def test_notebooks_are_stripped():
 @named
 def test_a_notebook_has_one_cell_of_parameters_that_starts_from_the_laptop_profile(path):
     declared = runner.declared_parameters(path)
-    assert declared["profile"] == "laptop" and isinstance(declared["figures"], str)
+    assert declared["profile"] == "laptop"
+    # folders follow from the profile, and nobody trains by "Run All" alone
+    assert (declared["records"], declared["figures"], declared["train"]) == (None, None, False)
 
 
 @named
@@ -93,6 +96,19 @@ def test_a_notebook_says_what_it_asks_what_to_look_at_and_what_it_costs(path):
     assert {"Question", "Look at", "Cost"} <= set(
         re.findall(r"^\*\*(.*?)\.\*\*", first.source, re.MULTILINE)
     )
+
+
+@pytest.mark.parametrize("name", ["index", "playground", "explorer"])
+def test_papermill_runs_the_notebooks_to_explore_by_hand(name, tmp_path):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    given = {"models": ["VQ-VQ unified"]} if name == "playground" else {}
+    with runner.kernel_environment({}):
+        found = papermill.execute_notebook(
+            path, tmp_path / path.name, given, kernel_name="python3", progress_bar=False
+        )
+    shown = [output for cell in found.cells for output in cell.get("outputs", ())]
+    assert (len(shown) > 0) == (name != "index")
+    assert not [output for output in shown if output.output_type in ("error", "stream")]
 
 
 @named

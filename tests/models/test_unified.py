@@ -22,12 +22,12 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
+from uvlm_core import plan
 from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.tokens import IGNORED, collate
 from uvlm_core.models.unified import UnifiedVLM, UnifiedVLMConfig, can_share, load_language_model
 from uvlm_core.places import fingerprint
 from uvlm_core.runs.store import record_key
-from uvlm_core.studies import plan
 from uvlm_core.training.loop import make_optimizer
 from uvlm_core.training.networks import networks, tune, untie
 from uvlm_core.training.spec import ARCHITECTURES

@@ -9,14 +9,17 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from uvlm_core import plan
 from uvlm_core import studies as package
-from uvlm_core.studies import base, plan, scoreboard
+from uvlm_core.environment import ROOT
+from uvlm_core.studies import base, scoreboard
 from uvlm_core.studies.base import (
     Claim,
     Comparison,
     Measurement,
     Scale,
     Study,
+    StudyError,
     judge,
     load_study,
     open_study,
@@ -106,7 +109,13 @@ def base_execute(spec, folder):
 def test_a_study_that_is_a_file_is_planned_run_judged_and_drawn(toy, tmp_path, capsys):
     runs = plan.plan(profiles.profile("smoke")).set_index("quantity")["value"]
     assert runs["99 toy"] == 2  # a measurement trains nothing
-    opened = open_study("toy", "smoke", records=tmp_path / "records", figures=tmp_path / "figures")
+    homes = {"records": tmp_path / "records", "figures": tmp_path / "figures"}
+    with pytest.raises(StudyError) as refused:
+        open_study("toy", "smoke", **homes)
+    assert "3 of 3 runs of toy have no record in" in str(refused.value)
+    assert "takes a time that no record tells: set train = True" in str(refused.value)
+    assert not (tmp_path / "records").exists() and capsys.readouterr().out == ""
+    opened = open_study("toy", "smoke", train=True, **homes)
     assert "3 arms, carried out by 3 runs" in capsys.readouterr().out
     assert set(opened.table.loc[opened.table["metric"] == "shade", "value"]) == {3.1}
     assert opened.verdicts[["study", "claim", "verdict"]].values.tolist() == [
@@ -123,6 +132,16 @@ def test_a_study_that_is_a_file_is_planned_run_judged_and_drawn(toy, tmp_path, c
         "## Toy" in page and "| a toy helps (none) | does not ask | VQ-VQ | total | steps |" in page
     )
     assert "toy" in {study.name for study in package.studies()}
+    with pytest.raises(StudyError, match="2 of 5 runs .*takes about 1 minute with 4 workers: set"):
+        open_study("toy", "smoke", 2, 4, **homes)
+    # a notebook shows the sentence alone
+    assert StudyError("why")._render_traceback_() == ["StudyError: why"]
+
+
+def test_folders_follow_from_the_profile(toy):
+    opened = load_study("toy", "smoke")
+    assert opened.store.folder == ROOT / "figures" / "runs" / "smoke"
+    assert opened.folder == ROOT / "build" / "figures" / "smoke"
 
 
 def test_what_a_study_does_not_have_is_refused_by_name(toy, tmp_path):

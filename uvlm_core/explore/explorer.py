@@ -26,6 +26,7 @@ from uvlm_core.training.profiles import PROFILES
 
 _SCORES = {"architecture", "seed", "fraction", "metric", "attribute", "value", "record"}
 _PLAIN = ("arm", "regime", "matching", "switch")  # columns whose values speak for themselves
+_SAID = {"partial": "partial credit", "exact": "exact answers", "": "all"}
 FEWER = 8  # arms that are shown before a user chooses some
 EVERY, PAIRED = "scores", "paired differences"
 
@@ -43,7 +44,7 @@ class View:
     @property
     def quantity(self) -> str:
         """The name of the y axis."""
-        name = f"{self.metric.replace('_', ' ')}, {self.attribute.replace('_', ' ')}"
+        name = f"{_worded(self.metric)}, {_worded(self.attribute)}"
         return f"{name}, minus the baseline" if self.minus else name
 
     @property
@@ -252,9 +253,9 @@ class Explorer:
             widgets.SelectMultiple(description=name, rows=rows, style=label)
             for name, rows in (("models", 4), ("arms", 8), ("seeds", 8))
         )
-        self.arms.layout.width = "480px"
+        self.arms.layout.width = "420px"
         self.shown = widgets.ToggleButtons(options=(EVERY, PAIRED), description="show", style=label)
-        self.each = widgets.Checkbox(False, description="each seed instead of an interval")
+        self.each = widgets.Checkbox(False, description="each seed, no interval", indent=False)
         self.picture, self.sentence = widgets.Image(), widgets.HTML()
         self.point = widgets.Dropdown(
             description="record of", style=label, layout=widgets.Layout(width="640px")
@@ -269,7 +270,10 @@ class Explorer:
         self.widget = widgets.VBox(
             [
                 self.message,
-                widgets.HBox([widgets.VBox(each) for each in columns]),
+                widgets.HBox(
+                    [widgets.VBox(each, layout={"flex": "0 0 auto"}) for each in columns],
+                    layout={"flex_flow": "row wrap"},
+                ),
                 *(self.picture, self.sentence, self.point, self.record),
             ]
         )
@@ -324,15 +328,15 @@ class Explorer:
         own = table[table["fraction"] > 0]
         preferred = [name for name in ("partial", "read_back") if name in set(own["metric"])]
         metrics = dict.fromkeys([*preferred, *own["metric"]])
-        _offer(self.metric, {name.replace("_", " "): name for name in metrics})
+        _offer(self.metric, {_worded(name): name for name in metrics})
         self._take_metric()
 
     def _take_metric(self) -> None:
         table = self.opened.table
         own = table[(table["metric"] == self.metric.value) & (table["fraction"] > 0)]
         names = sorted(own["attribute"].unique(), key=lambda name: name != "total")
-        _offer(self.attribute, {name.replace("_", " ") or "all": name for name in names})
-        _offer(self.over, {"end of training": ""} | {n.replace("_", " "): n for n in choices(own)})
+        _offer(self.attribute, {_worded(name): name for name in names})
+        _offer(self.over, {"end of training": ""} | {_worded(n): n for n in choices(own)})
         self._take_arms()
 
     def _take_arms(self) -> None:
@@ -374,9 +378,10 @@ class Explorer:
                 "a baseline an arm with the same seeds."
             )
         self.view = View(points, found.metric, found.attribute, found.over, found.minus)
-        buffer = io.BytesIO()
-        draw(self.view, self.each.value).savefig(buffer, dpi=130)
+        figure, buffer = draw(self.view, self.each.value), io.BytesIO()
+        figure.savefig(buffer, dpi=200)
         self.picture.value = buffer.getvalue()
+        self.picture.layout.width = f"{round(110 * figure.get_figwidth())}px"
         lines = "".join(f"<li>{html.escape(each)}</li>" for each in tell(self.view))
         self.sentence.value = f"<ul style='line-height: 1.4'>{lines}</ul>"
         at = f" at {self.over.label}" if self.over.value else ""
@@ -403,6 +408,11 @@ class Explorer:
             for name, each in parts.items()
         )
         self.record.value = f"<small>{key}.json in {self.records.value}</small>{folds}"
+
+
+def _worded(name: str) -> str:
+    """Return the name of a score, attribute or column in words."""
+    return _SAID.get(name, name.replace("_", " "))
 
 
 def _offer(chooser: widgets.Dropdown, options: dict) -> None:

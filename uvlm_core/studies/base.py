@@ -506,9 +506,11 @@ def open_study(
         raise StudyError(error) from None
     missing = [spec for spec, record in found.items() if record is None]
     if missing and not train:
+        folder = opened.store.folder
+        folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
         raise StudyError(
-            f"{len(missing)} of {len(specs)} runs of {name} have no record in "
-            f"{opened.store.folder}, such as {describe(missing[0])}. To train them takes "
+            f"{len(missing)} of {len(specs)} runs of {name} have no record in {folder}, such as "
+            f"{describe(missing[0])}. To train them takes "
             f"{_duration(found, workers)}: set train = True in the parameters cell, or run "
             f"`make figures NOTEBOOK={opened.study.number:02d}`."
         )
