@@ -47,7 +47,7 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
     listed = make().stdout
     lines = re.findall(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     targets = {target for line in lines for target in line.split()} - {"unusable"}
-    assert set(re.findall(r"^  ([a-z0-9]+) +\S", listed, re.MULTILINE)) == targets
+    assert set(re.findall(r"^  ([a-z0-9-]+) +\S", listed, re.MULTILINE)) == targets
     assert make("help").stdout == listed
 
 
@@ -69,6 +69,8 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
             "-m uvlm_core.studies.records --profile 'laptop' --study 'matching' --seeds '8'",
         ),
         (["test"], "-m pytest -q -n 2 --dist worksteal"),
+        (["test-browser"], "-m pytest -q tests/explore/test_browser.py"),
+        (["models"], "-m uvlm_core.explore.making"),
         (["bench"], "tests/benchmarks.py"),
         (["encoders"], "-m uvlm_core.pretraining all"),
         (["smollm2"], "-m uvlm_core.models.smollm"),
@@ -84,8 +86,8 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
         (
             ["lab"],
             f"-m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir='{ROOT}' "
-            "--LabApp.default_url=/lab/tree/notebooks/index.ipynb --LabApp.news_url=None "
-            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            "--LabApp.default_url=/lab/tree/notebooks/index.ipynb "
+            f"--LabApp.app_settings_dir='{ROOT}/uvlm_core/explore/lab'",
         ),
     ],
 )

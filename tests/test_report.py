@@ -21,7 +21,11 @@ def told(monkeypatch):
     """Two studies in short; their records are of no matter here."""
     found = [
         Summary(
-            study, f"{study.number:02d}_{study.name}", next(iter(study.figures)), "It <depends>."
+            study,
+            f"{study.number:02d}_{study.name}",
+            next(iter(study.figures)),
+            "It <shows>",
+            "It <depends>.",
         )
         for study in studies()[:2]
     ]
@@ -54,7 +58,7 @@ def test_the_first_page_leads_to_every_study_and_its_figure(written, told):
     page = (written / "index.html").read_text()
     for each in told:
         assert f'href="{each.notebook}.html"' in page and f'src="figures/{each.figure}.png"' in page
-    assert "It &lt;depends&gt;." in page
+    assert "It &lt;shows&gt;." in page and "It &lt;depends&gt;." in page
 
 
 def test_every_page_opens_without_a_network_and_every_file_that_it_names_is_there(written):
@@ -95,7 +99,7 @@ def test_the_index_notebook_is_the_one_that_the_records_make():
 
 def test_the_index_names_every_notebook_and_pictures_that_are_there():
     text = report.INDEX.read_text()
-    for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"):
+    for path in set((ROOT / "notebooks").glob("*.ipynb")) - {report.INDEX}:
         assert f"({path.name})" in text
     pictures = re.findall(r'src=\\"([^"\\]+)', text)
     assert pictures and all((report.INDEX.parent / picture).exists() for picture in pictures)

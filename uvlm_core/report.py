@@ -199,7 +199,8 @@ def _overview(told: list[Summary]) -> str:
             f'<div class="study"><h2><a href="{each.notebook}.html">{title}</a></h2>'
             f"<p>{html.escape(each.study.question)} (Paper section "
             f"{html.escape(each.study.section)}.)</p>"
-            f'<a href="{each.notebook}.html"><img src="figures/{each.figure}.png" '
+            + (f"<p><b>{html.escape(each.headline)}.</b></p>" if each.headline else "")
+            + f'<a href="{each.notebook}.html"><img src="figures/{each.figure}.png" '
             f'alt="{each.figure}" '
             f'width="{_WIDTH}"></a><p>{html.escape(each.finding)}</p></div>'
         )

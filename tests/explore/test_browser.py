@@ -17,12 +17,9 @@ from uvlm_core.environment import ROOT
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PATIENCE = 60  # s until a test gives up; not a measurement
-pytestmark = [
-    pytest.mark.skipif(
-        not (BROWSER and DRIVER), reason="there is no Chromium with its driver on this machine"
-    ),
-    pytest.mark.xdist_group("browser"),  # one server and one browser serve all of them
-]
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="there is no Chromium with its driver on this machine"
+)
 
 
 @pytest.fixture(scope="module")
