@@ -65,7 +65,8 @@ from uvlm_core.training.spec import ARCHITECTURES
 
 # share of the way from chance to a perfect score; outside this range no benefit can show
 HEADROOM = (0.1, 0.9)
-SHOWN_REQUESTS = 7
+SHOWN_REQUESTS = 7  # recorded with their images
+_DRAWN_REQUESTS = 5  # of them; more would be too small to look at
 # Reported by the authors (not ours), from the history of their public code: total partial credit of
 # unified 7B models, one run each, at the first and the last of ten checkpoints
 REPORTED_SCORES = pd.DataFrame(
@@ -455,7 +456,8 @@ def draw_generated(opened: OpenedStudy) -> Drawn:
     shown = pd.DataFrame(
         rows, columns=["architecture", "regime", "seed", "position", "request", "record"]
     )
-    return Drawn(draw_watches(shown[:SHOWN_REQUESTS], images), shown)
+    shown = shown[shown["position"] < _DRAWN_REQUESTS]
+    return Drawn(draw_watches(shown[:_DRAWN_REQUESTS], images), shown)
 
 
 @theme()

@@ -4,6 +4,7 @@ Belongs here: the style table, `save_figure`, `provenance`, and how arms, means,
 pictures are drawn. Not here: the figures themselves (each study's file).
 """
 
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from uvlm_core.data.smart_watch import WORLD_VERSION
 from uvlm_core.environment import variable
@@ -195,7 +197,7 @@ def save_figure(
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
             parts = {suffix: Path(temporary) / f"{name}{suffix}" for suffix in _SUFFIXES}
             with theme():
-                figure.savefig(parts[".png"], metadata={"Software": None})
+                _save_picture(figure, parts[".png"])
             data.to_csv(
                 parts[".csv"], index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"
             )
@@ -209,6 +211,14 @@ def save_figure(
             f"Figure {name!r} cannot be written to {folder}: {error.strerror or error}."
         ) from error
     return {suffix[1:]: folder / f"{name}{suffix}" for suffix in _SUFFIXES}
+
+
+def _save_picture(figure: Figure, path: Path) -> None:
+    """Write the PNG with a palette of its own, which looks the same and takes a third."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    colours = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    colours.save(path, format="png", optimize=True)
 
 
 def _save_document(figure: Figure, parts: dict[str, Path], earlier: Path) -> None:
@@ -260,7 +270,7 @@ def look_of(architecture: str, regime: str) -> dict:
 
 def draw_picture(axes: Axes, image: np.ndarray) -> Axes:
     """Draw an image pixel by pixel, without ticks."""
-    axes.imshow(image, interpolation="nearest")
+    axes.imshow(image, interpolation="none")  # a PDF then holds the image's own pixels
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(True)
