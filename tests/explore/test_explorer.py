@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 
 from uvlm_core.environment import ROOT
-from uvlm_core.explore.explorer import (
-    PAIRED,
-    Explorer,
-    choices,
-    explorer,
-    shortened,
-    tell,
-    view,
-)
+from uvlm_core.explore.explorer import PAIRED, Explorer, explorer
+from uvlm_core.explore.views import choices, shortened, tell, view
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies.base import load_study
 from uvlm_core.studies.statistics import mean_interval
