@@ -1,6 +1,7 @@
 """The trained models in the box: what they answer and draw, and what they refuse."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,9 @@ def test_every_model_of_the_box_is_whole_and_that_of_a_recorded_run():
         spec = shipped_spec(architecture, regime)
         assert read_spec(folder) == spec
         card = (folder / "README.md").read_text()
-        assert "| partial | total | 0.9" in card and "Half precision leaves 99." in card
+        # this model's score beside the record's; both have learned to understand or to draw
+        assert re.search(r"\| partial \| total \| 0\.9\d+ \| 0\.9\d+ \|", card)
+        assert "Half precision leaves 99." in card
 
 
 def test_the_box_is_small():

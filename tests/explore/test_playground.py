@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.data.conversations import is_known_wording
 from uvlm_core.environment import ROOT
-from uvlm_core.explore.playground import Playground, _cell, _marked
+from uvlm_core.explore.playground import REQUEST, Playground, _cell, _marked
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,7 @@ def test_a_distortion_changes_answers_until_it_is_taken_back(opened):
 
 
 def test_a_drawing_is_held_against_the_request_alone(opened):
+    assert is_known_wording(REQUEST, "generation")
     opened.request.value = "draw a watch where the battery is at 60%."
     rows = opened.read.value.split("<tr>")[2:]
     said = [row for row in rows if "not said" not in row]

@@ -9,6 +9,8 @@ Weights are stored in half precision, which halves their size. A model computes 
 import json
 import shutil
 import sys
+from collections.abc import Iterable
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from uvlm_core.models.decoding import answer, generate_images
 from uvlm_core.places import write_sha256
 from uvlm_core.runs.store import RunStore, record_key
 from uvlm_core.runs.trained import trained_models
+from uvlm_core.scoring.evaluation import Evaluation
 from uvlm_core.studies.base import load_study
 from uvlm_core.training.spec import ARCHITECTURES, RunSpec
 
@@ -78,32 +81,39 @@ def _card(name: str, spec: RunSpec, network, rounded: Model) -> str:
         "generation rows": spec.generation_rows * spec.generates,
         "steps": spec.steps,
     }
+    recorded = RunStore(ROOT / "figures" / "runs" / "laptop").load(spec)
+    before = _looked_at(recorded["scores"] if recorded else ())
     scores = "\n".join(
-        f"| {row['metric']} | {row['attribute'] or ''} | {row['value']:.3f} |"
-        for row in _recorded(spec)
+        f"| {metric} | {attribute} | {value:.3f} | {before.get((metric, attribute), nan):.3f} |"
+        for (metric, attribute), value in _looked_at(_scores(spec, rounded)).items()
     )
     return (
         f"# {name}\n\n"
         f"A trained model of the profile laptop, seed {spec.training.seed}: "
-        f"{', '.join(f'{count:,} {what}' for what, count in rows.items() if count)}. "
-        f"It is the model of the record `{record_key(spec)}` of the study mutual benefit, whose "
-        f"scores these are:\n\n| score | attribute | value |\n| --- | --- | --- |\n{scores}\n\n"
-        f"{' '.join(told)}\n\n"
+        f"{', '.join(f'{count:,} {what}' for what, count in rows.items() if count)}.\n\n"
+        f"| score | attribute | this model | record `{record_key(spec)}` |\n"
+        f"| --- | --- | --- | --- |\n{scores}\n\n"
+        "The record is of an earlier training of the same spec. The two differ by rounding, and by "
+        f"what rounding grows to.\n\n{' '.join(told)}\n\n"
         "Made by `make models`. It knows nothing but these watches.\n"
     )
 
 
-def _recorded(spec: RunSpec) -> list[dict]:
-    """Return the scores at the end of the recorded run, those that a reader asks for first."""
-    record = RunStore(ROOT / "figures" / "runs" / "laptop").load(spec)
-    wanted = ("partial", "read_back", "feature_read_back")
-    return [
-        row
-        for row in (record["scores"] if record else ())
-        if row["metric"] in wanted
+def _scores(spec: RunSpec, model: Model) -> list[dict]:
+    """Return the score rows of a loaded model, as a run's record has them."""
+    evaluation = Evaluation(spec, model.processor, model.reads, model.draws)
+    return [row | {"fraction": 1} for row in evaluation(model.network)]
+
+
+def _looked_at(scores: Iterable[dict]) -> dict[tuple[str, str], float]:
+    """Return the final scores that a reader asks for first, by metric and attribute."""
+    return {
+        (row["metric"], row["attribute"]): row["value"]
+        for row in scores
+        if row["metric"] in ("partial", "read_back", "feature_read_back")
         and row["fraction"] == 1
         and row["attribute"] in ("total", "time", "weather", "battery", "weather_corner")
-    ]
+    }
 
 
 def _equal_answers(spec: RunSpec, network, rounded: Model) -> tuple[int, int]:

@@ -16,19 +16,24 @@ from IPython.display import display
 from PIL import Image
 
 from uvlm_core.data.attributes import ATTRIBUTES, read_caption
-from uvlm_core.data.conversations import is_known_wording
+from uvlm_core.data.conversations import DRAW_WATCH, is_known_wording
 from uvlm_core.data.smart_watch import CORNERS, WEATHERS, Watch, render, split_of
 from uvlm_core.models.distortion import FAMILIES, Distortion
 from uvlm_core.scoring.answers import score_answer
 
 CHOSEN = ("VQ-VQ understanding", "VQ-VQ unified", "SigLIP-SigLIP unified")
-REQUEST = (
-    "draw a watch where the time is 10:08:30, the weather is raining, the battery is at 60%, "
-    "the weather icon is at the top left and the battery is at the bottom right."
-)
+_ASKED_FOR = {
+    "time": "10:08:30",
+    "weather": "raining",
+    "battery": "60%",
+    "weather_corner": "top left",
+    "battery_corner": "bottom right",
+}
+_CLAUSES = [ATTRIBUTES[name].clauses[0].format(value) for name, value in _ASKED_FOR.items()]
+REQUEST = f"{DRAW_WATCH[0]} {', '.join(_CLAUSES[:-1])} and {_CLAUSES[-1]}."
 _RIGHT, _WRONG, _OPEN = "#d7f0d9", "#f6e0e0", "#eeeeee"
 _ZOOM = 4  # a pixel of a watch on the screen
-_WIDE = widgets.Layout(width="640px")
+_WIDE = widgets.Layout(width="600px")
 
 
 def playground(models: Sequence[str] = CHOSEN) -> None:
@@ -68,7 +73,9 @@ class Playground:
         self.colour = widgets.ColorPicker(value="#7828a0", description="colour", style=label)
         self.picture = widgets.Image(width=64 * _ZOOM)
         self.known = widgets.HTML()
-        self.models = widgets.SelectMultiple(description="models", rows=6, style=label)
+        self.models = widgets.SelectMultiple(
+            description="models", rows=6, style=label, layout=_WIDE
+        )
         self.question = widgets.Text("what does the icon say?", description="ask", layout=_WIDE)
         self.family = widgets.Dropdown(
             options=("none", *(name for name in FAMILIES if name != "width")),
@@ -78,7 +85,7 @@ class Playground:
         self.dose = widgets.FloatSlider(0.2, min=0, max=1, step=0.05, description="dose", **set_by)
         self.answers = widgets.HTML()
         self.drawer = widgets.Dropdown(description="model", style=label)
-        self.request = widgets.Textarea(REQUEST, description="draw", layout=_WIDE)
+        self.request = widgets.Textarea(REQUEST, description="draw", rows=3, layout=_WIDE)
         self.drawn, self.read = widgets.Image(width=64 * _ZOOM), widgets.HTML()
         self.looker = widgets.Dropdown(description="model", style=label)
         self.asked = widgets.Dropdown(
@@ -98,25 +105,29 @@ class Playground:
             [
                 *(self.picture, self.known, self.hour, self.minute, self.second, self.battery),
                 *(self.weather, self.weather_corner, self.battery_corner, self.colour),
-            ]
+            ],
+            layout={"flex": "0 0 330px"},
         )
         note = widgets.HTML(
-            "<small>The distortion is added now. The models were trained without it, so this is "
-            "<b>not</b> the paper's experiment, which trains with it (notebook 04).</small>"
+            _small(
+                "The distortion is added now. The models were trained without it, so this is "
+                "<b>not</b> the paper's experiment, which trains with it (notebook 04)."
+            )
         )
         ask = [self.models, self.question, self.family, self.dose, note, self.answers]
         draw = [self.drawer, self.request, widgets.HBox([self.drawn, self.read])]
         caption = widgets.HTML(
-            "<small>Layer by layer from left to right: the share of its attention that the last "
-            "token before the answer pays to each part of the image. Attention shows where a "
-            "model looks, not what it takes from there.</small>"
+            _small(
+                "Layer by layer from left to right: the share of its attention that the last "
+                "token before the answer pays to each part of the image. Attention shows where a "
+                "model looks, not what it takes from there."
+            )
         )
         look = [self.looker, self.asked, self.looks, caption]
         parts = [widgets.VBox(each) for each in (ask, draw, look)]
         titles = ("Ask", "Draw", "What it looks at")
-        return widgets.VBox(
-            [self.message, widgets.HBox([watch, widgets.Tab(parts, titles=titles)])]
-        )
+        tabs = widgets.Tab(parts, titles=titles, layout={"flex": "1 1 auto"})
+        return widgets.VBox([self.message, widgets.HBox([watch, tabs])])
 
     def open(self) -> None:
         """Load the chosen models, answer, draw, and from now on follow every change."""
@@ -177,9 +188,9 @@ class Playground:
         watch = self.watch
         self.picture.value = _png(render(watch).resize((64 * _ZOOM,) * 2, Image.NEAREST))
         train = split_of(watch) == "train"
-        self.known.value = (
-            f"<small>{'Training may have shown' if train else 'No training has shown'} a watch "
-            "with these attributes.</small>"
+        self.known.value = _small(
+            f"{'Training may have shown' if train else 'No training has shown'} a watch with "
+            "these attributes."
         )
 
     def show_answers(self) -> None:
@@ -243,6 +254,11 @@ class Playground:
         image = render(self.watch)
         shares = self.model(self.looker.value).attention(image, self.asked.value)
         self.looks.value = _png(_overlaid(np.asarray(image), shares))
+
+
+def _small(text: str) -> str:
+    """Return a note in small print; widgets give lines too much room."""
+    return f"<div style='font-size: 85%; line-height: 1.35'>{text}</div>"
 
 
 def _cell(said: str, truth: str | None = None, attribute=None) -> str:
