@@ -165,7 +165,7 @@ def test_a_second_run_trains_nothing_and_leaves_every_file_as_it_is(ran, tmp_pat
     for study in studies():
         monkeypatch.setattr(grid, "_train", pytest.fail)
         opened = open_study(study.name, "smoke", None, 2, ran / "records", ran / "figures")
-        names = [name for name in opened.figures if (ran / "figures" / f"{name}.png").exists()]
+        names = [name for name in study.figures if (ran / "figures" / f"{name}.png").exists()]
         opened.show(*names)
         redrawn |= {f"{name}.png" for name in names}
     assert redrawn == {path.name for path in (ran / "figures").glob("*.png")}

@@ -20,7 +20,8 @@ from uvlm_core.training.spec import REGIMES
 
 SCORES = ["architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "samples"]
 DISTORTED = ["family", "dose", "side", "place", "sharing"]
-RARE_COLUMNS = ["rare", "rate", "rare_in", "arm"]
+RARE_RATES = {"weather": (0.0, 0.1), "battery": (0.1,)}  # of `transferred`
+RARE_COLUMNS = ["rare", "rate", "arm"]
 FACTORS = ["understanding_rows", "generation_rows", "batch_counts"]
 
 
@@ -128,23 +129,24 @@ def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of attribute_transfer, out of random numbers."""
     rng, rows = np.random.default_rng(4), []
     rare = [
-        ("weather", rate, "understanding", arm)
-        for rate in (0.0, 0.1)
+        (name, rate, arm)
+        for name, rates in RARE_RATES.items()
+        for rate in rates
         for arm in ("understanding", "unified", "absent", "shuffled")
     ]
-    rare += [("weather", 0.1, "generation", arm) for arm in ("generation", "unified")]
-    rare += [("none", 1.0, "none", arm) for arm in REGIMES]
+    rare += [("none", 1.0, arm) for arm in ("understanding", "unified")]
     for name, how, seed in itertools.product(architectures, rare, range(seeds)):
-        regime = how[3] if how[3] in REGIMES else "unified"
+        regime = how[2] if how[2] in REGIMES else "unified"
         found = [
             (metric, attribute)
             for attribute in ATTRIBUTES
             for metric in ("partial", generation_metric(name))
         ]
+        classes = {"weather": WEATHERS, "battery": ("0-19%", "80-100%")}.get(how[0], ())
         found += [
-            ("confusion", f"weather: {true} > {said}")
-            for true in WEATHERS
-            for said in (*WEATHERS, "none")
+            ("confusion", f"{how[0]}: {true} > {said}")
+            for true in classes
+            for said in (*classes, "none")
         ]
         found += [
             (metric, f"{attribute}, {place}")

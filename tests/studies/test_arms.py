@@ -1,5 +1,6 @@
 """Which runs the studies ask for, and how their tables call them."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from uvlm_core.data.conversations import AttributeBias
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies import training_order
 from uvlm_core.studies.affine_alignment import AFFINE_FAMILIES, OTHER_SEEDS, DistortionStrengths
-from uvlm_core.studies.attribute_transfer import RARE, PixelProbes
+from uvlm_core.studies.attribute_transfer import PixelProbes
 from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scores, sized
 from uvlm_core.studies.matching import MATCHINGS, tokens_ratio
 from uvlm_core.studies.mutual_benefit import FeatureCeiling
@@ -167,57 +168,50 @@ def test_labels_of_alignment_say_what_the_spec_says():
             assert (labels["family"], labels["dose"]) == ("none", 0.0)
 
 
-def test_transfer_has_every_arm_at_the_firm_rates_and_more_rates_with_the_first_seed():
-    arms = arms_of("attribute_transfer", seeds=2)
+def test_transfer_has_every_arm_of_every_attribute_at_each_of_its_rates_in_every_seed():
+    arms = arms_of("attribute_transfer", seeds=2, rates={"weather": (0.03, 0.1), "battery": (0.1,)})
     specs = [arm.spec for arm in arms]
-    assert len(set(specs)) == len(specs)
-    own = {
-        seed: [s for s in specs if s.training.seed == seed and s.model.architecture == "SigLIP-VQ"]
-        for seed in (0, 1)
-    }
-    rare = {
-        seed: {(s.data.biases[0].attribute, s.data.biases[0].rate) for s in found if s.data.biases}
-        for seed, found in own.items()
-    }
-    assert rare[1] == {(name, rate) for name in ("weather", "battery") for rate in (0.03, 0.1)}
-    assert len(rare[0]) == 4 * 5
-    weather = [
-        s for s in own[1] if s.data.biases and s.data.biases[0] == AttributeBias("weather", 0.03)
-    ]
-    absent = AttributeBias("weather", 0.0, ("generation",))
-    assert {
-        (s.training.regime, s.data.biases[1:], s.data.shuffled_attributes) for s in weather
-    } == {
-        ("understanding", (), ()),
-        ("unified", (), ()),
-        ("unified", (absent,), ()),
-        ("unified", (), ("weather",)),
-    }
-    assert sorted(s.training.regime for s in own[1] if not s.data.biases) == [
-        "understanding",
-        "unified",
-    ]
-    reverse = [s for s in own[0] if s.data.biases and s.data.biases[0].tasks == ("generation",)]
-    assert {s.training.regime for s in reverse} == {"generation", "unified"} and len(
-        reverse
-    ) == 2 * 2 * 2
-    corners = [
-        s for s in own[0] if s.data.biases and s.data.biases[0].attribute == "weather_corner"
-    ]
-    assert all(
-        {b.attribute for b in s.data.biases} == {"weather_corner", "battery_corner"}
-        for s in corners
-    )
-    counts = {
-        rate: sum(s.data.biases[0].rate == rate for s in corners) for rate in (0.01, 0.03, 0.1)
-    }
-    assert counts == {0.01: 2, 0.03: 4, 0.1: 4}  # with the controls at the firm rates
+    architectures = find_study("attribute_transfer").scale("laptop").architectures
+    assert len(set(specs)) == len(specs) == 2 * len(architectures) * (2 + 3 * 4)
+    for seed, architecture in itertools.product((0, 1), architectures):
+        own = [s for s in specs if (s.training.seed, s.model.architecture) == (seed, architecture)]
+        assert sorted(s.training.regime for s in own if not s.data.biases) == [
+            "understanding",
+            "unified",
+        ]
+        for name, rate in (("weather", 0.03), ("weather", 0.1), ("battery", 0.1)):
+            rare = [
+                s for s in own if s.data.biases and s.data.biases[0] == AttributeBias(name, rate)
+            ]
+            absent = AttributeBias(name, 0.0, ("generation",))
+            assert len(rare) == 4 and {
+                (s.training.regime, s.data.biases[1:], s.data.shuffled_attributes) for s in rare
+            } == {
+                ("understanding", (), ()),
+                ("unified", (), ()),
+                ("unified", (absent,), ()),
+                ("unified", (), (name,)),
+            }
     assert {s.steps for s in specs} == {5000 // BASE.spec.training.batch_size}
 
 
-def test_labels_of_transfer_name_arms_rates_and_what_is_rare_where():
+@pytest.mark.parametrize("name", ["smoke", "laptop", "smollm", "paper"])
+def test_every_profile_runs_what_its_transfer_scale_states(name):
+    scale = find_study("attribute_transfer").scale(name)
+    arms = arms_of("attribute_transfer", profile(name))
+    stated = {(rare, rate) for rare, rates in scale.rates.items() for rate in rates}
+    for seed, architecture in itertools.product(range(scale.seeds), scale.architectures):
+        found = {
+            (arm.labels["rare"], arm.labels["rate"])
+            for arm in arms
+            if (arm.labels["seed"], arm.labels["architecture"]) == (seed, architecture)
+        }
+        assert found == stated | {("none", 1.0)}
+
+
+def test_labels_of_transfer_name_arms_rates_and_what_is_rare():
     arms = arms_of("attribute_transfer", seeds=1, architectures=("VQ-VQ",))
-    assert {arm.labels["rare"] for arm in arms} == {"none", *RARE}
+    assert {arm.labels["rare"] for arm in arms} == {"none", "weather", "battery"}
     for arm in arms:
         spec, labels = arm.spec, arm.labels
         told = [bias for bias in spec.data.biases if "generation" in bias.tasks]
@@ -226,13 +220,11 @@ def test_labels_of_transfer_name_arms_rates_and_what_is_rare_where():
             "shuffled"
             if spec.data.shuffled_attributes
             else "absent"
-            if told and (len(told) < len(spec.data.biases))
+            if told
             else spec.training.regime
         )
-        reverse = bool(told) and len(told) == len(spec.data.biases)
-        assert (labels["rare_in"] == "generation") == reverse
         if spec.data.biases:
-            assert (RARE[labels["rare"]][0], labels["rate"]) == (
+            assert (labels["rare"], labels["rate"]) == (
                 spec.data.biases[0].attribute,
                 spec.data.biases[0].rate,
             )

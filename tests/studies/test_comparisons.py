@@ -248,8 +248,7 @@ def transferred(gain: float, by_requests: float, selectivity: float, seeds=3) ->
         rows,
         columns=["architecture", "arm", "seed", "metric", "attribute", "value", "rare", "rate"],
     )
-    within = np.where(table["rare"] == "none", "none", "understanding")
-    return table.assign(fraction=1.0, rare_in=within)
+    return table.assign(fraction=1.0)
 
 
 def with_pixels(table: pd.DataFrame) -> pd.DataFrame:
@@ -265,7 +264,6 @@ def with_pixels(table: pd.DataFrame) -> pd.DataFrame:
             "none",
             1.0,
             1.0,
-            "none",
         )
         for seed in range(3)
     ]
@@ -273,10 +271,8 @@ def with_pixels(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_a_planted_transfer_is_judged_as_it_is():
-    rates = (0.03, 0.1)
-    found = verdicts(
-        "attribute_transfer", with_pixels(transferred(0.3, 0.25, 0.4)), firm_rates=rates
-    )
+    rates = {"weather": (0.03, 0.1)}
+    found = verdicts("attribute_transfer", with_pixels(transferred(0.3, 0.25, 0.4)), rates=rates)
     found = found.set_index("claim")
     assert found["verdict"].to_dict() == {
         "transfer": "replicates",
@@ -289,9 +285,7 @@ def test_a_planted_transfer_is_judged_as_it_is():
     assert found.loc["transfer", "difference"] == pytest.approx(0.3, abs=2e-3)
     assert found.loc["by its requests", "difference"] == pytest.approx(0.25, abs=2e-3)
     assert found.loc["tokens carry it", "difference"] == pytest.approx(0.4)
-    less = verdicts(
-        "attribute_transfer", with_pixels(transferred(-0.3, 0.0, 0.0)), firm_rates=rates
-    )
+    less = verdicts("attribute_transfer", with_pixels(transferred(-0.3, 0.0, 0.0)), rates=rates)
     assert less.set_index("claim").loc["transfer", "verdict"] == "contradicts"
     assert "weather at 3%, 10%" in found.loc["transfer", "quantity"]
 
@@ -304,7 +298,6 @@ def test_kappa_is_0_of_a_habit_1_of_right_answers_and_weighs_by_how_often_was_as
         "metric": "confusion",
         "rare": "weather",
         "rate": 0.1,
-        "rare_in": "understanding",
     }
     asked = {"sunny": 30, "cloudy": 10}
 
@@ -352,15 +345,12 @@ def test_a_metric_that_nobody_guesses_is_refused():
         chance("exact", "time")
 
 
-def test_scores_of_the_rare_attribute_and_of_the_others_are_told_apart():
+def test_scores_of_the_rare_attribute_leave_out_other_attributes_and_complete_data():
     table = transferred(0.3, 0.0, 0.0)
-    rare, others = rare_scores(table), rare_scores(table, others=True)
+    rare = rare_scores(pd.concat([table, table.assign(fraction=0.5, value=0.0)]))
+    assert len(rare) == 3 * 2 * 4  # seeds, rates, arms
     chosen = rare[(rare["arm"] == "understanding") & (rare["seed"] == 0)].set_index("rate")["value"]
-    assert chosen.to_dict() == pytest.approx({0.03: 0.33, 0.1: 0.4, 1.0: 0.99})
-    assert others.loc[others["rate"] < 1, "value"].to_numpy() == pytest.approx(0.9)
-    corners = table.assign(rare=table["rare"].replace("weather", "corners"))
-    corners.loc[corners["attribute"] == "weather_corner", "value"] = 0.5
-    assert rare_scores(corners).query("rate < 1")["value"].to_numpy() == pytest.approx(0.7)
+    assert chosen.to_dict() == pytest.approx({0.03: 0.33, 0.1: 0.4})
 
 
 def scaling(rate: float, seeds=3, rows=1000) -> pd.DataFrame:

@@ -156,6 +156,9 @@ def test_the_probes_are_of_the_runs_of_attribute_transfer():
     looked_into = {record_key(spec) for spec in arms[-1].spec.models.values()}
     assert len(looked_into) == 3 and looked_into <= runs
     assert not {arm.labels["regime"] for arm in arms[:-1]} & {"generation"}
+    highest = max(find_study("attribute_transfer").scale("laptop").rates["weather"])
+    found = {(arm.labels["rare"], arm.labels["rate"]) for arm in arms[:-1]}
+    assert found == {("none", 1.0), ("weather", highest)}
 
 
 def test_runs_that_there_are_none_of_are_refused():

@@ -246,8 +246,6 @@ class Study:
     findings: dict[str, Callable[["OpenedStudy"], str]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     table: Callable[[list[Arm], RunStore], pd.DataFrame] = scores
-    # figures for which a scale has no runs
-    left_out: Callable[[Scale], Iterable[str]] = lambda scale: ()
 
     def scale(self, profile_name: str) -> Scale:
         """Return the study's scale in a profile; ValueError when it has none."""
@@ -281,11 +279,6 @@ class OpenedStudy:
         """The study's table, see `Study.table`."""
         return self.study.table(self.arms, self.store)
 
-    @property
-    def figures(self) -> list[str]:
-        """The names of the study's figures at this scale."""
-        return [name for name in self.study.figures if name not in self.study.left_out(self.scale)]
-
     @cached_property
     def verdicts(self) -> pd.DataFrame:
         """The verdicts, one comparison per row, with the columns `VERDICT_COLUMNS`."""
@@ -312,11 +305,11 @@ class OpenedStudy:
     def show(self, *names: str) -> None:
         """Draw figures, save them with data and provenance, display them and print their findings.
 
-        ValueError when this scale has no figure of that name.
+        ValueError when the study has no figure of that name.
         """
         for name in names:
-            if name not in self.figures:
-                raise ValueError(f"figure {name!r} is not one of {', '.join(self.figures)}.")
+            if name not in self.study.figures:
+                raise ValueError(f"figure {name!r} is not one of {', '.join(self.study.figures)}.")
         for name in names:
             self._show(name)
 

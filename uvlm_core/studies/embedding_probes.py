@@ -23,7 +23,6 @@ from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.smart_watch import render_batch, sample_watches
 from uvlm_core.models.kinds import KINDS
 from uvlm_core.runs.store import RunStore, record_key
-from uvlm_core.studies.attribute_transfer import RARE
 from uvlm_core.studies.attribute_transfer import STUDY as TRANSFER
 from uvlm_core.studies.base import (
     Arm,
@@ -79,7 +78,7 @@ _MODELS = {  # inspected model -> words
     "understanding": "rare, understanding alone",
     "unified": "rare, unified",
 }
-_KEYS = ["architecture", "arm", "rare", "rate", "rare_in", "seed"]
+_KEYS = ["architecture", "arm", "rare", "rate", "seed"]
 _PROBES = ("architecture", "arm", "rate", "seed", "attribute", "place", "accuracy", "control")
 # colours of an attribute's values, distinct from those of architectures
 _VALUE_COLOURS = ("#332288", "#ddcc77", "#117733", "#aa4499", "#88ccee")
@@ -191,12 +190,6 @@ class Inspection(Measurement):
         """The three runs by name."""
         return {name: getattr(self, name) for name in _MODELS}
 
-    @property
-    def attribute(self) -> str:
-        """The probed attribute: the rare one, or the hour if the time is rare."""
-        part = RARE[self.rare][0]
-        return part if part in PROBED_CLASSES else "hour"
-
     def to_dict(self) -> dict:
         return {
             "measurement": type(self).__name__,
@@ -248,7 +241,7 @@ class Inspection(Measurement):
                 for name, places in states.items()
             ]
         )
-        found = found[found["attribute"] == self.attribute]
+        found = found[found["attribute"] == self.rare]
         return _wide(found, "token", ["model", "place"], ["accuracy", "control"])
 
     def _maps(self, states: dict, watches: list) -> pd.DataFrame:
@@ -264,8 +257,8 @@ class Inspection(Measurement):
         )
         values = (
             [watch.weather for watch in watches]
-            if self.attribute in ("weather", "hour")
-            else (probing.probe_labels(watches)[self.attribute].tolist())
+            if self.rare == "weather"
+            else (probing.probe_labels(watches)[self.rare].tolist())
         )
         wide = _wide(
             found.round({"x": 2, "y": 2}), "image", ["model", "place", "method"], ["x", "y"]
@@ -275,15 +268,14 @@ class Inspection(Measurement):
     def _patching(self, models: dict, watches: list) -> pd.DataFrame:
         from uvlm_core.scoring import patching
 
-        part, found = RARE[self.rare][0], []
-        couples = patching.pairs_of(watches[: self.pairs], part)
+        found, couples = [], patching.pairs_of(watches[: self.pairs], self.rare)
         for name, (model, processor, encoder, _) in models.items():
             sides = [
                 encoder.encode(render_batch(side, self.complete.data.image_size))
                 for side in zip(*couples, strict=True)
             ]
             effects = patching.patch_effects(
-                model, processor, couples, part, sides, tuple(patching.GROUPS[:3])
+                model, processor, couples, self.rare, sides, tuple(patching.GROUPS[:3])
             )
             found.append(effects.assign(model=name))
         return pd.concat(found, ignore_index=True)[_EFFECTS]
@@ -343,32 +335,16 @@ def arms(base: Profile, scale: ProbesScale) -> list[Arm]:
 
     ValueError if `attribute_transfer` has no runs of the scale's rare attribute and architecture.
     """
-    transfer = replace(TRANSFER.scale(base.name), seeds=scale.seeds)
+    transfer = TRANSFER.scale(base.name)
     if scale.rare not in transfer.rates or scale.inspected not in transfer.architectures:
         raise ValueError(
             f"There are no runs of {scale.rare!r} and {scale.inspected!r}; rare in the {base.name} "
             f"profile are {', '.join(transfer.rates)}, its architectures "
             f"{', '.join(transfer.architectures)}."
         )
-    rate = transfer.firm_rates[-1]
-    found = [
-        arm
-        for arm in TRANSFER.arms(base, transfer)
-        if arm.labels["regime"] != "generation"
-        and (
-            arm.labels["rare_in"] == "none"
-            or (arm.labels["rare_in"], arm.labels["rare"], arm.labels["rate"])
-            == ("understanding", scale.rare, rate)
-        )
-    ]
-    labels = {
-        "regime": "none",
-        "rare": "none",
-        "rate": 1.0,
-        "rare_in": "none",
-        "arm": ENCODER,
-        "seed": 0,
-    }
+    rates = {scale.rare: (max(transfer.rates[scale.rare]),)}
+    found = TRANSFER.arms(base, replace(transfer, seeds=scale.seeds, rates=rates))
+    labels = {"regime": "none", "rare": "none", "rate": 1.0, "arm": ENCODER, "seed": 0}
     tokens = [
         Arm(EncoderTokens.of(base.spec.vary(architecture=name)), labels | {"architecture": name})
         for name in transfer.architectures
@@ -394,8 +370,8 @@ def arms(base: Profile, scale: ProbesScale) -> list[Arm]:
 def probe_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
     """Return the probes of every arm, one row per attribute and place.
 
-    Columns: architecture, arm, rare, rate, rare_in, seed, attribute (what is probed), place (empty
-    for pixels and concatenated tokens), accuracy, control (for random labels), record.
+    Columns: architecture, arm, rare, rate, seed, attribute (what is probed), place (empty for
+    pixels and concatenated tokens), accuracy, control (for random labels), record.
     """
     table = scores([arm for arm in arms if arm.labels], store)
     own = table[table["metric"].isin(("probe", "probe_control"))]
@@ -647,7 +623,7 @@ def taking_over(table: pd.DataFrame) -> dict[str, str]:
 
 def show_probes(opened: OpenedStudy) -> Drawn:
     """Draw the probes of the rare attribute beside those of random pixel features."""
-    attribute = inspection_of(opened).attribute
+    attribute = inspection_of(opened).rare
     shown = probed_rows(opened.table, attribute)
     return Drawn(draw_probes(shown, attribute), shown, {"rare": opened.scale.rare})
 
@@ -662,16 +638,16 @@ def show_tokens(opened: OpenedStudy) -> Drawn:
         shared | (found["place"] == last_layer(found["place"])),
         ["model", "place", "token", "selectivity"],
     ]
-    return Drawn(draw_tokens(shown, inspection_of(opened).attribute), shown, **common)
+    return Drawn(draw_tokens(shown, inspection_of(opened).rare), shown, **common)
 
 
 def show_maps(opened: OpenedStudy) -> Drawn:
     """Draw the t-SNE and UMAP maps of the last layer of two models."""
     table, common = _looked_into(opened, "maps")
-    attribute = inspection_of(opened).attribute
+    attribute = inspection_of(opened).rare
     shown = _long(table, ["value"], ["model", "place", "method"])
     shown = shown[shown["place"] == last_layer(shown["place"])]
-    shown = shown.rename(columns={"value": attribute if attribute != "hour" else "weather"})
+    shown = shown.rename(columns={"value": attribute})
     return Drawn(draw_maps(shown, shown.columns[0]), shown, **common)
 
 
@@ -693,7 +669,7 @@ def last_layer(places: pd.Series) -> str:
 def tell_probes(opened: OpenedStudy) -> str:
     """Say how well probes read the attribute in the last layer, in pixels and in the encoder."""
     inspection, table = inspection_of(opened), opened.table
-    own = table[table["attribute"] == inspection.attribute]
+    own = table[table["attribute"] == inspection.rare]
     last = own[own["place"] == last_layer(own["place"])]
 
     def mean(arm: str, rare: str, rows: pd.DataFrame) -> float:
@@ -707,7 +683,7 @@ def tell_probes(opened: OpenedStudy) -> str:
     rare = inspection.rare
     return (
         f"In the last layer of {opened.scale.inspected}, a probe of the mean token tells the "
-        f"{inspection.attribute} in {mean('understanding', 'none', last):.2f} of the cases after "
+        f"{inspection.rare} in {mean('understanding', 'none', last):.2f} of the cases after "
         f"complete data. Where it is rare, it is right in {mean('understanding', rare, last):.2f}, "
         f"and in {mean('unified', rare, last):.2f} if the model also learns to draw. Random "
         f"features of the pixels reach {mean(PIXELS, 'none', own):.2f}, the encoder's tokens side "
@@ -726,7 +702,7 @@ def tell_tokens(opened: OpenedStudy) -> str:
     ]
     first = table.loc["all", f"complete, {places[0]}, accuracy"]
     return (
-        f"Side by side, the encoder's tokens tell the {inspection_of(opened).attribute} in "
+        f"Side by side, the encoder's tokens tell the {inspection_of(opened).rare} in "
         f"{first:.2f} of the cases. In {places[-1]} probes are right in {'; '.join(found)}. What a "
         "single token gains on the way is what attention copies into it."
     )

@@ -248,7 +248,6 @@ def results_page(opened: list[OpenedStudy]) -> str:
         told = [
             f"- {tell(each)} ([figure](../figures/{profile_name}/{name}.png))"
             for name, tell in study.findings.items()
-            if name in each.figures
         ]
         parts += ["\n".join(told)] if told else []
         parts += [claims_table(each)] if study.claims else []
