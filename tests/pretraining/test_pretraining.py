@@ -214,7 +214,6 @@ def test_near_duplicates_differ_in_one_attribute_and_stay_in_training():
 TRAINERS = {
     "stamps_vq": stamps_pretraining.train_stamps_vq,
     "stamps_siglip": stamps_pretraining.train_stamps_siglip,
-    "stamps_siglip_decoder": stamps_pretraining.train_stamps_decoder,
 }
 BLUE, RED = (20, 40, 200), (200, 20, 40)  # made-up stamps of the sides "train" and "test"
 
@@ -340,7 +339,7 @@ def test_without_the_stamps_a_network_of_theirs_is_refused_and_all_leaves_them_o
         (text_pretraining, ("build_tokenizer", "build_language_model")),
         (vq_pretraining, ("train_vq", "train_reader")),
         (siglip_pretraining, ("train_siglip", "train_decoder", "train_feature_reader")),
-        (stamps_pretraining, ("train_stamps_vq", "train_stamps_siglip", "train_stamps_decoder")),
+        (stamps_pretraining, ("train_stamps_vq", "train_stamps_siglip")),
     ):
         for name in names:
             monkeypatch.setattr(module, name, lambda name=name: made.append(name))
@@ -358,7 +357,7 @@ def test_without_the_stamps_a_network_of_theirs_is_refused_and_all_leaves_them_o
     assert len(made) == 7 and not any("stamps" in name for name in made)
     (cache / "stamps").mkdir(parents=True)
     made.clear()
-    assert command.main(["all"]) == 0 and len(made) == 10
+    assert command.main(["all"]) == 0 and len(made) == 9
 
 
 # A training that diverges

@@ -29,7 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
         "siglip_reader": siglip.train_feature_reader,
         "stamps_vq": stamps.train_stamps_vq,
         "stamps_siglip": stamps.train_stamps_siglip,
-        "stamps_siglip_decoder": stamps.train_stamps_decoder,
     }
     parser = argparse.ArgumentParser(description="Train the shipped frozen networks again.")
     parser.add_argument("network", choices=[*networks, "all"])

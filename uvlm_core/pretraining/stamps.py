@@ -23,7 +23,6 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 from uvlm_core.data.conversations import Conversation
 from uvlm_core.data.pictures import fingerprint, open_picture, read_pictures, split_of
 from uvlm_core.data.stamps import PACKAGE
-from uvlm_core.models import weights
 from uvlm_core.models.encoders import SiglipEncoder, VQEncoder
 from uvlm_core.models.weights import load_into
 from uvlm_core.places import resolve
@@ -37,11 +36,9 @@ from uvlm_core.pretraining.common import (
     train,
 )
 from uvlm_core.pretraining.siglip import (
-    DECODER_STEPS,
     REDRAWING,
     SIGLIP,
     caption_ids,
-    fit_decoder,
     fit_siglip,
 )
 from uvlm_core.pretraining.vq import VQ, VQ_BATCH, VQTask, retire_duplicates
@@ -54,7 +51,7 @@ VERSIONS = {"1a260b157296816d": "2022.06.04-1"}
 STAMPS_VQ_STEPS = 2000
 # `share` of `retire_duplicates`; at .9, white keeps twice as many codes
 DOUBLES = 0.7
-VIEWS = 4_000  # of training stamps, to retire codes and to train the decoder
+VIEWS = 4_000  # of training stamps, to retire codes
 LENGTH = 48  # tokens of a caption; 98 % of the captions fit
 STAMPS_SIGLIP = SiglipConfig(
     text_config=SIGLIP.text_config.to_dict() | {"max_position_embeddings": LENGTH},
@@ -295,37 +292,3 @@ def tell_kinds(
         reader = make_pipeline(StandardScaler(), reader).fit(seen, kinds[0])
         scores.append(f"{reader.score(unseen, kinds[1]):.3f}")
     return f"| {title} | {' | '.join(scores)} |"
-
-
-def train_stamps_decoder() -> None:
-    """Train `pretrained/stamps_siglip_decoder`, which draws the stamps' SigLIP features."""
-    torch.manual_seed(SEED)
-    rows, pictures = read_side("train", OPENED)
-    encoder = SiglipEncoder.load("pretrained/stamps_siglip")
-    decoder, minutes = fit_decoder("stamps_siglip_decoder", encoder, some_views(pictures))
-    _, held_out = read_side("test", SIZE)
-    error = pixel_error(decoder.decode(encoder.encode(held_out)), held_out)
-    of = weights.fingerprint("pretrained/stamps_siglip")
-    ship(
-        "stamps_siglip_decoder",
-        decoder,
-        decoder.config | {"of": of},
-        f"""
-# Decoder of the features of the stamps' SigLIP
-
-`FeatureDecoder`: {encoder.tokens} penultimate-layer features of `pretrained/stamps_siglip` \
-to {SIZE} px, by the
-features' directions alone. \
-It is there so that a person can look at what a model with SigLIP output generates; scores
-do not go through it.
-
-Data: {VIEWS:,} views of {len(rows)} stamps of the side "train" (mirrored or not, \
-larger or smaller, elsewhere on
-white); {DECODER_STEPS:,} steps of 32; L1 + L2 on pixels, weighted by local contrast.
-
-Quality: mean absolute pixel error {error:.4f} of 1 \
-on the {len(held_out)} held-out stamps (side "test").
-""",
-        minutes,
-        source(rows),
-    )
