@@ -121,20 +121,32 @@ def _copied(kind, name, *arguments, **names):
     return copy.deepcopy(network) if kind is AutoModelForCausalLM else network
 
 
+@pytest.fixture(scope="session")
+def in_this_process():
+    """Gives a kind of backend that carries out its calls in this process.
+
+    A new process imports torch before it can begin.
+    """
+
+    def get(kind: type[Backend]) -> type[Backend]:
+        class Here(kind):
+            def _start(self, function, arguments):
+                future = Future()
+                try:
+                    future.set_result(function(*arguments))
+                except Exception as error:
+                    future.set_exception(pickle.loads(pickle.dumps(error)))  # as from a process
+                return future, lambda: None
+
+        return Here
+
+    return get
+
+
 @pytest.fixture
-def here(monkeypatch):
-    """Grids carry out their runs in this process: a new one imports torch before it can begin."""
-
-    class Here(Backend):
-        def _start(self, function, arguments):
-            future = Future()
-            try:
-                future.set_result(function(*arguments))
-            except Exception as error:
-                future.set_exception(pickle.loads(pickle.dumps(error)))  # as from a process
-            return future, lambda: None
-
-    monkeypatch.setattr(grid_module, "open_backend", Here)
+def here(monkeypatch, in_this_process):
+    """Grids carry out their runs in this process."""
+    monkeypatch.setattr(grid_module, "open_backend", in_this_process(Backend))
 
 
 @pytest.fixture
@@ -327,3 +339,11 @@ def new_model(networks, encoders, processor):
         return model
 
     return build
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the tests of the executed notebooks: a worker that came later would wait for them.
+
+    Two workers share what has run, and only one of them can make it.
+    """
+    items.sort(key=lambda item: "ran" not in getattr(item, "fixturenames", ()))

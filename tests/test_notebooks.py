@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from uvlm_core import notebooks as runner
 from uvlm_core.environment import ROOT
-from uvlm_core.runs import grid
+from uvlm_core.runs import backends, grid
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies import studies
 from uvlm_core.studies.base import find_study, open_study
@@ -32,11 +32,10 @@ def code_of(path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, worker_id):
+def ran(tmp_path_factory, worker_id, in_this_process):
     """A folder in which all runs and then all notebooks have run; all workers share it.
 
-    Runs of one shape train as a stack. One run is left to its notebook. One command for the others
-    starts fewer processes than a grid in each notebook.
+    Runs of one shape train as a stack, in this process. One run is left to its notebook.
     """
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "ran"
@@ -44,8 +43,11 @@ def ran(tmp_path_factory, worker_id):
     with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "finished").exists():
             patch.setenv("UVLM_CACHE", str(folder / "cache"))
-            patch.setenv("UVLM_BACKEND", "stacked:cpu")  # the notebook's own run is not stacked
-            assert make_records(["--profile=smoke", homes[2]]) == 0
+            stacked = in_this_process(backends.Stacked)
+            with pytest.MonkeyPatch.context() as only:
+                only.setenv("UVLM_BACKEND", "stacked:cpu")
+                only.setattr(grid, "open_backend", lambda: stacked("cpu"))
+                assert make_records(["--profile=smoke", homes[2]]) == 0
             store = RunStore(folder / "records")
             store.path(find_study("training_order").specs(profile("smoke"))[0]).unlink()
             assert runner.main(["--profile=smoke", "--workers=2", *homes]) == 0
