@@ -7,6 +7,7 @@ unequal results end with exit status 1.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -31,10 +32,12 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
-from uvlm_core.data.conversations import make_conversations
-from uvlm_core.data.smart_watch import POOL_STREAM, render_batch, sample_watches
+from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.data.conversations import DRAW_WATCH, make_conversations
+from uvlm_core.data.smart_watch import POOL_STREAM, render, render_batch, sample_watches
 from uvlm_core.data.tokens import Processor, collate, padding_share
 from uvlm_core.environment import variable
+from uvlm_core.explore.playground import Playground
 from uvlm_core.models.decoding import ROWS_A_CALL, answer, generate_images
 from uvlm_core.models.encoders import SiglipEncoder, VQEncoder, cached_features
 from uvlm_core.models.unified import build_model
@@ -476,6 +479,40 @@ def committed_records() -> list[Line]:
     ]
 
 
+def playing() -> list[Line]:
+    """A change in the playground, answered by three models at once and question by question."""
+    opened = Playground()
+    opened.open()
+    models = [opened.model(name) for name in opened.models.value]
+    asked = [attribute.questions[0] for attribute in ATTRIBUTES.values()]
+    minutes, openings = itertools.cycle((5, 25)), itertools.cycle(DRAW_WATCH)
+
+    def change():
+        opened.minute.value = next(minutes)
+
+    def one_by_one():
+        image = render(opened.watch)
+        for model in models:
+            for question in asked:
+                model.ask(image, question)
+
+    def draw():
+        opened.request.value = f"{next(openings)} it is sunny outside."
+
+    fast, slow, drawn = medians(5, change, one_by_one, draw)
+    return [
+        Line(
+            "a change of the watch, answered by three models, against question by question",
+            f"{fast:.2f} s",
+            f"{slow:.2f} s",
+            f"{slow / fast:.1f}",
+            "<= 0.5 s",
+            fast <= 0.5,
+        ),
+        Line("a drawing, read back", f"{drawn:.2f} s", "", "", "<= 0.5 s", drawn <= 0.5),
+    ]
+
+
 def stacks(counts: tuple[int, ...]) -> list[Line]:
     """Whole runs a minute, in stacks of several sizes, against one after another on the device."""
     base = profile("laptop")
@@ -532,7 +569,7 @@ def main() -> int:
         return 0
     lines, same = [], True
     with tqdm(
-        total=9, bar_format="{desc} |{bar}| {elapsed} passed", disable=not sys.stderr.isatty()
+        total=10, bar_format="{desc} |{bar}| {elapsed} passed", disable=not sys.stderr.isatty()
     ) as bar:
 
         def show(name):
@@ -560,6 +597,8 @@ def main() -> int:
         lines += grid(2.0 if quick else 25.0)
         show("records")
         lines += committed_records()
+        show("playground")
+        lines += playing()
     print(
         f"{os.cpu_count()} CPUs, load {load:.1f} at the start, torch {torch.__version__}, "
         f"encoder {laptop.encoder.name}, {time.perf_counter() - began:.0f} s"
