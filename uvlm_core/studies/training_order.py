@@ -274,7 +274,7 @@ def _gains(table: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
 
 
 def tell_orders(opened: OpenedStudy) -> str:
-    """Say what each arm gains over each baseline and over its control."""
+    """Say what each arm gains over each baseline and over its control, for each number of rows."""
     found = {
         "Gain over one epoch of understanding alone": (HELPS, FIRST_HELPS),
         "Gain over one epoch in as many but smaller steps": (SMALLER,),
@@ -282,14 +282,16 @@ def tell_orders(opened: OpenedStudy) -> str:
         "Gain over the same with other watches' images": (DRAWN_MATTERS,),
     }
     told = []
-    for start, claims in found.items():
-        gains = [
-            (arm, tell_verdicts(opened, claim, f"{arm} {MINUS}"))
-            for claim in claims
-            for arm in (MIXED, FIRST)
-        ]
-        parts = [f"{arm}, {gain}" for arm, gain in gains if gain]
-        told += [f"{start}: {'; '.join(parts)}."] if parts else []
+    for rows in opened.scale.arms:
+        told += [f"With {rows:,} understanding rows:"] if len(opened.scale.arms) > 1 else []
+        for start, claims in found.items():
+            gains = [
+                (arm, tell_verdicts(opened, claim, f" {rows:,} rows, {arm} {MINUS}"))
+                for claim in claims
+                for arm in (MIXED, FIRST)
+            ]
+            parts = [f"{arm}, {gain}" for arm, gain in gains if gain]
+            told += [f"{start}: {'; '.join(parts)}."] if parts else []
     return " ".join(told)
 
 
