@@ -1,5 +1,6 @@
 """The playground's widgets without a browser: what a change changes, and what is marked."""
 
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.conversations import is_known_wording
 from uvlm_core.environment import ROOT
+from uvlm_core.explore.model import names
 from uvlm_core.explore.playground import REQUEST, Playground, _cell, _marked
 
 
@@ -118,6 +120,12 @@ def test_answers_are_marked_by_the_scorer():
     assert "&lt;i&gt;" in _marked("<i>", True, 1.0)
 
 
-def test_a_model_that_is_not_in_the_box_is_refused():
-    with pytest.raises(ValueError, match="model 'VQ' is not one of VQ-VQ unified, "):
+def test_a_model_of_ones_own_is_chosen_by_its_folder_and_any_other_name_is_refused(tmp_path):
+    own = tmp_path / "mine"
+    shutil.copytree(names()["SigLIP-VQ unified"], own)
+    found = Playground([str(own)])
+    found.open()
+    assert found.models.value == (str(own),) and found.drawer.value == str(own)
+    assert str(own) in found.answers.value and found.message.value == ""
+    with pytest.raises(ValueError, match="model 'VQ' is neither one of VQ-VQ unified, "):
         Playground(["VQ"]).open()

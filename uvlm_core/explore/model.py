@@ -6,7 +6,7 @@ itself (`models/decoding.py`), scores over a test set (`scoring/`), widgets (`pl
 Loading is fast: it imports neither peft nor the Trainer nor scikit-learn.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +58,22 @@ def names() -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda each: _place(each[0])))
 
 
+def folders(chosen: Iterable[str]) -> dict[str, Path]:
+    """Return the folders of the models in the box, and of those of `chosen` that are folders.
+
+    ValueError for a name that is neither one in the box nor a folder.
+    """
+    found = names()
+    for name in chosen:
+        if name not in found and not Path(name).expanduser().is_dir():
+            raise ValueError(
+                f"model {str(name)!r} is neither one of {', '.join(names())} nor a folder with "
+                "model.safetensors and spec.json."
+            )
+        found.setdefault(name, Path(name).expanduser())
+    return found
+
+
 def _place(name: str) -> tuple:
     architecture, regime = name.split(" ", 1)
     return regime != "unified", architecture != "VQ-VQ", architecture
@@ -68,16 +84,11 @@ def load(name: str | Path) -> "Model":
 
     ValueError for a name that is neither one in the box nor a folder of a trained model.
     """
-    shipped = names()
-    folder = shipped.get(name, Path(name).expanduser())
-    if name in shipped:
+    folder = folders([name])[name]
+    shipped = folder.parent == BOX
+    if shipped:
         verify(folder)
-    elif not folder.is_dir():
-        raise ValueError(
-            f"model {str(name)!r} is neither one of {', '.join(shipped)} nor a folder with "
-            "model.safetensors and spec.json."
-        )
-    return Model(folder.name if name not in shipped else name, read_spec(folder), folder)
+    return Model(str(name) if shipped else folder.name, read_spec(folder), folder)
 
 
 class Model:

@@ -39,7 +39,8 @@ _WIDE = widgets.Layout(width="600px")
 def playground(models: Sequence[str] = CHOSEN) -> None:
     """Show the playground, first its watch and then, as they are loaded, the chosen models.
 
-    ValueError for a model that is not in the box.
+    A model is one in the box, by its name, or one of your own, by its folder. ValueError for any
+    other.
     """
     made = Playground(models)
     display(made.widget)
@@ -131,19 +132,18 @@ class Playground:
 
     def open(self) -> None:
         """Load the chosen models, answer, draw, and from now on follow every change."""
-        from uvlm_core.explore import model  # late: it imports torch
+        from uvlm_core.explore import model  # late: these import torch
+        from uvlm_core.training.networks import read_spec
 
-        self.load, names = model.load, list(model.names())
-        unknown = [name for name in self.chosen if name not in names]
-        if unknown:
-            raise ValueError(f"model {unknown[0]!r} is not one of {', '.join(names)}.")
-        self.models.options = self.looker.options = names
-        self.models.value = self.chosen
-        self.looker.value = self.chosen[0]
-        self.drawer.options = [name for name in names if name.endswith("unified")]
-        self.drawer.value = next(
-            (name for name in self.chosen if name in self.drawer.options), self.drawer.options[0]
-        )
+        self.load = model.load
+        specs = {name: read_spec(folder) for name, folder in model.folders(self.chosen).items()}
+        asked = [name for name, spec in specs.items() if spec.understands]
+        drawn = [name for name, spec in specs.items() if spec.generates]
+        self.models.options = self.looker.options = asked
+        self.models.value = [name for name in self.chosen if name in asked]
+        self.looker.value = next(iter(self.models.value), asked[0])
+        self.drawer.options = drawn
+        self.drawer.value = next((name for name in self.chosen if name in drawn), drawn[0])
         watch = (
             *(self.hour, self.minute, self.second, self.battery, self.weather),
             *(self.weather_corner, self.battery_corner, self.colour),

@@ -285,8 +285,15 @@ class OpenedStudy:
         return judge(self.study, self.table, self.scale)
 
     def verdict_table(self):
-        """Return the verdicts to look at in a notebook: a row per question, models side by side."""
+        """Return the verdicts to look at in a notebook: a row per question, models side by side.
+
+        Models that share a comparison each show it. Both kinds of read-back are in one row.
+        """
         found = self.verdicts
+        found = found.assign(
+            architecture=found["architecture"].str.split(", "),
+            quantity=found["quantity"].str.replace("feature read back", "read back"),
+        ).explode("architecture")
         told = found.assign(
             verdict=[
                 f"{row['verdict']}, {row['seeds']} seeds\n"
