@@ -1,10 +1,11 @@
 """When does generation help: mixed in, or first? (Not asked by the paper; section 4 mixes.)
 
 Arms that generate see the same understanding rows, and once each the same generation and text rows,
-in steps of one size. They differ in order, or as a control in whose images the requests have. One
-epoch over more rows is also more training. So three baselines learn to understand only: for one
-epoch over the same rows, for one epoch in as many but smaller steps, and for as many steps with the
-rows repeated.
+in steps of one size. They differ in order, or as a control in whose images the requests have. More
+rows are also more training. So three baselines learn to understand only: from the same rows, shown
+as often; from the same rows in as many but smaller steps; and for as many steps, with the rows
+repeated. 1,600 understanding rows are shown once each. Where there are fewer, each is shown more
+often, so that every arm sees as many.
 
 Belongs here: this study's runs, claims and figures. Not here: what a stage is
 (`training/stages.py`), mixed training at full size (`mutual_benefit.py`).
@@ -180,7 +181,7 @@ def draw_orders(opened: OpenedStudy) -> Drawn:
     names, panels = known_architectures(shown), list(opened.scale.arms)
     known = [arm for arm in ARMS if arm in set(shown["arm"])]
     figure = Figure(figsize=(COLUMN if len(panels) == 1 else PAGE, 0.9 + 0.23 * len(known)))
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, rows in zip(grid, panels, strict=True):
         axes.axvline(chance("partial", "total"), **REFERENCES["chance"])
         for number, name in enumerate(names):
@@ -208,21 +209,21 @@ def headline_of_orders(opened: OpenedStudy) -> str:
     beats, _, count = count_verdicts(opened, HELPS)
     _, beaten, _ = count_verdicts(opened, LONGER, f"{MIXED} {MINUS}")
     said = (
-        f"beats one epoch of understanding alone in {beats} of {count} comparisons"
+        f"beats its understanding rows alone in {beats} of {count} comparisons"
         if count > 1
-        else f"{'beats' if beats else 'is not shown to beat'} one epoch of understanding alone"
+        else f"{'beats' if beats else 'is not shown to beat'} its understanding rows alone"
     )
     also = (
-        f"and is beaten by repeated rows in {beaten}"
+        f"and is beaten by repeating them in {beaten}"
         if count > 1
-        else f"and {'is' if beaten else 'is not shown to be'} beaten by repeated rows"
+        else f"and {'is' if beaten else 'is not shown to be'} beaten by repeating them"
     )
     return f"Mixed training {said}, {also}"
 
 
 @theme()
 def draw_attributes(opened: OpenedStudy) -> Drawn:
-    """Draw what generation gains over one epoch and over repeated rows, attribute by attribute."""
+    """Draw what generation gains over the same rows, and repeated, attribute by attribute."""
     need(opened.table, "training_order_attributes", _COLUMNS)
     rows = next(iter(opened.scale.arms))
     last = at_end(opened.table)
@@ -276,9 +277,9 @@ def _gains(table: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
 def tell_orders(opened: OpenedStudy) -> str:
     """Say what each arm gains over each baseline and over its control, for each number of rows."""
     found = {
-        "Gain over one epoch of understanding alone": (HELPS, FIRST_HELPS),
-        "Gain over one epoch in as many but smaller steps": (SMALLER,),
-        "Gain over the same rows repeated for as many steps": (LONGER,),
+        "Gain over understanding alone, its rows shown as often": (HELPS, FIRST_HELPS),
+        "Gain over these rows alone in as many but smaller steps": (SMALLER,),
+        "Gain over these rows alone, repeated for as many steps": (LONGER,),
         "Gain over the same with other watches' images": (DRAWN_MATTERS,),
     }
     told = []
@@ -318,7 +319,9 @@ STUDY = Study(
     question="Does generation help understanding, mixed in or first, more than longer training?",
     scales={
         "smoke": OrderScale(1, ("VQ-VQ",), {16: ARMS[:5]}, 16, 16, 8),
-        "laptop": OrderScale(8, ("VQ-VQ",), {1600: ARMS[:6]}, 1600, 7000, 3500),
+        "laptop": OrderScale(
+            8, ("VQ-VQ",), {1600: ARMS[:6], 100: (ONCE, REPEATED, MIXED)}, 1600, 7000, 3500
+        ),
         "smollm": OrderScale(1, ("VQ-VQ",), {1600: ARMS[:6]}, 1600, 7000, 3500),
         "paper": OrderScale(1, ("VQ-VQ",), {60_000: ARMS[:6]}, 60_000, 120_000, 60_000),
     },
@@ -326,22 +329,22 @@ STUDY = Study(
     claims=(
         Claim(
             HELPS,
-            "trained on both tasks, a model understands better than after one epoch of "
-            "understanding alone",
+            "trained on both tasks, a model understands better than from its understanding rows "
+            "alone, shown as often",
             "4",
             comparing(((MIXED, ONCE),), "examples"),
             "in all four architectures",
         ),
         Claim(
             FIRST_HELPS,
-            "trained to generate first, it understands better than after one epoch of "
-            "understanding alone",
+            "trained to generate first, it understands better than from its understanding rows "
+            "alone, shown as often",
             "4",
             comparing(((FIRST, ONCE),), "examples"),
         ),
         Claim(
             SMALLER,
-            "it understands better than after one epoch of understanding alone in as many steps",
+            "it understands better than from these rows alone in as many but smaller steps",
             "4",
             comparing(((MIXED, SMALL), (FIRST, SMALL)), "steps"),
         ),
