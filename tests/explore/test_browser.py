@@ -181,7 +181,8 @@ def test_the_explorer_shows_differences_seeds_and_the_record_behind_a_point(lab,
     page.choose("study", "training order")
     page.shows("VQ-VQ: alone for longer")
     page.click("paired differences")
-    page.shows("alone for longer − understanding alone", "8 seeds: yes.")
+    rows = ", 1,600 understanding rows"
+    page.shows(f"alone for longer{rows} − understanding alone{rows}", "8 seeds: yes.")
     page.picture("explorer")
     page.shows("provenance", ".json in figures/runs/laptop")
     page.type("records", "figures/nowhere", "input")
