@@ -310,8 +310,13 @@ def test_a_checkpoint_that_cannot_be_read_is_told_by_its_name(name, content, spe
     ) as error:
         run(spec, cut)
     assert one_sentence(f"{error.value}\n")
-    shutil.rmtree(path.parent)
-    run(spec, cut)
+
+
+def test_a_run_whose_last_checkpoint_was_deleted_ends_as_if_it_had_not_been(
+    spec, cut, uninterrupted
+):
+    shutil.rmtree(last_checkpoint(cut))
+    assert_same(run(spec, cut), uninterrupted(spec))
 
 
 @pytest.mark.parametrize(
