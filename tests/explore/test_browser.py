@@ -7,6 +7,7 @@ skipped. Screenshots go to build/screenshots. The server works in a copy, and no
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from uvlm_core.environment import ROOT
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-PATIENCE = 60  # s until a test gives up; not a measurement
+PATIENCE = 180  # s until a test gives up; not a measurement
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="there is no Chromium with its driver on this machine"
 )
@@ -40,21 +41,35 @@ def lab(tmp_path_factory):
     (home / "uvlm_core").symlink_to(ROOT / "uvlm_core")  # for the settings
     options = re.search(r"^LAB = (.*?[^\\])$", (ROOT / "Makefile").read_text(), re.M | re.S)[1]
     words = options.replace("\\\n", " ").replace("$(CURDIR)", str(home)).replace("'", "").split()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--allow-root"]
-        + [*words, "--expose-app-in-browser", "--IdentityProvider.token="],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    for line in server.stdout:
-        found = re.search(r"http://127\.0\.0\.1:\d+/", line)
-        if found:
-            yield found[0]
-            break
-    server.terminate()
-    server.communicate(timeout=30)
+    with socket.socket() as free:  # two servers that look for a port at once find the same one
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = home / "log"  # a pipe that nobody reads would fill up, and stop the server
+    with open(log, "w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--allow-root"]
+            + [*words, "--expose-app-in-browser", "--IdentityProvider.token=", f"--port={port}"],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        end = time.monotonic() + PATIENCE
+        while not listens(port):
+            assert server.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        try:
+            server.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
