@@ -536,7 +536,7 @@ def transfer_differences(**given):
     ],
 )
 def test_the_title_of_transfer_says_no_more_than_the_verdict(given, words):
-    assert words in attribute_transfer.title_of_transfer(transfer_differences(**given))
+    assert words in attribute_transfer.headline_of_transfer(transfer_differences(**given))
 
 
 def test_kappas_are_drawn_of_unified_models_alone_with_intervals_and_zero():
@@ -573,7 +573,7 @@ def test_the_title_of_kappas_names_where_the_interval_is_above_zero(given, words
         for seed, high in enumerate(given)
         for rate, value in ((0.03, 0.01 * (-1) ** seed), (0.1, high))
     ]
-    title = attribute_transfer.title_of_kappas(pd.DataFrame(rows))
+    title = attribute_transfer.headline_of_kappas(pd.DataFrame(rows))
     assert words in title and "at 3%" not in title
 
 
@@ -614,9 +614,9 @@ def test_tokens_are_said_to_carry_the_attribute_only_if_probes_beat_their_contro
     table = table[table["arm"] != embedding_probes.PIXELS]
     table["accuracy"] = table["control"] + 0.3
     carried = "The image tokens carry the weather even where it is rare"
-    assert embedding_probes.title_of_probes(table, "weather").startswith(carried)
+    assert embedding_probes.headline_of_probes(table, "weather").startswith(carried)
     table.loc[table["architecture"] == "VQ-VQ", "accuracy"] = table["control"] - 0.1
-    assert embedding_probes.title_of_probes(table, "weather").startswith("Where the weather")
+    assert embedding_probes.headline_of_probes(table, "weather").startswith("Where the weather")
 
 
 def test_neighbours_are_counted_without_the_point_itself():

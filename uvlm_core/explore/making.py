@@ -9,6 +9,7 @@ Weights are stored in half precision, which halves their size. A model computes 
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable
 from math import nan
 from pathlib import Path
@@ -44,21 +45,28 @@ def shipped_spec(architecture: str, regime: str) -> RunSpec:
 
 
 def make(architecture: str, regime: str, box: Path = BOX) -> Path:
-    """Train a model or take it from the cache, and write its folder into the box; return it."""
+    """Train a model or take it from the cache, and write its folder into the box; return it.
+
+    An earlier folder stays until the new one is whole.
+    """
     spec = shipped_spec(architecture, regime)
     ((network, *_),) = trained_models([spec])
     name = f"{architecture} {regime}"
     folder = box / name.lower().replace("-", "_").replace(" ", "_")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "spec.json").write_text(json.dumps(spec.to_dict(), indent=1) + "\n")
-    state = {key: tensor.contiguous().clone() for key, tensor in network.state_dict().items()}
-    save_file(
-        {key: each.half() if each.is_floating_point() else each for key, each in state.items()},
-        folder / "model.safetensors",
-    )
-    (folder / "README.md").write_text(_card(name, spec, network, Model(name, spec, folder)))
-    write_sha256(folder)
+    box.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=box, prefix=f".{folder.name}-") as temporary:
+        made = Path(temporary) / folder.name
+        made.mkdir()
+        (made / "spec.json").write_text(json.dumps(spec.to_dict(), indent=1) + "\n")
+        state = network.state_dict()
+        save_file(
+            {key: each.half().contiguous() for key, each in state.items()},
+            made / "model.safetensors",
+        )
+        (made / "README.md").write_text(_card(name, spec, network, Model(name, spec, made)))
+        write_sha256(made)
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
     return folder
 
 

@@ -111,8 +111,9 @@ class Playground:
         )
         note = widgets.HTML(
             _small(
-                "The distortion is added now. The models were trained without it, so this is "
-                "<b>not</b> the paper's experiment, which trains with it (notebook 04)."
+                "The dose is a share of the family's largest. The models were trained without the "
+                "distortion. So this is <b>not</b> the paper's experiment, which trains with it "
+                "(notebook 04)."
             )
         )
         ask = [self.models, self.question, self.family, self.dose, note, self.answers]
@@ -168,7 +169,7 @@ class Playground:
             self.message.value = f"<b style='color:#b00020'>{html.escape(str(error))}</b>"
 
     def model(self, name: str):
-        """Return a model of the box, loaded once."""
+        """Return a model, loaded once."""
         if name not in self.loaded:
             self.loaded[name] = self.load(name)
         return self.loaded[name]
@@ -204,7 +205,7 @@ class Playground:
         distortion = None
         if self.family.value != "none":
             most = FAMILIES[self.family.value]
-            distortion = Distortion(self.family.value, min(1.0, self.dose.value) * most)
+            distortion = Distortion(self.family.value, self.dose.value * most)
         columns = {
             name: self.model(name).answers(image, questions, distortion)
             for name in self.models.value
@@ -281,7 +282,7 @@ def _marked(said: str, right: bool, credit: float) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return an HTML table; a cell that is one already stays as it is."""
     cell = "<td>{}</td>".format
-    top = "".join(f"<th style='text-align:left'>{name}</th>" for name in head)
+    top = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in head)
     body = "".join(
         f"<tr>{''.join(each if each.startswith('<td') else cell(each) for each in row)}</tr>"
         for row in rows
@@ -294,13 +295,13 @@ def _overlaid(image: np.ndarray, shares: np.ndarray) -> Image.Image:
     """Return the image once per layer, side by side, red where attention goes.
 
     Args:
-        image: uint8 (64, 64, 3).
+        image: uint8 (height, width, 3).
         shares: (layers, rows, columns); the largest share of all layers is fully red.
     """
     panels = []
     for layer in shares / shares.max():
-        tile = image.shape[0] // layer.shape[0]
-        heat = np.kron(layer, np.ones((tile, tile)))[..., None]  # (64, 64, 1)
+        grid = Image.fromarray(layer.astype(np.float32))  # its cells need not divide the image
+        heat = np.asarray(grid.resize(image.shape[1::-1], Image.NEAREST))[..., None]  # (h, w, 1)
         grey = 0.5 * image.mean(-1, keepdims=True) + 127  # pale, so that red stands out
         panel = (1 - heat) * grey + heat * np.array([220.0, 0, 0])
         panels.append(np.pad(panel, ((0, 0), (0, 4), (0, 0)), constant_values=255))

@@ -37,9 +37,7 @@ class View:
 
     @property
     def chance(self) -> float | None:
-        """The chance level of the score; None for a score without one, and for differences."""
-        if self.minus:
-            return None
+        """The chance level of the score; None for a score without one."""
         try:
             return chance(self.metric, self.attribute)
         except (ValueError, KeyError):
@@ -169,7 +167,7 @@ def draw(shown: View, each_seed: bool = False) -> Figure:
         reference = axes.axhline if lines else axes.axvline
         if shown.minus:
             reference(0, color="black", linewidth=0.6)
-        if shown.chance is not None:
+        elif shown.chance is not None:
             reference(shown.chance, **style.REFERENCES["chance"])
         axes.set_title(panel)
         axes.set_xlabel(shown.over.replace("_", " ") if lines else "")
@@ -194,12 +192,12 @@ def tell(shown: View) -> list[str]:
     """Say what is seen at the right end: a mean with its interval, and of differences a verdict."""
     points = shown.points
     last = points[points["at"] == points["at"].max()]
-    margin = None if _scale_of(shown) is None else MARGIN
+    margin = None if shown.chance is None else MARGIN  # it is a share of the way to a perfect score
     told = []
     for (panel, arm), own in last.groupby(["panel", "arm"], sort=False):
         mean, low, high = mean_interval(own["value"])
         row = {"difference": mean, "low": low, "high": high, "seeds": len(own)}
-        seeds = "1 seed" if len(own) == 1 else f"{len(own)} seeds"
+        seeds = style.counted(len(own), "seed")
         if shown.minus:
             compared = f"{panel}: {arm} {style.MINUS} {shown.minus}"
             said = verdict(own["value"], margin, own=True)
@@ -207,11 +205,6 @@ def tell(shown: View) -> list[str]:
         else:
             told.append(f"{panel}: {arm} {difference_text(row).lstrip('+')}, {seeds}.")
     return told
-
-
-def _scale_of(shown: View) -> float | None:
-    """Return the chance level of the score behind a view; None for scores without a scale."""
-    return View(shown.points, shown.metric, shown.attribute, shown.over).chance
 
 
 def worded(name: str) -> str:

@@ -33,6 +33,7 @@ from uvlm_core.studies.base import (
     count_verdicts,
     difference_text,
     sized,
+    tell_counts,
     tell_verdicts,
 )
 from uvlm_core.studies.statistics import mean_interval, verdict
@@ -409,12 +410,14 @@ def draw_doses(opened: OpenedStudy) -> Drawn:
         axes.set_xlabel("dose of the distortion")
         axes.set_xlim(left=0)
     headline(
-        figure, doses_sentence(opened), [*regime_handles(shown["regime"]), *spread_handles(shown)]
+        figure,
+        headline_of_doses(opened),
+        [*regime_handles(shown["regime"]), *spread_handles(shown)],
     )
     return Drawn(figure, shown, records=_records(opened.table, shown))
 
 
-def doses_sentence(opened: OpenedStudy) -> str:
+def headline_of_doses(opened: OpenedStudy) -> str:
     """Return whether the largest affine dose costs unified models anything, in one sentence."""
     above, _, count = count_verdicts(opened, "distortion hurts")
     more, *_ = count_verdicts(opened, "distortion hurts more")
@@ -498,20 +501,15 @@ def draw_measured(opened: OpenedStudy) -> Drawn:
     for face, label in (("black", "distorted"), ("white", "plain")):
         look = {"linestyle": "", "marker": "o", "markersize": 3, "markerfacecolor": face}
         handles.append(Line2D([], [], color="black", label=label, **look))
-    headline(figure, measured_sentence(opened), handles)
+    headline(figure, headline_of_measured(opened), handles)
     return Drawn(figure, shown, records=_records(opened.table, shown))
 
 
-def measured_sentence(opened: OpenedStudy) -> str:
+def headline_of_measured(opened: OpenedStudy) -> str:
     """Return whether the benefit follows alignment, in one sentence."""
-    above, below, count = count_verdicts(opened, "alignment helps")
-    parts = [
-        f"{how} where the two spaces agree more in {number} of {count} architectures"
-        for how, number in (("larger", above), ("smaller", below))
-        if number
-    ]
-    if parts:
-        return f"The benefit is {' and '.join(parts)}"
+    told = tell_counts(opened, "alignment helps", "larger", "smaller")
+    if told:
+        return f"Where the two spaces agree more, the benefit is {told}"
     return "The benefit is not shown to follow how well the two spaces agree"
 
 
@@ -535,11 +533,11 @@ def draw_sharing(opened: OpenedStudy) -> Drawn:
     axes.set_xticks(range(len(_ARMS)), _ARMS.values())
     axes.grid(False, axis="x")
     axes.set(xlim=(-0.5, len(_ARMS) - 0.5), ylabel="loss of total partial credit")
-    headline(figure, sharing_sentence(opened), [*colour_handles(names), *spread_handles(shown)])
+    headline(figure, headline_of_sharing(opened), [*colour_handles(names), *spread_handles(shown)])
     return Drawn(figure, shown, records=_records(opened.table, shown))
 
 
-def sharing_sentence(opened: OpenedStudy) -> str:
+def headline_of_sharing(opened: OpenedStudy) -> str:
     """Return whether a distortion costs models with separate adapters too, in one sentence."""
     above, _, count = count_verdicts(opened, "not by sharing")
     if above:
@@ -605,11 +603,11 @@ def draw_layers(opened: OpenedStudy) -> Drawn:
         Line2D([], [], color="black", linestyle="", marker="o", markerfacecolor=face, label=label)
         for face, label in (("black", "plain"), ("white", f"affine, dose {largest:g}"))
     ]
-    headline(figure, layers_sentence(shown), [*handles, *spread_handles(shown)], ncols=2)
+    headline(figure, headline_of_layers(shown), [*handles, *spread_handles(shown)], ncols=2)
     return Drawn(figure, shown)
 
 
-def layers_sentence(shown: pd.DataFrame) -> str:
+def headline_of_layers(shown: pd.DataFrame) -> str:
     """Return whether distorted sides differ more at the last layer, in one sentence."""
     last = shown[
         (shown["attribute"] == shown["attribute"].iloc[-1]) & (shown["fraction"] == 1)

@@ -320,7 +320,7 @@ def draw_transfer(opened: OpenedStudy) -> Drawn:
         axes.set(title=words, xlabel="difference in partial credit")
     grid[0].set_ylabel("rare attribute,\nshare of rows")
     handles = [*colour_handles(names), *spread_handles(shown)]
-    headline(figure, title_of_transfer(shown), handles, 5)
+    headline(figure, headline_of_transfer(shown), handles, 5)
     return Drawn(figure, shown, records=table["record"])
 
 
@@ -347,7 +347,7 @@ def _draw_lines(
     axes.grid(False, axis="y")
 
 
-def title_of_transfer(shown: pd.DataFrame) -> str:
+def headline_of_transfer(shown: pd.DataFrame) -> str:
     """Say where unified models decidedly know more, by means over rates as in the claims."""
 
     def where(wanted: str, baseline: str) -> list[str]:
@@ -400,11 +400,11 @@ def draw_kappas(opened: OpenedStudy) -> Drawn:
         *spread_handles(shown),
         Line2D([], [], label="answers ignore the image", **REFERENCES["chance"]),
     ]
-    headline(figure, title_of_kappas(shown), handles)
+    headline(figure, headline_of_kappas(shown), handles)
     return Drawn(figure, shown, records=table["record"])
 
 
-def title_of_kappas(shown: pd.DataFrame) -> str:
+def headline_of_kappas(shown: pd.DataFrame) -> str:
     """Say where answers decidedly depend on the image: where kappa's interval is above zero."""
     found = {}  # attribute and rate -> architectures
     for (rare, rate, name), own in shown.groupby(["rare", "rate", "architecture"], sort=False):

@@ -296,7 +296,7 @@ class OpenedStudy:
         ).explode("architecture")
         told = found.assign(
             verdict=[
-                f"{row['verdict']}, {row['seeds']} seeds\n"
+                f"{row['verdict']}, {style.counted(row['seeds'], 'seed')}\n"
                 + difference_text(row).replace(" (", "\n(")
                 for row in found.to_dict("records")
             ],
@@ -407,6 +407,21 @@ def count_verdicts(opened: OpenedStudy, claim: str, quantity: str = "") -> tuple
         counts["replicates"] + counts["yes"],
         counts["contradicts"] + counts["no"],
         counts.total(),
+    )
+
+
+def tell_counts(
+    opened: OpenedStudy, claim: str, holds: str, opposite: str, quantity: str = ""
+) -> str:
+    """Say in how many architectures a claim holds and in how many its opposite; "" if in none.
+
+    For example "faster in 2 of 4 architectures", where `holds` is "faster".
+    """
+    above, below, count = count_verdicts(opened, claim, quantity)
+    return " and ".join(
+        f"{words} in {number} of {count} architectures"
+        for words, number in ((holds, above), (opposite, below))
+        if number
     )
 
 

@@ -26,9 +26,9 @@ from uvlm_core.studies.base import (
     Scale,
     Study,
     arm_of,
-    count_verdicts,
     generation_metric,
     sized,
+    tell_counts,
     tell_verdicts,
 )
 from uvlm_core.studies.style import (
@@ -241,25 +241,21 @@ def draw_scaling(opened: OpenedStudy) -> Drawn:
         axes.set_ylabel(f"gain in total {score}")
     headline(
         figure,
-        scaling_sentence(opened),
+        headline_of_scaling(opened),
         [*colour_handles(names), *spread_handles(shown)],
         ncols=6,
     )
     return Drawn(figure, shown)
 
 
-def scaling_sentence(opened: OpenedStudy) -> str:
+def headline_of_scaling(opened: OpenedStudy) -> str:
     """Return whether one task's rows are decided to help the other, in one sentence."""
     parts = []
     for grown in TIMES_OF:
-        above, below, count = count_verdicts(opened, f"{grown} data help")
-        parts += [
-            f"{grown} rows {verb} {_kept(grown)} in {number} of {count} architectures"
-            for verb, number in (("help", above), ("hinder", below))
-            if number
-        ]
-    if parts:
-        return f"More {' and '.join(parts)}"
+        words = [f"{grown} rows {verb} {_kept(grown)}" for verb in ("help", "hinder")]
+        parts.append(tell_counts(opened, f"{grown} data help", *words))
+    if any(parts):
+        return f"More {' and '.join(filter(None, parts))}"
     return "Rows of one task are not shown to help or hinder the other"
 
 
@@ -295,21 +291,17 @@ def draw_exchange(opened: OpenedStudy) -> Drawn:
         Line2D([], [], label="equal worth", **equal),
         Line2D([], [], label="authors' record (SigLIP-VQ)", **reported),
     ]
-    headline(figure, exchange_sentence(opened), handles, ncols=2)
+    headline(figure, headline_of_exchange(opened), handles, ncols=2)
     shown = shown[["architecture", "seed", "generation_rows", "worth", "rate", "beyond"]]
     return Drawn(figure, shown, {"reported by the authors": {"SigLIP-VQ": REPORTED_RATE}})
 
 
-def exchange_sentence(opened: OpenedStudy) -> str:
+def headline_of_exchange(opened: OpenedStudy) -> str:
     """Return whether a generation row is worth more than an understanding row, in one sentence."""
-    above, below, count = count_verdicts(opened, "worth of a request")
-    parts = [
-        f"{how} than an understanding row in {number} of {count} architectures"
-        for how, number in (("more", above), ("less", below))
-        if number
-    ]
-    if parts:
-        return f"A generation row is worth {' and '.join(parts)}"
+    words = [f"{how} than an understanding row" for how in ("more", "less")]
+    told = tell_counts(opened, "worth of a request", *words)
+    if told:
+        return f"A generation row is worth {told}"
     return "A generation row is not shown to be worth more or less than an understanding row"
 
 

@@ -457,11 +457,11 @@ def draw_probes(table: pd.DataFrame, attribute: str) -> Figure:
         Line2D([], [], label="chance", **REFERENCES["chance"]),
         *spread_handles(models),
     ]
-    headline(figure, title_of_probes(models, attribute), handles)
+    headline(figure, headline_of_probes(models, attribute), handles)
     return figure
 
 
-def title_of_probes(models: pd.DataFrame, attribute: str) -> str:
+def headline_of_probes(models: pd.DataFrame, attribute: str) -> str:
     """Say how often probes of the last layer of understanding-only models are right.
 
     Only if they beat their control decidedly in every architecture, the tokens "carry" it.

@@ -150,11 +150,11 @@ def draw_matching(opened: OpenedStudy) -> Drawn:
     )
     axes.grid(False, axis="x")
     handles = [*colour_handles(names), *spread_handles(shown)]
-    headline(figure, matching_sentence(opened), handles)
+    headline(figure, headline_of_matching(opened), handles)
     return Drawn(figure, shown)
 
 
-def matching_sentence(opened: OpenedStudy) -> str:
+def headline_of_matching(opened: OpenedStudy) -> str:
     """Return under how many rules and architectures a difference is decided, in one sentence."""
     above, below, count = count_verdicts(opened, MUTUAL_BENEFIT.claims[0].name)
     if above or below:

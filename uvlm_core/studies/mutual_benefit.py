@@ -33,10 +33,10 @@ from uvlm_core.studies.base import (
     Scale,
     Study,
     chance,
-    count_verdicts,
     difference_text,
     generation_metric,
     regime_arms,
+    tell_counts,
     tell_verdicts,
 )
 from uvlm_core.studies.statistics import mean_interval, verdict
@@ -284,7 +284,7 @@ def draw_learning(opened: OpenedStudy, task: str) -> Drawn:
     if len(reported):
         look = REPORTED | {"linestyle": "", "marker": "D"}
         handles.append(Line2D([], [], label="authors' record (7B)", **look))
-    headline(figure, learning_sentence(opened, task), handles)
+    headline(figure, headline_of_learning(opened, task), handles)
     facts = {"reported by the authors": reported.to_dict("records")} if len(reported) else {}
     return Drawn(figure, shown, facts)
 
@@ -298,18 +298,13 @@ def _draw_differences(axes: Axes, table: pd.DataFrame) -> None:
     draw_points(axes, table["fraction"], table["difference"], look)
 
 
-def learning_sentence(opened: OpenedStudy, task: str) -> str:
+def headline_of_learning(opened: OpenedStudy, task: str) -> str:
     """Return what the verdicts say about learning a task, in one sentence."""
     learns = _SCORED[task][1]
-    above, below, count = count_verdicts(opened, f"{task} gains", "total")
-    parts = [
-        f"{how} in {number} of {count} architectures"
-        for how, number in (("faster", above), ("more slowly", below))
-        if number
-    ]
-    if not parts:
-        return f"Unified models are not shown to learn to {learns} faster or more slowly"
-    return f"Unified models learn to {learns} {' and '.join(parts)}"
+    told = tell_counts(opened, f"{task} gains", "faster", "more slowly", "total")
+    if told:
+        return f"Unified models learn to {learns} {told}"
+    return f"Unified models are not shown to learn to {learns} faster or more slowly"
 
 
 def attribute_benefits(table: pd.DataFrame) -> pd.DataFrame:
@@ -363,11 +358,11 @@ def draw_attributes(opened: OpenedStudy) -> Drawn:
         axes.set_title(f"unified {MINUS} {baseline} alone,\n{score}")
         axes.grid(False)
     grid[0].set_yticks(range(len(ATTRIBUTES)), [NAMES.get(name, name) for name in ATTRIBUTES])
-    headline(figure, attributes_sentence(shown))
+    headline(figure, headline_of_attributes(shown))
     return Drawn(figure, shown)
 
 
-def attributes_sentence(shown: pd.DataFrame) -> str:
+def headline_of_attributes(shown: pd.DataFrame) -> str:
     """Return how many differences by attribute are decided, in one sentence."""
     found = shown["verdict"].value_counts()
     return (
@@ -413,11 +408,11 @@ def draw_features(opened: OpenedStudy) -> Drawn:
         Line2D([], [], label="another watch", **REFERENCES["floor"]),
         Line2D([], [], label="best answer to a request", **REFERENCES["ceiling"]),
     ]
-    headline(figure, features_sentence(drawn), handles, ncols=2)
+    headline(figure, headline_of_features(drawn), handles, ncols=2)
     return Drawn(figure, shown)
 
 
-def features_sentence(drawn: pd.DataFrame) -> str:
+def headline_of_features(drawn: pd.DataFrame) -> str:
     """Return whether unified models draw features worse than generation alone, in one sentence."""
     wide = drawn.pivot_table(index=["architecture", "seed"], columns="regime", values="value")
     found = (wide["unified"] - wide["generation"]).dropna().groupby("architecture")

@@ -128,7 +128,7 @@ def stamp(figure: Figure, profile: str, seeds: int | str, records: int) -> None:
 
     `seeds` may be a range, such as "2 to 8".
     """
-    text = f"{profile} profile, {_count(seeds, 'seed')}, {_count(records, 'run')}"
+    text = f"{profile} profile, {counted(seeds, 'seed')}, {counted(records, 'run')}"
     height = 10 / 72 / figure.get_figheight()  # a line of 7 pt, as a fraction of the figure
     layout = figure.get_layout_engine()
     if layout is not None and hasattr(layout, "set"):
@@ -354,5 +354,6 @@ def known_architectures(table: pd.DataFrame) -> list[str]:
     return [name for name in COLOURS if (table["architecture"] == name).any()]
 
 
-def _count(number: int | str, noun: str) -> str:
+def counted(number: int | str, noun: str) -> str:
+    """Return a number with its noun, such as "1 seed" or "2 to 8 seeds"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
