@@ -16,6 +16,7 @@ from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.smart_watch import render_batch, sample_watches
 from uvlm_core.environment import ROOT
+from uvlm_core.explore import making
 from uvlm_core.explore import model as exploring
 from uvlm_core.explore.making import SHIPPED, shipped_spec
 from uvlm_core.models.decoding import answer
@@ -122,6 +123,26 @@ def test_what_is_refused_is_named_in_a_sentence(model, call, words):
     with pytest.raises(ValueError) as refused:
         call(model)
     assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_model_is_put_into_the_box_whole_or_not_at_all(model, tmp_path, monkeypatch):
+    folder = tmp_path / "vq_vq_unified"
+    monkeypatch.setattr(making, "trained_models", lambda specs: [(model.network,)])
+    monkeypatch.setattr(making, "_card", lambda *arguments: "# a card\n")
+    assert making.make("VQ-VQ", "unified", tmp_path) == folder
+    verify(folder)
+    again = uvlm_core.load(folder)
+    for name, weight in model.network.state_dict().items():  # rounding twice is rounding once
+        assert torch.equal(weight, again.network.state_dict()[name])
+
+    def fail(*arguments):
+        raise OSError("full")
+
+    monkeypatch.setattr(making, "_card", fail)
+    with pytest.raises(OSError, match="full"):
+        making.make("VQ-VQ", "unified", tmp_path)
+    verify(folder)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def test_a_changed_file_of_the_box_is_refused(tmp_path, monkeypatch):

@@ -4,13 +4,14 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.conversations import is_known_wording
 from uvlm_core.environment import ROOT
 from uvlm_core.explore.model import names
-from uvlm_core.explore.playground import REQUEST, Playground, _cell, _marked
+from uvlm_core.explore.playground import REQUEST, Playground, _cell, _marked, _overlaid, _table
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +113,20 @@ def test_what_it_looks_at_follows_the_question_the_model_and_the_watch(opened):
     assert len(set(seen)) == 4
 
 
+def test_attention_is_laid_over_an_image_of_any_size():
+    image, shares = np.zeros((224, 224, 3), np.uint8), np.eye(14)[None] * [[[0.2]], [[0.4]]]
+    strip = np.asarray(_overlaid(image, shares))
+    assert strip.shape == (3 * 224, 3 * 2 * 228, 3)
+    assert strip[0, 3 * 228].tolist() == [220, 0, 0]  # the largest share of all is fully red
+    assert strip[-1, 0].tolist() == [127, 127, 127]
+
+
 def test_answers_are_marked_by_the_scorer():
     attribute = ATTRIBUTES["battery"]
     assert "✓" in _cell("60%", "60%", attribute)
     assert "✗" in _cell("50%", "60%", attribute) and "credit 0.90" in _cell("50%", "60%", attribute)
     assert "✓" not in _cell("60%") and "✗" not in _cell("60%")
-    assert "&lt;i&gt;" in _marked("<i>", True, 1.0)
+    assert "&lt;i&gt;" in _marked("<i>", True, 1.0) and "&lt;i&gt;" in _table(["<i>"], [])
 
 
 def test_a_model_of_ones_own_is_chosen_by_its_folder_and_any_other_name_is_refused(tmp_path):
