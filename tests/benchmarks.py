@@ -464,9 +464,9 @@ def grid(target: float) -> list[Line]:
 
 def committed_records() -> list[Line]:
     """Reading the laptop profile's records and drawing the figure that they are for."""
-    opened = load_study("mutual_benefit", "laptop")
+    opened = load_study("learning_curves", "laptop")
     count = len(dict.fromkeys(arm.spec.canonical() for arm in opened.arms))
-    took = seconds(lambda: opened.study.figures["mutual_benefit"](opened))
+    took = seconds(lambda: opened.study.figures["learning_curves"](opened))
     return [
         Line(
             f"{count} records of the laptop profile read and drawn",

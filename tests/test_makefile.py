@@ -65,8 +65,8 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
         ),
         (["replicate", "PROFILE=smoke"], "-m uvlm_core.notebooks --profile 'smoke' --replicate"),
         (
-            ["records", "STUDY=matching", "SEEDS=8"],
-            "-m uvlm_core.studies.records --profile 'laptop' --study 'matching' --seeds '8'",
+            ["records", "STUDY=data_scaling", "SEEDS=8"],
+            "-m uvlm_core.studies.records --profile 'laptop' --study 'data_scaling' --seeds '8'",
         ),
         (["test"], "-m pytest -q -n 2 --dist worksteal"),
         (["test-browser"], "-m pytest -q tests/explore/test_browser.py"),

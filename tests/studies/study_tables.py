@@ -13,6 +13,7 @@ from uvlm_core.runs.store import RunStore
 from uvlm_core.scoring.alignment import MEASURES
 from uvlm_core.scoring.probing import probe_classes
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
+from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
 from uvlm_core.studies.training_order import ARMS
 from uvlm_core.training.profiles import profile
@@ -39,7 +40,7 @@ def opened(name: str, table: pd.DataFrame, profile_name: str = "smoke", **change
 
 
 def scores(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
-    """A table of mutual_benefit, out of random numbers."""
+    """A table of learning_curves, out of random numbers."""
     rng = np.random.default_rng(0)
     rows = []
     for architecture in architectures:
@@ -207,7 +208,7 @@ def pictured(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 
 
 def cosines(architectures=("VQ-SigLIP",), seeds=3) -> pd.DataFrame:
-    """A table of mutual_benefit, of features, out of random numbers."""
+    """A table of learning_curves, of features, out of random numbers."""
     rng = np.random.default_rng(3)
     rows = [
         (name, regime, seed, 1.0, f"feature_cosine{end}", attribute, rng.random(), 9)
@@ -224,11 +225,19 @@ def cosines(architectures=("VQ-SigLIP",), seeds=3) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SCORES)
 
 
-def matched(architectures=("VQ-VQ",)) -> pd.DataFrame:
-    """A table of matching, out of random numbers."""
-    table = scores(architectures)
-    table = table[table["regime"].isin(("understanding", "unified"))]
-    return pd.concat([table.assign(matching=rule) for rule in ("steps", "examples", "tokens")])
+def mixed(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of mutual_benefit, out of random numbers."""
+    rng = np.random.default_rng(9)
+    found = [
+        (name, "unified", seed, 1.0, metric, attribute, rng.random(), 9, arm)
+        for name in architectures
+        for arm in (ONCE, REPEATED, GENERATION, MIXED)
+        for metric in ("partial", generation_metric(name))
+        if arm == MIXED or (arm == GENERATION) != (metric == "partial")
+        for seed in range(seeds)
+        for attribute in ("total", *ATTRIBUTES, *ATTRIBUTES["time"].parts)
+    ]
+    return pd.DataFrame(found, columns=[*SCORES, "arm"])
 
 
 def ordered(architectures=("VQ-VQ",), seeds=3, rows=(16, 8)) -> pd.DataFrame:

@@ -13,8 +13,8 @@ from uvlm_core.studies import training_order
 from uvlm_core.studies.affine_alignment import AFFINE_FAMILIES, OTHER_SEEDS, DistortionStrengths
 from uvlm_core.studies.attribute_transfer import PixelProbes
 from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scores, sized
-from uvlm_core.studies.matching import MATCHINGS, tokens_ratio
-from uvlm_core.studies.mutual_benefit import FeatureCeiling
+from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
+from uvlm_core.studies.learning_curves import FeatureCeiling
 from uvlm_core.studies.original_behaviour import PLAIN, SWITCHES
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import ARCHITECTURES
@@ -33,8 +33,8 @@ def specs_of(name: str, base=BASE, **changes) -> list:
     return [arm.spec for arm in arms_of(name, base, **changes)]
 
 
-def test_mutual_benefit_takes_every_arm_of_every_architecture_and_the_control_of_one():
-    specs = specs_of("mutual_benefit", seeds=3)
+def test_learning_curves_take_every_arm_of_every_architecture_and_the_control_of_one():
+    specs = specs_of("learning_curves", seeds=3)
     found = {
         (spec.training.seed, spec.model.architecture, spec.training.regime)
         for spec in specs
@@ -52,11 +52,46 @@ def test_mutual_benefit_takes_every_arm_of_every_architecture_and_the_control_of
 
 
 def test_arms_differ_from_the_profile_in_what_their_name_says_only():
-    arms = arms_of("mutual_benefit", seeds=1, architectures=("VQ-VQ",))
+    arms = arms_of("learning_curves", seeds=1, architectures=("VQ-VQ",))
     assert [arm.labels["regime"] for arm in arms] == list(REGIME_CHANGES)
     for arm, change in zip(arms, REGIME_CHANGES.values(), strict=True):
         assert arm.spec == BASE.spec.vary(architecture="VQ-VQ", shown_watches=7, **change)
         assert arm.spec.steps == BASE.spec.steps
+
+
+def test_baselines_see_the_same_understanding_rows_as_often_or_for_as_many_steps():
+    scale = find_study("mutual_benefit").scale("laptop")
+    arms = arms_of("mutual_benefit", seeds=1, architectures=("SigLIP-VQ",))
+    found = {arm.labels["arm"]: arm.spec for arm in arms}
+    assert list(found) == [ONCE, REPEATED, GENERATION, MIXED]
+    rows = {
+        name: [stage.seen(spec.rows_of_kinds) for stage, _ in spec.schedule()]
+        for name, spec in found.items()
+    }
+    assert all(len(stages) == 1 for stages in rows.values())
+    seen, requests, texts = scale.seen, scale.generation_rows, scale.text_rows
+    assert list(rows[ONCE][0].values()) == [seen, 0, 0]
+    assert list(rows[REPEATED][0].values()) == [seen + requests + texts, 0, 0]
+    assert list(rows[GENERATION][0].values()) == [0, requests, texts]
+    assert list(rows[MIXED][0].values()) == [seen, requests, texts]
+    assert found[REPEATED].steps == found[MIXED].steps and found[ONCE].steps == seen / 8
+    assert {spec.alpha for spec in found.values()} == {0.2}
+    features = arms_of("mutual_benefit", seeds=1, architectures=("VQ-SigLIP",))
+    assert {arm.spec.alpha for arm in features} == {1.0}
+
+
+def test_studies_share_the_runs_of_mixed_training_and_its_baselines():
+    shared = {
+        name: {
+            (arm.labels["arm"], arm.spec.canonical())
+            for arm in arms_of(name, seeds=1, architectures=("VQ-VQ",))
+            if arm.spec.understanding_rows == 1600 and arm.labels["arm"] in (ONCE, REPEATED, MIXED)
+        }
+        for name in ("mutual_benefit", "training_order")
+    }
+    assert (
+        shared["mutual_benefit"] == shared["training_order"] and len(shared["training_order"]) == 3
+    )
 
 
 def test_an_unknown_architecture_is_refused_by_name():
@@ -94,22 +129,6 @@ def test_sizes_are_split_between_questions_and_captions_as_in_the_profile():
     assert (spec.understanding_rows, spec.generation_rows) == (1000, 300)
     share = BASE.spec.data.caption_examples / BASE.spec.understanding_rows
     assert spec.data.caption_examples == round(1000 * share) and spec.scoring.fractions == (1.0,)
-
-
-def test_the_rules_of_matching_hold_what_they_name_equal():
-    arms = arms_of("matching", seeds=1, architectures=("VQ-VQ",))
-    found = {
-        rule: [arm.spec for arm in arms if arm.labels["matching"] == rule] for rule in MATCHINGS
-    }
-    (alone, unified), (same, mixed), (more, again) = found.values()
-    assert (
-        alone.steps == unified.steps
-        and alone.understanding_rows == unified.understanding_rows == 1000
-    )
-    assert same == alone and mixed.understanding_rows == 1000 and mixed.steps == 2 * alone.steps
-    assert again == mixed and more.steps == -(-more.understanding_rows // more.training.batch_size)
-    ratio = tokens_ratio(BASE.spec.vary(architecture="VQ-VQ"))
-    assert more.understanding_rows == pytest.approx(1000 * (1 + ratio), abs=1) and 0.3 < ratio < 1
 
 
 def test_a_switch_changes_one_thing():
@@ -243,15 +262,15 @@ def test_every_order_shows_the_same_rows_equally_often_in_as_many_steps():
         for name, stages in shown.items():
             every = {kind: sum(stage[kind] for stage in stages) for kind in stages[0]}
             assert specs[name].understanding_rows == rows and specs[name].data.images == 14_000
-            if name not in (training_order.ONCE, training_order.SMALL):
+            if name not in (ONCE, training_order.SMALL):
                 assert sum(every.values()) == seen + requests + texts
                 assert specs[name].steps in (1513, 1514)  # a stage may end with a part of a step
-            if name != training_order.REPEATED:
+            if name != REPEATED:
                 assert every["understanding"] == seen
             if specs[name].generates and "without text" not in name:
                 assert (every["generation"], every["text"]) == (requests, texts)
         assert shown["text first"][0] == {"understanding": 0, "generation": 0, "text": 10_500}
-        assert specs[training_order.ONCE].steps == seen / 8
+        assert specs[ONCE].steps == seen / 8
         assert specs[training_order.SMALL].steps == seen
         first = shown[training_order.FIRST]
         assert [stage["understanding"] for stage in first] == [0, seen]
@@ -262,7 +281,7 @@ def test_the_orders_control_differs_in_whose_images_are_drawn_only():
     scale = find_study("training_order").scale("laptop")
     specs = training_order.specs_of(BASE, scale, 1600, seed=0, architecture="VQ-VQ")
     for arm, control in (
-        (training_order.MIXED, training_order.SHUFFLED),
+        (MIXED, training_order.SHUFFLED),
         (training_order.FIRST, training_order.SHUFFLED_FIRST),
     ):
         assert specs[control] == specs[arm].vary(shuffled_requests=True)
@@ -278,7 +297,7 @@ def test_pictures_of_your_own_take_the_place_of_the_profiles():
 
 def test_the_table_has_every_arm_under_its_own_name_though_runs_are_shared(spec, tmp_path):
     base = replace(profile("laptop"), spec=spec)
-    arms = arms_of("mutual_benefit", base, seeds=2)
+    arms = arms_of("learning_curves", base, seeds=2)
     store, values = RunStore(tmp_path), {}
     for number, some in enumerate(dict.fromkeys(arm.spec.canonical() for arm in arms)):
         rows = [

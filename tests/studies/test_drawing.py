@@ -9,7 +9,7 @@ from study_tables import (
     RARE_RATES,
     cosines,
     distorted,
-    matched,
+    mixed,
     opened,
     ordered,
     pictured,
@@ -23,12 +23,15 @@ from study_tables import (
 from uvlm_core.data.attributes import ATTRIBUTES, chances
 from uvlm_core.studies import attribute_transfer, embedding_probes, frozen_networks, style
 from uvlm_core.studies.base import difference_text, find_study, generation_metric
-from uvlm_core.studies.mutual_benefit import (
+from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED
+from uvlm_core.studies.learning_curves import (
     along_training,
     draw_learning,
     draw_watches,
     headroom,
+    while_learning,
 )
+from uvlm_core.studies.mutual_benefit import BASELINES
 from uvlm_core.studies.statistics import mean_interval
 from uvlm_core.studies.training_order import ARMS
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
@@ -42,23 +45,20 @@ def drawn(study, name, table, **changes):
 TWO_PANELS = {"arms": {16: ARMS, 8: ARMS}}  # of training_order
 DRAWN = {  # figure -> its picture out of random numbers about some architectures
     **{
-        name: lambda names, name=name: drawn("mutual_benefit", name, scores(names))
-        for name in (
-            "mutual_benefit",
-            "mutual_benefit_generation",
-            "mutual_benefit_attributes",
-        )
+        name: lambda names, name=name: drawn("mutual_benefit", name, mixed(names))
+        for name in find_study("mutual_benefit").figures
     },
-    "mutual_benefit_features": lambda names: drawn(
-        "mutual_benefit", "mutual_benefit_features", cosines(names)
+    **{
+        name: lambda names, name=name: drawn("learning_curves", name, scores(names))
+        for name in ("learning_curves", "learning_curves_generation")
+    },
+    "learning_curves_features": lambda names: drawn(
+        "learning_curves", "learning_curves_features", cosines(names)
     ),
     **{
         name: lambda names, name=name: drawn("data_scaling", name, scaling(names), rows=100)
         for name in ("data_scaling", "data_scaling_exchange")
     },
-    "data_scaling_matching": lambda names: drawn(
-        "matching", "data_scaling_matching", matched(names), rows=100
-    ),
     "original_behaviour": lambda names: drawn(
         "original_behaviour", "original_behaviour", switched(names)
     ),
@@ -120,15 +120,15 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
         (study, name)
         for study in (
             "mutual_benefit",
+            "learning_curves",
             "data_scaling",
-            "matching",
             "original_behaviour",
             "affine_alignment",
             "attribute_transfer",
             "captioned_pictures",
         )
         for name in find_study(study).figures
-        if name != "mutual_benefit_watches"
+        if name != "learning_curves_watches"
     ],
 )
 def test_a_table_without_a_column_that_is_drawn_is_refused_by_name(study, name):
@@ -159,7 +159,7 @@ def curve(axes, arm: str):
 def learning(names=("VQ-VQ",), task="understanding", table=None, **changes):
     """The figure of learning curves, and its axes by row."""
     table = scores(names, **changes) if table is None else table
-    figure = draw_learning(opened("mutual_benefit", table), task).figure
+    figure = draw_learning(opened("learning_curves", table), task).figure
     return figure, [figure.axes[: len(names)], figure.axes[len(names) :]]
 
 
@@ -195,11 +195,10 @@ def test_what_is_drawn_along_training_is_the_paired_difference_with_its_interval
         assert bars == [pytest.approx(mean_interval(row)[1:]) for _, row in wanted.iterrows()]
 
 
-def test_the_number_above_a_panel_is_the_judged_one_and_its_fractions_are_shaded():
+def test_the_number_above_a_panel_is_the_mean_over_the_shaded_fractions():
     table = scores()
     _, (above, _) = learning(table=table)
-    judged = opened("mutual_benefit", table).verdicts
-    row = judged[judged["quantity"].str.contains("total, partial")].iloc[0]
+    (row,) = while_learning(table, "understanding").to_dict("records")
     assert above[0].get_title() == f"VQ-VQ\n{difference_text(row)}"
     shown = along_training(table, "understanding")
     counted = shown.loc[shown["counted"], "fraction"]
@@ -249,18 +248,41 @@ def test_scores_below_are_means_over_seeds_and_the_control_is_drawn_with_generat
 
 
 def test_attributes_are_bold_where_the_verdict_is_decided():
-    found = drawn("mutual_benefit", "mutual_benefit_attributes", scores(ARCHITECTURES))
+    found = drawn("mutual_benefit", "mutual_benefit_attributes", mixed(ARCHITECTURES))
     shown = found.shown.set_index(["baseline", "attribute", "architecture"])
-    for axes, task in zip(found.figure.axes, ("understanding", "generation"), strict=True):
+    for axes, baseline in zip(found.figure.axes, BASELINES, strict=True):
         assert len(axes.texts) == len(ATTRIBUTES) * len(ARCHITECTURES)
         for text in axes.texts:
             column, row = map(round, text.get_position())
-            cell = shown.loc[task, list(ATTRIBUTES)[row], list(style.COLOURS)[column]]
+            cell = shown.loc[baseline, list(ATTRIBUTES)[row], list(style.COLOURS)[column]]
             assert text.get_text().replace(style.MINUS, "-") == f"{cell['difference']:+.2f}"
             outside = cell["low"] > 0 or cell["high"] < 0
             assert (text.get_weight() == "bold") == outside
-    counts = found.shown["verdict"].value_counts()
-    assert f"help in {counts.get('replicates', 0)} of {len(shown)}" in sentence(found.figure)
+    counts = shown.loc[ONCE, "verdict"].value_counts()
+    told = [counts.get(word, 0) for word in ("replicates", "contradicts")]
+    assert f"{told[0]} and {told[1]} of 20 against {ONCE}" in sentence(found.figure)
+
+
+def test_mixed_training_is_drawn_as_the_paired_difference_from_each_baseline():
+    table = mixed()
+    found = drawn("mutual_benefit", "mutual_benefit", table)
+    left = found.figure.axes[0]
+    for baseline, marker in ((ONCE, "s"), (REPEATED, "D")):
+        own = table[(table["metric"] == "partial") & (table["attribute"] == "total")]
+        wide = own.pivot(index="seed", columns="arm", values="value")
+        (mean,) = [line for line in left.lines if line.get_marker() == marker]
+        assert mean.get_ydata() == pytest.approx([(wide[MIXED] - wide[baseline]).mean()])
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"), [(0.2, "understands better in 1 of 1"), (0.0, "not shown to understand")]
+)
+def test_the_benefit_is_said_as_it_is_judged(gain, words):
+    table = mixed(seeds=8).query("arm != @MIXED or metric != 'partial'")
+    same = table[table["arm"] == ONCE].assign(arm=MIXED)
+    same["value"] += gain + 0.1 * (-1.0) ** same["seed"]
+    figure = drawn("mutual_benefit", "mutual_benefit", pd.concat([table, same])).figure
+    assert words in sentence(figure)
 
 
 @pytest.mark.parametrize("less", [0.1, 0.0])
@@ -269,8 +291,8 @@ def test_features_are_called_less_exact_only_if_every_interval_says_so(less):
     alone = table[(table["regime"] == "generation")].assign(regime="unified")
     alone["value"] -= less + 0.01 * (-1.0) ** alone["seed"]
     found = drawn(
-        "mutual_benefit",
-        "mutual_benefit_features",
+        "learning_curves",
+        "learning_curves_features",
         pd.concat([table[table["regime"] != "unified"], alone]),
     )
     assert sentence(found.figure).startswith("Unified models draw less exact") == bool(less)
@@ -701,9 +723,9 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
 @pytest.mark.parametrize(
     ("study", "table"),
     [
-        ("mutual_benefit", pd.concat([scores(ARCHITECTURES), cosines()])),
+        ("mutual_benefit", mixed(ARCHITECTURES)),
+        ("learning_curves", pd.concat([scores(ARCHITECTURES), cosines()])),
         ("data_scaling", scaling(("SigLIP-VQ", "VQ-VQ"))),
-        ("matching", matched()),
         ("original_behaviour", switched()),
         ("affine_alignment", distorted()),
         ("attribute_transfer", transferred(ARCHITECTURES)),
@@ -714,7 +736,6 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):
     changes = {
         "data_scaling": {"rows": 100},
-        "matching": {"rows": 100},
         "attribute_transfer": {"rates": RARE_RATES},
     }.get(study, {})
     found = opened(study, table, **changes)

@@ -13,7 +13,7 @@ BASE = profile("smoke")
 
 
 def test_each_run_comes_once_and_with_the_first_seed_that_asks_for_it():
-    asked = [find_study("mutual_benefit"), find_study("matching")]
+    asked = [find_study("mutual_benefit"), find_study("training_order")]
     grouped = dict(records.runs_by_seed(asked, BASE, seeds=2))
     assert list(grouped) == [0, 1]
     made = [spec for specs in grouped.values() for spec in specs]
@@ -34,10 +34,10 @@ def test_each_run_comes_once_and_with_the_first_seed_that_asks_for_it():
 def test_missing_records_are_made_and_the_others_left(tmp_path, capsys, monkeypatch):
     made = []
     monkeypatch.setattr(records, "run_grid", lambda specs, store, workers: made.append(specs))
-    words = ["--study=matching", "--profile=smoke", "--seeds=2", f"--records={tmp_path}"]
+    words = ["--study=training_order", "--profile=smoke", "--seeds=2", f"--records={tmp_path}"]
     assert records.main(words) == 0
-    assert [len(specs) for specs in made] == [4, 4]
-    assert capsys.readouterr().out.splitlines()[0] == "seed 0: 4 runs, 4 without a record"
+    assert [len(specs) for specs in made] == [5, 5]
+    assert capsys.readouterr().out.splitlines()[0] == "seed 0: 5 runs, 5 without a record"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_missing_records_are_made_and_the_others_left(tmp_path, capsys, monkeypa
     [
         (["--study=nothing"], "study 'nothing' is not one of data, frozen_networks"),
         (["--profile=nothing"], "profile 'nothing' is not one of smoke, laptop"),
-        (["--seeds=0", "--study=matching"], "seeds 0 is not an integer from 1 up."),
+        (["--seeds=0", "--study=training_order"], "seeds 0 is not an integer from 1 up."),
         (["--study=frozen_networks", "--profile=paper"], "has no scale for profile 'paper'"),
     ],
 )

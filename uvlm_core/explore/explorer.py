@@ -15,7 +15,7 @@ from IPython.display import display
 from uvlm_core.environment import ROOT
 from uvlm_core.explore.views import View, choices, draw, tell, view, worded
 from uvlm_core.studies import studies, style
-from uvlm_core.studies.base import difference_text, load_study
+from uvlm_core.studies.base import difference_text, load_study, scores
 from uvlm_core.studies.scoreboard import all_verdicts, load_all
 from uvlm_core.training.profiles import PROFILES
 
@@ -104,7 +104,7 @@ class Explorer:
     def _take_profile(self, records: str | None = None) -> None:
         name = self.profile.value
         self.records.value = records or f"figures/runs/{name}"
-        known = [each.name for each in studies() if name in each.scales and each.claims]
+        known = [each.name for each in studies() if name in each.scales and each.table is scores]
         _offer(self.study, {each.replace("_", " "): each for each in known})
         self._open()
 

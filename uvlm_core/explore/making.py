@@ -39,9 +39,9 @@ _DRAWN = 100  # requests whose drawings are compared
 
 
 def shipped_spec(architecture: str, regime: str) -> RunSpec:
-    """Return the spec of a shipped model: that of seed 0 in the study mutual benefit."""
+    """Return the spec of a shipped model: that of seed 0 in the study of learning curves."""
     wanted = {"architecture": architecture, "regime": regime, "seed": 0}
-    return next(arm.spec for arm in load_study("mutual_benefit").arms if arm.labels == wanted)
+    return next(arm.spec for arm in load_study("learning_curves").arms if arm.labels == wanted)
 
 
 def make(architecture: str, regime: str, box: Path = BOX) -> Path:

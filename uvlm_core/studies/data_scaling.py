@@ -5,8 +5,8 @@ many understanding rows a generation row is worth. The growing rows are spread o
 fixed ones, so all arms of one direction take the same number of steps (in the original, they do
 not: pitfall 1).
 
-Belongs here: this study's runs, claims and figures. Not here: other ways to match arms
-(`matching.py`).
+Belongs here: this study's runs, claims and figures. Not here: the paper's way to match arms
+(`baselines.py`).
 """
 
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ def rows_arm(spec: RunSpec, **labels) -> Arm:
 def arms(base: Profile, scale: RowsScale) -> list[Arm]:
     """Return the arms of both directions, and understanding-only arms of several sizes.
 
-    The last understanding-only arm is shared with the study `mutual_benefit`.
+    The last understanding-only arm is shared with the study `learning_curves`.
     """
     rows, specs = scale.rows, []
     for seed in range(scale.seeds):

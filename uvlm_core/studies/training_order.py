@@ -25,14 +25,13 @@ from uvlm_core.studies.base import (
     Comparison,
     Drawn,
     OpenedStudy,
-    Scale,
     Study,
     arm_of,
     chance,
     count_verdicts,
-    sized,
     tell_verdicts,
 )
+from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, MixedScale, baselines
 from uvlm_core.studies.style import (
     COLOURS,
     COLUMN,
@@ -52,12 +51,8 @@ from uvlm_core.training.profiles import Profile
 from uvlm_core.training.spec import RunSpec
 from uvlm_core.training.stages import Stage
 
-ONCE, SMALL, REPEATED = (
-    "understanding alone",
-    "alone in small steps",  # as many steps as mixed, by fewer rows in each
-    "alone for longer",  # as many steps as mixed, by more epochs
-)
-MIXED, FIRST = "mixed", "generation first"
+SMALL = "alone in small steps"  # as many steps as mixed, by fewer rows in each
+FIRST = "generation first"
 SHUFFLED, SHUFFLED_FIRST = f"{MIXED} with others' images", f"{FIRST} with others' images"
 ARMS = (
     ONCE,
@@ -81,16 +76,10 @@ _COLUMNS = ("architecture", "arm", "understanding_rows", "seed", "metric", "attr
 
 
 @dataclass(frozen=True)
-class OrderScale(Scale):
-    """With the rows of each kind, and the arms by the number of understanding rows.
-
-    Fewer understanding rows are shown more often: all arms but the longer baseline see `seen`.
-    """
+class OrderScale(MixedScale):
+    """With the arms by the number of understanding rows."""
 
     arms: dict[int, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    seen: int = 0
-    generation_rows: int = 0
-    text_rows: int = 0
 
 
 def arms(base: Profile, scale: OrderScale) -> list[Arm]:
@@ -106,23 +95,16 @@ def arms(base: Profile, scale: OrderScale) -> list[Arm]:
 
 def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, RunSpec]:
     """Return the spec of every arm; `same` holds further fields."""
+    found = baselines(base, scale, rows, **same)
+    del found[GENERATION]
+    alone, both = found[ONCE], found[MIXED]
     generation, text, epochs = scale.generation_rows, scale.text_rows, scale.seen / rows
     more = generation + text
-    # the paper's weights of the image loss, of codes and of features
-    same |= {"image_loss_weight": 0.2, "feature_loss_weight": 1.0, "batch_counts": "all"}
-    # enough to see that drawing was learned; the question is what is understood
-    same |= {"generated_watches": min(100, base.spec.scoring.generated_watches)}
-    both = sized(base, rows, generation, text_examples=text, **same)
-    alone = both.vary(regime="understanding", text_examples=0)
     # rows in a step of mixed training that are to be understood
     few = max(1, round(both.training.batch_size * scale.seen / (scale.seen + more)))
     drawn_first = [Stage(0, 1, 1), Stage(epochs)]
-    mixed = [Stage(epochs, 1, 1)]
-    return {
-        ONCE: alone.vary(stages=[Stage(epochs)]),
-        SMALL: alone.vary(stages=[Stage(epochs)], batch_size=few),
-        REPEATED: alone.vary(stages=[Stage(epochs + more / rows)]),
-        MIXED: both.vary(stages=mixed),
+    return found | {
+        SMALL: alone.vary(batch_size=few),
         FIRST: both.vary(stages=drawn_first),
         "generation first, then mixed": both.vary(
             stages=[Stage(0, 0.5, 0.5), Stage(epochs, 0.5, 0.5)]
@@ -131,7 +113,7 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
         "generation first with a frozen LM": both.vary(
             stages=[Stage(0, 1, 1, True), Stage(epochs)]
         ),
-        SHUFFLED: both.vary(stages=mixed, shuffled_requests=True),
+        SHUFFLED: both.vary(shuffled_requests=True),
         SHUFFLED_FIRST: both.vary(stages=drawn_first, shuffled_requests=True),
         # as many steps
         "text first": alone.vary(
@@ -143,7 +125,7 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
         "mixed with text alone": alone.vary(
             text_examples=text, stages=[Stage(epochs, text=more / text)]
         ),
-        "mixed with requests without words": both.vary(stages=mixed, wordless_requests=True),
+        "mixed with requests without words": both.vary(wordless_requests=True),
     }
 
 
@@ -318,12 +300,12 @@ STUDY = Study(
     section="4",
     question="Does generation help understanding, mixed in or first, more than longer training?",
     scales={
-        "smoke": OrderScale(1, ("VQ-VQ",), {16: ARMS[:5]}, 16, 16, 8),
+        "smoke": OrderScale(1, ("VQ-VQ",), 16, 16, 8, {16: ARMS[:5]}),
         "laptop": OrderScale(
-            8, ("VQ-VQ",), {1600: ARMS[:6], 100: (ONCE, REPEATED, MIXED)}, 1600, 7000, 3500
+            8, ("VQ-VQ",), 1600, 7000, 3500, {1600: ARMS[:6], 100: (ONCE, REPEATED, MIXED)}
         ),
-        "smollm": OrderScale(1, ("VQ-VQ",), {1600: ARMS[:6]}, 1600, 7000, 3500),
-        "paper": OrderScale(1, ("VQ-VQ",), {60_000: ARMS[:6]}, 60_000, 120_000, 60_000),
+        "smollm": OrderScale(1, ("VQ-VQ",), 1600, 7000, 3500, {1600: ARMS[:6]}),
+        "paper": OrderScale(1, ("VQ-VQ",), 60_000, 120_000, 60_000, {60_000: ARMS[:6]}),
     },
     arms=arms,
     claims=(

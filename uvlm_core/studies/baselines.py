@@ -1,0 +1,53 @@
+"""Mixed training and what it is held against, at equal understanding rows (paper section 4).
+
+More rows are also more training. So every gain of mixed training has two baselines, which learn to
+understand only: from the same rows, shown as often (the paper's), and from the same rows, repeated
+for as many steps.
+
+Belongs here: these arms' runs, which several studies share. Not here: what a study compares
+(`mutual_benefit.py`, `training_order.py`), the paper's runs at full size (`learning_curves.py`).
+"""
+
+from dataclasses import dataclass
+
+from uvlm_core.studies.base import Scale, sized
+from uvlm_core.training.profiles import Profile
+from uvlm_core.training.spec import RunSpec
+from uvlm_core.training.stages import Stage
+
+ONCE, REPEATED = "understanding alone", "alone for longer"  # by more epochs
+GENERATION, MIXED = "generation alone", "mixed"
+
+
+@dataclass(frozen=True)
+class MixedScale(Scale):
+    """With the rows of each kind.
+
+    Where there are fewer understanding rows than `seen`, they are shown more often: all arms but
+    the longer baseline see `seen`.
+    """
+
+    seen: int = 0
+    generation_rows: int = 0
+    text_rows: int = 0
+
+
+def baselines(base: Profile, scale: MixedScale, rows: int, **same) -> dict[str, RunSpec]:
+    """Return the specs of mixed training on `rows` understanding rows, and of its baselines.
+
+    `same` holds further fields of all of them.
+    """
+    more, epochs = scale.generation_rows + scale.text_rows, scale.seen / rows
+    # the paper's weights of the image loss, of codes and of features, and its steps of one size
+    same |= {"image_loss_weight": 0.2, "feature_loss_weight": 1.0, "batch_counts": "all"}
+    # enough to see whether drawing is learned
+    same |= {"generated_watches": min(100, base.spec.scoring.generated_watches)}
+    both = sized(base, rows, scale.generation_rows, text_examples=scale.text_rows, **same)
+    mixed = both.vary(stages=[Stage(epochs, 1, 1)])
+    alone = both.vary(regime="understanding", text_examples=0)
+    return {
+        ONCE: alone.vary(stages=[Stage(epochs)]),
+        REPEATED: alone.vary(stages=[Stage(epochs + more / rows)]),
+        GENERATION: mixed.vary(regime="generation"),
+        MIXED: mixed,
+    }
