@@ -5,11 +5,14 @@ Where values are compared, models are in float64: random ones are chaotic, and r
 decide.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from uvlm_core.data.conversations import IMAGE, Conversation, Turn, make_conversations
+from uvlm_core.data.edits import make_edits
 from uvlm_core.data.tokens import Row, bucket_of, collate
 from uvlm_core.models.decoding import answer, generate_images, log_likelihoods
 from uvlm_core.models.heads import sample
@@ -171,6 +174,23 @@ def test_images_are_those_of_each_row_by_itself(architecture, new_model, process
             np.testing.assert_array_equal(found, expected)
         else:
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("architecture", ["VQ-VQ", "VQ-SigLIP"])
+def test_an_edit_reads_its_own_watch_in_any_batch(
+    architecture, new_model, processor, watches, tables
+):
+    model, table = new_model(architecture).double(), tables["VQ"]
+    edits = make_edits(watches[:7], range(7), 0)
+    first, *others = [generate_images(model, processor, edits, table, **way).tokens for way in WAYS]
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-6, atol=1e-8)
+    turned = np.roll(table[:7], 1, 0)
+    assert (generate_images(model, processor, edits, turned).tokens != first).any()
+    asked = [replace(edit, image=(edit.image + 1) % 7) for edit in edits]
+    np.testing.assert_allclose(
+        generate_images(model, processor, asked, turned).tokens, first, rtol=1e-6, atol=1e-8
+    )
 
 
 def test_sampled_codes_do_not_depend_on_batches_or_cache(new_model, processor, requests):

@@ -507,6 +507,38 @@ def test_wordless_requests_keep_their_images_and_all_say_the_same(spec, processo
     assert all(row.about == () for row in wordless)
 
 
+def test_edits_show_a_watch_and_ask_for_what_the_edited_pool_has_in_its_place(spec, processor):
+    spec = spec.vary(edit_requests=True)
+    pool, watches = WatchPool(spec), sample_watches(POOL_STREAM, spec.data.images)
+    understanding, edits = training_rows(spec, processor, watches)
+    same, requests = training_rows(spec.vary(edit_requests=False), processor, watches)
+    assert same_rows(understanding, same)
+    assert [row.image_out for row in edits] == [row.image_out for row in requests]
+    targets = pool.side("generation").watches(0, spec.data.images)
+    assert pool.side("understanding") is pool and pool.side("generation").name != pool.name
+    for row in edits:
+        assert row.image_in == row.image_out
+        before, after = watches[row.image_in], targets[row.image_out]
+        (name,) = row.about
+        assert ATTRIBUTES[name].truth(after) in processor.text(row.ids)
+        assert [
+            key for key, each in ATTRIBUTES.items() if each.truth(before) != each.truth(after)
+        ] == [name]
+        assert (row.ids == processor.image_in).sum() == processor.tokens_in
+        assert (row.ids == processor.image_out).sum() == processor.tokens_out
+
+
+def test_shuffled_edits_show_their_own_watch_and_draw_anothers(spec, processor):
+    watches = sample_watches(POOL_STREAM, spec.data.images)
+    spec = spec.vary(edit_requests=True)
+    _, true = training_rows(spec, processor, watches)
+    _, shuffled = training_rows(spec.vary(shuffled_requests=True), processor, watches)
+    for row, other in zip(true, shuffled, strict=True):
+        assert row.ids.tolist() == other.ids.tolist() and row.image_in == other.image_in
+        assert row.image_out != other.image_out
+    assert sorted(row.image_out for row in true) == sorted(row.image_out for row in shuffled)
+
+
 def test_biases_leave_the_attribute_out_of_the_training_rows(spec, processor):
     watches = sample_watches(POOL_STREAM, spec.data.images)
     biased = spec.vary(biases=(AttributeBias("battery", 0.0),))

@@ -27,6 +27,7 @@ CHANGES = [
         "batch_counts": "all",
         "stages": [Stage(0, 1, 1, True), Stage(1), Stage(0.5, 1, 1)],
     },
+    {"architecture": "SigLIP-VQ", "edit_requests": True},
 ]
 
 
@@ -76,10 +77,13 @@ def test_stacked_runs_are_trained_as_if_each_were_alone(spec, change, tmp_path):
             torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("architecture", ["VQ-VQ", "SigLIP-SigLIP"])
-def test_stacked_runs_have_the_records_of_runs_alone(spec, architecture, tmp_path):
+@pytest.mark.parametrize(
+    ("architecture", "edits"), [("VQ-VQ", False), ("SigLIP-SigLIP", False), ("VQ-SigLIP", True)]
+)
+def test_stacked_runs_have_the_records_of_runs_alone(spec, architecture, edits, tmp_path):
     biases = [AttributeBias("weather", 0.5, ("vqa",))]
     specs = seeds(spec, architecture=architecture, biases=biases, test_watches=12, probe_watches=12)
+    specs = [one.vary(edit_requests=edits) for one in specs]
     specs = [one.vary(shown_watches=2).canonical() for one in specs]
     outcomes = execute_stack(specs, tmp_path / "stack", lambda done: None)
     for number, (body, pictures) in enumerate(outcomes):

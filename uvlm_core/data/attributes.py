@@ -38,6 +38,7 @@ class Attribute:
     values: Sequence[str]  # every true answer
     questions: tuple[str, ...]  # paraphrases that ask for it
     clauses: tuple[str, ...]  # paraphrases in captions and requests; {} is the value
+    changes: tuple[str, ...]  # paraphrases that ask to change it; {} is the new value
     always_told = False  # whether every caption and request mentions it (paper section 3)
     corner = ""  # the attribute that holds the corner of its icon
     excludes = ""  # another attribute, which never has the same value on the same watch
@@ -216,6 +217,12 @@ class Time(Attribute):
         "the time on it is {}",
         "the hands stand at {}",
     )
+    changes = (
+        "set the hands to {}.",
+        "change the time to {}.",
+        "turn the hands to {}.",
+        "let the clock say {}.",
+    )
 
     @cached_property
     def values(self) -> tuple[str, ...]:
@@ -302,6 +309,12 @@ class Weather(Attribute):
         "the weather icon shows {}",
         "the sky says {}",
     )
+    changes = (
+        "change the weather to {}.",
+        "make it {} outside.",
+        "let the weather icon say {}.",
+        "set the forecast to {}.",
+    )
 
     def contrasts(self, watch: Watch) -> list[Watch]:
         return [replace(watch, weather=other) for other in WEATHERS]
@@ -349,6 +362,12 @@ class Battery(Attribute):
         "there is {} of charge",
         "the battery level is {}",
         "the battery shows {}",
+    )
+    changes = (
+        "set the battery to {}.",
+        "change the battery level to {}.",
+        "let the battery show {}.",
+        "change the charge to {}.",
     )
 
     def said(self, value: int) -> str:
@@ -400,6 +419,13 @@ class Corner(Attribute):
     ):
         self.name, self.owner, self.excludes = f"{owner}_corner", owner, f"{other}_corner"
         self.questions, self.clauses = questions, clauses
+        thing = {"weather": "weather icon"}.get(owner, owner)
+        self.changes = (
+            f"move the {thing} to the {{}}.",
+            f"put the {thing} in the {{}} corner.",
+            f"let the {thing} sit at the {{}}.",
+            f"draw the {thing} at the {{}}.",
+        )
 
     def alternatives(self, watch: Watch) -> list[Watch]:
         return [

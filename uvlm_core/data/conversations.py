@@ -18,6 +18,7 @@ from uvlm_core.data.smart_watch import Watch
 from uvlm_core.files import short
 
 TASKS = ("vqa", "caption", "generation")  # a task's position seeds its random stream
+EDIT = "edit"  # asks to change what is shown (`edits.py`)
 # marks the image: in the human turn to understand it, in the gpt turn to generate it
 IMAGE = "<image>"
 
@@ -129,17 +130,18 @@ class Conversation:
 
     `image` is a position in an image table or a file name inside an image folder. In the tasks vqa
     and caption, the first human turn begins with "<image>" and a line break. In generation there is
-    one turn, whose gpt side is just "<image>". ValueError for anything else.
+    one turn, whose gpt side is just "<image>". An edit has both; `image` is then the position in
+    the tables of both sides. ValueError for anything else.
     """
 
-    task: str  # one of TASKS
+    task: str  # one of TASKS, or EDIT
     image: int | str
     turns: tuple[Turn, ...]
     source: str = field(default="", compare=False)  # its file and row, for error messages
 
     def __post_init__(self):
-        if self.task not in TASKS:
-            raise ValueError(f"task {self.task!r} is not one of {', '.join(TASKS)}.")
+        if self.task not in (*TASKS, EDIT):
+            raise ValueError(f"task {self.task!r} is not one of {', '.join((*TASKS, EDIT))}.")
         if (
             isinstance(self.image, bool)
             or not isinstance(self.image, int | str)
@@ -157,12 +159,18 @@ class Conversation:
         human, gpt = (
             "\n".join(getattr(turn, side) for turn in self.turns) for side in ("human", "gpt")
         )
-        if self.task == "generation":
+        if self.draws:
             if len(self.turns) != 1:
                 raise ValueError(
-                    f"a generation conversation has {len(self.turns)} turns instead of one."
+                    f"a {self.task} conversation has {len(self.turns)} turns instead of one."
                 )
-            if gpt != IMAGE or IMAGE in human:
+            if self.task == EDIT:
+                if gpt != IMAGE or not human.startswith(f"{IMAGE}\n") or human.count(IMAGE) != 1:
+                    raise ValueError(
+                        f"an edit needs {IMAGE} once at the start of its human turn and as its "
+                        f"whole gpt turn, not human {short(human)}, gpt {short(gpt)}."
+                    )
+            elif gpt != IMAGE or IMAGE in human:
                 raise ValueError(
                     f"a generation conversation needs {IMAGE} as its whole gpt turn "
                     f"and nowhere else, not human {short(human)}, gpt {short(gpt)}."
@@ -172,6 +180,11 @@ class Conversation:
                 f"a {self.task} conversation needs {IMAGE} once, at the start of its "
                 f"first human turn, not human {short(human)}, gpt {short(gpt)}."
             )
+
+    @property
+    def draws(self) -> bool:
+        """Whether the answer is an image."""
+        return self.task in ("generation", EDIT)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Processor:
         ValueError for a row longer than the language model's context.
         """
         ids, labels = [self.bos], [IGNORED]
-        generates = conversation.task == "generation"
+        generates = conversation.draws
         for turn in conversation.turns:
             human = self.human_ids(turn.human)
             answer = self.image_ids() if generates else self.answer_ids(turn.gpt)
@@ -155,7 +155,7 @@ class Processor:
         return Row(
             np.array(ids),
             np.array(labels),
-            -1 if generates else image,
+            -1 if conversation.task == "generation" else image,
             image if generates else -1,
             about,
         )

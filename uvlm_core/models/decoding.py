@@ -291,15 +291,17 @@ def generate_images(
     model: UnifiedVLM,
     processor: Processor,
     requests: Sequence[Conversation],
+    images_in: np.ndarray | None = None,
     *,
     temperature: float = 0.0,
     seed: int = 0,
     batch_size: int = ROWS_A_CALL,
     cached: bool = True,
 ) -> GeneratedImages:
-    """Generate one image per request, a conversation of the task "generation".
+    """Generate one image per request: conversations of the task "generation", or all of them edits.
 
-    Images of a stack are those of one model after another.
+    Images of a stack are those of one model after another. Edits read `images_in`, encoder output
+    by image position, as for `tokens.collate`.
 
     `temperature`, from 0 (greedy) to 10, applies to codes only: features are regressed.
     ValueError when it is out of range or `batch_size` is below 1.
@@ -316,7 +318,7 @@ def generate_images(
         prompts = [[processor.bos] + processor.human_ids(row.turns[0].human) for row in rows]
         ids, valid = _segment(prompts, processor.pad, model.device)
         continuation = Continuation(model, cached)
-        hidden = continuation.read(model.embed(ids), valid)
+        hidden = continuation.read(model.embed(ids, _shown(model, rows, images_in)), valid)
         triggered.append(model.language_model.lm_head(hidden).argmax(-1) == processor.generate)
         one = torch.ones(len(rows), 1, dtype=torch.bool, device=model.device)
         hidden = continuation.read(
@@ -343,13 +345,14 @@ def predict_features(
     processor: Processor,
     requests: Sequence[Conversation],
     images_out: np.ndarray,
+    images_in: np.ndarray | None = None,
     batch_size: int = ROWS_A_CALL,
 ) -> np.ndarray:
     """Return teacher-forced predictions (images, tokens, width) of a model with SigLIP output.
 
     Each token is predicted from the true tokens before it, as in training; `generate_images` reads
     the model's own features instead. `images_out` holds the true features (images, tokens, width)
-    in the order of the requests.
+    in the order of the requests. Edits read `images_in`, as in `generate_images`.
     """
     model.eval()
     predicted = []
@@ -363,7 +366,8 @@ def predict_features(
         ]
         continuation = Continuation(model)
         ids, valid = _segment(prompts, processor.pad, model.device)
-        first = continuation.read(model.embed(ids), valid)  # (rows, LM width)
+        shown = _shown(model, rows * model.copies, images_in)
+        first = continuation.read(model.embed(ids, shown), valid)  # (rows, LM width)
         embeds = model.embed_generation(images[:, :-1])  # (rows, tokens - 1, LM width)
         hidden = continuation.read(
             embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=model.device), True
@@ -371,6 +375,15 @@ def predict_features(
         # (rows, tokens, width)
         predicted.append(model.predict(torch.cat([first[:, None], hidden], 1)))
     return by_model(predicted, model.copies).cpu().numpy()
+
+
+def _shown(
+    model: UnifiedVLM, rows: Sequence[Conversation], images_in: np.ndarray | None
+) -> torch.Tensor | None:
+    """Return the images that the requests of a batch show, None if they show none."""
+    if images_in is None:
+        return None
+    return image_rows(images_in, [row.image for row in rows]).to(model.device)
 
 
 def by_model(batches: Sequence[torch.Tensor], copies: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.conversations import IMAGE, Conversation, make_conversations
+from uvlm_core.data.edits import edited, make_edits
 from uvlm_core.data.smart_watch import TEST_STREAM, render_batch, sample_watches
 from uvlm_core.data.tokens import Processor
 from uvlm_core.models.decoding import answer, generate_images, predict_features
@@ -48,14 +49,15 @@ class Evaluation:
             spec.scoring.generated_watches * spec.generates,
         )
         images = render_batch(self.watches[:shown], spec.data.image_size)
-        asked = self.watches[: spec.scoring.test_watches]
+        asked, drawn = self.watches[: spec.scoring.test_watches], spec.scoring.generated_watches
         if spec.understands:
             self.questions = make_conversations(asked, "vqa", TEST_STREAM)
             self.captions = make_conversations(
                 asked[: spec.scoring.generated_watches], "caption", TEST_STREAM
             )
             processor.check(self.questions + self.captions)
-            self.images_in = understanding.encode(images[: spec.scoring.test_watches])
+            seen = max(spec.scoring.test_watches, drawn * spec.data.edit_requests)
+            self.images_in = understanding.encode(images[:seen])
             self.encoded = vectors(understanding, self.images_in[: spec.scoring.probe_watches])
             self.rare = list(
                 dict.fromkeys(
@@ -63,8 +65,15 @@ class Evaluation:
                 )
             )
         if spec.generates:
-            drawn = spec.scoring.generated_watches
-            self.requests = make_conversations(self.watches[:drawn], "generation", TEST_STREAM)
+            targets, pixels = self.watches[:drawn], images[:drawn]
+            if spec.data.edit_requests:
+                self.requests = make_edits(targets, range(drawn), TEST_STREAM)
+                targets = [edited(watch, number)[1] for number, watch in enumerate(targets)]
+                pixels = render_batch(targets, spec.data.image_size)
+                requested = [tuple(ATTRIBUTES)] * drawn  # the change, and all that is shown
+            else:
+                self.requests = make_conversations(targets, "generation", TEST_STREAM)
+                requested = [request.turns[0].attributes for request in self.requests]
             processor.check(self.requests)
             others = render_batch(
                 sample_watches(TEST_STREAM + 1, drawn, "test", hours=spec.data.hours),
@@ -73,11 +82,12 @@ class Evaluation:
             self.drawn = DRAWN_WATCHES[KINDS[kinds_of(spec.model.architecture)[1]].output](
                 spec,
                 generation,
-                self.watches[:drawn],
-                images[:drawn],
+                targets,
+                pixels,
                 others,
-                [request.turns[0].attributes for request in self.requests],
+                requested,
             )
+            self.shown = self.images_in if spec.data.edit_requests else None
         self.generated: list[np.ndarray] = []  # codes or features of the last images, by model
 
     def __call__(self, model, last: bool = True) -> list[dict]:
@@ -126,7 +136,7 @@ class Evaluation:
 
     def _images(self, model, last: bool) -> list[list[list[dict]]]:
         """Return parts of the scores of drawn images, each with the rows of every model."""
-        generated = generate_images(model, self.processor, self.requests)
+        generated = generate_images(model, self.processor, self.requests, self.shown)
         self.generated = np.split(generated.tokens, model.copies)
         triggered = [
             [
@@ -141,7 +151,7 @@ class Evaluation:
         ]
         parts = [triggered, _each(self.drawn.scores, self.generated)]
         if last:
-            parts.append(self.drawn.forced_scores(model, self.processor, self.requests))
+            parts.append(self.drawn.forced_scores(model, self.processor, self.requests, self.shown))
         return parts
 
     def _constrained(self, model, attribute: str) -> list[list[dict]]:
@@ -210,7 +220,12 @@ class Evaluation:
         ]
 
     def alignment(self, model) -> list[list[dict]]:
-        """Return alignment rows of every model, on the first test watches (`alignment.py`)."""
+        """Return alignment rows of every model, on the first test watches (`alignment.py`).
+
+        A model of edits has none: what it draws is another watch than what it reads.
+        """
+        if self.spec.data.edit_requests:
+            return [[]] * model.copies
         count = min(
             ALIGNED_WATCHES, self.spec.scoring.test_watches, self.spec.scoring.generated_watches
         )
@@ -234,7 +249,8 @@ class Evaluation:
             images = self.drawn.images(self.generated[model][:shown])
         if images is None:
             return {}, None
-        return {"requests": [talk.turns[0].human for talk in self.requests[:shown]]}, images
+        asked = [talk.turns[0].human.removeprefix(f"{IMAGE}\n") for talk in self.requests[:shown]]
+        return {"requests": asked}, images
 
 
 def _apart(answers: list, models: int) -> list[list]:
@@ -282,7 +298,7 @@ class DrawnWatchCodes:
             rows = read + rows
         return rows
 
-    def forced_scores(self, model, processor: Processor, requests) -> list[list[dict]]:
+    def forced_scores(self, model, processor: Processor, requests, shown) -> list[list[dict]]:
         """Return no rows: for codes, the image loss already scores teacher-forced predictions."""
         return [[]] * model.copies
 
@@ -323,9 +339,9 @@ class DrawnWatchFeatures:
             )
         return rows
 
-    def forced_scores(self, model, processor: Processor, requests) -> list[list[dict]]:
+    def forced_scores(self, model, processor: Processor, requests, shown) -> list[list[dict]]:
         """Return every model's cosines of teacher-forced predictions (`predict_features`)."""
-        features = predict_features(model, processor, requests, self.real)
+        features = predict_features(model, processor, requests, self.real, shown)
         return [
             [
                 row | {"metric": "feature_cosine_forced"}

@@ -53,6 +53,7 @@ from uvlm_core.training.stages import Stage
 
 SMALL = "alone in small steps"  # as many steps as mixed, by fewer rows in each
 FIRST = "generation first"
+EDITS, SHUFFLED_EDITS = f"{MIXED} with edits", f"{MIXED} with edits of others' images"
 SHUFFLED, SHUFFLED_FIRST = f"{MIXED} with others' images", f"{FIRST} with others' images"
 ARMS = (
     ONCE,
@@ -69,8 +70,11 @@ ARMS = (
     "generation first without text",
     "mixed with text alone",
     "mixed with requests without words",
+    EDITS,  # every request shows a watch and asks to change it
+    SHUFFLED_EDITS,
 )
 HELPS, FIRST_HELPS, DRAWN_MATTERS = "mixing helps", "generating first helps", "by what is drawn"
+EDITS_HELP, MORE_THAN_REQUESTS = "edits help", "edits more than requests"
 SMALLER, LONGER = "more than smaller steps", "more than repeating"
 _COLUMNS = ("architecture", "arm", "understanding_rows", "seed", "metric", "attribute", "value")
 
@@ -126,6 +130,8 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
             text_examples=text, stages=[Stage(epochs, text=more / text)]
         ),
         "mixed with requests without words": both.vary(wordless_requests=True),
+        EDITS: both.vary(edit_requests=True),
+        SHUFFLED_EDITS: both.vary(edit_requests=True, shuffled_requests=True),
     }
 
 
@@ -325,6 +331,19 @@ STUDY = Study(
             comparing(((FIRST, ONCE),), "examples"),
         ),
         Claim(
+            EDITS_HELP,
+            "trained to change watches that it is shown, it understands better than from its "
+            "understanding rows alone, shown as often",
+            "4",
+            comparing(((EDITS, ONCE),), "examples"),
+        ),
+        Claim(
+            MORE_THAN_REQUESTS,
+            "it understands better than if it is trained to draw from words alone",
+            "4",
+            comparing(((EDITS, MIXED),), "examples"),
+        ),
+        Claim(
             SMALLER,
             "it understands better than from these rows alone in as many but smaller steps",
             "4",
@@ -334,13 +353,15 @@ STUDY = Study(
             LONGER,
             "it understands better than after as many steps on repeated understanding rows",
             "4",
-            comparing(((MIXED, REPEATED), (FIRST, REPEATED)), "steps"),
+            comparing(((MIXED, REPEATED), (FIRST, REPEATED), (EDITS, REPEATED)), "steps"),
         ),
         Claim(
             DRAWN_MATTERS,
             "it understands better than if its requests had other watches' images",
             "4",
-            comparing(((MIXED, SHUFFLED), (FIRST, SHUFFLED_FIRST)), "examples"),
+            comparing(
+                ((MIXED, SHUFFLED), (FIRST, SHUFFLED_FIRST), (EDITS, SHUFFLED_EDITS)), "examples"
+            ),
         ),
     ),
     figures={"training_order": draw_orders, "training_order_attributes": draw_attributes},

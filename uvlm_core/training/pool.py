@@ -23,6 +23,7 @@ import numpy as np
 
 from uvlm_core.data.attributes import take_over
 from uvlm_core.data.conversations import IMAGE, WORDLESS, Conversation, Turn, make_conversations
+from uvlm_core.data.edits import edited, make_edits
 from uvlm_core.data.pictures import as_request, load_pictures, open_pictures, pictures_fingerprint
 from uvlm_core.data.smart_watch import (
     POOL_STREAM,
@@ -58,8 +59,9 @@ class WatchPool:
         return sample_watches(POOL_STREAM, stop - start, start=start, hours=self.spec.data.hours)
 
     def side(self, name: str) -> "WatchPool":
-        """Return the whole pool, for both sides and all seeds."""
-        return self
+        """Return the whole pool, for all seeds: for both sides, or edited where it is drawn so."""
+        drawn_anew = name == "generation" and self.spec.data.edit_requests
+        return EditedPool(self.spec) if drawn_anew else self
 
     def rows(self, processor: Processor) -> tuple[list[Row], list[Row]]:
         """Return the understanding and generation rows of the spec, in training order."""
@@ -68,6 +70,19 @@ class WatchPool:
     def texts(self, processor: Processor) -> list[Row]:
         """Return the text rows of the spec, in training order."""
         return text_rows(self.spec, processor, _stream(self.spec.data.hours))
+
+
+class EditedPool(WatchPool):
+    """The pool after its edits: watch k has been through edit k, so all seeds share the images."""
+
+    def __init__(self, spec: RunSpec):
+        super().__init__(spec)
+        self.name = f"{self.name}-edited"
+
+    def watches(self, start: int, stop: int) -> list[Watch]:
+        """Return the watches of images `start` .. `stop` - 1."""
+        before = super().watches(start, stop)
+        return [edited(watch, start + place)[1] for place, watch in enumerate(before)]
 
 
 class _Stream(dict):
@@ -220,19 +235,25 @@ def training_rows(
                 take_over(watch, other, spec.data.shuffled_attributes)
                 for watch, other in zip(told, told[1:] + told[:1], strict=True)
             ]
-        talks = make_conversations(
-            told,
-            task,
-            spec.training.seed,
-            (spec.data.fewest_turns or spec.data.turns, spec.data.turns),
-            spec.data.biases,
-            spec.data.mention_rate,
-        )
+        if task == "generation" and spec.data.edit_requests:
+            talks = make_edits(told, images, spec.training.seed)
+        else:
+            talks = make_conversations(
+                told,
+                task,
+                spec.training.seed,
+                (spec.data.fewest_turns or spec.data.turns, spec.data.turns),
+                spec.data.biases,
+                spec.data.mention_rate,
+            )
         if task == "generation" and spec.data.wordless_requests:
             talks = [replace(talk, turns=(Turn(WORDLESS, IMAGE),)) for talk in talks]
-        if task == "generation" and spec.data.shuffled_requests:
-            images = images[1:] + images[:1]  # control: each request gets another row's image
         rows[task] = [processor.row(talk, image) for talk, image in zip(talks, images, strict=True)]
+        if task == "generation" and spec.data.shuffled_requests:  # control
+            drawn = images[1:] + images[:1]  # each request gets another row's image
+            rows[task] = [
+                replace(row, image_out=image) for row, image in zip(rows[task], drawn, strict=True)
+            ]
     return _ordered(spec, rows)
 
 

@@ -117,6 +117,7 @@ class DataSpec(_Part):
     biases: tuple[AttributeBias, ...] = ()
     shuffled_requests: bool = False  # control: every request is paired with another row's image
     wordless_requests: bool = False  # control: every request has the same words, and its own image
+    edit_requests: bool = False  # every request shows a watch and asks to change it (`edits.py`)
     shuffled_attributes: tuple[str, ...] = ()  # control: requests name another row's values
     pictures: str = ""  # instead of watches: "stamps", "watches" as files, or a caption file
     picture_folder: str = ""  # the folder of a caption file's pictures
@@ -149,6 +150,13 @@ class DataSpec(_Part):
                 f"The pictures {self.pictures!r} are requested by their captions: "
                 "wordless_requests are of watches only."
             )
+        if self.edit_requests:
+            told = [bias for bias in self.biases if "generation" in bias.tasks]
+            if self.pictures or self.wordless_requests or self.shuffled_attributes or told:
+                raise ValueError(
+                    "edit_requests True is of watches only, and changes one attribute each: leave "
+                    "out pictures, wordless_requests, shuffled_attributes and biases of generation."
+                )
         if self.pictures and self.text_examples:
             raise ValueError(
                 f"The pictures {self.pictures!r} have no known attributes: text_examples "
@@ -289,6 +297,11 @@ class RunSpec:
             raise ValueError(
                 f"A run of regime {self.training.regime!r} has no training rows; "
                 f"give it at least one."
+            )
+        if self.data.edit_requests and self.training.regime == "generation":
+            raise ValueError(
+                "edit_requests True reads watches, which regime 'generation' does not; take "
+                "'unified'."
             )
         if self.data.pictures and self.scoring.probe_watches:
             raise ValueError(
@@ -452,7 +465,7 @@ class RunSpec:
             if name not in (self.model.understanding, self.model.generation)
         ]
         for names, seen in (
-            (("shuffled_requests", "wordless_requests", "shuffled_attributes"), self.generates),
+            (_REQUESTS, self.generates),
             (("shown_watches",), self.generates and not data.pictures),
             (("turns", "fewest_turns", "probe_watches"), self.understands),
             (
@@ -552,6 +565,7 @@ class RunSpec:
         return {name: getattr(getattr(self, part), name) for name, part in PART_OF.items()}
 
 
+_REQUESTS = ("shuffled_requests", "wordless_requests", "edit_requests", "shuffled_attributes")
 _FIELDS = [(part.name, each) for part in fields(RunSpec) for each in fields(part.type)]
 PART_OF = {each.name: part for part, each in _FIELDS}  # field -> its part
 DEFAULTS = {each.name: each.default for _, each in _FIELDS}  # the paper's values

@@ -58,7 +58,7 @@ def stack_key(spec) -> tuple | None:
         spec.vary(**{name: DEFAULTS[name] for name in _FREE}).training,
         replace(spec.model, distortions=tuple(families)),
         spec.scoring,
-        (data.world, data.image_size, data.images, data.hours),
+        (data.world, data.image_size, data.images, data.hours, data.edit_requests),
         # what is scored beside the usual
         tuple(bias.attribute for bias in data.biases if bias.tasks != ("generation",)),
         tuple(spec.rows_of_kinds.values()),
@@ -116,6 +116,9 @@ class StackedSteps(Dataset):
         elif kind == "generation":
             tables = [(steps.images_out, len(rows[0])) for steps in self.each]
             bucket["images_out"] = _images(tables, [row.image_out for row in every])
+            if every[0].image_in >= 0:  # an edit reads an image as well
+                tables = [(steps.images_in, len(rows[0])) for steps in self.each]
+                bucket["images_in"] = _images(tables, [row.image_in for row in every])
             if rows[0][0][1] is not None:
                 bucket["read_back"] = torch.tensor([kept for some in rows for _, kept in some])
         return bucket, labels
@@ -138,7 +141,7 @@ def _by_kind(steps: Steps, step: int) -> dict[str, list[tuple[Row, bool | None]]
     drawn = [row for row in rows if row.image_out >= 0]
     kept = steps.read_back(step, len(drawn))
     return {
-        "understanding": [(row, None) for row in rows if row.image_in >= 0],
+        "understanding": [(row, None) for row in rows if row.image_in >= 0 > row.image_out],
         "generation": list(zip(drawn, [None] * len(drawn) if kept is None else kept, strict=True)),
         "text": [(row, None) for row in rows if row.image_in < 0 and row.image_out < 0],
     }
