@@ -385,12 +385,15 @@ def judge(study: Study, table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
 
 
 def tell_verdicts(opened: OpenedStudy, claim: str, quantity: str = "") -> str:
-    """Return each architecture's difference, interval and verdict on a claim, in words.
+    """Return each architecture's difference and verdict: "VQ-VQ +0.111 (replicates)".
 
-    Only comparisons whose quantity contains `quantity` are included.
+    Only comparisons whose quantity contains `quantity` are included. Intervals stand in the table
+    of verdicts.
     """
-    return "; ".join(
-        f"{row['architecture']} {difference_text(row)}, {row['verdict']}"
+    return ", ".join(
+        f"{row['architecture']} {row['difference']:+.3f} ({row['verdict']})".replace(
+            " -", f" {style.MINUS}"
+        )
         for row in _judged(opened, claim, quantity)
     )
 

@@ -264,23 +264,25 @@ def _gains(table: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
 
 def tell_orders(opened: OpenedStudy) -> str:
     """Say what each arm gains over each baseline and over its control, for each number of rows."""
-    found = {
-        "Gain over understanding alone, its rows shown as often": (HELPS, FIRST_HELPS),
-        "Gain over these rows alone in as many but smaller steps": (SMALLER,),
-        "Gain over these rows alone, repeated for as many steps": (LONGER,),
-        "Gain over the same with other watches' images": (DRAWN_MATTERS,),
+    baselines_told = {
+        (HELPS, FIRST_HELPS, EDITS_HELP): "these rows alone, shown as often",
+        (SMALLER,): "these rows in smaller steps",
+        (LONGER,): "these rows repeated for as many steps",
+        (DRAWN_MATTERS,): "the same with other watches' images",
+        (MORE_THAN_REQUESTS,): "mixed",
     }
     told = []
     for rows in opened.scale.arms:
-        told += [f"With {rows:,} understanding rows:"] if len(opened.scale.arms) > 1 else []
-        for start, claims in found.items():
-            gains = [
-                (arm, tell_verdicts(opened, claim, f" {rows:,} rows, {arm} {MINUS}"))
+        for arm in (MIXED, FIRST, EDITS):
+            parts = [
+                f"{gain} against {words}"
+                for claims, words in baselines_told.items()
                 for claim in claims
-                for arm in (MIXED, FIRST)
+                if (gain := tell_verdicts(opened, claim, f" {rows:,} rows, {arm} {MINUS}"))
             ]
-            parts = [f"{arm}, {gain}" for arm, gain in gains if gain]
-            told += [f"{start}: {'; '.join(parts)}."] if parts else []
+            told += [
+                f"{arm.capitalize()}, {rows:,} understanding rows: {'; '.join(parts)}."
+            ] * bool(parts)
     return " ".join(told)
 
 
