@@ -264,7 +264,7 @@ def _gains(table: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
 
 def tell_orders(opened: OpenedStudy) -> str:
     """Say what each arm gains over each baseline and over its control, for each number of rows."""
-    baselines_told = {
+    against = {
         (HELPS, FIRST_HELPS, EDITS_HELP): "these rows alone, shown as often",
         (SMALLER,): "these rows in smaller steps",
         (LONGER,): "these rows repeated for as many steps",
@@ -276,13 +276,12 @@ def tell_orders(opened: OpenedStudy) -> str:
         for arm in (MIXED, FIRST, EDITS):
             parts = [
                 f"{gain} against {words}"
-                for claims, words in baselines_told.items()
+                for claims, words in against.items()
                 for claim in claims
                 if (gain := tell_verdicts(opened, claim, f" {rows:,} rows, {arm} {MINUS}"))
             ]
-            told += [
-                f"{arm.capitalize()}, {rows:,} understanding rows: {'; '.join(parts)}."
-            ] * bool(parts)
+            if parts:
+                told.append(f"{arm.capitalize()}, {rows:,} understanding rows: {'; '.join(parts)}.")
     return " ".join(told)
 
 
