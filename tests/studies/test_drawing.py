@@ -258,19 +258,21 @@ def test_attributes_are_bold_where_the_verdict_is_decided():
             assert text.get_text().replace(style.MINUS, "-") == f"{cell['difference']:+.2f}"
             outside = cell["low"] > 0 or cell["high"] < 0
             assert (text.get_weight() == "bold") == outside
-    counts = shown.loc[ONCE, "verdict"].value_counts()
-    told = [counts.get(word, 0) for word in ("replicates", "contradicts")]
-    assert f"{told[0]} and {told[1]} of 20 against {ONCE}" in sentence(found.figure)
+    rows = found.shown
+    for baseline, word in ((ONCE, "replicates"), (REPEATED, "contradicts")):
+        own = rows[(rows["baseline"] == baseline) & (rows["verdict"] == word)]
+        assert f"on {len(own)} of 20 attributes" in sentence(found.figure)
 
 
 def test_mixed_training_is_drawn_as_the_paired_difference_from_each_baseline():
     table = mixed()
     found = drawn("mutual_benefit", "mutual_benefit", table)
-    left = found.figure.axes[0]
-    for baseline, marker in ((ONCE, "s"), (REPEATED, "D")):
-        own = table[(table["metric"] == "partial") & (table["attribute"] == "total")]
-        wide = own.pivot(index="seed", columns="arm", values="value")
-        (mean,) = [line for line in left.lines if line.get_marker() == marker]
+    above = found.figure.axes[0]
+    own = table[(table["metric"] == "partial") & (table["attribute"] == "total")]
+    wide = own.pivot(index="seed", columns="arm", values="value")
+    means = [line for line in above.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in means] == pytest.approx([0, 1])
+    for mean, baseline in zip(means, (ONCE, REPEATED), strict=True):
         assert mean.get_ydata() == pytest.approx([(wide[MIXED] - wide[baseline]).mean()])
 
 

@@ -59,7 +59,6 @@ from uvlm_core.training.spec import ARCHITECTURES
 
 UNDERSTANDS, OUTLASTS, DRAWS = "understanding gains", "more than repeating", "generation gains"
 BASELINES = {ONCE: UNDERSTANDS, REPEATED: OUTLASTS, GENERATION: DRAWS}  # with the claims about them
-_MARKERS = {ONCE: "s", REPEATED: "D", GENERATION: "^", MIXED: "o"}
 _SCORE_OF = {"understanding": "partial credit", "generation": "read back"}
 _BENEFIT_COLUMNS = ("architecture", "arm", "seed", "fraction", "metric", "attribute", "value")
 
@@ -138,53 +137,56 @@ def draw_benefit(opened: OpenedStudy) -> Drawn:
     names = known_architectures(gains)
     last = table[(table["fraction"] == 1) & (table["attribute"] == "total")]
     figure = Figure(figsize=(PAGE, 4.3))
-    grid = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(1.3, 1))
+    grid = figure.subplots(2, 2, sharey="row", height_ratios=(1.2, 1), width_ratios=(3, 2))
     for (above, below), (task, score) in zip(grid.T, _SCORE_OF.items(), strict=True):
         compared = [arm for arm in BASELINES if _task(arm) == task]
         above.axhline(0, color="black", linewidth=0.6)
-        own = gains[gains["baseline"].isin(compared)]
-        _draw_arms(above, own.rename(columns={"baseline": "arm", "difference": "value"}), compared)
+        own = gains.rename(columns={"baseline": "arm", "difference": "value"})
+        _draw_arms(above, own, compared, names)
+        above.set_xticks(range(len(compared)), [f"{MINUS} {arm}" for arm in compared])
+        arms = [*compared, MIXED]
         own = pd.concat(
             last[(last["architecture"] == name) & (last["metric"] == _metric(task, name))]
             for name in names
         )
-        _draw_arms(below, own, [*compared, MIXED])
+        _draw_arms(below, own, arms, names)
+        below.set_xticks(range(len(arms)), arms)
         below.axhline(chance(_metric(task, names[0]), "total"), **REFERENCES["chance"])
-        above.set_title(f"{task}, {score}")
-        below.set_xticks(range(len(names)), [name.replace("-", "-\n") for name in names])
-        for axes in (above, below):
-            axes.grid(False, axis="x")
-            axes.margins(y=0.1)
+        above.set_title(f"{task}, total {score}")
     reported = REPORTED_SCORES[REPORTED_SCORES["fraction"] == 1].set_index("architecture")["value"]
     reported = {name: value for name, value in reported.items() if name in names}
-    look = REPORTED | {"linestyle": "", "marker": "*", "markersize": 7}
-    grid[1, 0].plot([names.index(name) for name in reported], list(reported.values()), **look)
-    grid[0, 0].set_ylabel(f"mixed {MINUS} baseline,\ntotal")
-    grid[1, 0].set_ylabel("total after training")
+    look = REPORTED | {"linestyle": "", "marker": "D"}
+    at = [_place(2, names.index(name), names) for name in reported]
+    grid[1, 0].plot(at, list(reported.values()), **look)
+    grid[0, 0].set_ylabel(f"mixed {MINUS} baseline")
+    grid[1, 0].set_ylabel("after training")
     handles = [
-        *(
-            Line2D([], [], color="black", linestyle="", marker=marker, label=arm)
-            for arm, marker in _MARKERS.items()
-        ),
+        *colour_handles(names),
         *spread_handles(last),
         Line2D([], [], label="chance", **REFERENCES["chance"]),
-        *colour_handles(names),
     ]
     if reported:
-        handles.append(Line2D([], [], label="authors' record (mixed, 7B)", **look))
+        handles.append(Line2D([], [], label="authors' record (7B)", **look))
     headline(figure, headline_of_benefit(opened), handles, ncols=4)
     return Drawn(figure, last, {"reported by the authors": reported} if reported else {})
 
 
-def _draw_arms(axes: Axes, table: pd.DataFrame, arms: list[str]) -> None:
-    """Draw the mean value of each arm, by architecture."""
-    for number, name in enumerate(known_architectures(table)):
-        for place, arm in enumerate(arms):
+def _draw_arms(axes: Axes, table: pd.DataFrame, arms: list[str], names: list[str]) -> None:
+    """Draw the mean value of each arm and architecture, side by side."""
+    for place, arm in enumerate(arms):
+        for number, name in enumerate(names):
             own = table[(table["architecture"] == name) & (table["arm"] == arm)]
-            at = number + 0.5 * ((place + 0.5) / len(arms) - 0.5)
             if len(own):
-                look = {"color": COLOURS[name], "marker": _MARKERS[arm]}
-                draw_mean(axes, at, own["value"], look)
+                look = {"color": COLOURS[name], "marker": "o"}
+                draw_mean(axes, _place(place, number, names), own["value"], look)
+    axes.set_xlim(-0.5, len(arms) - 0.5)
+    axes.margins(y=0.1)
+    axes.grid(False, axis="x")
+
+
+def _place(place: int, number: int, names: list[str]) -> float:
+    """Return where an architecture stands beside the others of an arm."""
+    return place + 0.5 * ((number + 0.5) / len(names) - 0.5)
 
 
 def headline_of_benefit(opened: OpenedStudy) -> str:
@@ -247,17 +249,16 @@ def draw_attributes(opened: OpenedStudy) -> Drawn:
 
 
 def headline_of_attributes(shown: pd.DataFrame) -> str:
-    """Return on how many attributes mixed training is better or worse, in one sentence."""
-    found = shown.groupby("baseline")["verdict"].value_counts().unstack(fill_value=0)
-    found = found.reindex(columns=["replicates", "contradicts"], fill_value=0)
-    counts = shown["baseline"].value_counts()
-    told = "; ".join(
-        f"{found.loc[arm, 'replicates']} and {found.loc[arm, 'contradicts']} of {counts[arm]} "
-        f"against {arm}"
-        for arm in BASELINES
-        if arm in counts
+    """Return on how many attributes mixed training gains and loses, in one sentence."""
+
+    def count(baseline: str, words: str) -> str:
+        own = shown[shown["baseline"] == baseline]
+        return f"{(own['verdict'] == words).sum()} of {len(own)} attributes"
+
+    return (
+        f"Mixed training gains on {count(ONCE, 'replicates')} against its rows alone, and loses "
+        f"on {count(REPEATED, 'contradicts')} against repeating them (bold)"
     )
-    return f"Attributes on which mixed training is better and worse (bold): {told}"
 
 
 def tell_benefit(opened: OpenedStudy) -> str:
