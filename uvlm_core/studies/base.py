@@ -388,12 +388,12 @@ def tell_verdicts(opened: OpenedStudy, claim: str, quantity: str = "") -> str:
     """Return each architecture's difference and verdict: "VQ-VQ +0.111 (replicates)".
 
     Only comparisons whose quantity contains `quantity` are included. Intervals stand in the table
-    of verdicts.
+    of verdicts. The name is left out in a study of one architecture.
     """
+    several = opened.verdicts["architecture"].nunique() > 1
     return ", ".join(
-        f"{row['architecture']} {row['difference']:+.3f} ({row['verdict']})".replace(
-            " -", f" {style.MINUS}"
-        )
+        f"{row['architecture']} " * several
+        + f"{row['difference']:+.3f} ({row['verdict']})".replace("-", style.MINUS, 1)
         for row in _judged(opened, claim, quantity)
     )
 
