@@ -309,7 +309,12 @@ STUDY = Study(
     scales={
         "smoke": OrderScale(1, ("VQ-VQ",), 16, 16, 8, {16: ARMS[:5]}),
         "laptop": OrderScale(
-            8, ("VQ-VQ",), 1600, 7000, 3500, {1600: ARMS[:6], 100: (ONCE, REPEATED, MIXED)}
+            8,
+            ("VQ-VQ",),
+            1600,
+            7000,
+            3500,
+            {1600: ARMS[:6], 100: (ONCE, REPEATED, MIXED, SHUFFLED)},
         ),
         "smollm": OrderScale(1, ("VQ-VQ",), 1600, 7000, 3500, {1600: ARMS[:6]}),
         "paper": OrderScale(1, ("VQ-VQ",), 60_000, 120_000, 60_000, {60_000: ARMS[:6]}),
