@@ -191,6 +191,11 @@ def generation_metric(architecture: str) -> str:
     return output_of(architecture).read_back
 
 
+def metric_of(task: str, architecture: str) -> str:
+    """Return the metric of a task, "understanding" or "generation": partial credit or read-back."""
+    return "partial" if task == "understanding" else generation_metric(architecture)
+
+
 def chance(metric: str, attribute: str) -> float:
     """Return a metric's chance level; for "total", the mean over the attributes.
 

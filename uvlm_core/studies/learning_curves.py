@@ -30,7 +30,7 @@ from uvlm_core.studies.base import (
     Study,
     chance,
     difference_text,
-    generation_metric,
+    metric_of,
     regime_arms,
 )
 from uvlm_core.studies.statistics import mean_interval, verdict
@@ -173,10 +173,6 @@ def draw_generation(opened: OpenedStudy) -> Drawn:
     return draw_learning(opened, "generation")
 
 
-def _metric(task: str, architecture: str) -> str:
-    return "partial" if task == "understanding" else generation_metric(architecture)
-
-
 def along_training(table: pd.DataFrame, task: str) -> pd.DataFrame:
     """Return the totals of one task, and unified minus the task alone, along training.
 
@@ -185,7 +181,7 @@ def along_training(table: pd.DataFrame, task: str) -> pd.DataFrame:
     """
     parts = []
     for name in known_architectures(table):
-        metric, keys = _metric(task, name), ["seed", "fraction"]
+        metric, keys = metric_of(task, name), ["seed", "fraction"]
         own = table[
             (table["architecture"] == name)
             & (table["metric"] == metric)
@@ -232,7 +228,7 @@ def draw_learning(opened: OpenedStudy, task: str) -> Drawn:
         for _, regime in arms_of(own):
             means = of_arm(own, name, regime).groupby("fraction")["value"].mean()
             below.plot(means, **look_of(name, regime) | {"linewidth": 1.0, "markersize": 2.5})
-        below.axhline(chance(_metric(task, name), "total"), **REFERENCES["chance"])
+        below.axhline(chance(metric_of(task, name), "total"), **REFERENCES["chance"])
         points = reported[reported["architecture"] == name]
         below.plot(points["fraction"], points["value"], "D", **REPORTED)
         first = own["fraction"].min()
@@ -276,7 +272,7 @@ def while_learning(table: pd.DataFrame, task: str) -> pd.DataFrame:
     rows = []
     for name in known_architectures(table):
         own = table[table["architecture"] == name]
-        by_seed = benefit(own, task, _metric(task, name), "total")
+        by_seed = benefit(own, task, metric_of(task, name), "total")
         rows.append((name, *mean_interval(by_seed), len(by_seed)))
     return pd.DataFrame(rows, columns=["architecture", "difference", "low", "high", "seeds"])
 

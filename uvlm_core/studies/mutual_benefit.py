@@ -25,7 +25,7 @@ from uvlm_core.studies.base import (
     Study,
     arm_of,
     chance,
-    generation_metric,
+    metric_of,
     tell_counts,
     tell_verdicts,
 )
@@ -77,10 +77,6 @@ def _task(arm: str) -> str:
     return "generation" if arm == GENERATION else "understanding"
 
 
-def _metric(task: str, architecture: str) -> str:
-    return "partial" if task == "understanding" else generation_metric(architecture)
-
-
 def differences(table: pd.DataFrame) -> pd.DataFrame:
     """Return what mixed training has more than each baseline after training, by seed.
 
@@ -90,7 +86,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     last, parts = table[table["fraction"] == 1], []
     for name in known_architectures(last):
         for arm in BASELINES:
-            metric = _metric(_task(arm), name)
+            metric = metric_of(_task(arm), name)
             own = last[(last["architecture"] == name) & (last["metric"] == metric)]
             wide = own.pivot_table(index=["attribute", "seed"], columns="arm", values="value")
             if {arm, MIXED} <= set(wide):
@@ -146,12 +142,12 @@ def draw_benefit(opened: OpenedStudy) -> Drawn:
         above.set_xticks(range(len(compared)), [f"{MINUS} {arm}" for arm in compared])
         arms = [*compared, MIXED]
         own = pd.concat(
-            last[(last["architecture"] == name) & (last["metric"] == _metric(task, name))]
+            last[(last["architecture"] == name) & (last["metric"] == metric_of(task, name))]
             for name in names
         )
         _draw_arms(below, own, arms, names)
         below.set_xticks(range(len(arms)), arms)
-        below.axhline(chance(_metric(task, names[0]), "total"), **REFERENCES["chance"])
+        below.axhline(chance(metric_of(task, names[0]), "total"), **REFERENCES["chance"])
         above.set_title(f"{task}, total {score}")
     reported = REPORTED_SCORES[REPORTED_SCORES["fraction"] == 1].set_index("architecture")["value"]
     reported = {name: value for name, value in reported.items() if name in names}
