@@ -15,7 +15,7 @@ from uvlm_core.data.conversations import IMAGE, Conversation, Turn, make_convers
 from uvlm_core.data.edits import make_edits
 from uvlm_core.data.tokens import Row, bucket_of, collate
 from uvlm_core.models.decoding import answer, generate_images, log_likelihoods
-from uvlm_core.models.heads import sample
+from uvlm_core.models.heads import SilentLinear, sample
 from uvlm_core.models.unified import UnifiedVLM
 from uvlm_core.training.loop import make_optimizer
 from uvlm_core.training.networks import tune
@@ -174,6 +174,24 @@ def test_images_are_those_of_each_row_by_itself(architecture, new_model, process
             np.testing.assert_array_equal(found, expected)
         else:
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_sampled_features_are_those_of_each_row_by_itself_and_of_its_noise(
+    new_model, processor, requests, images
+):
+    model = new_model("VQ-SigLIP", feature_loss="flow", images=images).eval()
+    torch.manual_seed(0)
+    for part in model.generation_head.modules():
+        if isinstance(part, SilentLinear):  # else the state does not matter yet
+            torch.nn.init.normal_(part.weight, std=0.3)
+    model = model.double()
+    first, *others = (generate_images(model, processor, requests, **way).tokens for way in WAYS)
+    for found in others:
+        np.testing.assert_allclose(found, first, rtol=1e-5, atol=1e-6)
+    changed = generate_images(model, processor, requests[::-1]).tokens  # same noise, other requests
+    assert np.abs(changed - first).max() > 1e-3
+    again = generate_images(model, processor, requests, seed=1).tokens
+    assert np.abs(again - first).max() > 0.1
 
 
 @pytest.mark.parametrize("architecture", ["VQ-VQ", "VQ-SigLIP"])

@@ -691,6 +691,16 @@ def test_a_saved_model_comes_back_with_every_tensor_and_the_same_loss(
         assert back.config.to_dict()["understanding_space"] == model.config.understanding_space
 
 
+def test_a_saved_head_that_samples_comes_back_with_its_scale(new_model, images, tmp_path):
+    model = new_model("VQ-SigLIP", feature_loss="flow", images=images)
+    model.save_pretrained(tmp_path)
+    back = UnifiedVLM.from_pretrained(tmp_path)
+    assert model.generation_head.scale.min() > 0 and model.generation_head.mean.abs().max() > 0
+    state, loaded = model.state_dict(), back.state_dict()
+    assert state.keys() == loaded.keys()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.items())
+
+
 def trained(model, spec, buckets, steps=2):
     """The model after some optimiser steps."""
     optimizer = make_optimizer(model, spec)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from uvlm_core.models.heads import FLOW_DRAWS
 from uvlm_core.training import loop as training
 from uvlm_core.training.loop import DONE, Steps, last_checkpoint, make_optimizer, prepare, train
 from uvlm_core.training.networks import load_model
@@ -253,6 +254,20 @@ def test_dropout_hides_whole_images_from_the_language_model_and_never_a_target(s
             assert "read_back" not in bucket or torch.equal(bucket["read_back"], again["read_back"])
     codes = prepare(spec)[2]
     assert not any("read_back" in bucket for step in range(6) for bucket in codes[step]["buckets"])
+
+
+def test_every_image_of_a_step_has_its_own_noise_and_a_resumed_run_has_it_again(spec):
+    steps = prepare(spec.vary(architecture="VQ-SigLIP", feature_loss="flow"))[2]
+    found = [
+        torch.cat([bucket["noise"] for bucket in steps[step]["buckets"] if "noise" in bucket])
+        for step in (0, 1, 0)
+    ]
+    assert found[0].shape[1:] == (16, FLOW_DRAWS, steps.images_out.shape[2] + 1)
+    assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
+    values = found[0].flatten()
+    assert len(values.unique()) > 0.99 * len(values) and 0.95 < values.std() < 1.05
+    codes = prepare(spec.vary(feature_loss="flow"))[2]
+    assert not any("noise" in bucket for bucket in codes[0]["buckets"])
 
 
 # What cannot be read or written is one sentence

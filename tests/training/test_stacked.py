@@ -28,6 +28,7 @@ CHANGES = [
         "stages": [Stage(0, 1, 1, True), Stage(1), Stage(0.5, 1, 1)],
     },
     {"architecture": "SigLIP-VQ", "edit_requests": True},
+    {"architecture": "VQ-SigLIP", "feature_loss": "flow", "feature_dropout": 0.5},
 ]
 
 

@@ -303,15 +303,15 @@ def generate_images(
     Images of a stack are those of one model after another. Edits read `images_in`, encoder output
     by image position, as for `tokens.collate`.
 
-    `temperature`, from 0 (greedy) to 10, applies to codes only: features are regressed.
+    `temperature`, from 0 (greedy) to 10, applies to codes only. Features are regressed, or sampled
+    from noise that `seed` draws (`feature_loss` "flow").
     ValueError when it is out of range or `batch_size` is below 1.
     """
     _check(temperature, batch_size)
     model.eval()
     space = model.config.generation_space
-    draws = torch.rand(
-        len(requests), space["tokens"], generator=torch.Generator().manual_seed(seed)
-    ).to(model.device)
+    generator = torch.Generator().manual_seed(seed)
+    draws = model.head.draws((len(requests), space["tokens"]), space, generator).to(model.device)
     images, triggered = [], []
     for start in range(0, len(requests), batch_size):
         rows = list(requests[start : start + batch_size]) * model.copies
@@ -326,9 +326,8 @@ def generate_images(
         )
         tokens = []
         for step in range(space["tokens"]):
-            predicted = model.predict(hidden)  # (rows, codes) or (rows, width)
-            draw = draws[start : start + batch_size, step].repeat(model.copies)
-            token = model.head.choose(predicted, temperature, draw)
+            draw = torch.cat([draws[start : start + batch_size, step]] * model.copies)
+            token = model.choose(hidden, temperature, draw)
             tokens.append(token)
             if step + 1 < space["tokens"]:
                 hidden = continuation.read(model.embed_generation(token[:, None], start=step), one)
@@ -355,7 +354,9 @@ def predict_features(
     in the order of the requests. Edits read `images_in`, as in `generate_images`.
     """
     model.eval()
-    predicted = []
+    space, predicted = model.config.generation_space, []
+    generator = torch.Generator().manual_seed(0)
+    draws = model.head.draws((len(requests), space["tokens"]), space, generator).to(model.device)
     for start in range(0, len(requests), batch_size):
         rows = list(requests[start : start + batch_size])
         images = np.asarray(images_out[start : start + len(rows)], np.float32)
@@ -372,8 +373,10 @@ def predict_features(
         hidden = continuation.read(
             embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=model.device), True
         )
-        # (rows, tokens, width)
-        predicted.append(model.predict(torch.cat([first[:, None], hidden], 1)))
+        hidden = torch.cat([first[:, None], hidden], 1)  # (rows, tokens, LM width)
+        noise = torch.cat([draws[start : start + len(rows)]] * model.copies)
+        token = model.choose(hidden.flatten(0, 1), 0, noise.flatten(0, 1))
+        predicted.append(token.unflatten(0, hidden.shape[:2]))  # (rows, tokens, width)
     return by_model(predicted, model.copies).cpu().numpy()
 
 

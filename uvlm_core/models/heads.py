@@ -1,23 +1,45 @@
 """The generation heads: how image tokens are predicted, trained and decoded (paper section 3).
 
-Belongs here: the width, the loss and the decoding step of the head of each output kind
-(`kinds.OUTPUTS`). Not here: the linear layer and its initial weights (`unified.py`), scores of the
-generated images (`scoring/`).
+Belongs here: the network, the loss and the decoding step of the head of each kind of output
+(`kinds.OUTPUTS`). Not here: their initial weights (`unified.py`), scores of the generated images
+(`scoring/`).
+
+A head is a class of functions. Its network is a part of the model, `generation_head`.
+
+    codes                             a linear layer gives logits
+    features, loss "cosine" or "mse"  a linear layer gives the features: the mean of what may come
+    features, loss "flow"             a small network turns noise into features: one of those that
+                                      may come (flow matching, Lipman et al. 2023; a head for each
+                                      token as in Li et al. 2024)
 """
 
+import math
+
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from uvlm_core.models.kinds import kind_of_space
+
+FLOW_DRAWS = 2  # noises for each token and step of training
+FLOW_STEPS = 24  # from noise to features, in decoding
+FLOW_LIMIT = 4.0  # standard deviations that decoded features are held within
+FLOW_BLOCKS = 3
+TIME_WAVES = 32  # sines, and as many cosines, that tell a time
 
 
 class CodeHead:
     """The head for codes: logits, cross-entropy, greedy or sampled decoding."""
 
     @staticmethod
-    def width(space: dict) -> int:
-        """Return the number of outputs."""
-        return space["codes"]
+    def build(width: int, space: dict) -> nn.Module:
+        """Return the network, from hidden states of this width."""
+        return nn.Linear(width, space["codes"])
+
+    @staticmethod
+    def terms(network: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, noise: None):
+        """Return logits (slots, codes) and the codes (slots,) that `loss` holds them against."""
+        return network(hidden), targets
 
     @staticmethod
     def loss(predicted: torch.Tensor, targets: torch.Tensor, feature_loss: str) -> torch.Tensor:
@@ -25,18 +47,30 @@ class CodeHead:
         return F.cross_entropy(predicted, targets)
 
     @staticmethod
-    def choose(predicted: torch.Tensor, temperature: float, draws: torch.Tensor) -> torch.Tensor:
-        """Choose codes (rows,) from logits (rows, codes); `draws` (rows,) are uniform in [0, 1)."""
-        return sample(predicted, temperature, draws)
+    def draws(shape: tuple[int, int], space: dict, generator: torch.Generator) -> torch.Tensor:
+        """Draw what `choose` takes for images and tokens (shape): uniform in [0, 1)."""
+        return torch.rand(*shape, generator=generator)
+
+    @staticmethod
+    def choose(
+        network: nn.Module, hidden: torch.Tensor, temperature: float, draws: torch.Tensor
+    ) -> torch.Tensor:
+        """Choose codes (rows,) after hidden states (rows, LM width)."""
+        return sample(network(hidden), temperature, draws)
 
 
 class FeatureHead:
     """The head for continuous features: regression, decoded as predicted."""
 
     @staticmethod
-    def width(space: dict) -> int:
-        """Return the number of outputs."""
-        return space["width"]
+    def build(width: int, space: dict) -> nn.Module:
+        """Return the network, from hidden states of this width."""
+        return nn.Linear(width, space["width"])
+
+    @staticmethod
+    def terms(network: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, noise: None):
+        """Return predicted and true features, both (slots, width)."""
+        return network(hidden), targets
 
     @staticmethod
     def loss(predicted: torch.Tensor, targets: torch.Tensor, feature_loss: str) -> torch.Tensor:
@@ -46,17 +80,128 @@ class FeatureHead:
         return (1 - F.cosine_similarity(predicted, targets, dim=-1)).mean()
 
     @staticmethod
-    def choose(predicted: torch.Tensor, temperature: float, draws: torch.Tensor) -> torch.Tensor:
-        """Return the predicted features (rows, width) as they are: there is nothing to sample."""
-        return predicted
+    def draws(shape: tuple[int, int], space: dict, generator: torch.Generator) -> torch.Tensor:
+        """Return zeros of a shape: there is nothing to draw."""
+        return torch.zeros(shape)
+
+    @staticmethod
+    def choose(
+        network: nn.Module, hidden: torch.Tensor, temperature: float, draws: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the features (rows, width) predicted from hidden states (rows, LM width)."""
+        return network(hidden)
 
 
-HEADS = {"codes": CodeHead, "features": FeatureHead}
+class FlowHead:
+    """The head for continuous features that samples: flow matching for each token.
+
+    Features stand at time 1, standard normal noise at time 0, and their weighted means between. The
+    network learns the velocity from one to the other: features - noise.
+    """
+
+    @staticmethod
+    def build(width: int, space: dict) -> nn.Module:
+        """Return the network, from hidden states of this width."""
+        return FlowNetwork(width, space["width"])
+
+    @staticmethod
+    def terms(network: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, noise: torch.Tensor):
+        """Return predicted and true velocities, both (slots, draws, width).
+
+        `noise` (slots, draws, width + 1) is standard normal; its last value tells the time, as the
+        logit.
+        """
+        targets = ((targets - network.mean) / network.scale)[:, None]  # (slots, 1, width)
+        noise, times = noise[..., :-1], torch.sigmoid(noise[..., -1:])
+        between = times * targets + (1 - times) * noise  # (slots, draws, width)
+        return network(between, times, hidden[:, None]), targets - noise
+
+    @staticmethod
+    def loss(predicted: torch.Tensor, targets: torch.Tensor, feature_loss: str) -> torch.Tensor:
+        """Return the mean squared error of velocities."""
+        return F.mse_loss(predicted, targets)
+
+    @staticmethod
+    def draws(shape: tuple[int, int], space: dict, generator: torch.Generator) -> torch.Tensor:
+        """Draw noise for images and tokens (shape): (images, tokens, width)."""
+        return torch.randn(*shape, space["width"], generator=generator)
+
+    @staticmethod
+    def choose(
+        network: nn.Module, hidden: torch.Tensor, temperature: float, draws: torch.Tensor
+    ) -> torch.Tensor:
+        """Sample features (rows, width) after hidden states (rows, LM width), by Euler's method.
+
+        They depend on the noise `draws` (rows, width) alone; a temperature has no meaning here.
+        """
+        features = draws.to(hidden.dtype)
+        for step in range(FLOW_STEPS):
+            times = torch.full_like(features[:, :1], step / FLOW_STEPS)
+            features = features + network(features, times, hidden) / FLOW_STEPS
+        return features.clamp(-FLOW_LIMIT, FLOW_LIMIT) * network.scale + network.mean
 
 
-def head_of(space: dict) -> type[CodeHead] | type[FeatureHead]:
+class FlowNetwork(nn.Module):
+    """The velocity at a point between noise and features, given the LM's hidden state.
+
+    Residual blocks, each modulated by time and state (adaptive layer norm). It is as wide as the
+    LM, and starts with a velocity of zero.
+    """
+
+    def __init__(self, width: int, features: int):
+        super().__init__()
+        self.point, self.state = nn.Linear(features, width), nn.Linear(width, width)
+        self.time = nn.Sequential(
+            nn.Linear(2 * TIME_WAVES, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.blocks = nn.ModuleList(FlowBlock(width) for _ in range(FLOW_BLOCKS))
+        self.last = SilentLinear(width, features)
+        # of the features, by dimension
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+
+    def forward(
+        self, points: torch.Tensor, times: torch.Tensor, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """Map points (..., features), times (..., 1), states (..., LM width) to velocities."""
+        waves = torch.arange(TIME_WAVES, device=times.device) / TIME_WAVES
+        angles = times * 1000 * torch.exp(-math.log(10_000) * waves)  # (..., TIME_WAVES)
+        told = self.time(torch.cat([angles.sin(), angles.cos()], -1))  # (..., LM width)
+        told = F.silu(told + self.state(hidden))
+        values = self.point(points)
+        for block in self.blocks:
+            values = block(values, told)
+        return self.last(F.layer_norm(values, values.shape[-1:]))
+
+
+class FlowBlock(nn.Module):
+    """A residual block of `FlowNetwork`; it starts as the identity."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.modulate = SilentLinear(width, 3 * width)
+        self.body = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, values: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """Change values (..., width) by what is told of time and state (..., width)."""
+        shift, scale, gate = self.modulate(told).chunk(3, -1)
+        inner = F.layer_norm(values, values.shape[-1:]) * (1 + scale) + shift
+        return values + gate * self.body(inner)
+
+
+class SilentLinear(nn.Linear):
+    """A linear layer that starts at zero."""
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+def head_of(space: dict, feature_loss: str) -> type[CodeHead] | type[FeatureHead] | type[FlowHead]:
     """Return the head of a generation space, given as in a model's configuration."""
-    return HEADS[kind_of_space(space).output]
+    if kind_of_space(space).output == "codes":
+        return CodeHead
+    return FlowHead if feature_loss == "flow" else FeatureHead
 
 
 def sample(logits: torch.Tensor, temperature: float, draws: torch.Tensor | None) -> torch.Tensor:

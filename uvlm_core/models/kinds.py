@@ -7,13 +7,13 @@ An architecture such as "SigLIP-VQ" names two kinds: of the images a model reads
 it writes.
 
 A new kind of encoder is an entry in `KINDS` and a class in `encoders.ENCODERS`. A new kind of
-output is an entry in `OUTPUTS`, a head in `heads.HEADS` and scores in `scoring/evaluation.py` and
+output is an entry in `OUTPUTS`, a head in `heads.head_of` and scores in `scoring/evaluation.py` and
 `scoring/picture_evaluation.py`.
 """
 
 from dataclasses import dataclass
 
-FEATURE_LOSSES = ("cosine", "mse")
+FEATURE_LOSSES = ("cosine", "mse", "flow")  # "flow" samples features, the others regress them
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from uvlm_core.models.distort import Distort
+from uvlm_core.models.heads import SilentLinear
 from uvlm_core.models.unified import Adapter, UnifiedVLM, UnifiedVLMOutput
 
 
@@ -55,7 +56,7 @@ class StackedVLM(UnifiedVLM):
                 buckets that predict a token.
             text_labels: the labels there; IGNORED where a model has fewer.
         """
-        hidden, drawn, targets = [], [], []
+        hidden, drawn, targets, noise = [], [], [], []
         for bucket in buckets:
             ids, images_out = bucket["input_ids"], bucket.get("images_out")
             embeds = self.embed(ids, bucket.get("images_in"), images_out, bucket.get("read_back"))
@@ -65,15 +66,19 @@ class StackedVLM(UnifiedVLM):
                 slots = states[ids[:, 1:] == self.config.image_out_id]
                 drawn.append(_apart(slots, self.copies))  # (models, slots, LM width)
                 targets.append(_apart(images_out.flatten(0, 1), self.copies))
+                if "noise" in bucket:
+                    noise.append(_apart(bucket["noise"].flatten(0, 1), self.copies))
         told = torch.cat(hidden, 1).gather(1, text_at[..., None].expand(-1, -1, hidden[0].shape[2]))
         logits = _apart(self.language_model.lm_head(told.flatten(0, 1)), self.copies).float()
         text_loss = torch.vmap(F.cross_entropy)(logits, text_labels)  # (models,)
         losses, image_loss = text_loss, None
         if drawn:
-            predicted = _apart(self.predict(torch.cat(drawn, 1).flatten(0, 1)), self.copies)
+            slots = [torch.cat(each, 1).flatten(0, 1) for each in (drawn, targets)]
+            slots.append(torch.cat(noise, 1).flatten(0, 1) if noise else None)
+            terms = [_apart(each, self.copies) for each in self.image_terms(*slots)]
             image_loss = torch.vmap(
                 lambda one, other: self.head.loss(one, other, self.config.feature_loss)
-            )(predicted, torch.cat(targets, 1))  # (models,)
+            )(*terms)  # (models,)
             losses = losses + self.alphas * image_loss
         image_loss = None if image_loss is None else image_loss.detach()
         return UnifiedVLMOutput(loss=losses, text_loss=text_loss.detach(), image_loss=image_loss)
@@ -186,6 +191,7 @@ class StackedDistort(nn.Module):
 # what a stack has for each kind of module with weights
 STACKED = {
     nn.Linear: StackedLinear,
+    SilentLinear: StackedLinear,
     nn.Embedding: StackedEmbedding,
     LlamaRMSNorm: StackedNorm,
     Adapter: StackedAdapter,

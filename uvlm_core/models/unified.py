@@ -37,7 +37,7 @@ from uvlm_core.data.tokens import IGNORED
 from uvlm_core.models.distort import Distort
 from uvlm_core.models.distortion import SIDES, Distortion
 from uvlm_core.models.encoders import describe
-from uvlm_core.models.heads import head_of
+from uvlm_core.models.heads import FlowHead, SilentLinear, head_of
 from uvlm_core.models.kinds import FEATURE_LOSSES, KINDS, kind_of_space
 from uvlm_core.models.weights import load_network
 from uvlm_core.places import adapted, refusing, resolve_folder
@@ -55,7 +55,8 @@ class UnifiedVLMConfig(PreTrainedConfig):
         shared_adapter: one adapter for both spaces (pitfall 2); needs equal kind, tokens and width.
         adapter_positions: learned row and column embeddings on image slots (the paper has none).
         image_loss_weight: alpha of the loss, for codes and features alike.
-        feature_loss: loss of SigLIP output, "cosine" (1 - cosine, the paper's) or "mse".
+        feature_loss: loss of SigLIP output, "cosine" (1 - cosine, the paper's), "mse", or "flow",
+            which makes the head one that samples (`heads.FlowHead`).
         feature_length: length that generated features get before the LM reads them, in training and
             decoding; 0 keeps theirs. Used with "cosine", which leaves their length open.
         understanding_distortion, generation_distortion: dictionaries of family, dose and place
@@ -203,8 +204,8 @@ class UnifiedVLM(PreTrainedModel):
             if distortion is not None:
                 tokens = space["width"] if distortion.place == "before" else width
                 self.add_module(f"{side}_distortion", Distort(distortion, tokens, space["codes"]))
-        self.head = head_of(space_out)
-        self.generation_head = nn.Linear(width, self.head.width(space_out))
+        self.head = head_of(space_out, config.feature_loss)
+        self.generation_head = self.head.build(width, space_out)
         for side, space in (
             ("understanding_codebook", space_in),
             ("generation_codebook", space_out),
@@ -219,7 +220,10 @@ class UnifiedVLM(PreTrainedModel):
             self.language_model = language_model  # replaces a placeholder on the meta device
 
     def _init_weights(self, module):
-        if isinstance(module, nn.Linear):
+        if isinstance(module, SilentLinear):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
             init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -336,7 +340,8 @@ class UnifiedVLM(PreTrainedModel):
             buckets: output of `tokens.collate`. A single bucket may be given by keyword instead:
                 input_ids, labels (rows, tokens); images_in, images_out (images, tokens) or (images,
                 tokens, width); read_back (images,), False for generated images that the LM does not
-                read back (`feature_dropout`). It reads all of them back by default.
+                read back (`feature_dropout`). It reads all of them back by default. noise (images,
+                tokens, draws, width + 1), which only the loss "flow" takes (`heads.FlowHead`).
             padding: a bucket of padding images as in the authors' code. Their image loss counts as
                 zero in the mean, and their text labels are trained (pitfall 3). It exists only to
                 measure that effect.
@@ -352,7 +357,7 @@ class UnifiedVLM(PreTrainedModel):
     def _losses(
         self, buckets: list[dict], padding: dict | None, text_share: float, image_share: float
     ):
-        text_hidden, text_labels, image_hidden, image_targets = [], [], [], []
+        text_hidden, text_labels, image_hidden, image_targets, noise = [], [], [], [], []
         padded = 0  # image slots that count in the mean with a loss of zero
         for bucket in buckets + ([] if padding is None else [padding]):
             ids, images_out = bucket["input_ids"], bucket.get("images_out")
@@ -368,6 +373,7 @@ class UnifiedVLM(PreTrainedModel):
                 # (image slots, LM width)
                 image_hidden.append(hidden[ids[:, 1:] == self.config.image_out_id])
                 image_targets.append(images_out.flatten(0, 1))
+                noise += [bucket["noise"].flatten(0, 1)] if "noise" in bucket else []
         text_hidden, text_labels = torch.cat(text_hidden), torch.cat(text_labels)
         # without labelled positions: zero, but with a gradient function
         text_loss = text_hidden.sum()
@@ -379,7 +385,11 @@ class UnifiedVLM(PreTrainedModel):
         if image_hidden:
             slots = sum(len(targets) for targets in image_targets)
             image_loss = (
-                self.image_loss(torch.cat(image_hidden), torch.cat(image_targets))
+                self.image_loss(
+                    torch.cat(image_hidden),
+                    torch.cat(image_targets),
+                    torch.cat(noise) if noise else None,
+                )
                 * slots
                 / (slots + padded)
             )
@@ -392,19 +402,30 @@ class UnifiedVLM(PreTrainedModel):
             image_positions=slots,
         )
 
-    def predict(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Predict the next image token from hidden states (..., LM width) of any dtype.
+    def choose(self, hidden: torch.Tensor, temperature: float, draws: torch.Tensor) -> torch.Tensor:
+        """Return the next image tokens after hidden states (rows, LM width) of any dtype.
 
-        Returns: logits (..., codes) or features (..., width).
+        These are codes (rows,) or features (rows, width). `draws` are of the head (`heads.py`).
         """
-        return self.generation_head(hidden.to(next(self.generation_head.parameters()).dtype))
+        return self.head.choose(self.generation_head, self._for_head(hidden), temperature, draws)
 
-    def image_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of image tokens, from hidden states (slots, LM width).
+    def image_terms(
+        self, hidden: torch.Tensor, targets: torch.Tensor, noise: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the head makes of hidden states (slots, LM width), and its goals.
 
-        Targets are codes (slots,) or features (slots, width).
+        Targets are codes (slots,) or features (slots, width); `noise` is that of `forward`.
         """
-        return self.head.loss(self.predict(hidden), targets, self.config.feature_loss)
+        return self.head.terms(self.generation_head, self._for_head(hidden), targets, noise)
+
+    def image_loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the mean loss of image tokens, given as for `image_terms`."""
+        return self.head.loss(*self.image_terms(hidden, targets, noise), self.config.feature_loss)
+
+    def _for_head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.to(next(self.generation_head.parameters()).dtype)
 
 
 def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -492,7 +513,8 @@ def build_model(
             module becomes part of the result.
         shared_adapter: share an adapter if the two spaces allow it, as in the paper's preset.
         distortions: at most one per side, drawn from the seed.
-        images: uint8; the mean length of their tokens is the unit of the distortions' shifts.
+        images: uint8; the mean length of their tokens is the unit of the distortions' shifts, and
+            their features' mean and deviation the scale of a head that samples.
         settings: further fields of `UnifiedVLMConfig`.
     """
     if not isinstance(language_model, PreTrainedModel):
@@ -524,6 +546,10 @@ def build_model(
         )
     if generation.codes:
         _start_head(model)
+    elif model.head is FlowHead:
+        features = torch.from_numpy(generation.encode(images)).flatten(0, 1)  # (tokens, width)
+        model.generation_head.mean.copy_(features.mean(0))
+        model.generation_head.scale.copy_(features.std(0))
     return model
 
 

@@ -33,6 +33,7 @@ from transformers import (
 from uvlm_core import environment
 from uvlm_core.data.tokens import IGNORED, Processor, Row, collate
 from uvlm_core.files import read_json
+from uvlm_core.models.heads import FLOW_DRAWS
 from uvlm_core.models.weights import load_state
 from uvlm_core.places import reason
 from uvlm_core.training.divergence import Guard, odd_weight
@@ -164,6 +165,11 @@ class Steps(Dataset):
             ends = np.cumsum([len(bucket["images_out"]) for bucket in drawing])[:-1]
             for bucket, some in zip(drawing, np.split(kept, ends), strict=True):
                 bucket["read_back"] = torch.from_numpy(some)  # (images,)
+        noise = self.noise(item, sum(len(bucket["images_out"]) for bucket in drawing))
+        if noise is not None:
+            ends = np.cumsum([len(bucket["images_out"]) for bucket in drawing])[:-1]
+            for bucket, some in zip(drawing, np.split(noise, ends), strict=True):
+                bucket["noise"] = torch.from_numpy(some)  # (images, tokens, draws, width + 1)
         if self.spec.training.padding_image:
             blank = np.zeros_like(self.images_out[:1])  # (1, tokens) or (1, tokens, width)
             (inputs["padding"],) = collate(
@@ -180,6 +186,17 @@ class Steps(Dataset):
         if not (dropout and count and self.images_out.ndim == 3):
             return None
         return np.random.default_rng([self.spec.training.seed, 4, item]).random(count) >= dropout
+
+    def noise(self, item: int, count: int) -> np.ndarray | None:
+        """Return the noise of an item's generated images (`heads.FlowHead`), in the order above.
+
+        Standard normal, float32 (images, tokens, draws, width + 1). None for losses without noise.
+        """
+        if not (self.spec.training.feature_loss == "flow" and count and self.images_out.ndim == 3):
+            return None
+        _, tokens, width = self.images_out.shape
+        rng = np.random.default_rng([self.spec.training.seed, 5, item])
+        return rng.standard_normal((count, tokens, FLOW_DRAWS, width + 1), np.float32)
 
     def _drawn(self, rows: list[Row]) -> int:
         return sum(int((row.ids == self.processor.image_out).sum()) for row in rows)

@@ -76,7 +76,9 @@ def load_parts(spec: RunSpec) -> Parts:
 def built(spec: RunSpec, parts: Parts) -> UnifiedVLM:
     """Build the untrained model of a run; its language model is that of `parts`, not a copy."""
     measured = spec.training.feature_loss == "cosine" and not parts.generation.codes
-    images = sample_images(training_pool(spec)) if measured or spec.model.distortions else None
+    scaled = spec.training.feature_loss == "flow" and not parts.generation.codes
+    looks = measured or scaled or spec.model.distortions
+    images = sample_images(training_pool(spec)) if looks else None
     return build_model(
         parts.language_model,
         parts.understanding,

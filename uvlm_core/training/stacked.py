@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from uvlm_core.data.tokens import IGNORED, Row, image_rows, joins
+from uvlm_core.data.tokens import IGNORED, image_rows, joins
 from uvlm_core.models.stack import StackedVLM
 from uvlm_core.places import reason
 from uvlm_core.training.divergence import Guard
@@ -81,7 +81,7 @@ class StackedSteps(Dataset):
         for kind in KINDS_OF_ROWS:
             rows = [one[kind] for one in kinds]  # of each model
             # the longest row of each model first, then the second longest, ...
-            lengths = [max(len(row.ids) for row, _ in rank) for rank in zip(*rows, strict=True)]
+            lengths = [max(len(one.ids) for one, *_ in rank) for rank in zip(*rows, strict=True)]
             for start, stop in _cuts(lengths):
                 bucket, told = self._bucket(kind, [some[start:stop] for some in rows])
                 models, count, length = told.shape
@@ -101,15 +101,15 @@ class StackedSteps(Dataset):
 
     def _bucket(self, kind: str, rows: list[list[tuple]]) -> tuple[dict, np.ndarray]:
         """Return a bucket of rows of one kind, and its labels (models, rows, tokens)."""
-        first, length = self.each[0], max(len(row.ids) for some in rows for row, _ in some)
+        first, length = self.each[0], max(len(row.ids) for some in rows for row, *_ in some)
         shape = len(rows), len(rows[0]), length
         ids, labels = np.full(shape, first.processor.pad), np.full(shape, IGNORED)
         for model, some in enumerate(rows):
-            for number, (row, _) in enumerate(some):
+            for number, (row, *_) in enumerate(some):
                 ids[model, number, : len(row.ids)] = row.ids
                 labels[model, number, : len(row.ids)] = row.labels
         bucket = {"input_ids": torch.from_numpy(ids).flatten(0, 1)}
-        every = [row for some in rows for row, _ in some]
+        every = [row for some in rows for row, *_ in some]
         if kind == "understanding":
             tables = [(steps.images_in, len(rows[0])) for steps in self.each]
             bucket["images_in"] = _images(tables, [row.image_in for row in every])
@@ -119,8 +119,12 @@ class StackedSteps(Dataset):
             if every[0].image_in >= 0:  # an edit reads an image as well
                 tables = [(steps.images_in, len(rows[0])) for steps in self.each]
                 bucket["images_in"] = _images(tables, [row.image_in for row in every])
-            if rows[0][0][1] is not None:
-                bucket["read_back"] = torch.tensor([kept for some in rows for _, kept in some])
+            _, kept, noise = rows[0][0]
+            if kept is not None:
+                bucket["read_back"] = torch.tensor([kept for some in rows for _, kept, _ in some])
+            if noise is not None:
+                each = [noise for some in rows for *_, noise in some]
+                bucket["noise"] = torch.from_numpy(np.stack(each))
         return bucket, labels
 
 
@@ -135,15 +139,21 @@ def _images(tables: list[tuple[np.ndarray, int]], places: list[int]) -> torch.Te
     )
 
 
-def _by_kind(steps: Steps, step: int) -> dict[str, list[tuple[Row, bool | None]]]:
-    """Return a step's rows by kind, the longest first, each with whether its image is read back."""
+def _by_kind(steps: Steps, step: int) -> dict[str, list[tuple]]:
+    """Return a step's rows by kind, the longest first.
+
+    With each row: whether its image is read back, and its noise; None if the run has none of it.
+    """
     rows = sorted(steps.rows(step), key=lambda row: -len(row.ids))  # as `collate` does
     drawn = [row for row in rows if row.image_out >= 0]
-    kept = steps.read_back(step, len(drawn))
+    kept, noise = (
+        [None] * len(drawn) if found is None else found
+        for found in (steps.read_back(step, len(drawn)), steps.noise(step, len(drawn)))
+    )
     return {
-        "understanding": [(row, None) for row in rows if row.image_in >= 0 > row.image_out],
-        "generation": list(zip(drawn, [None] * len(drawn) if kept is None else kept, strict=True)),
-        "text": [(row, None) for row in rows if row.image_in < 0 and row.image_out < 0],
+        "understanding": [(row, None, None) for row in rows if row.image_in >= 0 > row.image_out],
+        "generation": list(zip(drawn, kept, noise, strict=True)),
+        "text": [(row, None, None) for row in rows if row.image_in < 0 and row.image_out < 0],
     }
 
 
