@@ -23,6 +23,7 @@ from transformers import SiglipConfig, SiglipModel
 from uvlm_core.data.smart_watch import render_batch
 from uvlm_core.models import encoders as vision
 from uvlm_core.models.encoders import (
+    LatentEncoder,
     SiglipEncoder,
     VQEncoder,
     cached_features,
@@ -63,6 +64,20 @@ def test_codes_are_the_nearest_rows_of_a_codebook_of_unit_rows(encoders, images)
         unit = latent[image, :, row, column] / latent[image, :, row, column].norm()
         distances = (encoder.codebook - unit).norm(dim=1)
         assert codes[image, 4 * row + column] == distances.argmin()  # row by row
+
+
+def test_latents_are_what_is_rounded_to_codes_and_are_decoded_as_these(networks, encoders, images):
+    encoder, plain = LatentEncoder.load(str(networks / "vq")), encoders["VQ"]
+    latents, codes = encoder.encode(images), plain.encode(images)
+    assert latents.shape == (len(images), encoder.tokens, encoder.width) and not encoder.codes
+    np.testing.assert_allclose(np.linalg.norm(latents, axis=-1), 1, rtol=1e-5)
+    nearest = (torch.from_numpy(latents) @ plain.codebook.cpu().T).argmax(-1).numpy()
+    np.testing.assert_array_equal(nearest, codes)
+    np.testing.assert_array_equal(encoder.decode(latents), plain.decode(codes))
+    np.testing.assert_array_equal(encoder.decode(3 * latents), plain.decode(codes))  # any length
+    wrong = f"Latents are of shape .images, {encoder.tokens}, {encoder.width}., not"
+    with pytest.raises(ValueError, match=wrong):
+        encoder.decode(codes)
 
 
 def test_shapes_and_types_are_as_the_encoder_says(encoders, images):

@@ -163,7 +163,7 @@ class Model:
         )
         pixels = self._decoder.decode(made.tokens)
         known = [each for each in ATTRIBUTES.values() if each.in_readers and self._reader]
-        parts = self._reader.read(pixels if self.draws.codes else made.tokens)[0] if known else {}
+        parts = self._reader.read(pixels if self._draws_pixels else made.tokens)[0] if known else {}
         return Drawing(
             Image.fromarray(pixels[0]),
             {each.name: each.said(each.joined(parts)) for each in known},
@@ -171,10 +171,15 @@ class Model:
             bool(made.triggered[0]),
         )
 
+    @property
+    def _draws_pixels(self) -> bool:
+        """Whether the encoder itself decodes what the model generates."""
+        return hasattr(self.draws, "decode")
+
     @cached_property
     def _decoder(self):
         name = self.spec.scoring.feature_decoder
-        if self.draws.codes:
+        if self._draws_pixels:
             return self.draws
         if not name:
             raise ValueError(f"{self.name} generates features, and its spec names no decoder.")
@@ -183,7 +188,7 @@ class Model:
     @cached_property
     def _reader(self):
         scoring = self.spec.scoring
-        if self.draws.codes:
+        if self._draws_pixels:
             return AttributeReader.load(scoring.reader) if scoring.reader else None
         name = scoring.feature_reader
         return FeatureReader.load(name, self.draws.name) if name else None

@@ -4,10 +4,10 @@ Belongs here: images to codes or features, and back. Not here: adapters (`unifie
 (`distort.py`), the readers (`readers.py`).
 
 Every encoder has `kind`, `tokens` (per image), `width` (of a token), `codes` (0 for features) and
-`encode` (images to codes or features). Encoders of codes also have `codebook` and `decode`. Images
-are uint8 arrays (images, height, width, 3) and are resized to the encoder's size. Outputs are
-computed once in float32 without gradient, on a GPU if available, and memory-mapped (pitfalls 16 and
-17).
+`encode` (images to codes or features). Encoders of codes also have `codebook`, and those that give
+images back have `decode`. Images are uint8 arrays (images, height, width, 3) and are resized to the
+encoder's size. Outputs are computed once in float32 without gradient, on a GPU if available, and
+memory-mapped (pitfalls 16 and 17).
 """
 
 import errno
@@ -16,7 +16,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -151,10 +151,15 @@ class VQEncoder:
                 place = hf_hub_download(f"{owner}/{model}", file)
         return cls(load_llamagen(place), name)
 
-    @torch.no_grad()
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Encode images to codes, int32 (images, tokens), row by row of the code grid."""
-        codes = []
+        # among unit rows, the nearest has the largest cosine
+        codes = [(latent @ self.codebook.T).argmax(-1) for latent in self._latents(images)]
+        return torch.cat(codes).cpu().numpy().astype(np.int32)
+
+    @torch.no_grad()
+    def _latents(self, images: np.ndarray) -> Iterator[torch.Tensor]:
+        """Yield what is rounded to codes, unit vectors (images, tokens, width), some at a time."""
         for start in range(0, len(images), IMAGES_A_CALL):
             pixels = to_pixels(resized(images[start : start + IMAGES_A_CALL], self.size)).to(
                 self.network.device
@@ -162,13 +167,8 @@ class VQEncoder:
             pixels = F.pixel_unshuffle(pixels, self.fold)
             # (images, width, side, side)
             latent = self.network.quant_conv(self.network.encoder(pixels))
-            # (images, tokens, width)
-            latent = F.normalize(latent.flatten(2).transpose(1, 2), dim=-1)
-            # among unit rows, the nearest has the largest cosine
-            codes.append((latent @ self.codebook.T).argmax(-1))
-        return torch.cat(codes).cpu().numpy().astype(np.int32)
+            yield F.normalize(latent.flatten(2).transpose(1, 2), dim=-1)
 
-    @torch.no_grad()
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Decode codes (images, tokens) to uint8 images (images, size, size, 3).
 
@@ -186,14 +186,48 @@ class VQEncoder:
                 f"{self.tokens}), not {tuple(codes.shape)} from {codes.min()} to "
                 f"{codes.max()}."
             )
+        return self._pixels(self.codebook[some] for some in codes.split(IMAGES_A_CALL))
+
+    @torch.no_grad()
+    def _pixels(self, latents: Iterable[torch.Tensor]) -> np.ndarray:
+        """Decode unit vectors (images, tokens, width), some at a time, to uint8 images."""
         images = []
-        for start in range(0, len(codes), IMAGES_A_CALL):
-            # (images, width, tokens)
-            latent = self.codebook[codes[start : start + IMAGES_A_CALL]].transpose(1, 2)
-            latent = latent.unflatten(2, (self.side, self.side)).contiguous()
+        for latent in latents:
+            latent = latent.transpose(1, 2).unflatten(2, (self.side, self.side)).contiguous()
             pixels = self.network.decoder(self.network.post_quant_conv(latent))
             images.append(to_images(F.pixel_shuffle(pixels, self.fold)))  # (images, size, size, 3)
         return np.concatenate(images)
+
+
+class LatentEncoder(VQEncoder):
+    """A VQ tokenizer without its rounding: images to unit vectors and back."""
+
+    kind = "latent"
+
+    def __init__(self, network: JanusVQVAE, name: str):
+        super().__init__(network, name)
+        self.codes = 0
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Encode images to unit vectors, float32 (images, tokens, width)."""
+        return torch.cat([latent.cpu() for latent in self._latents(images)]).numpy()
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Decode vectors (images, tokens, width) of any length to uint8 images.
+
+        Each is rounded to the nearest code, as the decoder was trained. ValueError for another
+        shape.
+        """
+        latents = torch.as_tensor(np.asarray(latents, np.float32), device=self.network.device)
+        if latents.ndim != 3 or latents.shape[1:] != (self.tokens, self.width):
+            raise ValueError(
+                f"Latents are of shape (images, {self.tokens}, {self.width}), not "
+                f"{tuple(latents.shape)}."
+            )
+        return self._pixels(
+            self.codebook[(some @ self.codebook.T).argmax(-1)]
+            for some in latents.split(IMAGES_A_CALL)
+        )
 
 
 def load_llamagen(path: str | Path) -> JanusVQVAE:
@@ -310,11 +344,12 @@ class FeatureDecoder(nn.Module):
         return to_images(torch.cat([self(part) for part in parts]))
 
 
-ENCODERS = {"VQ": VQEncoder, "SigLIP": SiglipEncoder}  # one per kind in `kinds.KINDS`
+# one per kind in `kinds.KINDS`
+ENCODERS = {"VQ": VQEncoder, "SigLIP": SiglipEncoder, "Latent": LatentEncoder}
 
 
 def load_encoder(kind: str, spec) -> VQEncoder | SiglipEncoder:
-    """Load the encoder of a kind ("VQ" or "SigLIP") from the network that the spec names."""
+    """Load the encoder of a kind, such as "VQ", from the network that the spec names."""
     return ENCODERS[kind].load(getattr(spec.model, KINDS[kind].network))
 
 

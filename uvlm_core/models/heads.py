@@ -7,8 +7,8 @@ Belongs here: the network, the loss and the decoding step of the head of each ki
 A head is a class of functions. Its network is a part of the model, `generation_head`.
 
     codes                             a linear layer gives logits
-    features, loss "cosine" or "mse"  a linear layer gives the features: the mean of what may come
-    features, loss "flow"             a small network turns noise into features: one of those that
+    features, latents                 a linear layer gives the features: the mean of what may come
+    the same with the loss "flow"     a small network turns noise into features: one of those that
                                       may come (flow matching, Lipman et al. 2023; a head for each
                                       token as in Li et al. 2024)
 """
@@ -197,11 +197,14 @@ class SilentLinear(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
+# of the kinds of output, unless `feature_loss` "flow" asks to sample what is continuous
+HEADS = {"codes": CodeHead, "features": FeatureHead, "latents": FeatureHead}
+
+
 def head_of(space: dict, feature_loss: str) -> type[CodeHead] | type[FeatureHead] | type[FlowHead]:
     """Return the head of a generation space, given as in a model's configuration."""
-    if kind_of_space(space).output == "codes":
-        return CodeHead
-    return FlowHead if feature_loss == "flow" else FeatureHead
+    head = HEADS[kind_of_space(space).output]
+    return FlowHead if head is FeatureHead and feature_loss == "flow" else head
 
 
 def sample(logits: torch.Tensor, temperature: float, draws: torch.Tensor | None) -> torch.Tensor:

@@ -7,7 +7,7 @@ An architecture such as "SigLIP-VQ" names two kinds: of the images a model reads
 it writes.
 
 A new kind of encoder is an entry in `KINDS` and a class in `encoders.ENCODERS`. A new kind of
-output is an entry in `OUTPUTS`, a head in `heads.head_of` and scores in `scoring/evaluation.py` and
+output is an entry in `OUTPUTS`, a head in `heads.HEADS` and scores in `scoring/evaluation.py` and
 `scoring/picture_evaluation.py`.
 """
 
@@ -39,6 +39,7 @@ class Output:
 KINDS = {  # a kind's position seeds its initial weights: append new kinds at the end
     "VQ": Kind("vq_tokenizer", "linear", "codes"),
     "SigLIP": Kind("semantic_encoder", "mlp", "features"),
+    "Latent": Kind("vq_tokenizer", "linear", "latents"),  # what VQ rounds to codes
 }
 OUTPUTS = {
     "codes": Output(
@@ -54,6 +55,13 @@ OUTPUTS = {
         ("feature_reader", "feature_decoder"),
         "feature_read_back",
         "feature_drawn_retrieval",
+    ),
+    "latents": Output(
+        "feature_loss_weight",
+        ("feature_loss_weight", "feature_loss", "feature_dropout"),
+        ("reader", "inception"),
+        "read_back",
+        "drawn_retrieval",
     ),
 }
 

@@ -273,8 +273,8 @@ def _each(score: Callable, every: list) -> list[list[dict]]:
         return list(pool.map(score, every))
 
 
-class DrawnWatchCodes:
-    """Scores of generated codes, whose decoded pixels are read back and compared."""
+class DrawnWatchPixels:
+    """Scores of generated codes or latents, whose decoded pixels are read back and compared."""
 
     def __init__(
         self, spec: RunSpec, encoder, watches, images: np.ndarray, others: np.ndarray, requested
@@ -288,7 +288,7 @@ class DrawnWatchCodes:
         )
 
     def scores(self, codes: np.ndarray) -> list[dict]:
-        """Return score rows of codes (images, tokens)."""
+        """Return score rows of what the encoder decodes, such as codes (images, tokens)."""
         images = self.images(codes)
         rows = [*fidelity.distances(images, self.pixels, self.reader, self.inception), *self.floor]
         if self.reader is not None:
@@ -299,7 +299,7 @@ class DrawnWatchCodes:
         return rows
 
     def forced_scores(self, model, processor: Processor, requests, shown) -> list[list[dict]]:
-        """Return no rows: for codes, the image loss already scores teacher-forced predictions."""
+        """Return no rows: the image loss already scores teacher-forced predictions."""
         return [[]] * model.copies
 
 
@@ -357,4 +357,8 @@ class DrawnWatchFeatures:
 
 
 # one for each of `kinds.OUTPUTS`
-DRAWN_WATCHES = {"codes": DrawnWatchCodes, "features": DrawnWatchFeatures}
+DRAWN_WATCHES = {
+    "codes": DrawnWatchPixels,
+    "features": DrawnWatchFeatures,
+    "latents": DrawnWatchPixels,
+}

@@ -168,8 +168,8 @@ class PictureEvaluation:
         return {}, None
 
 
-class DrawnPictureCodes:
-    """Scores of generated codes: their decoded pixels, in the features of an ImageNet network."""
+class DrawnPicturePixels:
+    """Scores of generated codes or latents: their pixels, in features of an ImageNet network."""
 
     def __init__(self, encoder, real: np.ndarray, others: np.ndarray):
         self.encoder, self.outputs = encoder, encoder.encode(real)
@@ -183,7 +183,7 @@ class DrawnPictureCodes:
         ]
 
     def scores(self, codes: np.ndarray) -> list[dict]:
-        """Return score rows of codes (images, tokens), and of two references.
+        """Return score rows of what the encoder decodes, and of two references.
 
         `_floor`: other real pictures. `_tokenizer`: the tokenizer's reconstructions of the real
         ones.
@@ -224,7 +224,11 @@ class DrawnPictureFeatures:
 
 
 # one for each of `kinds.OUTPUTS`
-DRAWN_PICTURES = {"codes": DrawnPictureCodes, "features": DrawnPictureFeatures}
+DRAWN_PICTURES = {
+    "codes": DrawnPicturePixels,
+    "features": DrawnPictureFeatures,
+    "latents": DrawnPicturePixels,
+}
 
 
 def _distinct(talks: list[Conversation]) -> list[Conversation]:

@@ -111,7 +111,7 @@ def spaces(spec: RunSpec) -> dict[str, dict]:
     """Return what `encoders.describe` says of the spec's encoders, from their configurations."""
     siglip = network_config(spec.model.semantic_encoder, SiglipVisionConfig)
     vq = network_config(spec.model.vq_tokenizer, JanusVQVAEConfig)
-    return {
+    found = {
         "SigLIP": {
             "kind": "siglip",
             "tokens": (siglip.image_size // siglip.patch_size) ** 2,
@@ -125,6 +125,7 @@ def spaces(spec: RunSpec) -> dict[str, dict]:
             "codes": vq.num_embeddings,
         },
     }
+    return found | {"Latent": found["VQ"] | {"kind": "latent", "codes": 0}}
 
 
 def tuned_model(spec: RunSpec) -> torch.nn.Module:

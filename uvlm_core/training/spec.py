@@ -453,17 +453,18 @@ class RunSpec:
     def _unseen(self) -> list[str]:
         """Return the fields that cannot affect this arm's result."""
         data, training = self.data, self.training
+        kinds = self.model.understanding, self.model.generation
+        own, used = (), {KINDS[kind].network for kind in kinds}
+        if self.generates:
+            output = OUTPUTS[KINDS[self.model.generation].output]
+            own = (*output.settings, *output.scorers)
         unseen = [
             name
-            for kind, output in OUTPUTS.items()
+            for output in OUTPUTS.values()
             for name in (*output.settings, *output.scorers)
-            if not (self.generates and KINDS[self.model.generation].output == kind)
+            if name not in own
         ]
-        unseen += [
-            kind.network
-            for name, kind in KINDS.items()
-            if name not in (self.model.understanding, self.model.generation)
-        ]
+        unseen += [kind.network for kind in KINDS.values() if kind.network not in used]
         for names, seen in (
             (_REQUESTS, self.generates),
             (("shown_watches",), self.generates and not data.pictures),
