@@ -8,7 +8,7 @@ from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from uvlm_core import plan
-from uvlm_core.models.encoders import describe
+from uvlm_core.models.encoders import LatentEncoder, describe
 from uvlm_core.models.unified import UnifiedVLM
 from uvlm_core.scoring.alignment import representations
 from uvlm_core.scoring.evaluation import Evaluation
@@ -80,6 +80,7 @@ def test_the_published_networks_stand_in_full_size():
     assert sizes.spaces(profile("paper").spec) == {
         "SigLIP": {"kind": "siglip", "tokens": 196, "width": 768, "codes": 0},
         "VQ": {"kind": "vq", "tokens": 256, "width": 8, "codes": 16384},
+        "Latent": {"kind": "latent", "tokens": 256, "width": 8, "codes": 0},
     }
 
 
@@ -87,7 +88,8 @@ def test_the_published_networks_stand_in_full_size():
 def test_a_plan_counts_what_the_run_itself_counts(spec, encoders, tuning):
     spec = spec.vary(architecture="SigLIP-VQ", tuning=tuning)
     real, planned = prepare(spec)[0], sizes.tuned_model(spec)
-    assert sizes.spaces(spec) == {kind: describe(encoder) for kind, encoder in encoders.items()}
+    every = encoders | {"Latent": LatentEncoder.load(spec.model.vq_tokenizer)}
+    assert sizes.spaces(spec) == {kind: describe(encoder) for kind, encoder in every.items()}
     for count in (
         lambda some: sum(p.numel() for p in some.parameters()),
         lambda some: sum(p.numel() for p in some.parameters() if p.requires_grad),

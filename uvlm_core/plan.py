@@ -19,6 +19,7 @@ from uvlm_core.data.conversations import TASKS, make_conversations
 from uvlm_core.data.smart_watch import sample_watches
 from uvlm_core.data.tokens import IGNORED
 from uvlm_core.environment import ROOT
+from uvlm_core.models.kinds import kinds_of
 from uvlm_core.runs.store import RunStore, canonical_of
 from uvlm_core.scoring.alignment import GRID
 from uvlm_core.scoring.evaluation import ALIGNED_WATCHES
@@ -179,7 +180,7 @@ def _memory(spec: RunSpec, numbers: dict) -> list[tuple]:
 
 def _scoring(spec: RunSpec) -> list[tuple]:
     """Return the main memory that scoring takes, which does not grow with the training data."""
-    config, sides = network_config(spec.model.language_model, AutoConfig), spaces(spec)
+    config, sides = network_config(spec.model.language_model, AutoConfig), _sides(spec)
     asked = spec.scoring.test_watches * spec.understands
     drawn = spec.scoring.generated_watches * spec.generates
     opened = max(asked, drawn) + drawn  # generated images are compared with as many real ones
@@ -244,8 +245,13 @@ def _pictures(base: Profile, asked: dict[str, list]) -> list[tuple]:
             "GB",
             "at most, for each seed, computed once",
         )
-        for (kind, space), count in zip(spaces(spec).items(), counts, strict=True)
+        for (kind, space), count in zip(_sides(spec).items(), counts, strict=True)
     ]
+
+
+def _sides(spec: RunSpec) -> dict[str, dict]:
+    """Return the spaces of `PLANNED`'s two sides, understanding and generation."""
+    return {kind: spaces(spec)[kind] for kind in kinds_of(PLANNED)}
 
 
 def _outputs(space: dict, images: int) -> int:
@@ -298,7 +304,7 @@ def _downloads(spec: RunSpec) -> list[tuple]:
             "GB",
             "computed once, mapped and not held",
         )
-        for kind, space in spaces(spec).items()
+        for kind, space in _sides(spec).items()
     ]
     return rows
 
