@@ -23,7 +23,6 @@ SCORES = ["architecture", "regime", "seed", "fraction", "metric", "attribute", "
 DISTORTED = ["family", "dose", "side", "place", "sharing"]
 RARE_RATES = {"weather": (0.0, 0.1), "battery": (0.1,)}  # of `transferred`
 RARE_COLUMNS = ["rare", "rate", "arm"]
-FACTORS = ["understanding_rows", "generation_rows", "batch_counts"]
 
 
 def opened(name: str, table: pd.DataFrame, profile_name: str = "smoke", **changes) -> OpenedStudy:
@@ -72,23 +71,20 @@ def scores(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 
 
 def scaling(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
-    """A table of data_scaling, out of random numbers."""
+    """A table of data_scaling at its smoke scale, out of random numbers."""
     rng, rows = np.random.default_rng(1), []
     for name in architectures:
-        runs = [
-            ("understanding", 100 * times, 0, "understanding") for times in (0.25, 0.5, 1, 2, 3)
-        ]
-        runs += [("unified", 100, 100 * times, "understanding") for times in (0.5, 1, 2, 3)]
-        runs += [("generation", 0, 100, "generation")]
-        runs += [("unified", 100 * times, 100, "generation") for times in (0.5, 1, 2, 3)]
+        runs = [(ONCE, count, 0) for count in (8, 16, 32)]
+        runs += [(arm, 16, requests) for arm in (MIXED, REPEATED) for requests in (8, 16)]
+        runs += [(GENERATION, 0, 16), (MIXED, 8, 16)]
         rows += [
-            (name, regime, seed, *sizes, 1.0, metric, attribute, 0.5 + 0.3 * rng.random(), 9)
-            for regime, *sizes in runs
+            (name, "", seed, 1.0, metric, attribute, 0.5 + 0.3 * rng.random(), 9, *run)
+            for run in runs
             for seed in range(seeds)
             for attribute in ("total", "time")
             for metric in ("partial", generation_metric(name))
         ]
-    return pd.DataFrame(rows, columns=[*SCORES[:3], *FACTORS, *SCORES[3:]])
+    return pd.DataFrame(rows, columns=[*SCORES, "arm", "understanding_rows", "generation_rows"])
 
 
 def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:

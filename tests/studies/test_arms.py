@@ -100,28 +100,35 @@ def test_an_unknown_architecture_is_refused_by_name():
 
 
 @pytest.mark.parametrize("name", ["smoke", "laptop"])
-def test_scaling_lets_one_task_grow_and_keeps_the_other_and_the_steps(name):
+def test_scaling_lets_one_task_grow_and_keeps_the_other(name):
     base = profile(name)
     scale = find_study("data_scaling").scale(name)
-    rows, architecture = scale.rows, scale.architectures[0]
-    specs = [
-        spec
-        for spec in specs_of("data_scaling", base, seeds=1)
-        if spec.scoring.fractions == (1.0,) and spec.model.architecture == architecture
-    ]
-    first = [
-        s
-        for s in specs
-        if s.training.regime == "unified" and s.training.batch_counts == "understanding"
-    ]
-    second = [s for s in specs if s.training.batch_counts == "generation"]
-    assert {s.understanding_rows for s in first} == {s.generation_rows for s in second} == {rows}
-    assert [s.generation_rows / rows for s in first] == [0.5, 1, 2, 3]
-    assert [s.understanding_rows / rows for s in second] == [0, 0.5, 1, 2, 3]
-    assert len({s.steps for s in first}) == len({s.steps for s in second}) == 1
-    alone = [s for s in specs if s.training.regime == "understanding"]
-    assert [s.understanding_rows / rows for s in alone] == [0.25, 0.5, 1, 2, 3]
-    assert all(s.generation_rows == 0 for s in alone)
+    arms = arms_of("data_scaling", base, seeds=1, architectures=("VQ-VQ",))
+    found = {arm: [a for a in arms if a.labels["arm"] == arm] for arm in (ONCE, REPEATED, MIXED)}
+    for arm in arms:
+        rows, shown = arm.spec.rows_of_kinds, arm.labels
+        assert shown["understanding_rows"] == rows["understanding"]
+        if shown["arm"] in (MIXED, GENERATION):
+            assert shown["generation_rows"] == rows["generation"] == 2 * rows["text"]
+    grown = {
+        a.labels["generation_rows"]: a.spec
+        for a in found[MIXED]
+        if a.labels["understanding_rows"] == scale.seen
+    }
+    assert list(grown) == [*scale.fewer_requests, scale.generation_rows]
+    repeated = {a.labels["generation_rows"]: a.spec for a in found[REPEATED]}
+    assert {n: spec.steps for n, spec in grown.items()} == {
+        n: spec.steps for n, spec in repeated.items()
+    }
+    other = {
+        a.labels["understanding_rows"]
+        for a in found[MIXED]
+        if a.labels["generation_rows"] == scale.generation_rows
+    }
+    assert other == {*scale.fewer_understood, scale.seen}
+    alone = [a.labels["understanding_rows"] for a in found[ONCE]]
+    assert alone == sorted((*scale.alone, scale.seen))
+    assert all(a.spec.steps == -(-a.labels["understanding_rows"] // 8) for a in found[ONCE])
 
 
 def test_sizes_are_split_between_questions_and_captions_as_in_the_profile():

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from study_tables import FACTORS, opened
+from study_tables import opened
 
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.studies import training_order
@@ -381,84 +381,59 @@ def test_scores_of_the_rare_attribute_leave_out_other_attributes_and_complete_da
     assert chosen.to_dict() == pytest.approx({0.03: 0.33, 0.1: 0.4})
 
 
-def scaling(rate: float, seeds=3, rows=1000) -> pd.DataFrame:
-    """Scores that rise by the logarithm of the understanding rows, a generation row being worth
-    `rate` of them.
-    """
-    found = []
+def scaled(rate: float, seeds=8) -> pd.DataFrame:
+    """As the table of data_scaling: a request is worth `rate` understanding rows, and as many steps
+    on repeated rows add .1."""
+    found, rows = [], 16
 
-    def add(regime, understanding, generation, counts, metric, value, seed):
-        found.extend(
-            ("SigLIP-VQ", regime, seed, understanding, generation, counts, 1.0, metric, name, value)
-            for name in NAMES
-        )
+    def add(arm, understood, requests, metric, value, seed):
+        own = ("SigLIP-VQ", arm, understood, requests, metric, value + 0.001 * seed, seed)
+        found.append(own)
 
     for seed in range(seeds):
-        for times in (0.25, 0.5, 1, 2, 3, 6.6):
-            add(
-                "understanding",
-                times * rows,
-                0,
-                "understanding",
-                "partial",
-                0.1 * np.log(times * rows),
-                seed,
-            )
-        for times in (0.5, 1, 2, 3):
-            value = 0.1 * np.log(rows + rate * times * rows)
-            add("unified", rows, times * rows, "understanding", "partial", value, seed)
-            add(
-                "unified",
-                times * rows,
-                rows,
-                "generation",
-                "read_back",
-                0.2 * times + 0.001 * seed,
-                seed,
-            )
-        add("generation", 0, rows, "generation", "read_back", 0.1, seed)
-    return pd.DataFrame(
-        found,
-        columns=[
-            "architecture",
-            "regime",
-            "seed",
-            *FACTORS,
-            "fraction",
-            "metric",
-            "attribute",
-            "value",
-        ],
-    )
+        for count in (2, 8, 16, 32):
+            add(ONCE, count, 0, "partial", 0.1 * np.log(count), seed)
+        for requests in (8, 16):
+            value = 0.1 * np.log(rows + rate * requests)
+            add(MIXED, rows, requests, "partial", value, seed)
+            add(REPEATED, rows, requests, "partial", 0.1 * np.log(rows) + 0.1, seed)
+        for count in (8, 16):
+            noise = 0.01 * (-1) ** seed * (count == 8)
+            add(MIXED, count, 16, "read_back", 0.02 * count + noise, seed)
+        add(GENERATION, 0, 16, "read_back", 0.1, seed)
+    columns = ["architecture", "arm", "understanding_rows", "generation_rows"]
+    table = pd.DataFrame(found, columns=[*columns, "metric", "value", "seed"])
+    return table.assign(attribute="total", fraction=1.0)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.5, 1.5])
+@pytest.mark.parametrize("rate", [0.0, 0.5, 0.9])
 def test_the_rate_of_exchange_is_the_planted_one(rate):
-    found = exchange_rates(scaling(rate), 1000)
-    assert found["rate"].to_numpy() == pytest.approx(rate, abs=1e-6) and len(found) == 3 * 4
-    assert found["worth"].to_numpy() == pytest.approx(
-        1000 + rate * found["generation_rows"], abs=1e-3
-    )
+    found = exchange_rates(scaled(rate, seeds=1), 16)
+    assert found["rate"].to_numpy() == pytest.approx(rate, abs=1e-6) and len(found) == 2
+    assert found["worth"].to_numpy() == pytest.approx(16 + rate * found["generation_rows"])
     assert not found["beyond"].any()
 
 
 def test_a_score_beyond_the_scale_is_read_at_its_end_and_marked():
-    found = exchange_rates(scaling(5.0), 1000)
-    assert found.loc[found["beyond"], "worth"].to_numpy() == pytest.approx(6600)
-    assert found["beyond"].tolist() == (1000 + 5 * found["generation_rows"] > 6600).tolist()
+    found = exchange_rates(scaled(1.5, seeds=1), 16)
+    assert found["beyond"].tolist() == [False, True]
+    assert found.loc[found["beyond"], "worth"].to_numpy() == pytest.approx(32)
 
 
 def test_planted_scaling_is_judged_as_it_is():
-    found = verdicts("data_scaling", scaling(0.5), rows=1000).set_index("claim")
+    found = verdicts("data_scaling", scaled(0.9)).set_index("claim")
     assert found["verdict"].to_dict() == {
-        "generation data help": "replicates",
-        "benefit grows": "replicates",
+        "generation data help": "no effect",
+        "more than repeating": "no",
+        "benefit grows": "no effect",
         "understanding data help": "replicates",
         "worth of a request": "contradicts",
     }
-    assert found.loc["worth of a request", "difference"] == pytest.approx(-0.5)
-    assert found.loc["generation data help", "difference"] == pytest.approx(0.1 * np.log(2.5))
-    assert found.loc["understanding data help", "difference"] == pytest.approx(0.501)
+    assert found["matching"].tolist() == ["examples", "steps", "examples", "examples", "examples"]
+    gain = 0.1 * np.log((16 + 0.9 * 8) / 16)
+    assert found.loc["generation data help", "difference"] == pytest.approx(gain)
+    assert found.loc["more than repeating", "difference"] == pytest.approx(gain - 0.1)
+    assert found.loc["understanding data help", "difference"] == pytest.approx(0.16)
 
 
 def test_a_planted_order_is_judged_against_each_baseline_and_control():

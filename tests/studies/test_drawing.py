@@ -23,7 +23,7 @@ from study_tables import (
 from uvlm_core.data.attributes import ATTRIBUTES, chances
 from uvlm_core.studies import attribute_transfer, embedding_probes, frozen_networks, style
 from uvlm_core.studies.base import difference_text, find_study, generation_metric
-from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED
+from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.learning_curves import (
     along_training,
     draw_learning,
@@ -56,7 +56,7 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         "learning_curves", "learning_curves_features", cosines(names)
     ),
     **{
-        name: lambda names, name=name: drawn("data_scaling", name, scaling(names), rows=100)
+        name: lambda names, name=name: drawn("data_scaling", name, scaling(names))
         for name in ("data_scaling", "data_scaling_exchange")
     },
     "original_behaviour": lambda names: drawn(
@@ -362,48 +362,48 @@ def test_what_the_authors_report_is_grey_and_only_where_it_compares():
 
 def test_the_scaling_figure_shows_what_a_seed_gains_by_the_other_tasks_rows():
     table = scaling()
-    found = drawn("data_scaling", "data_scaling", table, rows=100)
-    for axes, kept, metric, arms in zip(
-        found.figure.axes,
-        ("understanding", "generation"),
-        ("partial", "read_back"),
-        ((0, 50, 100, 200, 300), (0, 50, 100, 200, 300)),
-        strict=True,
-    ):
-        grown = "generation" if kept == "understanding" else "understanding"
-        chosen = table[
-            (table[f"{kept}_rows"] == 100)
-            & (table["batch_counts"] == kept)
-            & (table["metric"] == metric)
-            & (table["attribute"] == "total")
-            & ((table["regime"] == "unified") | (table[f"{grown}_rows"] == 0))
-        ]
-        wide = chosen.pivot(index="seed", columns=f"{grown}_rows", values="value")
-        line = next(line for line in axes.lines if len(line.get_xdata()) == 5)
-        assert tuple(wide.columns) == arms
-        assert line.get_ydata() == pytest.approx(wide.sub(wide[0], axis=0).mean().tolist())
-        assert line.get_xdata() == pytest.approx(wide.columns / 100)
-    assert "not shown" in sentence(found.figure) or "architectures" in sentence(found.figure)
+    total = table[table["attribute"] == "total"].set_index("seed")
+
+    def mean(metric, arm, understood, requests):
+        return total[
+            (total["metric"] == metric)
+            & (total["arm"] == arm)
+            & (total["understanding_rows"] == understood)
+            & (total["generation_rows"] == requests)
+        ]["value"]
+
+    found = drawn("data_scaling", "data_scaling", table)
+    left, right = found.figure.axes
+    once = mean("partial", ONCE, 16, 0)
+    for arm, marker in ((MIXED, "o"), (REPEATED, "D")):
+        (line,) = [x for x in left.lines if x.get_marker() == marker and len(x.get_xdata()) == 3]
+        wanted = [(mean("partial", arm, 16, count) - once).mean() for count in (8, 16)]
+        assert line.get_ydata() == pytest.approx([0, *wanted])
+        assert line.get_xdata() == pytest.approx([0, 8, 16])
+    (line,) = [x for x in right.lines if x.get_marker() == "o" and len(x.get_xdata()) == 3]
+    alone = mean("read_back", GENERATION, 0, 16)
+    wanted = [(mean("read_back", MIXED, count, 16) - alone).mean() for count in (8, 16)]
+    assert line.get_ydata() == pytest.approx([0, *wanted])
 
 
 @pytest.mark.parametrize("name", ["data_scaling", "data_scaling_exchange"])
 def test_two_seeds_are_two_dots_and_nothing_is_drawn_beyond_the_axis(name):
-    found = drawn("data_scaling", name, scaling(seeds=2), rows=100)
+    found = drawn("data_scaling", name, scaling(seeds=2))
     for axes in found.figure.axes:
         dots = [line for line in axes.lines if line.get_markersize() == style.SEED_SIZE]
         assert dots and all(len(line.get_ydata()) == 2 for line in dots)
         low, high = axes.get_ylim()
         assert all(low <= y <= high for line in axes.lines for y in line.get_ydata())
-    assert "is not shown" in sentence(found.figure) or "are not shown" in sentence(found.figure)
+    assert "is not shown" in sentence(found.figure)
 
 
-def test_a_generation_row_is_called_worth_less_only_if_the_interval_says_so():
+def test_a_request_is_called_worth_less_only_if_the_interval_says_so():
     table = scaling()
-    unified = (table["regime"] == "unified") & (table["batch_counts"] == "understanding")
-    table.loc[unified, "value"] = 0.5 + 0.001 * table["seed"]
-    alone = table["regime"] == "understanding"
+    mixed_runs = table["arm"] == MIXED
+    table.loc[mixed_runs, "value"] = 0.516 + 0.001 * table["seed"]
+    alone = table["arm"] == ONCE
     table.loc[alone, "value"] = 0.5 + table["understanding_rows"] / 1000
-    found = drawn("data_scaling", "data_scaling_exchange", table, rows=100)
+    found = drawn("data_scaling", "data_scaling_exchange", table)
     assert "worth less than an understanding row in 1 of 1" in sentence(found.figure)
 
 
@@ -737,7 +737,6 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):
     changes = {
-        "data_scaling": {"rows": 100},
         "attribute_transfer": {"rates": RARE_RATES},
     }.get(study, {})
     found = opened(study, table, **changes)

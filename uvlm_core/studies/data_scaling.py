@@ -1,16 +1,15 @@
-"""What does more data of one task do for the other? (Paper section 4.2, figure 5.)
+"""What do more rows of one task do for the other? (Paper section 4.2, figure 5.)
 
-One task's rows are fixed while the other's grow. Understanding-only runs of many sizes tell how
-many understanding rows a generation row is worth. The growing rows are spread over the steps of the
-fixed ones, so all arms of one direction take the same number of steps (in the original, they do
-not: pitfall 1).
+Understanding rows are fixed while generation rows grow, and the reverse. More generation rows are
+also more steps (pitfall 1), so each number of them has a baseline with as many steps, on repeated
+understanding rows. Understanding alone, with fewer and with more rows, tells how many of them a
+request is worth.
 
-Belongs here: this study's runs, claims and figures. Not here: the paper's way to match arms
-(`baselines.py`).
+Belongs here: this study's runs, claims and figures. Not here: what a baseline is (`baselines.py`).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -23,13 +22,19 @@ from uvlm_core.studies.base import (
     Comparison,
     Drawn,
     OpenedStudy,
-    Scale,
     Study,
     arm_of,
     generation_metric,
-    sized,
     tell_counts,
     tell_verdicts,
+)
+from uvlm_core.studies.baselines import (
+    GENERATION,
+    MIXED,
+    ONCE,
+    REPEATED,
+    MixedScale,
+    baselines,
 )
 from uvlm_core.studies.style import (
     COLOURS,
@@ -37,7 +42,6 @@ from uvlm_core.studies.style import (
     MINUS,
     PAGE,
     REPORTED,
-    TIMES,
     colour_handles,
     draw_points,
     headline,
@@ -47,226 +51,285 @@ from uvlm_core.studies.style import (
     theme,
 )
 from uvlm_core.training.profiles import Profile
-from uvlm_core.training.spec import RunSpec
 
-GENERATION_TIMES = (0.5, 1, 2, 3)  # the paper's multiples of the base number of rows
-UNDERSTANDING_TIMES = (0.5, 1, 2, 3)
-TIMES_OF = {"generation": GENERATION_TIMES, "understanding": UNDERSTANDING_TIMES}
-ALONE_TIMES = (0.25, 0.5, 1, 2, 3)  # understanding-only: the curve of `exchange_rates`
 # Reported by the authors (not ours): +120k generation rows about equal +180k understanding rows
 REPORTED_RATE = 1.5
 _SCALING_COLUMNS = (
     "architecture",
-    "regime",
+    "arm",
+    "understanding_rows",
+    "generation_rows",
     "seed",
-    "fraction",
     "metric",
     "attribute",
     "value",
-    "understanding_rows",
-    "generation_rows",
-    "batch_counts",
 )
+_LOOKS = {MIXED: {"marker": "o"}, REPEATED: {"marker": "D", "linestyle": "--"}}
 
 
 @dataclass(frozen=True)
-class RowsScale(Scale):
-    """A scale with the base number of rows of each task."""
+class ScalingScale(MixedScale):
+    """With the numbers of rows that are compared, each in rising order.
 
-    rows: int = 1000
-
-
-def rows_arm(spec: RunSpec, **labels) -> Arm:
-    """Return an arm labelled with its rows of each task and its `batch_counts`."""
-    return arm_of(
-        spec,
-        understanding_rows=spec.understanding_rows,
-        generation_rows=spec.generation_rows,
-        batch_counts=spec.training.batch_counts,
-        **labels,
-    )
-
-
-def arms(base: Profile, scale: RowsScale) -> list[Arm]:
-    """Return the arms of both directions, and understanding-only arms of several sizes.
-
-    The last understanding-only arm is shared with the study `learning_curves`.
+    `generation_rows` and `text_rows` are the most. Fewer requests come with fewer text rows, in
+    proportion.
     """
-    rows, specs = scale.rows, []
+
+    fewer_requests: tuple[int, ...] = ()
+    fewer_understood: tuple[int, ...] = ()  # understanding rows beside all requests
+    alone: tuple[int, ...] = ()  # understanding rows without requests, beside `seen`
+
+
+def arms(base: Profile, scale: ScalingScale) -> list[Arm]:
+    """Return the arms by seed and architecture.
+
+    `generation_rows` of the repeated baseline are those whose steps it takes.
+    """
+    found = []
+
+    def add(arm: str, seen: int, requests: int, **same) -> None:
+        texts = round(scale.text_rows * requests / scale.generation_rows)
+        sizes = replace(scale, seen=seen, generation_rows=requests, text_rows=texts)
+        rows = {
+            "understanding_rows": seen if arm != GENERATION else 0,
+            "generation_rows": requests if arm != ONCE else 0,
+        }
+        found.append(arm_of(baselines(base, sizes, seen, **same)[arm], arm=arm, **rows))
+
     for seed in range(scale.seeds):
-        for architecture in scale.architectures:
-            same = {"seed": seed, "architecture": architecture}
-            specs += [
-                sized(base, times * rows, 0, regime="understanding", **same)
-                for times in ALONE_TIMES
-            ]
-            specs.append(base.spec.vary(regime="understanding", **same))
-            specs += [sized(base, rows, times * rows, **same) for times in GENERATION_TIMES]
-            specs.append(
-                sized(base, rows, rows, regime="generation", batch_counts="generation", **same)
-            )
-            specs += [
-                sized(base, times * rows, rows, batch_counts="generation", **same)
-                for times in UNDERSTANDING_TIMES
-            ]
-    return [rows_arm(spec) for spec in specs]
+        for name in scale.architectures:
+            same, most = {"seed": seed, "architecture": name}, scale.generation_rows
+            for requests in (*scale.fewer_requests, most):
+                add(MIXED, scale.seen, requests, **same)
+                add(REPEATED, scale.seen, requests, **same)
+            for rows in scale.fewer_understood:
+                add(MIXED, rows, most, **same)
+            add(GENERATION, scale.seen, most, **same)
+            for rows in sorted((*scale.alone, scale.seen)):
+                add(ONCE, rows, most, **same)
+    return found
 
 
-def exchange_rates(table: pd.DataFrame, rows: int, attribute: str = "total") -> pd.DataFrame:
-    """Return how many understanding rows one generation row is worth, for one architecture.
+def totals(table: pd.DataFrame, metric: str, **labels) -> pd.Series:
+    """Return the final totals in `metric` of the runs with these labels, by seed."""
+    chosen = (
+        (table["metric"] == metric) & (table["attribute"] == "total") & (table["fraction"] == 1)
+    )
+    for name, value in labels.items():
+        chosen &= table[name] == value
+    return table[chosen].set_index("seed")["value"]
 
-    The reference curve is the understanding-only score over its number of rows: an isotonic
-    regression on all seeds, linear in the logarithm of the rows. `worth` is the number of rows
-    where this curve reaches the score of a unified run with `rows` understanding rows. `rate` is
-    (worth - rows) / generation_rows. A score off the curve gets the nearest end, and sets `beyond`.
+
+def exchange_rates(table: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """Return how many understanding rows one request is worth, for one architecture.
+
+    The reference curve is the total of understanding alone over its number of rows, each shown
+    once: an isotonic regression on all seeds, linear in the logarithm of the rows. `worth` is the
+    number of rows where this curve reaches the total of mixed training with `rows` understanding
+    rows. `rate` is (worth - rows) / generation_rows. A total off the curve gets the nearest end,
+    and sets `beyond`.
 
     Columns: seed, generation_rows, worth (understanding rows), rate, beyond.
     """
     from sklearn.isotonic import IsotonicRegression  # late, as it takes a second
 
     chosen = table[
-        (table["metric"] == "partial")
-        & (table["attribute"] == attribute)
-        & (table["fraction"] == 1)
+        (table["metric"] == "partial") & (table["attribute"] == "total") & (table["fraction"] == 1)
     ]
-    alone = chosen[chosen["regime"] == "understanding"]
+    alone = chosen[chosen["arm"] == ONCE]
     counts = np.sort(alone["understanding_rows"].unique())
-    scale = (
+    curve = (
         IsotonicRegression()
         .fit(np.log(alone["understanding_rows"]), alone["value"])
         .predict(np.log(counts))
     )
-    unified = chosen[
-        (chosen["regime"] == "unified")
-        & (chosen["understanding_rows"] == rows)
-        & (chosen["batch_counts"] == "understanding")
-    ]
+    mixed = chosen[(chosen["arm"] == MIXED) & (chosen["understanding_rows"] == rows)]
     found = []
-    for _, run in unified.sort_values(["generation_rows", "seed"]).iterrows():
-        worth = float(np.exp(np.interp(run["value"], scale, np.log(counts))))
+    for _, run in mixed.sort_values(["generation_rows", "seed"]).iterrows():
+        worth = float(np.exp(np.interp(run["value"], curve, np.log(counts))))
         found.append(
             (
                 run["seed"],
                 run["generation_rows"],
                 worth,
                 (worth - rows) / run["generation_rows"],
-                not scale[0] <= run["value"] <= scale[-1],
+                not curve[0] <= run["value"] <= curve[-1],
             )
         )
     return pd.DataFrame(found, columns=["seed", "generation_rows", "worth", "rate", "beyond"])
 
 
-def _grown(
-    table: pd.DataFrame, grown: str, rows: int, times: float, architecture: str
-) -> pd.DataFrame:
-    """Return the fixed task's totals where the task `grown` has `times` as many rows."""
-    kept = _kept(grown)
-    metric = "partial" if kept == "understanding" else generation_metric(architecture)
-    return table[
-        (table["architecture"] == architecture)
-        & (table["fraction"] == 1)
-        & (table["regime"] == ("unified" if times else kept))
-        & (table[f"{kept}_rows"] == rows)
-        & (table[f"{grown}_rows"] == round(times * rows))
-        & (table["batch_counts"] == kept)
-        & (table["metric"] == metric)
-        & (table["attribute"] == "total")
-    ]
+def gains(table: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """Return what requests, or as many steps, add to `rows` understanding rows, by seed.
 
-
-def _kept(grown: str) -> str:
-    return "understanding" if grown == "generation" else "generation"
-
-
-def gains(table: pd.DataFrame, grown: str, rows: int) -> pd.DataFrame:
-    """Return the fixed task's totals, and what each has gained by the rows of the task `grown`.
-
-    Adds the columns grown and difference: the total minus that of the same seed without such rows.
+    Columns: architecture, arm (mixed, or the repeated baseline), generation_rows, seed, difference:
+    the final total minus that of these rows alone, shown once.
     """
+    own = table[table["understanding_rows"] == rows]
     parts = []
-    for name in known_architectures(table):
-        without = _grown(table, grown, rows, 0, name).set_index("seed")["value"]
-        for times in (0, *TIMES_OF[grown]):
-            own = _grown(table, grown, rows, times, name)
-            parts.append(
-                own.assign(grown=grown, difference=own["value"] - own["seed"].map(without))
-            )
-    return pd.concat(parts)
+    for name in known_architectures(own):
+        once = totals(own, "partial", architecture=name, arm=ONCE)
+        for arm in _LOOKS:
+            counts = own.loc[own["arm"] == arm, "generation_rows"].unique()
+            for requests in (0, *sorted(counts)):
+                labels = {"architecture": name, "arm": arm, "generation_rows": requests}
+                value = once if requests == 0 else totals(own, "partial", **labels)
+                found = (value - once).dropna().rename("difference").reset_index()
+                parts.append(found.assign(**labels))
+    columns = ["architecture", "arm", "generation_rows", "seed", "difference"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
-def comparing_rows(grown: str, least: float, most: float):
-    """Return a function that compares the most rows of the task `grown` with the least."""
+def read_back(table: pd.DataFrame, requests: int) -> pd.DataFrame:
+    """Return what understanding rows add to `requests` requests, by seed.
 
-    def compare(table: pd.DataFrame, scale: RowsScale) -> Iterator[Comparison]:
-        for name in known_architectures(table):
-            ends = [
-                _grown(table, grown, scale.rows, times, name).set_index("seed")["value"]
-                for times in (most, least)
-            ]
-            yield Comparison(
-                name, f"total, {grown} x {most} minus x {least}", (ends[0] - ends[1]).dropna()
-            )
+    Columns: architecture, understanding_rows, seed, difference: the final total read back minus
+    that of the requests alone.
+    """
+    own = table[table["generation_rows"] == requests]
+    parts = []
+    for name in known_architectures(own):
+        metric = generation_metric(name)
+        alone = totals(own, metric, architecture=name, arm=GENERATION)
+        counts = own.loc[own["arm"] == MIXED, "understanding_rows"].unique()
+        for rows in (0, *sorted(counts)):
+            labels = {"architecture": name, "understanding_rows": rows}
+            value = alone if rows == 0 else totals(own, metric, arm=MIXED, **labels)
+            found = (value - alone).dropna().rename("difference").reset_index()
+            parts.append(found.assign(**labels))
+    columns = ["architecture", "understanding_rows", "seed", "difference"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def comparing(
+    of: Callable[[pd.DataFrame, ScalingScale], Iterator[tuple[str, pd.Series]]],
+    quantity: str,
+    matching: str,
+) -> Callable[[pd.DataFrame, ScalingScale], Iterator[Comparison]]:
+    """Return a comparison of what `of` yields: an architecture, and its differences by seed.
+
+    `quantity` may name fields of the scale in braces.
+    """
+
+    def compare(table: pd.DataFrame, scale: ScalingScale) -> Iterator[Comparison]:
+        named = {
+            "least": scale.fewer_requests[0],
+            "most": scale.generation_rows,
+            "few": scale.fewer_understood[0],
+            "rows": scale.seen,
+        }
+        told = quantity.format(**{name: f"{value:,}" for name, value in named.items()})
+        for name, differences in of(table, scale):
+            yield Comparison(name, told, differences, matching)
 
     return compare
 
 
-def compare_rates(table: pd.DataFrame, scale: RowsScale) -> Iterator[Comparison]:
-    """Compare the worth of a generation row with that of an understanding row."""
+def _gain(table: pd.DataFrame, name: str, requests: int, arm: str, rows: int) -> pd.Series:
+    found = gains(table, rows)
+    chosen = (found["architecture"] == name) & (found["arm"] == arm)
+    return found[chosen & (found["generation_rows"] == requests)].set_index("seed")["difference"]
+
+
+def few_requests(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
+    """Yield what the fewest requests add to the understanding rows."""
     for name in known_architectures(table):
-        rates = exchange_rates(table[table["architecture"] == name], scale.rows)
-        rates = rates[rates["generation_rows"] == scale.rows].set_index("seed")["rate"]
-        yield Comparison(name, f"rate at {scale.rows:,} generation rows, minus 1", rates - 1)
+        yield name, _gain(table, name, scale.fewer_requests[0], MIXED, scale.seen)
+
+
+def few_against_steps(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
+    """Yield what the fewest requests add beyond as many steps on repeated rows."""
+    for name in known_architectures(table):
+        both = [
+            _gain(table, name, scale.fewer_requests[0], arm, scale.seen)
+            for arm in (MIXED, REPEATED)
+        ]
+        yield name, (both[0] - both[1]).dropna()
+
+
+def growth(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
+    """Yield what the most requests add beyond the fewest."""
+    for name in known_architectures(table):
+        both = [
+            _gain(table, name, requests, MIXED, scale.seen)
+            for requests in (scale.generation_rows, scale.fewer_requests[0])
+        ]
+        yield name, (both[0] - both[1]).dropna()
+
+
+def understood(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
+    """Yield what the most understanding rows add to drawing beyond the fewest."""
+    found = read_back(table, scale.generation_rows)
+    for name, own in found.groupby("architecture", sort=False):
+        wide = own.pivot(index="seed", columns="understanding_rows", values="difference")
+        yield name, (wide[scale.seen] - wide[scale.fewer_understood[0]]).dropna()
+
+
+def rates(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
+    """Yield the worth of a request, in understanding rows, minus 1."""
+    for name in known_architectures(table):
+        found = exchange_rates(table[table["architecture"] == name], scale.seen)
+        found = found[found["generation_rows"] == scale.generation_rows].set_index("seed")
+        yield name, found["rate"] - 1
 
 
 @theme()
 def draw_scaling(opened: OpenedStudy) -> Drawn:
-    """Draw figure 5 of the paper: what one task gains as the other's rows grow up to threefold."""
-    table, rows = opened.table, opened.scale.rows
+    """Draw figure 5 of the paper: what one task gains as the other's rows grow."""
+    table, scale = opened.table, opened.scale
     need(table, "data_scaling", _SCALING_COLUMNS)
-    found = {grown: gains(table, grown, rows) for grown in TIMES_OF}
-    shown = pd.concat(found.values())
-    names = known_architectures(shown)
-    figure = Figure(figsize=(PAGE, 2.7))
-    grid = figure.subplots(1, len(found), sharey=True)
-    for axes, (grown, chosen) in zip(grid, found.items(), strict=True):
-        kept, score = _kept(grown), "read back" if grown == "understanding" else "partial credit"
+    added = gains(table, scale.seen).assign(grown="generation")
+    drawn = read_back(table, scale.generation_rows).assign(grown="understanding", arm=MIXED)
+    names = known_architectures(added)
+    figure = Figure(figsize=(PAGE, 2.9))
+    left, right = figure.subplots(1, 2)
+    for axes, found, grown, most in (
+        (left, added, "generation_rows", scale.generation_rows),
+        (right, drawn, "understanding_rows", scale.seen),
+    ):
         axes.axhline(0, color="black", linewidth=0.6)
         for number, name in enumerate(names):
-            own = chosen[chosen["architecture"] == name]
-            shift = 0.05 * (number - (len(names) - 1) / 2)  # so that no seed hides another
-            at = own[f"{grown}_rows"] / rows + shift
-            draw_points(axes, at, own["difference"], {"color": COLOURS[name], "marker": "o"})
-        axes.set_title(f"{kept}, {rows:,} rows in every run")
-        axes.set_xlabel(f"{grown} rows beside them ({TIMES} {rows:,})")
-        axes.set_ylabel(f"gain in total {score}")
-    headline(
-        figure,
-        headline_of_scaling(opened),
-        [*colour_handles(names), *spread_handles(shown)],
-        ncols=6,
-    )
-    return Drawn(figure, shown)
+            for arm, look in _LOOKS.items():
+                own = found[(found["architecture"] == name) & (found["arm"] == arm)]
+                shift = 0.012 * most * (number - (len(names) - 1) / 2)  # no seed hides another
+                if len(own):
+                    draw_points(
+                        axes, own[grown] + shift, own["difference"], look | {"color": COLOURS[name]}
+                    )
+        axes.set_xticks(sorted(found[grown].unique()))
+        axes.set_xticklabels(f"{count:,}" for count in sorted(found[grown].unique()))
+    left.set_title(f"understanding, {scale.seen:,} rows in every run")
+    left.set(xlabel="requests beside them", ylabel="gain in total partial credit")
+    right.set_title(f"generation, {scale.generation_rows:,} requests in every run")
+    right.set(xlabel="understanding rows beside them", ylabel="gain in total read back")
+    looks = [
+        Line2D([], [], color="black", label=label, **_LOOKS[arm])
+        for arm, label in ((MIXED, "mixed"), (REPEATED, "as many steps on repeated rows"))
+    ]
+    handles = [*looks, *colour_handles(names), *spread_handles(added)]
+    headline(figure, headline_of_scaling(opened), handles)
+    return Drawn(figure, pd.concat([added, drawn]), records=set(table["record"]))
 
 
 def headline_of_scaling(opened: OpenedStudy) -> str:
-    """Return whether one task's rows are decided to help the other, in one sentence."""
-    parts = []
-    for grown in TIMES_OF:
-        words = [f"{grown} rows {verb} {_kept(grown)}" for verb in ("help", "hinder")]
-        parts.append(tell_counts(opened, f"{grown} data help", *words))
-    if any(parts):
-        return f"More {' and '.join(filter(None, parts))}"
-    return "Rows of one task are not shown to help or hinder the other"
+    """Return whether the gain grows with the requests, in one sentence."""
+    words = "grows", "shrinks"
+    told = tell_counts(opened, "benefit grows", *words)
+    if told:
+        return f"With more requests the gain over understanding alone {told}"
+    return "The gain over understanding alone is not shown to grow with the requests"
 
 
 @theme()
 def draw_exchange(opened: OpenedStudy) -> Drawn:
-    """Draw how many understanding rows a generation row is worth."""
-    table, rows = opened.table, opened.scale.rows
+    """Draw how many understanding rows a request is worth."""
+    table, scale = opened.table, opened.scale
     need(table, "data_scaling_exchange", _SCALING_COLUMNS)
     shown = pd.concat(
         [
-            exchange_rates(table[table["architecture"] == name], rows).assign(architecture=name)
+            exchange_rates(table[table["architecture"] == name], scale.seen).assign(
+                architecture=name
+            )
             for name in known_architectures(table)
         ]
     )
@@ -275,16 +338,16 @@ def draw_exchange(opened: OpenedStudy) -> Drawn:
     axes = figure.subplots()
     for number, name in enumerate(names):
         own = shown[shown["architecture"] == name]
-        shift = 0.05 * (number - (len(names) - 1) / 2)
-        at = own["generation_rows"] / rows + shift
-        draw_points(axes, at, own["rate"], {"color": COLOURS[name], "marker": "o"})
+        shift = 0.012 * scale.generation_rows * (number - (len(names) - 1) / 2)
+        look = {"color": COLOURS[name], "marker": "o"}
+        draw_points(axes, own["generation_rows"] + shift, own["rate"], look)
     axes.axhline(0, color="black", linewidth=0.6)
     equal = {"color": "black", "linestyle": (0, (1, 1.5)), "linewidth": 1}
     reported = {"color": REPORTED["color"], "linestyle": (0, (5, 2)), "linewidth": 1}
     axes.axhline(1, **equal)
     axes.axhline(REPORTED_RATE, **reported)
-    axes.set_xlabel(f"generation rows ({TIMES} {rows:,})")
-    axes.set_ylabel("worth of a generation row,\nin understanding rows")
+    axes.set_xlabel("requests")
+    axes.set_ylabel("worth of a request,\nin understanding rows")
     handles = [
         *colour_handles(names),
         *spread_handles(shown),
@@ -293,39 +356,44 @@ def draw_exchange(opened: OpenedStudy) -> Drawn:
     ]
     headline(figure, headline_of_exchange(opened), handles, ncols=2)
     shown = shown[["architecture", "seed", "generation_rows", "worth", "rate", "beyond"]]
-    return Drawn(figure, shown, {"reported by the authors": {"SigLIP-VQ": REPORTED_RATE}})
+    facts = {"reported by the authors": {"SigLIP-VQ": REPORTED_RATE}}
+    return Drawn(figure, shown, facts, records=set(table["record"]))
 
 
 def headline_of_exchange(opened: OpenedStudy) -> str:
-    """Return whether a generation row is worth more than an understanding row, in one sentence."""
+    """Return whether a request is worth more than an understanding row, in one sentence."""
     words = [f"{how} than an understanding row" for how in ("more", "less")]
     told = tell_counts(opened, "worth of a request", *words)
     if told:
-        return f"A generation row is worth {told}"
-    return "A generation row is not shown to be worth more or less than an understanding row"
+        return f"A request is worth {told}"
+    return "A request is not shown to be worth more or less than an understanding row"
 
 
 def tell_scaling(opened: OpenedStudy) -> str:
-    """Say what the other task's data add in both directions."""
+    """Say what the other task's rows add in both directions."""
+    scale = opened.scale
     return (
-        f"Three times as many generation rows as understanding rows, against none: "
-        f"{tell_verdicts(opened, 'generation data help')}. In the other direction: "
+        f"What {scale.fewer_requests[0]:,} requests add to {scale.seen:,} understanding rows: "
+        f"{tell_verdicts(opened, 'generation data help')}. The same beyond as many steps on "
+        f"repeated rows: {tell_verdicts(opened, 'more than repeating')}. What "
+        f"{scale.generation_rows:,} requests add beyond that: "
+        f"{tell_verdicts(opened, 'benefit grows')}. In the other direction, "
+        f"{scale.seen:,} understanding rows against {scale.fewer_understood[0]:,}: "
         f"{tell_verdicts(opened, 'understanding data help')}."
     )
 
 
 def tell_exchange(opened: OpenedStudy) -> str:
-    """Say what a generation row is worth, and how that is read off."""
-    table, rows = opened.table, opened.scale.rows
-    found = []
+    """Say what a request is worth, and how that is read off."""
+    table, scale, found = opened.table, opened.scale, []
     for name in known_architectures(table):
-        rates = exchange_rates(table[table["architecture"] == name], rows)
-        own = rates.loc[rates["generation_rows"] == rows, "rate"]
+        own = exchange_rates(table[table["architecture"] == name], scale.seen)
+        own = own.loc[own["generation_rows"] == scale.generation_rows, "rate"]
         found.append(f"{own.mean():.2f} understanding rows for {name}".replace("-0", f"{MINUS}0"))
     return (
-        f"At {rows:,} generation rows, a generation row is worth {' and '.join(found)}, mean of "
-        f"{opened.scale.seeds} seeds. Its worth is read off the scores of understanding alone "
-        f"with fewer and more rows. The authors report {REPORTED_RATE} for SigLIP-VQ."
+        f"At {scale.generation_rows:,} requests, each is worth {' and '.join(found)}, mean of "
+        f"{scale.seeds} seeds. Its worth is read off the scores of understanding alone with fewer "
+        f"and more rows. The authors report {REPORTED_RATE} for SigLIP-VQ."
     )
 
 
@@ -335,10 +403,21 @@ STUDY = Study(
     section="4.2, figure 5",
     question="With the data of one task fixed, how does its score grow with the data of the other?",
     scales={
-        "smoke": RowsScale(1, ("VQ-VQ",), 16),
-        "laptop": RowsScale(2, ("SigLIP-VQ", "VQ-VQ"), 1000),
-        "smollm": RowsScale(1, ("SigLIP-VQ",), 1000),
-        "paper": RowsScale(1, ("SigLIP-VQ", "VQ-VQ"), 60_000),
+        "smoke": ScalingScale(1, ("VQ-VQ",), 16, 16, 8, (8,), (8,), (8, 32)),
+        "laptop": ScalingScale(
+            8, ("SigLIP-VQ", "VQ-VQ"), 1600, 7000, 3500, (1750,), (400,), (800, 3200)
+        ),
+        "smollm": ScalingScale(1, ("SigLIP-VQ",), 1600, 7000, 3500, (1750,), (400,), (800, 3200)),
+        "paper": ScalingScale(
+            1,
+            ("SigLIP-VQ", "VQ-VQ"),
+            120_000,
+            180_000,
+            0,
+            (30_000, 60_000, 120_000),
+            (30_000, 60_000),
+            (60_000, 240_000, 300_000),
+        ),
     },
     arms=arms,
     claims=(
@@ -346,28 +425,36 @@ STUDY = Study(
             "generation data help",
             "with the understanding data fixed, generation data improve understanding",
             "4.2, figure 5",
-            comparing_rows("generation", 0, GENERATION_TIMES[-1]),
+            comparing(few_requests, "total, {least} requests minus none", "examples"),
             "yes, SigLIP-VQ",
+        ),
+        Claim(
+            "more than repeating",
+            "and more than as many steps on repeated understanding rows",
+            "4.2, figure 5",
+            comparing(few_against_steps, "total, {least} requests minus repeated rows", "steps"),
         ),
         Claim(
             "benefit grows",
             "the benefit grows with the amount of generation data",
             "4.2, figure 5",
-            comparing_rows("generation", GENERATION_TIMES[0], GENERATION_TIMES[-1]),
+            comparing(growth, "total, {most} requests minus {least}", "examples"),
             "yes, SigLIP-VQ",
         ),
         Claim(
             "understanding data help",
             "with the generation data fixed, understanding data improve generation",
             "4.2, figure 5",
-            comparing_rows("understanding", 0, UNDERSTANDING_TIMES[-1]),
+            comparing(
+                understood, "total read back, {rows} understanding rows minus {few}", "examples"
+            ),
             "yes, SigLIP-VQ",
         ),
         Claim(
             "worth of a request",
             "a generation example is worth more to understanding than an understanding example",
             "4.2",
-            compare_rates,
+            comparing(rates, "rate at {most} requests, minus 1", "examples"),
             "+120k generation about equals +180k understanding: 1.5",
             margin=None,
         ),

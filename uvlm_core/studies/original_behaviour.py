@@ -6,12 +6,22 @@ restored.
 Belongs here: this study's runs and figure. Not here: the pitfalls themselves (`docs/pitfalls.md`).
 """
 
+from dataclasses import dataclass
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from uvlm_core.runs.store import RunStore
-from uvlm_core.studies.base import Arm, Drawn, OpenedStudy, Study, arm_of, scores, sized
-from uvlm_core.studies.data_scaling import RowsScale
+from uvlm_core.studies.base import (
+    Arm,
+    Drawn,
+    OpenedStudy,
+    Scale,
+    Study,
+    arm_of,
+    scores,
+    sized,
+)
 from uvlm_core.studies.style import (
     COLUMN,
     arms_of,
@@ -34,6 +44,13 @@ SWITCHES = {  # name -> changes that restore an original behaviour or setting
     # not a pitfall: the paper's value, where the laptop profile has 1
     "image loss weighs 0.2": {"image_loss_weight": 0.2},
 }
+
+
+@dataclass(frozen=True)
+class RowsScale(Scale):
+    """With the number of rows of each task."""
+
+    rows: int = 1000
 
 
 def arms(base: Profile, scale: RowsScale) -> list[Arm]:
