@@ -129,11 +129,12 @@ def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
         (name, rate, arm)
         for name, rates in RARE_RATES.items()
         for rate in rates
-        for arm in ("understanding", "unified", "absent", "shuffled")
+        for arm in ("understanding", "repeated", "unified", "absent", "shuffled")
     ]
-    rare += [("none", 1.0, arm) for arm in ("understanding", "unified")]
+    rare.append(("none", 1.0, "repeated"))
     for name, how, seed in itertools.product(architectures, rare, range(seeds)):
-        regime = how[2] if how[2] in REGIMES else "unified"
+        regime = {"repeated": "understanding"}.get(how[2], how[2])
+        regime = regime if regime in REGIMES else "unified"
         found = [
             (metric, attribute)
             for attribute in ATTRIBUTES
@@ -161,8 +162,8 @@ def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 def probed(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of embedding_probes, out of random numbers."""
     rng, rows = np.random.default_rng(8), []
-    arms = [("understanding", "none"), ("unified", "none")]
-    arms += [(arm, "weather") for arm in ("understanding", "unified", "absent")]
+    arms = [("repeated", "none")]
+    arms += [(arm, "weather") for arm in ("understanding", "repeated", "unified", "absent")]
     for name, (arm, rare), seed in itertools.product(architectures, arms, range(seeds)):
         rate = 1.0 if rare == "none" else 0.1
         rows += [

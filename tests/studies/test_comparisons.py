@@ -234,6 +234,7 @@ def transferred(gain: float, by_requests: float, selectivity: float, seeds=3) ->
             noise = 0.002 * (-1) ** seed
             for arm, value in (
                 ("understanding", start),
+                ("repeated", start + 0.2),
                 ("unified", start + gain + noise),
                 ("absent", start + gain - by_requests),
                 ("shuffled", start + gain),
@@ -255,7 +256,7 @@ def transferred(gain: float, by_requests: float, selectivity: float, seeds=3) ->
                 rows += [
                     (
                         "VQ-VQ",
-                        "understanding",
+                        "repeated",
                         seed,
                         metric,
                         f"weather, layer {layer}",
@@ -304,6 +305,7 @@ def test_a_planted_transfer_is_judged_as_it_is():
     found = found.set_index("claim")
     assert found["verdict"].to_dict() == {
         "transfer": "replicates",
+        "more than repeating": "yes",
         "by its requests": "yes",
         "by their values": "undecided",
         "tokens carry it": "replicates",
@@ -312,6 +314,8 @@ def test_a_planted_transfer_is_judged_as_it_is():
     assert found.loc["more than pixels", "difference"] == pytest.approx(0.7 - 0.81)
     assert found.loc["transfer", "difference"] == pytest.approx(0.3, abs=2e-3)
     assert found.loc["by its requests", "difference"] == pytest.approx(0.25, abs=2e-3)
+    assert found.loc["more than repeating", "difference"] == pytest.approx(0.1, abs=2e-3)
+    assert found.loc["more than repeating", "matching"] == "steps"
     assert found.loc["tokens carry it", "difference"] == pytest.approx(0.4)
     less = verdicts("attribute_transfer", with_pixels(transferred(-0.3, 0.0, 0.0)), rates=rates)
     assert less.set_index("claim").loc["transfer", "verdict"] == "contradicts"
@@ -376,7 +380,7 @@ def test_a_metric_that_nobody_guesses_is_refused():
 def test_scores_of_the_rare_attribute_leave_out_other_attributes_and_complete_data():
     table = transferred(0.3, 0.0, 0.0)
     rare = rare_scores(pd.concat([table, table.assign(fraction=0.5, value=0.0)]))
-    assert len(rare) == 3 * 2 * 4  # seeds, rates, arms
+    assert len(rare) == 3 * 2 * 5  # seeds, rates, arms
     chosen = rare[(rare["arm"] == "understanding") & (rare["seed"] == 0)].set_index("rate")["value"]
     assert chosen.to_dict() == pytest.approx({0.03: 0.33, 0.1: 0.4})
 

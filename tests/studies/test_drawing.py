@@ -523,7 +523,7 @@ def test_transfer_draws_paired_differences_from_every_baseline_and_no_complete_d
         ]
         wide = own.pivot_table(index="seed", columns="arm", values="value")
         for axes, baseline in zip(
-            found.figure.axes, ("understanding", "absent", "shuffled"), strict=True
+            found.figure.axes, ("understanding", "repeated", "absent", "shuffled"), strict=True
         ):
             mean, low, high = mean_interval(wide["unified"] - wide[baseline])
             assert drawn_at(axes, line) == [

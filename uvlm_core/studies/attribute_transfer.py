@@ -1,11 +1,12 @@
 """Does knowledge cross from generation to understanding? (Paper section 4.3, figure 6.)
 
-An attribute is rare in the understanding data and complete in the generation data. Two controls
-test whether the requests help: requests that never mention the attribute, and requests that name
-another watch's value.
+An attribute is rare in the understanding data and complete in the generation data. Unified models
+are compared with understanding alone, its rows shown as often or repeated for as many steps. Two
+controls test whether the requests help: requests that never mention the attribute, and requests
+that name another watch's value.
 
-Belongs here: this study's runs, claims and figures. Not here: how rows are biased
-(`data/conversations.py`), probes (`scoring/probing.py`).
+Belongs here: this study's runs, claims and figures. Not here: what a baseline is (`baselines.py`),
+how rows are biased (`data/conversations.py`), probes (`scoring/probing.py`).
 """
 
 import itertools
@@ -28,13 +29,12 @@ from uvlm_core.studies.base import (
     Drawn,
     Measurement,
     OpenedStudy,
-    Scale,
     Study,
     arm_of,
     chance,
-    sized,
     tell_verdicts,
 )
+from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale, baselines
 from uvlm_core.studies.statistics import verdict
 from uvlm_core.studies.style import (
     MINUS,
@@ -64,19 +64,19 @@ _TRANSFER_COLUMNS = (
     "rate",
     "arm",
 )
+_RUNS = {"understanding": ONCE, "repeated": REPEATED, "unified": MIXED}  # arm -> its run
 _BASELINES = {  # arm that unified is compared with -> words
-    "understanding": f"unified {MINUS} understanding alone",
-    "absent": f"unified {MINUS} unified whose\nrequests never mention it",
-    "shuffled": f"unified {MINUS} unified whose requests\nhave another watch's value",
+    "understanding": f"unified {MINUS} its rows\nalone, as often",
+    "repeated": f"unified {MINUS} its rows\nalone, as many steps",
+    "absent": f"unified {MINUS} requests\nwithout it",
+    "shuffled": f"unified {MINUS} requests\nwith another's value",
 }
 
 
 @dataclass(frozen=True)
-class TransferScale(Scale):
-    """A scale that adds the rows of each task and each rare attribute's shares of the rows."""
+class TransferScale(MixedScale):
+    """With each rare attribute's shares of the understanding rows."""
 
-    understanding_rows: int = 5000
-    generation_rows: int = 7000
     rates: dict[str, tuple[float, ...]] = field(default_factory=dict)  # rare attribute -> shares
 
 
@@ -117,28 +117,27 @@ def arms(base: Profile, scale: TransferScale) -> list[Arm]:
     """Return arms with complete data, arms by rare attribute and rate, and the pixel probes.
 
     Labels: rare (an attribute, or "none" for complete data), rate (its share of the understanding
-    rows, 1 for complete data), arm (the regime, or "absent" or "shuffled" for the controls).
+    rows, 1 for complete data), arm (one of `_RUNS`, or "absent" or "shuffled" for the controls).
     """
     found, spec = [], base.spec
 
     def arm(
-        architecture, seed, regime="unified", rare="none", rate=1.0, biases=(), shuffled=(), kind=""
+        architecture, seed, run="unified", rare="none", rate=1.0, biases=(), shuffled=(), kind=""
     ) -> Arm:
-        chosen = sized(
+        specs = baselines(
             base,
-            scale.understanding_rows,
-            scale.generation_rows,
+            scale,
+            scale.seen,
             architecture=architecture,
             seed=seed,
-            regime=regime,
             biases=tuple(biases),
             shuffled_attributes=shuffled,
             probe_watches=spec.scoring.test_watches,
         )
-        return arm_of(chosen, rare=rare, rate=rate, arm=kind or regime)
+        return arm_of(specs[_RUNS[run]], rare=rare, rate=rate, arm=kind or run)
 
     for seed, architecture in itertools.product(range(scale.seeds), scale.architectures):
-        found += [arm(architecture, seed, regime) for regime in ("understanding", "unified")]
+        found.append(arm(architecture, seed, "repeated"))
         for rare, rates in scale.rates.items():
             absent = AttributeBias(rare, 0.0, ("generation",))
             for rate in rates:
@@ -146,6 +145,7 @@ def arms(base: Profile, scale: TransferScale) -> list[Arm]:
                 one = partial(arm, architecture, seed, rare=rare, rate=rate)
                 found += [
                     one("understanding", biases=[few]),
+                    one("repeated", biases=[few]),
                     one(biases=[few]),
                     one(biases=[few, absent], kind="absent"),
                     one(biases=[few], shuffled=(rare,), kind="shuffled"),
@@ -216,7 +216,7 @@ def _percent(rates: Iterable[float]) -> str:
     return ", ".join(f"{rate:.1%}".replace(".0%", "%") for rate in rates)
 
 
-def comparing_arms(baseline: str) -> Callable:
+def comparing_arms(baseline: str, matching: str = "examples") -> Callable:
     """Return a function that compares unified with another arm, by the mean over rates."""
 
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
@@ -230,6 +230,7 @@ def comparing_arms(baseline: str) -> Callable:
                 name,
                 f"{rare} at {_percent(rates)}, unified minus {baseline}",
                 (mean["unified"] - mean[baseline]).dropna(),
+                matching,
             )
 
     return compare
@@ -238,7 +239,7 @@ def comparing_arms(baseline: str) -> Callable:
 def comparing_probes(
     words: str, less: Callable[[pd.DataFrame, pd.DataFrame, str], pd.Series]
 ) -> Callable:
-    """Return a function that compares understanding-only last-layer probes with baseline `less`."""
+    """Return a function that compares last-layer probes with `less`, of repeated understanding."""
 
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
         for name, (rare, rates) in itertools.product(
@@ -247,8 +248,7 @@ def comparing_probes(
             probes = last_probes(table, name, rare)
             yield Comparison(
                 name,
-                f"{rare} at {_percent(rates)}, probe of the last layer minus {words}, "
-                "understanding",
+                f"{rare} at {_percent(rates)}, probe of the last layer minus {words}, repeated",
                 (probes["probe"] - less(table, probes, rare)).dropna(),
             )
 
@@ -256,10 +256,10 @@ def comparing_probes(
 
 
 def last_probes(table: pd.DataFrame, architecture: str, rare: str) -> pd.DataFrame:
-    """Return the accuracy of understanding-only last-layer probes and their control, by seed."""
+    """Return the accuracy of last-layer probes and their control, of repeated understanding."""
     own = table[
         (table["architecture"] == architecture)
-        & (table["arm"] == "understanding")
+        & (table["arm"] == "repeated")
         & (table["rare"] == rare)
         & table["metric"].isin(("probe", "probe_control"))
     ]
@@ -317,7 +317,7 @@ def draw_transfer(opened: OpenedStudy) -> Drawn:
     for axes, (baseline, words) in zip(grid, _BASELINES.items(), strict=True):
         axes.axvline(0, color="black", linewidth=0.6)
         _draw_lines(axes, shown[shown["baseline"] == baseline], "difference", lines, names)
-        axes.set(title=words, xlabel="difference in partial credit")
+        axes.set(title=words, xlabel="partial credit")
     grid[0].set_ylabel("rare attribute,\nshare of rows")
     handles = [*colour_handles(names), *spread_handles(shown)]
     headline(figure, headline_of_transfer(shown), handles, 5)
@@ -421,10 +421,16 @@ def headline_of_kappas(shown: pd.DataFrame) -> str:
 
 def tell_transfer(opened: OpenedStudy) -> str:
     """Say whether unified models know the rare attribute better, and whether requests are why."""
+    told = {
+        claim: tell_verdicts(opened, claim, "weather")
+        for claim in ("transfer", "more than repeating", "by its requests", "by their values")
+    }
     return (
-        f"Unified minus understanding alone on weather at {_percent(opened.scale.rates['weather'])}"
-        f" of the rows: {tell_verdicts(opened, 'transfer', 'weather')}. Minus unified training "
-        f"whose requests never mention it: {tell_verdicts(opened, 'by its requests', 'weather')}."
+        f"Weather is in {_percent(opened.scale.rates['weather'])} of the understanding rows. What "
+        f"unified training gains on it over these rows alone, shown as often: {told['transfer']}; "
+        f"repeated for as many steps: {told['more than repeating']}. What it gains over requests "
+        f"that never mention the weather: {told['by its requests']}; that name another watch's: "
+        f"{told['by their values']}."
     )
 
 
@@ -435,7 +441,7 @@ def tell_kappas(opened: OpenedStudy) -> str:
     means = found.groupby(["rare", "rate", "arm"])["value"].mean()
     told = "; ".join(
         f"{rare} at {_percent(most)}: unified {means[rare, most[0], 'unified']:.2f}, "
-        f"understanding {means[rare, most[0], 'understanding']:.2f}"
+        f"understanding for as many steps {means[rare, most[0], 'repeated']:.2f}"
         for rare, most in ((rare, [max(shares)]) for rare, shares in rates.items())
     )
     held, least = rare_scores(opened.table, "constrained"), min(rates["weather"])
@@ -454,20 +460,15 @@ STUDY = Study(
     section="4.3, figure 6",
     question="An attribute is rare where a model learns to understand: do its requests teach it?",
     scales={
-        "smoke": TransferScale(1, ("VQ-VQ",), 16, 16, {"weather": (0.0,)}),
-        "laptop": TransferScale(
-            3,
-            ("VQ-VQ", "SigLIP-VQ", "SigLIP-SigLIP"),
-            5000,
-            7000,
-            {"weather": (0.03, 0.1), "battery": (0.03, 0.1)},
-        ),
-        "smollm": TransferScale(1, ("SigLIP-VQ",), 5000, 7000, {"weather": (0.03,)}),
+        "smoke": TransferScale(1, ("VQ-VQ",), 16, 16, 8, {"weather": (0.0,)}),
+        "laptop": TransferScale(8, ("VQ-VQ", "SigLIP-VQ"), 1600, 7000, 3500, {"weather": (0.1,)}),
+        "smollm": TransferScale(1, ("SigLIP-VQ",), 1600, 7000, 3500, {"weather": (0.1,)}),
         "paper": TransferScale(
             1,
             ("SigLIP-VQ", "VQ-VQ"),
             120_000,
             60_000,
+            0,
             {"weather": (0.0, 0.01), "battery": (0.0, 0.01)},
         ),
     },
@@ -480,6 +481,12 @@ STUDY = Study(
             "4.3, figure 6",
             comparing_arms("understanding"),
             "yes, nearly all",
+        ),
+        Claim(
+            "more than repeating",
+            "and more than after as many steps on repeated understanding rows",
+            "4.3",
+            comparing_arms("repeated", "steps"),
         ),
         Claim(
             "by its requests",

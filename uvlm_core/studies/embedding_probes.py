@@ -86,8 +86,8 @@ ENCODER = "encoder's tokens"  # name of the arm that probes the encoder
 PIXELS = "random features"  # name of the arm that probes the pixels
 # drawn model (arm, whether the attribute is rare) -> label and look
 _PROBED_MODELS = {
-    ("understanding", False): ("complete data", {"linestyle": ":", "marker": "D"}),
-    ("understanding", True): ("rare, understanding alone", LINES["understanding"]),
+    ("repeated", False): ("complete data", {"linestyle": ":", "marker": "D"}),
+    ("repeated", True): ("rare, understanding alone", LINES["understanding"]),
     ("unified", True): ("rare, unified", LINES["unified"]),
 }
 _EFFECTS = [
@@ -359,8 +359,8 @@ def arms(base: Profile, scale: ProbesScale) -> list[Arm]:
             and arm.labels["rare"] == rare
         )
         for name, regime, rare in (
-            ("complete", "understanding", "none"),
-            ("understanding", "understanding", scale.rare),
+            ("complete", "repeated", "none"),
+            ("understanding", "repeated", scale.rare),
             ("unified", "unified", scale.rare),
         )
     }
@@ -467,7 +467,7 @@ def headline_of_probes(models: pd.DataFrame, attribute: str) -> str:
     Only if they beat their control decidedly in every architecture, the tokens "carry" it.
     """
     last = models[models["place"] == last_layer(models["place"])]
-    last = last[last["arm"] == "understanding"]
+    last = last[last["arm"] == "repeated"]
     rare, whole = last[last["rate"] < 1], last[last["rate"] == 1]
     selectivity = (rare["accuracy"] - rare["control"]).groupby(rare["architecture"])
     name = NAMES.get(attribute, attribute)
@@ -683,8 +683,8 @@ def tell_probes(opened: OpenedStudy) -> str:
     rare = inspection.rare
     return (
         f"In the last layer of {opened.scale.inspected}, a probe of the mean token tells the "
-        f"{inspection.rare} in {mean('understanding', 'none', last):.2f} of the cases after "
-        f"complete data. Where it is rare, it is right in {mean('understanding', rare, last):.2f}, "
+        f"{inspection.rare} in {mean('repeated', 'none', last):.2f} of the cases after "
+        f"complete data. Where it is rare, it is right in {mean('repeated', rare, last):.2f}, "
         f"and in {mean('unified', rare, last):.2f} if the model also learns to draw. Random "
         f"features of the pixels reach {mean(PIXELS, 'none', own):.2f}, the encoder's tokens side "
         f"by side {mean(ENCODER, 'none', own):.2f}."
@@ -748,7 +748,7 @@ STUDY = Study(
     question="Does a model that cannot answer about an attribute lack it, or not read it?",
     scales={
         "smoke": ProbesScale(1, pairs=4),
-        "laptop": ProbesScale(3),
+        "laptop": ProbesScale(8),
         "smollm": ProbesScale(1, inspected="SigLIP-VQ"),
         "paper": ProbesScale(1, inspected="SigLIP-VQ"),
     },
