@@ -471,7 +471,7 @@ _WORDS = """-m accelerate.commands.launch --num_processes 2 --num_machines 1 --m
 --mixed_precision no --dynamo_backend no --main_process_port 0"""
 LAUNCHER = [sys.executable, *_WORDS.split()]
 LAUNCHED = """
-import json, sys, torch
+import gc, json, sys, torch
 from accelerate import PartialState
 from uvlm_core.training.spec import RunSpec
 from uvlm_core.training.loop import prepare, train
@@ -489,6 +489,7 @@ total = sum(float(p.detach().double().square().sum()) for p in model.parameters(
 json.dump({"processes": torch.distributed.get_world_size(),
            "total": total, "start": start, "before": before,
            "scores": result["scores"]}, open(f"{sys.argv[2]}/rank{rank}.json", "w"))
+gc.collect()  # as `launch.py` does
 PartialState().destroy_process_group()
 """
 

@@ -17,6 +17,7 @@ same cache is refused. Both are one sentence and exit code 2.
 """
 
 import argparse
+import gc
 import json
 import shutil
 import sys
@@ -57,7 +58,9 @@ def run(spec: RunSpec, records: Path) -> None:
         finally:
             lock.release()
     finally:
-        # without this, a process may abort at exit, after its work is done
+        # without this, a process may abort at exit, after its work is done; first what still holds
+        # the group: a trainer refers to itself, so it outlives its last use
+        gc.collect()
         PartialState().destroy_process_group()
 
 
