@@ -58,8 +58,8 @@ def run(spec: RunSpec, records: Path) -> None:
         finally:
             lock.release()
     finally:
-        # without this, a process may abort at exit, after its work is done; first what still holds
-        # the group: a trainer refers to itself, so it outlives its last use
+        # Otherwise a process may abort at exit, after its work is done. A trainer is part of a
+        # reference cycle and may still hold the group, so it is freed first.
         gc.collect()
         PartialState().destroy_process_group()
 

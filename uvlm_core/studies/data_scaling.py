@@ -215,6 +215,7 @@ def comparing(
         named = {
             "least": scale.fewer_requests[0],
             "most": scale.generation_rows,
+            "few": min(scale.fewer_understood, default=0),
             "rows": scale.seen,
         }
         told = quantity.format(**{name: f"{value:,}" for name, value in named.items()})
@@ -257,11 +258,15 @@ def growth(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.S
 
 
 def understood(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
-    """Yield what the most understanding rows add to drawing."""
+    """Yield what the most understanding rows add to drawing beyond the fewest, if there are fewer.
+
+    What they add to none is mutual benefit's comparison, and is not judged twice.
+    """
     found = read_back(table, scale.generation_rows)
-    found = found[found["understanding_rows"] == scale.seen]
     for name, own in found.groupby("architecture", sort=False):
-        yield name, own.set_index("seed")["difference"]
+        wide = own.pivot(index="seed", columns="understanding_rows", values="difference")
+        for few in scale.fewer_understood[:1]:
+            yield name, (wide[scale.seen] - wide[few]).dropna()
 
 
 def rates(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
@@ -370,15 +375,18 @@ def headline_of_exchange(opened: OpenedStudy) -> str:
 
 def tell_scaling(opened: OpenedStudy) -> str:
     """Say what the other task's rows add in both directions."""
-    scale = opened.scale
+    scale, other = opened.scale, ""
+    if scale.fewer_understood:
+        other = (
+            f" In the other direction, {scale.seen:,} understanding rows against "
+            f"{scale.fewer_understood[0]:,}: {tell_verdicts(opened, 'understanding data help')}."
+        )
     return (
         f"What {scale.fewer_requests[0]:,} requests add to {scale.seen:,} understanding rows: "
         f"{tell_verdicts(opened, 'generation data help')}. The same beyond as many steps on "
         f"repeated rows: {tell_verdicts(opened, 'more than repeating')}. What "
         f"{scale.generation_rows:,} requests add beyond that: "
-        f"{tell_verdicts(opened, 'benefit grows')}. In the other direction, what "
-        f"{scale.seen:,} understanding rows add to drawing: "
-        f"{tell_verdicts(opened, 'understanding data help')}."
+        f"{tell_verdicts(opened, 'benefit grows')}.{other}"
     )
 
 
@@ -445,7 +453,7 @@ STUDY = Study(
             "with the generation data fixed, understanding data improve generation",
             "4.2, figure 5",
             comparing(
-                understood, "total read back, {rows} understanding rows minus none", "examples"
+                understood, "total read back, {rows} understanding rows minus {few}", "examples"
             ),
             "yes, SigLIP-VQ",
         ),

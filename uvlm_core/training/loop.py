@@ -160,16 +160,14 @@ class Steps(Dataset):
                 for kind, count in (("text", _labelled), ("image", self._drawn))
             }
         drawing = [bucket for bucket in inputs["buckets"] if "images_out" in bucket]
-        kept = self.read_back(item, sum(len(bucket["images_out"]) for bucket in drawing))
-        if kept is not None:
-            ends = np.cumsum([len(bucket["images_out"]) for bucket in drawing])[:-1]
-            for bucket, some in zip(drawing, np.split(kept, ends), strict=True):
-                bucket["read_back"] = torch.from_numpy(some)  # (images,)
-        noise = self.noise(item, sum(len(bucket["images_out"]) for bucket in drawing))
-        if noise is not None:
-            ends = np.cumsum([len(bucket["images_out"]) for bucket in drawing])[:-1]
-            for bucket, some in zip(drawing, np.split(noise, ends), strict=True):
-                bucket["noise"] = torch.from_numpy(some)  # (images, tokens, draws, width + 1)
+        ends = np.cumsum([len(bucket["images_out"]) for bucket in drawing])
+        count = int(ends[-1]) if drawing else 0
+        # (images,) and (images, tokens, draws, width + 1)
+        for name, draw in (("read_back", self.read_back), ("noise", self.noise)):
+            values = draw(item, count)
+            if values is not None:
+                for bucket, some in zip(drawing, np.split(values, ends[:-1]), strict=True):
+                    bucket[name] = torch.from_numpy(some)
         if self.spec.training.padding_image:
             blank = np.zeros_like(self.images_out[:1])  # (1, tokens) or (1, tokens, width)
             (inputs["padding"],) = collate(
