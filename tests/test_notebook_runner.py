@@ -347,6 +347,20 @@ def test_a_notebook_is_found_by_its_number_and_by_its_name(tmp_path):
     )
 
 
+def test_a_study_that_waits_for_its_runs_is_left_out_unless_it_is_named(run, tmp_path, monkeypatch):
+    specs = {"specs": lambda base: [1, 2, 3]}
+    later = SimpleNamespace(number=3, name="later", waiting=("smoke",), **specs)
+    drawn = SimpleNamespace(number=2, name="now", waiting=("laptop",), **specs)
+    monkeypatch.setattr(execute, "studies", lambda: [drawn, later])
+    for name in ("02_now", "03_later"):
+        write_notebook(tmp_path / "notebooks", name, "print(seeds)")
+    found = run()
+    assert found.status == 0 and "[1/1] 02_now in" in found.out
+    assert "03_later is left out, because its 3 runs are still to be made" in found.out
+    assert "`make figures NOTEBOOK=03` makes" in found.out
+    assert "[1/1] 03_later in" in run("--notebook", "03").out
+
+
 def test_a_folder_that_cannot_be_written_is_named(run, tmp_path):
     write_notebook(tmp_path / "notebooks", "00_data")
     (tmp_path / "figures").write_text("")

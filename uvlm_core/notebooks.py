@@ -9,6 +9,8 @@ A notebook has one cell tagged `parameters`, which only assigns literals. It dec
 names (`STANDARD`) that it uses, and this runner sets them. `-p name=value` overrides any other
 parameter. papermill only warns about an unknown parameter; this runner refuses it.
 
+A study that waits for its runs (`Study.waiting`) is left out, unless its notebook is named.
+
 Two notebooks run at a time, each in a thread that waits for its kernel. Their grids take turns to
 train runs (`UVLM_TURNS`), because each grid uses all workers.
 """
@@ -37,6 +39,7 @@ from traitlets.config import Config
 
 from uvlm_core.environment import ROOT
 from uvlm_core.runs.backends import local_gpus, open_backend
+from uvlm_core.studies import studies
 from uvlm_core.studies.publishing import publish
 from uvlm_core.training.profiles import profile
 
@@ -212,6 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = profile(options.profile)
         build, figures, records = _folders(options)
         notebooks = find_notebooks(options.notebooks, options.notebook)
+        if options.notebook is None:
+            notebooks = _without_waiting(notebooks, chosen.name)
         overrides = dict(_assignment(text) for text in options.parameters)
         standard = {
             "profile": chosen.name,
@@ -238,6 +243,24 @@ def main(arguments: list[str] | None = None) -> int:
     variables["UVLM_FIGURES"] = str(figures)  # a figure that has not changed need not be redrawn
     with kernel_environment(variables):
         return _run_all(plan, build, figures)
+
+
+def _without_waiting(notebooks: list[Path], profile_name: str) -> list[Path]:
+    """Return the notebooks but for those of studies that wait for their runs in the profile."""
+    waiting = {
+        f"{study.number:02d}_{study.name}": study
+        for study in studies()
+        if profile_name in study.waiting
+    }
+    for path in notebooks:
+        if path.stem in waiting:
+            study = waiting[path.stem]
+            runs = len(study.specs(profile(profile_name)))
+            print(
+                f"{path.stem} is left out, because its {runs} runs are still to be made; "
+                f"`make figures NOTEBOOK={study.number:02d}` makes and draws them."
+            )
+    return [path for path in notebooks if path.stem not in waiting]
 
 
 def _run_all(plan: list[tuple[Path, dict]], build: Path, figures: Path) -> int:

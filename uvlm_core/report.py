@@ -64,16 +64,16 @@ class Summary:
 def summaries(
     profile_name: str = "laptop", records: str | Path = "figures/runs/laptop"
 ) -> list[Summary]:
-    """Return a summary of every study that has a notebook, in order."""
+    """Return a summary of every study that is drawn in the profile and has a notebook, in order."""
     found = []
-    for study in studies():
+    for study in studies(profile_name):
         notebook, figure = f"{study.number:02d}_{study.name}", next(iter(study.figures))
         if not (INDEX.parent / f"{notebook}.ipynb").exists():
             continue  # its figures are in another study's notebook
         try:
             opened = load_study(study.name, profile_name, records)
             finding = study.findings[figure](opened) if figure in study.findings else ""
-        except ValueError:  # no record yet, or no such profile
+        except ValueError:  # no record yet
             finding = ""
         saved = ROOT / "figures" / profile_name / f"{figure}.json"
         headline = read_json(saved).get("headline") if saved.exists() else ""

@@ -174,6 +174,15 @@ def test_studies_have_names_of_their_own_numbers_of_notebooks_and_figures_of_the
     assert [study.number for study in found] == sorted(study.number for study in found)
 
 
+def test_studies_of_a_profile_have_a_scale_there_and_do_not_wait_for_runs(toy, monkeypatch):
+    def named(profile_name=None):
+        return {study.name for study in package.studies(profile_name)}
+
+    assert "toy" in named("smoke") and "toy" not in named("laptop") and "toy" in named()
+    monkeypatch.setattr(toy, "STUDY", replace(toy.STUDY, waiting=("smoke",)))
+    assert "toy" not in named("smoke") and "toy" in named()
+
+
 def judged(*compared, **claim) -> pd.DataFrame:
     claim = Claim("it helps", "it helps", "4", lambda table, scale: compared, **claim)
     study = Study("some", 1, "4", "?", {}, None, {}, claims=(claim,))

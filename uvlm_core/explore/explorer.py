@@ -104,7 +104,7 @@ class Explorer:
     def _take_profile(self, records: str | None = None) -> None:
         name = self.profile.value
         self.records.value = records or f"figures/runs/{name}"
-        known = [each.name for each in studies() if name in each.scales and each.table is scores]
+        known = [each.name for each in studies(name) if each.table is scores]
         _offer(self.study, {each.replace("_", " "): each for each in known})
         self._open()
 

@@ -11,11 +11,19 @@ import importlib
 import pkgutil
 
 
-def studies() -> list:
-    """Return the `STUDY` of every module in this package, ordered by notebook number and name."""
+def studies(drawn_in: str | None = None) -> list:
+    """Return the `STUDY` of every module in this package, ordered by notebook number and name.
+
+    With the name of a profile, only those whose figures are drawn in it: they have a scale there,
+    and do not wait for their runs.
+    """
     modules = [
         importlib.import_module(f"{__name__}.{found.name}")
         for found in pkgutil.iter_modules(__path__)
     ]
     found = [module.STUDY for module in modules if hasattr(module, "STUDY")]
+    if drawn_in is not None:
+        found = [
+            study for study in found if drawn_in in study.scales and drawn_in not in study.waiting
+        ]
     return sorted(found, key=lambda study: (study.number, study.name))

@@ -251,6 +251,9 @@ class Study:
     findings: dict[str, Callable[["OpenedStudy"], str]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     table: Callable[[list[Arm], RunStore], pd.DataFrame] = scores
+    # profiles whose runs are still to be made: `make records` makes them, and the study is drawn
+    # there only if its notebook is named
+    waiting: tuple[str, ...] = ()
 
     def scale(self, profile_name: str) -> Scale:
         """Return the study's scale in a profile; ValueError when it has none."""

@@ -80,12 +80,8 @@ the runs that it judges.
 def load_all(
     profile_name: str = "laptop", records: str | Path = "figures/runs/laptop"
 ) -> list[OpenedStudy]:
-    """Open every study that has a scale in the profile, from existing records."""
-    return [
-        load_study(study.name, profile_name, records)
-        for study in studies()
-        if profile_name in study.scales
-    ]
+    """Open every study that is drawn in the profile, from existing records."""
+    return [load_study(study.name, profile_name, records) for study in studies(profile_name)]
 
 
 def all_verdicts(opened: list[OpenedStudy]) -> pd.DataFrame:
