@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
 from uvlm_core.models.heads import FLOW_DRAWS
+from uvlm_core.runs.trained import trained_models
 from uvlm_core.training import loop as training
 from uvlm_core.training.loop import DONE, Steps, last_checkpoint, make_optimizer, prepare, train
-from uvlm_core.training.networks import load_model
+from uvlm_core.training.networks import load_model, random_language_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -208,6 +210,57 @@ def test_arms_of_a_seed_start_from_the_same_weights(spec):
         assert all(torch.equal(tensor, state[name]) for name, tensor in states[0].items())
     other = prepare(spec.vary(seed=1))[0].state_dict()
     assert not torch.equal(states[0]["generation_head.weight"], other["generation_head.weight"])
+
+
+def test_a_random_language_model_depends_on_the_seed_alone_and_leaves_all_else_as_it_is(spec):
+    def start(**change):
+        return prepare(spec.vary(**change))[0].state_dict()
+
+    shipped, one = start(), start(random_language_model=True)
+    again = start(random_language_model=True, regime="understanding")
+    other = start(random_language_model=True, seed=1)
+    assert one.keys() == shipped.keys()
+    for name, weight in one.items():
+        assert torch.equal(weight, again[name])
+        if name.startswith("language_model."):
+            assert weight.shape == shipped[name].shape and weight.dtype == shipped[name].dtype
+            drawn = weight.ndim == 2  # norms are ones
+            assert torch.equal(weight, shipped[name]) != drawn
+            assert torch.equal(weight, other[name]) != drawn
+        else:
+            assert torch.equal(weight, shipped[name])
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, OPTConfig])
+def test_any_language_model_can_be_random_with_the_rows_that_were_added_to_it(kind):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    like = AutoModelForCausalLM.from_config(kind(vocab_size=20, **shape), dtype=torch.bfloat16)
+    like.resize_token_embeddings(24, mean_resizing=False)
+    before = torch.get_rng_state()
+    found = random_language_model(like, 3)
+    assert torch.equal(torch.get_rng_state(), before)  # nothing else draws other numbers
+    assert type(found) is type(like) and not found.training and found.dtype == torch.bfloat16
+    assert found.get_input_embeddings().weight.shape == (24, 16)
+    assert found.get_output_embeddings().weight.shape == (24, 16)
+
+
+def test_a_random_language_model_is_trained_resumed_saved_and_loaded_as_another(
+    spec, tmp_path, uninterrupted
+):
+    spec = spec.vary(random_language_model=True, fractions=(1.0,)).canonical()
+    wanted = uninterrupted(spec)
+    with pytest.raises(Cut):
+        run(spec.vary(fractions=(0.5, 1.0)), tmp_path / "cut", 5)
+    assert last_checkpoint(tmp_path / "cut").endswith("checkpoint-3")
+    resumed, _ = run(spec.vary(fractions=(0.5, 1.0)), tmp_path / "cut")
+    ((saved, *_),) = trained_models([spec])
+    loaded, *_ = load_model(next((tmp_path / "cache" / "models").glob("*/spec.json")).parent)
+    start = prepare(spec)[0].state_dict()
+    for name, weight in wanted[0].items():
+        for state in (resumed, saved.state_dict(), loaded.state_dict()):
+            assert torch.equal(state[name], weight), name
+    moved = [name for name in start if not torch.equal(start[name], wanted[0][name])]
+    assert any(name.startswith("language_model.") for name in moved)
 
 
 def same_rows(some, others) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.conversations import TASKS, AttributeBias
+from uvlm_core.environment import ROOT
 from uvlm_core.models.distortion import PLACES, SIDES, Distortion
 from uvlm_core.models.kinds import Kind
 from uvlm_core.runs.store import record_key
@@ -82,6 +83,7 @@ VALUES = {
     "wordless_requests": st.booleans(),
     "edit_requests": st.just(False),
     "language_model": st.text(),
+    "random_language_model": st.just(False),  # needs a tuning
     "tokenizer": st.text(),
     "semantic_encoder": st.text(),
     "vq_tokenizer": st.text(),
@@ -148,6 +150,7 @@ OTHER = {  # another valid value of every field but the world's version, of whic
     "wordless_requests": True,
     "edit_requests": True,
     "language_model": "owner/lm",
+    "random_language_model": True,
     "tokenizer": "owner/tokenizer",
     "semantic_encoder": "owner/siglip",
     "vq_tokenizer": "owner/vq",
@@ -266,6 +269,7 @@ def test_every_field_has_one_name_and_the_papers_value():
         "sam_pictures": False,
         "architecture": "VQ-VQ",
         "language_model": "lmsys/vicuna-7b-v1.5",
+        "random_language_model": False,
         "tokenizer": "lmsys/vicuna-7b-v1.5",
         "semantic_encoder": "google/siglip-base-patch16-224",
         "vq_tokenizer": "FoundationVision/LlamaGen/vq_ds16_c2i.pt",
@@ -347,6 +351,7 @@ def test_every_field_reaches_the_key_of_a_run_that_sees_it(spec):
             )
         }
         | {name: base.vary(pictures="watches") for name in ("picture_folder", "sam_pictures")}
+        | {"random_language_model": base.vary(tuning="full")}
     )
     assert OTHER.keys() == PART_OF.keys() - {"world"} and VALUES.keys() == PART_OF.keys()
     for name, value in OTHER.items():
@@ -399,6 +404,15 @@ def test_what_an_arm_cannot_see_is_left_out_of_its_key(arm, change):
     assert spec.vary(**change).canonical() == done
     assert record_key(spec.vary(**change)) == record_key(spec)
     assert not {name for values in done.to_dict().values() for name in values} & change.keys()
+
+
+def test_a_random_language_model_is_another_run_and_no_earlier_run_has_another_name():
+    paths = sorted((ROOT / "figures" / "runs" / "laptop").glob("*.json"))
+    found = ((json.loads(path.read_text())["spec"], path.stem) for path in paths)
+    earlier, key = next(each for each in found if "measurement" not in each[0])
+    earlier = RunSpec.from_dict(earlier)
+    assert record_key(earlier) == key
+    assert record_key(earlier.vary(random_language_model=True)) != key
 
 
 def test_a_field_that_comes_later_renames_no_earlier_run(monkeypatch):
@@ -611,6 +625,13 @@ def test_integers_are_numbers_and_become_floats():
             "'stamps' have no known attributes: biases and",
         ),
         (dict(fewest_turns=3, turns=2), "fewest_turns 3 is above turns, 2"),
+        *(
+            (
+                dict(random_language_model=True, tuning=tuning),
+                f"^random_language_model True needs tuning 'full', .*; tuning is '{tuning}'.$",
+            )
+            for tuning in ("lora", "frozen")
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(values, message):

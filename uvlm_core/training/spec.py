@@ -181,6 +181,7 @@ class ModelSpec(_Part):
 
     architecture: str = "VQ-VQ"  # understanding input - generation output
     language_model: str = "lmsys/vicuna-7b-v1.5"
+    random_language_model: bool = False  # it starts from random weights of its configuration
     tokenizer: str = "lmsys/vicuna-7b-v1.5"
     semantic_encoder: str = "google/siglip-base-patch16-224"
     vq_tokenizer: str = "FoundationVision/LlamaGen/vq_ds16_c2i.pt"
@@ -297,6 +298,11 @@ class RunSpec:
             raise ValueError(
                 f"A run of regime {self.training.regime!r} has no training rows; "
                 f"give it at least one."
+            )
+        if self.model.random_language_model and self.training.tuning != "full":
+            raise ValueError(
+                f"random_language_model True needs tuning 'full', because random weights have to "
+                f"be trained; tuning is {self.training.tuning!r}."
             )
         if self.data.edit_requests and self.training.regime == "generation":
             raise ValueError(
