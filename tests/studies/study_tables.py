@@ -16,6 +16,7 @@ from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, gene
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
 from uvlm_core.studies.training_order import ARMS
+from uvlm_core.studies.when_it_helps import cells
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import REGIMES
 
@@ -248,6 +249,19 @@ def ordered(architectures=("VQ-VQ",), seeds=3, rows=(16, 8)) -> pd.DataFrame:
         for attribute in ("total", *ATTRIBUTES)
     ]
     return pd.DataFrame(found, columns=[*SCORES, "arm", "understanding_rows"])
+
+
+def mapped(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of when_it_helps at its smoke scale, out of random numbers."""
+    rng, every = np.random.default_rng(10), cells(find_study("when_it_helps").scale("smoke"))
+    found = [
+        (name, "unified", seed, 1.0, "partial", "total", rng.random(), 9, arm, *cell.values())
+        for name in architectures
+        for cell in every
+        for arm in (ONCE, MIXED)
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(found, columns=[*SCORES, "arm", *every[0]])
 
 
 def switched(architectures=("VQ-VQ",)) -> pd.DataFrame:

@@ -9,10 +9,11 @@ from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.studies import training_order
 from uvlm_core.studies.affine_alignment import alignment_benefit, alignment_slopes, distortion_costs
 from uvlm_core.studies.attribute_transfer import kappas, rare_scores
-from uvlm_core.studies.base import chance, generation_metric
+from uvlm_core.studies.base import chance, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.data_scaling import exchange_rates
 from uvlm_core.studies.learning_curves import benefit, headroom, while_learning
+from uvlm_core.studies.when_it_helps import FACTORS, cells, design, effects
 from uvlm_core.training.spec import ARCHITECTURES
 
 
@@ -465,6 +466,67 @@ def test_a_planted_order_is_judged_against_each_baseline_and_control():
         ["by what is drawn", "examples", "no effect"],
     ]
     assert found["difference"].round(3).tolist() == [0.17, 0.2, 0.15, 0.18, -0.12, -0.09, 0]
+
+
+def map_of(mean: float, seeds=8, **planted: float) -> pd.DataFrame:
+    """As the table of when_it_helps: the mean gain, and the effects of factors on it.
+
+    `a__b` is an interaction of two: the gain where their levels agree minus that elsewhere.
+    """
+    rows, every = [], cells(find_study("when_it_helps").scale("smoke"))
+    for cell, signs in zip(every, design(), strict=True):
+        sign = dict(zip(FACTORS, signs, strict=True))
+        gain = mean + sum(
+            effect / 2 * np.prod([sign[factor] for factor in names.split("__")])
+            for names, effect in planted.items()
+        )
+        for seed in range(seeds):
+            noise = 0.002 * (-1) ** seed * (1 + signs.sum())  # in the mean, and in every effect
+            for arm, value in ((ONCE, 0.4), (MIXED, 0.4 + gain + noise)):
+                rows.append(("VQ-VQ", arm, *cell.values(), seed, value + 0.01 * seed))
+    table = pd.DataFrame(rows, columns=["architecture", "arm", *FACTORS, "seed", "value"])
+    return table.assign(fraction=1.0, metric="partial", attribute="total")
+
+
+def test_planted_main_effects_are_recovered_exactly_and_judged_as_they_are():
+    table = map_of(0.1, understanding_rows=0.2, optimizer=-0.1, sharing=0.01)
+    found = verdicts("when_it_helps", table)
+    assert found["claim"].tolist() == ["generation helps on average"] + 6 * ["the gain depends"]
+    assert found["difference"].tolist() == pytest.approx([0.1, 0.2, 0, 0, -0.1, 0, 0.01])
+    none = "no effect"
+    assert found["verdict"].tolist() == ["yes", "yes", none, none, "no", none, none]
+    assert set(found["seeds"]) == {8} and set(found["matching"]) == {"examples"}
+    assert found["quantity"].tolist() == [
+        "total, mixed \N{MINUS SIGN} understanding alone, mean of 16 cells",
+        "gain in total, 16 rows minus 8 rows",
+        "gain in total, 16 requests minus 8 requests",
+        "gain in total, image loss 1 minus image loss 0.2",
+        "gain in total, AdamW minus Muon",
+        "gain in total, random language model minus pre-trained language model",
+        "gain in total, separate adapters minus shared adapters",
+    ]
+
+
+def test_a_planted_interaction_is_in_its_own_row_and_in_no_main_effect():
+    scale = find_study("when_it_helps").scale("smoke")
+    found = effects(map_of(0, optimizer__sharing=0.3), scale)
+    means = found.groupby("effect")["difference"].mean()
+    (own,) = (name for name in means.index if "optimizer x sharing" in name)
+    assert own.split(" or ") == [
+        "understanding_rows x language_model",
+        "generation_rows x image_loss_weight",
+        "optimizer x sharing",
+    ]
+    assert len(means) == 1 + 6 + 7
+    wanted = {name: 0.3 * (name == own) for name in means.index}
+    assert means.to_dict() == pytest.approx(wanted)
+
+
+def test_a_seed_without_every_cell_says_nothing_of_an_effect():
+    table = map_of(0.1, seeds=3)
+    lost = (table["seed"] == 1) & (table["arm"] == MIXED) & (table["optimizer"] == "Muon")
+    found = effects(table[~lost], find_study("when_it_helps").scale("smoke"))
+    assert set(found["seed"]) == {0, 2}
 
 
 def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():

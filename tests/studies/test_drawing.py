@@ -9,6 +9,7 @@ from study_tables import (
     RARE_RATES,
     cosines,
     distorted,
+    mapped,
     mixed,
     opened,
     ordered,
@@ -32,8 +33,9 @@ from uvlm_core.studies.learning_curves import (
     while_learning,
 )
 from uvlm_core.studies.mutual_benefit import BASELINES
-from uvlm_core.studies.statistics import mean_interval
+from uvlm_core.studies.statistics import MARGIN, mean_interval
 from uvlm_core.studies.training_order import ARMS
+from uvlm_core.studies.when_it_helps import FACTORS, cell_gains, effects, levels
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
 
 
@@ -76,6 +78,10 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     **{
         name: lambda names, name=name: drawn("training_order", name, ordered(names), **TWO_PANELS)
         for name in find_study("training_order").figures
+    },
+    **{
+        name: lambda names, name=name: drawn("when_it_helps", name, mapped(names))
+        for name in find_study("when_it_helps").figures
     },
 }
 NO_LINES = ("mutual_benefit_attributes",)  # heat maps
@@ -126,6 +132,7 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
             "affine_alignment",
             "attribute_transfer",
             "captioned_pictures",
+            "when_it_helps",
         )
         for name in find_study(study).figures
         if name != "learning_curves_watches"
@@ -285,6 +292,59 @@ def test_the_benefit_is_said_as_it_is_judged(gain, words):
     same["value"] += gain + 0.1 * (-1.0) ** same["seed"]
     figure = drawn("mutual_benefit", "mutual_benefit", pd.concat([table, same])).figure
     assert words in sentence(figure)
+
+
+def test_the_map_sorts_cells_by_their_gain_and_marks_their_levels_beside_it():
+    table = mapped()
+    found = drawn("when_it_helps", "when_it_helps", table)
+    left, right = found.figure.axes
+    means = cell_gains(table).groupby(list(FACTORS))["difference"].mean()
+    points = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "o"]
+    assert points == pytest.approx(sorted(means, reverse=True)) and len(points) == 16
+    highs = [high for _, high in levels(find_study("when_it_helps").scale("smoke")).values()]
+    for line in right.lines:
+        column, place = line.get_xdata()[0], line.get_ydata()[0]
+        cell = means.index[(means - points[place]).abs().argmin()]
+        filled = to_hex(line.get_markerfacecolor()) == "#000000"
+        assert filled == (cell[column] == highs[column])
+    assert len(right.lines) == 16 * len(FACTORS)
+    assert found.shown["difference"].iloc[:3].mean() == pytest.approx(points[0])
+
+
+def test_main_effects_are_drawn_with_their_intervals_upon_the_margin():
+    table = mapped()
+    found = drawn("when_it_helps", "when_it_helps_effects", table)
+    (axes,) = found.figure.axes
+    wanted = effects(table, find_study("when_it_helps").scale("smoke"))
+    for line, factor in enumerate(FACTORS):
+        own = wanted.loc[wanted["effect"] == factor, "difference"]
+        mean, low, high = mean_interval(own)
+        assert drawn_at(axes, line) == [
+            [pytest.approx(low), pytest.approx(high)],
+            [pytest.approx(mean)],
+        ]
+    (margin,) = axes.patches
+    assert (margin.get_x(), margin.get_width()) == pytest.approx((-MARGIN, 2 * MARGIN))
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"), [(0.2, "helps"), (-0.2, "hurts"), (0.0, "is not shown to help or hurt")]
+)
+def test_the_map_and_the_effects_say_what_is_judged(gain, words):
+    table = mapped(seeds=8)
+    table["value"] = 0.5 + 0.01 * (-1.0) ** table["seed"] * (table["arm"] == MIXED)
+    table.loc[table["arm"] == MIXED, "value"] += gain
+    table.loc[(table["arm"] == MIXED) & (table["optimizer"] == "Muon"), "value"] += gain
+    assert sentence(drawn("when_it_helps", "when_it_helps", table).figure) == (
+        f"Averaged over 16 combinations of six conditions, generation {words}"
+    )
+    said = sentence(drawn("when_it_helps", "when_it_helps_effects", table).figure)
+    larger = {0.2: "Muon", -0.2: "AdamW"}.get(gain)
+    assert said == (
+        f"What generation adds to understanding is larger with {larger}"
+        if larger
+        else "What generation adds to understanding is not shown to depend on any of six conditions"
+    )
 
 
 @pytest.mark.parametrize("less", [0.1, 0.0])
@@ -733,6 +793,7 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
         ("attribute_transfer", transferred(ARCHITECTURES)),
         ("captioned_pictures", pictured()),
         ("training_order", ordered(rows=(16,))),
+        ("when_it_helps", mapped()),
     ],
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):
