@@ -15,7 +15,7 @@ from uvlm_core.scoring.probing import probe_classes
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
-from uvlm_core.studies.training_order import ARMS
+from uvlm_core.studies.training_order import ARMS, SHUFFLED
 from uvlm_core.studies.when_it_helps import cells
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import REGIMES
@@ -262,6 +262,31 @@ def mapped(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
         for seed in range(seeds)
     ]
     return pd.DataFrame(found, columns=[*SCORES, "arm", *every[0]])
+
+
+def gradients(architectures=("VQ-VQ",), seeds=3, fractions=(0.25, 0.5, 1.0)) -> pd.DataFrame:
+    """A table of task_gradients, out of random numbers."""
+    rng, rows = np.random.default_rng(10), []
+    layers = [f"layer {layer}, {kind}" for layer in (1, 2, 3, 4) for kind in ("attention", "MLP")]
+    for name, arm, seed, fraction in itertools.product(
+        architectures, (MIXED, SHUFFLED), range(seeds), fractions
+    ):
+        found = [
+            (metric, part)
+            for metric in ("gradient_cosine", "gradient_ratio")
+            for part in ("all", "embeddings", *layers)
+        ]
+        if fraction < 1:
+            kinds = ("understanding", "generation", "empty")
+            found += [("loss_change", f"one {kind} step") for kind in kinds]
+        rows += [
+            (name, _REGIMES[arm], seed, fraction, metric, part, rng.random() - 0.5, 4, arm)
+            for metric, part in found
+        ]
+    return pd.DataFrame(rows, columns=[*SCORES, "arm"])
+
+
+_REGIMES = {MIXED: "unified", SHUFFLED: "shuffled"}
 
 
 def switched(architectures=("VQ-VQ",)) -> pd.DataFrame:

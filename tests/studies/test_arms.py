@@ -13,12 +13,13 @@ from uvlm_core.studies import training_order
 from uvlm_core.studies.affine_alignment import AFFINE_FAMILIES, OTHER_SEEDS, DistortionStrengths
 from uvlm_core.studies.attribute_transfer import PixelProbes
 from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scores, sized
-from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
+from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, baselines
 from uvlm_core.studies.learning_curves import FeatureCeiling
 from uvlm_core.studies.original_behaviour import PLAIN, SWITCHES
 from uvlm_core.studies.when_it_helps import FACTORS, cells, confounded, design, levels
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import ARCHITECTURES
+from uvlm_core.training.stacked import stack_key
 
 BASE = profile("laptop")
 
@@ -354,6 +355,24 @@ def test_cells_share_understanding_alone_where_it_does_not_see_what_differs():
     assert len(seen) == 8
     others = {spec.canonical() for spec in specs_of("training_order", seeds=1)}
     assert len(runs[ONCE] & others) == 2  # those of the paper's setting are there already
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop"])
+def test_gradients_are_measured_in_mixed_training_and_its_control_alone(name):
+    base, scale = profile(name), find_study("task_gradients").scale(name)
+    arms = arms_of("task_gradients", base)
+    assert len(arms) == len({arm.spec.canonical() for arm in arms})
+    assert (
+        len(arms) == 2 * scale.seeds * len(scale.architectures) == {"smoke": 2, "laptop": 32}[name]
+    )
+    for mixed, control in zip(arms[::2], arms[1::2], strict=True):
+        assert (mixed.labels["arm"], control.labels["arm"]) == (MIXED, training_order.SHUFFLED)
+        assert control.spec == mixed.spec.vary(shuffled_requests=True)
+        same = {key: mixed.labels[key] for key in ("seed", "architecture")}
+        plain = baselines(base, scale, scale.seen, **same)[MIXED]
+        changes = {"gradient_rows": scale.gradient_rows, "fractions": scale.fractions}
+        assert mixed.spec == plain.vary(**changes) and mixed.spec.steps == plain.steps
+        assert stack_key(mixed.spec) is None
 
 
 def test_pictures_of_your_own_take_the_place_of_the_profiles():

@@ -6,7 +6,7 @@ import pytest
 from study_tables import opened
 
 from uvlm_core.data.attributes import ATTRIBUTES
-from uvlm_core.studies import training_order
+from uvlm_core.studies import task_gradients, training_order
 from uvlm_core.studies.affine_alignment import alignment_benefit, alignment_slopes, distortion_costs
 from uvlm_core.studies.attribute_transfer import kappas, rare_scores
 from uvlm_core.studies.base import chance, find_study, generation_metric
@@ -527,6 +527,79 @@ def test_a_seed_without_every_cell_says_nothing_of_an_effect():
     lost = (table["seed"] == 1) & (table["arm"] == MIXED) & (table["optimizer"] == "Muon")
     found = effects(table[~lost], find_study("when_it_helps").scale("smoke"))
     assert set(found["seed"]) == {0, 2}
+
+
+def gradients(
+    cosine: float, shuffled: float, understood: float, drawn: float, others: float, seeds=8
+) -> pd.DataFrame:
+    """As the table of task_gradients: cosines with true and other images, and by how much rows of
+    each kind, and requests with other images, lower the loss beyond what momenta do."""
+    rows = []
+    for seed in range(seeds):
+        noise = 0.0005 * (-1) ** seed
+        for arm, agree, lowered in (
+            (MIXED, cosine + 10 * noise, drawn + noise),
+            (training_order.SHUFFLED, shuffled, others),
+        ):
+            for fraction, share in ((0.25, 0.5), (0.5, 1.5), (1.0, 1.0)):
+                own = [("gradient_cosine", "all", agree * share)]
+                own += [("gradient_cosine", "layer 1, MLP", 9.0), ("gradient_ratio", "all", 9.0)]
+                if fraction < 1:
+                    momenta = -0.02 * share
+                    own += [
+                        ("loss_change", f"one {kind} step", momenta - share * value)
+                        for kind, value in (
+                            ("understanding", understood),
+                            ("generation", lowered),
+                            ("empty", 0.0),
+                        )
+                    ]
+                rows += [("VQ-VQ", arm, seed, fraction, *each) for each in own]
+    columns = ["architecture", "arm", "seed", "fraction", "metric", "attribute", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("planted", "judged", "story"),
+    [
+        # true images' gradients agree and lower the loss, others' do neither
+        (
+            (0.3, 0.0, 0.01, 0.008, 0.0),
+            ["yes", "yes", "yes", "no", "yes"],
+            "shared features",
+        ),
+        # both agree alike and do as much as understanding rows
+        (
+            (0.3, 0.3, 0.01, 0.01, 0.01),
+            ["yes", "no effect", "yes", "undecided", "undecided"],
+            "better optimisation",
+        ),
+        # both agree alike, but what a step does depends on what is drawn
+        ((0.3, 0.3, 0.01, 0.02, 0.0), ["yes", "no effect", "yes", "yes", "yes"], ""),
+        ((-0.3, -0.1, 0.01, -0.01, 0.0), ["no", "no", "no", "no", "no"], "forgetting"),
+        # nothing planted: momenta alone lower the loss, and are no one's
+        (
+            (0.0, 0.0, 0.01, 0.0, 0.0),
+            ["no effect", "no effect", "undecided", "no", "undecided"],
+            "",
+        ),
+    ],
+)
+def test_planted_gradients_are_judged_as_they_are_and_fit_their_story(planted, judged, story):
+    table = gradients(*planted)
+    found = opened("task_gradients", table)
+    assert found.verdicts["verdict"].tolist() == judged
+    cosine, shuffled, understood, drawn, others = planted
+    wanted = [cosine, cosine - shuffled, 1000 * drawn, drawn / understood - 1]
+    wanted += [1000 * (drawn - others)]
+    assert found.verdicts["difference"].tolist() == pytest.approx(wanted, abs=1e-6)
+    assert task_gradients.stories(found) == {"VQ-VQ": story}
+    said = task_gradients.headline_of_cosines(found)
+    assert said.endswith(f"{story} in VQ-VQ" if story else "none of the three stories")
+    told = task_gradients.tell_cosines(found)
+    assert (f"this fits {story}, because" if story else "fit none of the three") in told
+    few = opened("task_gradients", table[table["seed"] < 2])  # too few to decide anything
+    assert task_gradients.stories(few) == {"VQ-VQ": ""}
 
 
 def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():

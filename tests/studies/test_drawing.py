@@ -9,6 +9,7 @@ from study_tables import (
     RARE_RATES,
     cosines,
     distorted,
+    gradients,
     mapped,
     mixed,
     opened,
@@ -34,7 +35,7 @@ from uvlm_core.studies.learning_curves import (
 )
 from uvlm_core.studies.mutual_benefit import BASELINES
 from uvlm_core.studies.statistics import MARGIN, mean_interval
-from uvlm_core.studies.training_order import ARMS
+from uvlm_core.studies.training_order import ARMS, SHUFFLED
 from uvlm_core.studies.when_it_helps import FACTORS, cell_gains, effects, levels
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
 
@@ -82,6 +83,10 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     **{
         name: lambda names, name=name: drawn("when_it_helps", name, mapped(names))
         for name in find_study("when_it_helps").figures
+    },
+    **{
+        name: lambda names, name=name: drawn("task_gradients", name, gradients(names))
+        for name in find_study("task_gradients").figures
     },
 }
 NO_LINES = ("mutual_benefit_attributes",)  # heat maps
@@ -133,6 +138,7 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
             "attribute_transfer",
             "captioned_pictures",
             "when_it_helps",
+            "task_gradients",
         )
         for name in find_study(study).figures
         if name != "learning_curves_watches"
@@ -345,6 +351,49 @@ def test_the_map_and_the_effects_say_what_is_judged(gain, words):
         if larger
         else "What generation adds to understanding is not shown to depend on any of six conditions"
     )
+
+
+def test_cosines_are_drawn_by_layer_as_means_of_attention_and_mlp():
+    table = gradients(("SigLIP-VQ", "VQ-VQ"))
+    found = drawn("task_gradients", "task_gradients", table)
+    panels = found.figure.axes
+    assert [axes.get_title() for axes in panels] == [
+        *("after 25%", "after 50%", "after 100%"),
+        *[""] * 3,
+    ]
+    wanted = {
+        regime: [
+            own[own["attribute"].str.startswith(f"layer {layer}, ")]["value"].mean()
+            for layer in (1, 2, 3, 4)
+        ]
+        for regime in ("unified", "shuffled")
+        for own in [
+            table[
+                (table["architecture"] == "VQ-VQ")
+                & (table["regime"] == regime)
+                & (table["fraction"] == 0.5)
+                & (table["metric"] == "gradient_cosine")
+            ]
+        ]
+    }
+    for regime, means in wanted.items():  # the second row is VQ-VQ
+        assert curve(panels[4], regime).get_ydata() == pytest.approx(means)
+
+
+def test_what_rows_do_is_drawn_beyond_an_empty_step():
+    table = gradients()
+    (axes,) = drawn("task_gradients", "task_gradients_steps", table).figure.axes
+    own = table[table["metric"] == "loss_change"]
+    wide = own.pivot(index=["arm", "fraction", "seed"], columns="attribute", values="value")
+    change = 1000 * wide.sub(wide["one empty step"], axis=0).groupby(["arm", "fraction"]).mean()
+    for look, column, arm in (
+        ("understanding", "one understanding step", MIXED),
+        ("generation", "one generation step", MIXED),
+        ("shuffled", "one generation step", SHUFFLED),
+    ):
+        line = curve(axes, look)
+        assert line.get_ydata() == pytest.approx(change.loc[arm, column].tolist())
+        assert line.get_xdata() == pytest.approx([0.25, 0.5], abs=0.02)
 
 
 @pytest.mark.parametrize("less", [0.1, 0.0])
@@ -794,6 +843,7 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
         ("captioned_pictures", pictured()),
         ("training_order", ordered(rows=(16,))),
         ("when_it_helps", mapped()),
+        ("task_gradients", gradients(("SigLIP-VQ", "VQ-VQ"))),
     ],
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):

@@ -33,7 +33,7 @@ class Cut(Exception):
     """What ends a training early here."""
 
 
-def weigh(model, last: bool = True) -> list[dict]:
+def weigh(model, *_) -> list[dict]:
     """A score that any change of any weight changes."""
     total = sum(float(p.detach().double().square().sum()) for p in model.parameters())
     return [{"metric": "weight", "attribute": "", "value": total, "samples": 1}]
@@ -151,7 +151,7 @@ def test_a_death_while_scoring_costs_the_steps_since_the_last_checkpoint_only(
     model, _, steps, _, _ = prepare(spec)
     seen = []
 
-    def score(model, last):
+    def score(model, *_):
         seen.append(1)
         if len(seen) == 2:
             raise Cut
@@ -531,7 +531,7 @@ from uvlm_core.training.loop import prepare, train
 
 spec = RunSpec.from_dict(json.loads(sys.argv[1]))
 model, _, steps, _, _ = prepare(spec)
-score = lambda model, last: [{"metric": "weight", "attribute": "",
+score = lambda model, *_: [{"metric": "weight", "attribute": "",
                               "value": float(model.generation_head.weight.sum()),
                         "samples": 1}]
 start = float(model.generation_head.weight.sum())

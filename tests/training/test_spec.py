@@ -118,6 +118,7 @@ VALUES = {
     "generated_watches": st.integers(2, 5000),
     "probe_watches": st.one_of(st.just(0), st.integers(10, 100)),
     "shown_watches": st.integers(0, 2),
+    "gradient_rows": st.just(0),  # needs both tasks
     "world": st.just(1),
     "shuffled_attributes": st.sampled_from(
         ((), ("time",), ("weather_corner", "battery_corner", "weather"))
@@ -183,6 +184,7 @@ OTHER = {  # another valid value of every field but the world's version, of whic
     "generated_watches": 100,
     "probe_watches": 50,
     "shown_watches": 5,
+    "gradient_rows": 16,
     "shuffled_attributes": ("battery",),
 }
 
@@ -303,6 +305,7 @@ def test_every_field_has_one_name_and_the_papers_value():
         "generated_watches": 200,
         "probe_watches": 0,
         "shown_watches": 0,
+        "gradient_rows": 0,
         "reader": "",
         "feature_reader": "",
         "feature_decoder": "",
@@ -631,6 +634,22 @@ def test_integers_are_numbers_and_become_floats():
                 f"^random_language_model True needs tuning 'full', .*; tuning is '{tuning}'.$",
             )
             for tuning in ("lora", "frozen")
+        ),
+        (
+            dict(gradient_rows=16, regime="understanding"),
+            r"^gradient_rows 16 needs regime 'unified', not 'understanding'\.$",
+        ),
+        (
+            dict(gradient_rows=16, pictures="stamps"),
+            r"^gradient_rows 16 needs watches, not the pictures 'stamps'\.$",
+        ),
+        (
+            dict(gradient_rows=16, tuning="frozen"),
+            r"^gradient_rows 16 needs a language model that learns, not tuning 'frozen'\.$",
+        ),
+        (
+            dict(gradient_rows=16, stages=(Stage(0, 1, freeze=True), Stage(1))),
+            "^gradient_rows 16 needs a language model that learns, not a stage with freeze True",
         ),
     ],
 )

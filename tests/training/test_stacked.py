@@ -171,7 +171,9 @@ def test_runs_of_another_shape_or_setting_are_another_stack(spec, change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"tuning": "lora"}, {"precision": "bf16"}, {"pictures": "watches"}], ids=str
+    "change",
+    [{"tuning": "lora"}, {"precision": "bf16"}, {"pictures": "watches"}, {"gradient_rows": 4}],
+    ids=str,
 )
 def test_what_no_stack_can_train_is_left_alone(spec, change):
     assert stack_key(spec.vary(**change)) is None
