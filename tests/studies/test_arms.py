@@ -16,6 +16,7 @@ from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scor
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.learning_curves import FeatureCeiling
 from uvlm_core.studies.original_behaviour import PLAIN, SWITCHES
+from uvlm_core.studies.trained_parts import FULL, PARTS
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import ARCHITECTURES
 
@@ -292,6 +293,32 @@ def test_the_orders_control_differs_in_whose_images_are_drawn_only():
         (training_order.FIRST, training_order.SHUFFLED_FIRST),
     ):
         assert specs[control] == specs[arm].vary(shuffled_requests=True)
+
+
+def test_trained_parts_differ_from_training_in_full_in_tuning_rank_and_adapters_alone():
+    found = {
+        (arm.labels["trained"], arm.labels["arm"]): arm.spec
+        for arm in arms_of("trained_parts", seeds=1)
+    }
+    assert set(found) == {(part, arm) for part in PARTS for arm in (ONCE, REPEATED, MIXED)}
+    trained = {"tuning", "lora_rank", "lora_alpha", "shared_adapter"}
+    for (part, arm), spec in found.items():
+        assert spec.vary(**{name: BASE.spec.flat()[name] for name in trained}) == found[FULL, arm]
+        assert spec.model.shared_adapter != ("two adapters" in part)
+        tuning, rank = spec.training.tuning, spec.training.lora_rank
+        assert part.startswith({"lora": f"LoRA of rank {rank}"}.get(tuning, f"{tuning} LM"))
+        assert tuning != "lora" or spec.training.lora_alpha == 2 * rank
+
+
+@pytest.mark.parametrize(("base", "seeds"), [(profile("smoke"), 1), (BASE, 8)])
+def test_baselines_with_two_adapters_and_runs_in_full_are_not_made_again(base, seeds):
+    study = find_study("trained_parts")
+    own = set(study.specs(base))
+    assert len(study.arms(base, study.scale(base.name))) == 18 * seeds
+    assert len(own) == 14 * seeds  # 3 of each of 4 parts, and mixed with two adapters twice
+    others = set(find_study("mutual_benefit").specs(base))
+    assert len(own & others) == 3 * seeds
+    assert {spec.training.tuning for spec in own & others} == {"full"}
 
 
 def test_pictures_of_your_own_take_the_place_of_the_profiles():

@@ -13,6 +13,14 @@ from uvlm_core.studies.base import chance, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.data_scaling import exchange_rates
 from uvlm_core.studies.learning_curves import benefit, headroom, while_learning
+from uvlm_core.studies.trained_parts import (
+    FROZEN,
+    FROZEN_APART,
+    FULL,
+    FULL_APART,
+    HIGH_RANK,
+    LOW_RANK,
+)
 from uvlm_core.training.spec import ARCHITECTURES
 
 
@@ -465,6 +473,36 @@ def test_a_planted_order_is_judged_against_each_baseline_and_control():
         ["by what is drawn", "examples", "no effect"],
     ]
     assert found["difference"].round(3).tolist() == [0.17, 0.2, 0.15, 0.18, -0.12, -0.09, 0]
+
+
+def test_a_planted_gain_of_each_trained_part_is_judged_as_it_is():
+    gained = {FROZEN_APART: 0.0, FROZEN: 0.02, LOW_RANK: 0.1, HIGH_RANK: -0.1}
+    gained |= {FULL_APART: 0.15, FULL: 0.2}
+    rows = [
+        ("VQ-VQ", part, arm, seed, 0.5 + 0.01 * seed + more + 0.001 * (-1) ** seed * (arm == MIXED))
+        for part, gain in gained.items()
+        for arm, more in ((ONCE, 0.0), (REPEATED, 0.2), (MIXED, gain))
+        for seed in range(8)
+    ]
+    table = pd.DataFrame(rows, columns=["architecture", "trained", "arm", "seed", "value"])
+    table = table.assign(fraction=1.0, metric="partial", attribute="total")
+    found = verdicts("trained_parts", table)
+    parts = list(gained)[:4]
+    told = found.set_index("quantity")[["matching", "verdict"]].apply(tuple, axis=1).to_dict()
+    minus = "mixed \N{MINUS SIGN}"
+    assert told == {
+        **{
+            f"total, {part}, {minus} {ONCE}": ("examples", verdict)
+            for part, verdict in zip(parts, ("no effect", "no effect", "yes", "no"), strict=True)
+        },
+        **{f"total, {part}, {minus} {REPEATED}": ("steps", "no") for part in parts},
+        f"total, {minus} {ONCE}, {FULL} \N{MINUS SIGN} {FROZEN}": ("examples", "replicates"),
+        f"total, {FULL_APART}, {minus} {ONCE}": ("examples", "yes"),
+    }
+    wanted = [*list(gained.values())[:4], -0.2, -0.18, -0.1, -0.3, 0.18, 0.15]
+    assert found["difference"].to_numpy() == pytest.approx(wanted)
+    level = table.assign(value=0.5 + 0.01 * table["seed"])
+    assert set(verdicts("trained_parts", level)["verdict"]) == {"no effect"}
 
 
 def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():

@@ -12,6 +12,7 @@ from study_tables import (
     mixed,
     opened,
     ordered,
+    parted,
     pictured,
     probed,
     scaling,
@@ -33,6 +34,7 @@ from uvlm_core.studies.learning_curves import (
 )
 from uvlm_core.studies.mutual_benefit import BASELINES
 from uvlm_core.studies.statistics import mean_interval
+from uvlm_core.studies.trained_parts import FROZEN, FULL, PARTS
 from uvlm_core.studies.training_order import ARMS
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
 
@@ -76,6 +78,10 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     **{
         name: lambda names, name=name: drawn("training_order", name, ordered(names), **TWO_PANELS)
         for name in find_study("training_order").figures
+    },
+    **{
+        name: lambda names, name=name: drawn("trained_parts", name, parted(names))
+        for name in find_study("trained_parts").figures
     },
 }
 NO_LINES = ("mutual_benefit_attributes",)  # heat maps
@@ -126,6 +132,7 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
             "affine_alignment",
             "attribute_transfer",
             "captioned_pictures",
+            "trained_parts",
         )
         for name in find_study(study).figures
         if name != "learning_curves_watches"
@@ -405,6 +412,35 @@ def test_a_request_is_called_worth_less_only_if_the_interval_says_so():
     table.loc[alone, "value"] = 0.5 + table["understanding_rows"] / 1000
     found = drawn("data_scaling", "data_scaling_exchange", table)
     assert "worth less than an understanding row in 1 of 1" in sentence(found.figure)
+
+
+def test_every_trained_part_shows_its_totals_with_chance_and_its_paired_gains():
+    table = parted()
+    own = table[table["attribute"] == "total"]
+    wide = own.pivot(index=["trained", "seed"], columns="arm", values="value")
+    above = drawn("trained_parts", "trained_parts", table).figure.axes[0]
+    gained = drawn("trained_parts", "trained_parts_gains", table).figure.axes[0]
+    chance = sum(chances()[name] for name in ATTRIBUTES) / 5
+    assert any(list(line.get_ydata()) == pytest.approx([chance] * 2) for line in above.lines)
+    for arm, marker in ((ONCE, "s"), (REPEATED, "D"), (MIXED, "o")):
+        for axes, values in ((above, wide[arm]), (gained, wide[MIXED] - wide[arm])):
+            means = [line for line in axes.lines if line.get_marker() == marker]
+            if axes is gained and arm == MIXED:
+                assert not means
+                continue
+            assert [round(line.get_xdata()[0]) for line in means] == list(range(len(PARTS)))
+            wanted = values.groupby("trained").mean()[list(PARTS)]
+            assert [line.get_ydata()[0] for line in means] == pytest.approx(wanted.tolist())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"), [(0.3, "is larger"), (-0.3, "is smaller"), (0.0, "is not shown to be")]
+)
+def test_learning_is_said_to_matter_only_as_it_is_judged(more, words):
+    table = parted(seeds=8)
+    table["value"] = 0.5 + 0.01 * (-1.0) ** table["seed"] * (table["trained"] == FROZEN)
+    table.loc[(table["trained"] == FULL) & (table["arm"] == MIXED), "value"] += more
+    assert words in sentence(drawn("trained_parts", "trained_parts", table).figure)
 
 
 def test_a_restored_setting_is_drawn_as_a_change_of_its_seed():
@@ -733,6 +769,7 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
         ("attribute_transfer", transferred(ARCHITECTURES)),
         ("captioned_pictures", pictured()),
         ("training_order", ordered(rows=(16,))),
+        ("trained_parts", parted(("VQ-VQ", "SigLIP-SigLIP"))),
     ],
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):
