@@ -115,7 +115,7 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["architecture", "trained", "seed"]
     wide = totals(table).pivot(index=keys, columns="arm", values="value")
     found = wide[[ONCE, REPEATED]].rsub(wide[MIXED], axis=0).reset_index()
-    return found.melt(keys, var_name="baseline", value_name="difference").dropna()
+    return found.melt(keys, var_name="baseline", value_name="difference")
 
 
 def comparing(
