@@ -16,7 +16,7 @@ from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, gene
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
 from uvlm_core.studies.trained_parts import PARTS
-from uvlm_core.studies.training_order import ARMS
+from uvlm_core.studies.training_order import ARMS, SMALL
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import REGIMES
 
@@ -258,7 +258,7 @@ def parted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
         (name, "unified", seed, 1.0, "partial", attribute, rng.random(), 9, arm, part)
         for name in architectures
         for part in PARTS
-        for arm in (ONCE, REPEATED, MIXED)
+        for arm in (ONCE, SMALL, REPEATED, MIXED)
         for seed in range(seeds)
         for attribute in ("total", *ATTRIBUTES)
     ]

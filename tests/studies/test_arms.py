@@ -300,7 +300,8 @@ def test_trained_parts_differ_from_training_in_full_in_tuning_rank_and_adapters_
         (arm.labels["trained"], arm.labels["arm"]): arm.spec
         for arm in arms_of("trained_parts", seeds=1)
     }
-    assert set(found) == {(part, arm) for part in PARTS for arm in (ONCE, REPEATED, MIXED)}
+    names = (ONCE, training_order.SMALL, REPEATED, MIXED)
+    assert set(found) == {(part, arm) for part in PARTS for arm in names}
     trained = {"tuning", "lora_rank", "lora_alpha", "shared_adapter"}
     for (part, arm), spec in found.items():
         assert spec.vary(**{name: BASE.spec.flat()[name] for name in trained}) == found[FULL, arm]
@@ -314,10 +315,10 @@ def test_trained_parts_differ_from_training_in_full_in_tuning_rank_and_adapters_
 def test_baselines_with_two_adapters_and_runs_in_full_are_not_made_again(base, seeds):
     study = find_study("trained_parts")
     own = set(study.specs(base))
-    assert len(study.arms(base, study.scale(base.name))) == 18 * seeds
-    assert len(own) == 14 * seeds  # 3 of each of 4 parts, and mixed with two adapters twice
-    others = set(find_study("mutual_benefit").specs(base))
-    assert len(own & others) == 3 * seeds
+    assert len(study.arms(base, study.scale(base.name))) == 24 * seeds
+    assert len(own) == 18 * seeds  # 4 of each of 4 parts, and mixed with two adapters twice
+    others = set(find_study("training_order").specs(base))
+    assert len(own & others) == 4 * seeds
     assert {spec.training.tuning for spec in own & others} == {"full"}
 
 

@@ -481,7 +481,12 @@ def test_a_planted_gain_of_each_trained_part_is_judged_as_it_is():
     rows = [
         ("VQ-VQ", part, arm, seed, 0.5 + 0.01 * seed + more + 0.001 * (-1) ** seed * (arm == MIXED))
         for part, gain in gained.items()
-        for arm, more in ((ONCE, 0.0), (REPEATED, 0.2), (MIXED, gain))
+        for arm, more in (
+            (ONCE, 0.0),
+            (training_order.SMALL, gain),
+            (REPEATED, 0.2),
+            (MIXED, gain),
+        )
         for seed in range(8)
     ]
     table = pd.DataFrame(rows, columns=["architecture", "trained", "arm", "seed", "value"])
@@ -496,11 +501,16 @@ def test_a_planted_gain_of_each_trained_part_is_judged_as_it_is():
             for part, verdict in zip(parts, ("no effect", "no effect", "yes", "no"), strict=True)
         },
         **{f"total, {part}, {minus} {REPEATED}": ("steps", "no") for part in parts},
+        **{
+            f"total, {part}, {minus} {training_order.SMALL}": ("steps", "no effect")
+            for part in parts
+        },
+        f"total, mixed, {FROZEN} \N{MINUS SIGN} {FROZEN_APART}": ("examples", "no effect"),
         f"total, {minus} {ONCE}, {FULL} \N{MINUS SIGN} {FROZEN}": ("examples", "replicates"),
         f"total, {FULL_APART}, {minus} {ONCE}": ("examples", "yes"),
     }
-    wanted = [*list(gained.values())[:4], -0.2, -0.18, -0.1, -0.3, 0.18, 0.15]
-    assert found["difference"].to_numpy() == pytest.approx(wanted)
+    wanted = [*list(gained.values())[:4], -0.2, -0.18, -0.1, -0.3, 0, 0, 0, 0, 0.02, 0.18, 0.15]
+    assert found["difference"].to_numpy() == pytest.approx(wanted, abs=1e-9)
     level = table.assign(value=0.5 + 0.01 * table["seed"])
     assert set(verdicts("trained_parts", level)["verdict"]) == {"no effect"}
 

@@ -35,7 +35,7 @@ from uvlm_core.studies.learning_curves import (
 from uvlm_core.studies.mutual_benefit import BASELINES
 from uvlm_core.studies.statistics import mean_interval
 from uvlm_core.studies.trained_parts import FROZEN, FULL, PARTS
-from uvlm_core.studies.training_order import ARMS
+from uvlm_core.studies.training_order import ARMS, SMALL
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
 
 
@@ -422,7 +422,7 @@ def test_every_trained_part_shows_its_totals_with_chance_and_its_paired_gains():
     gained = drawn("trained_parts", "trained_parts_gains", table).figure.axes[0]
     chance = sum(chances()[name] for name in ATTRIBUTES) / 5
     assert any(list(line.get_ydata()) == pytest.approx([chance] * 2) for line in above.lines)
-    for arm, marker in ((ONCE, "s"), (REPEATED, "D"), (MIXED, "o")):
+    for arm, marker in ((ONCE, "s"), (SMALL, "^"), (REPEATED, "D"), (MIXED, "o")):
         for axes, values in ((above, wide[arm]), (gained, wide[MIXED] - wide[arm])):
             means = [line for line in axes.lines if line.get_marker() == marker]
             if axes is gained and arm == MIXED:

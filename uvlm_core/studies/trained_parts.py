@@ -10,11 +10,12 @@ that row. With a shared adapter, both tasks train the adapter. With two adapters
 language model, no weight has a gradient from both tasks, so no knowledge can cross. Text rows train
 nothing there. Tasks share the steps only: their number, the mean of the text loss, and the norm to
 which the whole gradient is clipped. Mixed training takes more steps than understanding alone, each
-with fewer understanding rows. What it gains over them in that arm comes from this.
+with fewer understanding rows. What it gains over them in that arm comes from this. It should gain
+nothing over the same rows in as many but smaller steps.
 
 Belongs here: this study's runs, claims and figures. Not here: mixed training and its baselines
-(`baselines.py`), the verdict on training in full with a shared adapter (`mutual_benefit.py`), what
-a tuning trains (`training/networks.py`).
+(`training_order.py`), the verdicts on training in full with a shared adapter (`mutual_benefit.py`
+and `training_order.py`), what a tuning trains (`training/networks.py`).
 """
 
 import textwrap
@@ -37,7 +38,7 @@ from uvlm_core.studies.base import (
     count_verdicts,
     tell_verdicts,
 )
-from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, MixedScale, baselines
+from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale
 from uvlm_core.studies.style import (
     COLOURS,
     MINUS,
@@ -51,7 +52,7 @@ from uvlm_core.studies.style import (
     spread_handles,
     theme,
 )
-from uvlm_core.studies.training_order import at_end
+from uvlm_core.studies.training_order import SMALL, at_end, specs_of
 from uvlm_core.training.profiles import Profile
 
 FROZEN, FULL = "frozen LM", "full LM"
@@ -66,10 +67,13 @@ PARTS = {  # what is trained of the language model -> changes to the profile's s
     FULL: {"tuning": "full"},
 }
 LESS_THAN_FULL = (FROZEN_APART, FROZEN, LOW_RANK, HIGH_RANK)
-GAINS, EXCEEDS = "gains by trained part", "by trained part more than repeating"
+GAINS = "gains by trained part"
+EXCEEDS, ADDS = f"{GAINS} over repeating", f"{GAINS} over smaller steps"
+BY_ADAPTER = "gains by a shared adapter"
 NEEDS_LEARNING, GAINS_APART = "more where the LM learns", "gains with two adapters"
 _ARM_LOOKS = {
     ONCE: {"marker": "s", "markerfacecolor": "white"},
+    SMALL: {"marker": "^", "markerfacecolor": "white"},
     REPEATED: {"marker": "D", "markerfacecolor": "white"},
     MIXED: {"marker": "o"},
 }
@@ -95,10 +99,10 @@ def arms(base: Profile, scale: MixedScale) -> list[Arm]:
         for seed in range(scale.seeds)
         for name in scale.architectures
         for part, tuned in PARTS.items()
-        for arm, spec in baselines(
+        for arm, spec in specs_of(
             base, scale, scale.seen, seed=seed, architecture=name, **tuned
         ).items()
-        if arm != GENERATION
+        if arm in _ARM_LOOKS
     ]
 
 
@@ -114,7 +118,7 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["architecture", "trained", "seed"]
     wide = totals(table).pivot(index=keys, columns="arm", values="value")
-    found = wide[[ONCE, REPEATED]].rsub(wide[MIXED], axis=0).reset_index()
+    found = wide.drop(columns=MIXED).rsub(wide[MIXED], axis=0).reset_index()
     return found.melt(keys, var_name="baseline", value_name="difference")
 
 
@@ -137,6 +141,17 @@ def compare_learning(table: pd.DataFrame, scale: MixedScale) -> Iterator[Compari
     for name, wide in _by_part(table, ONCE):
         quantity = f"total, {MIXED} {MINUS} {ONCE}, {FULL} {MINUS} {FROZEN}"
         yield Comparison(name, quantity, wide[FULL] - wide[FROZEN], "examples")
+
+
+def compare_adapters(table: pd.DataFrame, scale: MixedScale) -> Iterator[Comparison]:
+    """Compare mixed training by one adapter and by two, with a frozen language model."""
+    mixed = totals(table)
+    mixed = mixed[mixed["arm"] == MIXED]
+    for name in known_architectures(mixed):
+        own = mixed[mixed["architecture"] == name]
+        wide = own.pivot(index="seed", columns="trained", values="value")
+        quantity = f"total, {MIXED}, {FROZEN} {MINUS} {FROZEN_APART}"
+        yield Comparison(name, quantity, wide[FROZEN] - wide[FROZEN_APART], "examples")
 
 
 def _by_part(table: pd.DataFrame, baseline: str) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -173,9 +188,9 @@ def draw_gains(opened: OpenedStudy) -> Drawn:
     axes = figure.subplots()
     axes.axhline(0, color="black", linewidth=0.6)
     named = shown.rename(columns={"baseline": "arm", "difference": "value"})
-    _draw_parts(axes, named, (ONCE, REPEATED))
+    _draw_parts(axes, named, (ONCE, SMALL, REPEATED))
     axes.set_ylabel(f"{MIXED} {MINUS} baseline")
-    handles = _handles(shown, {arm: f"{MINUS} {arm}" for arm in (ONCE, REPEATED)})
+    handles = _handles(shown, {arm: f"{MINUS} {arm}" for arm in (ONCE, SMALL, REPEATED)})
     headline(figure, headline_of_gains(opened), handles, ncols=4)
     return Drawn(figure, shown)
 
@@ -246,9 +261,10 @@ def tell_gains(opened: OpenedStudy) -> str:
 
     return (
         "Mixed training minus its understanding rows alone, shown as often: "
-        f"{tell(GAINS, LESS_THAN_FULL)}; {tell(GAINS_APART, (FULL_APART,))}. Minus these rows "
-        f"repeated for as many steps: {tell(EXCEEDS, LESS_THAN_FULL)}. The study of mutual benefit "
-        "judges the full LM with a shared adapter."
+        f"{tell(GAINS, LESS_THAN_FULL)}; {tell(GAINS_APART, (FULL_APART,))}. Minus these rows in "
+        f"as many but smaller steps: {tell(ADDS, LESS_THAN_FULL)}. Minus these rows repeated for "
+        f"as many steps: {tell(EXCEEDS, LESS_THAN_FULL)}. With a frozen LM, one adapter minus two: "
+        f"{tell_verdicts(opened, BY_ADAPTER)}. Other studies judge the full LM with one adapter."
     )
 
 
@@ -275,6 +291,19 @@ STUDY = Study(
             "it understands better than after as many steps on repeated understanding rows",
             "4.3",
             comparing(LESS_THAN_FULL, REPEATED, "steps"),
+        ),
+        Claim(
+            ADDS,
+            "it understands better than from these rows alone in as many but smaller steps",
+            "4.3",
+            comparing(LESS_THAN_FULL, SMALL, "steps"),
+        ),
+        Claim(
+            BY_ADAPTER,
+            "with a frozen language model, mixed training understands better if both tasks share "
+            "an adapter",
+            "4.3",
+            compare_adapters,
         ),
         Claim(
             NEEDS_LEARNING,
