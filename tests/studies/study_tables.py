@@ -15,7 +15,8 @@ from uvlm_core.scoring.probing import probe_classes
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
-from uvlm_core.studies.training_order import ARMS, SHUFFLED
+from uvlm_core.studies.trained_parts import PARTS
+from uvlm_core.studies.training_order import ARMS, SHUFFLED, SMALL
 from uvlm_core.studies.when_it_helps import cells
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import REGIMES
@@ -287,6 +288,20 @@ def gradients(architectures=("VQ-VQ",), seeds=3, fractions=(0.25, 0.5, 1.0)) -> 
 
 
 _REGIMES = {MIXED: "unified", SHUFFLED: "shuffled"}
+
+
+def parted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of trained_parts, out of random numbers."""
+    rng = np.random.default_rng(11)
+    found = [
+        (name, "unified", seed, 1.0, "partial", attribute, rng.random(), 9, arm, part)
+        for name in architectures
+        for part in PARTS
+        for arm in (ONCE, SMALL, REPEATED, MIXED)
+        for seed in range(seeds)
+        for attribute in ("total", *ATTRIBUTES)
+    ]
+    return pd.DataFrame(found, columns=[*SCORES, "arm", "trained"])
 
 
 def switched(architectures=("VQ-VQ",)) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scor
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, baselines
 from uvlm_core.studies.learning_curves import FeatureCeiling
 from uvlm_core.studies.original_behaviour import PLAIN, SWITCHES
+from uvlm_core.studies.trained_parts import FULL, PARTS
 from uvlm_core.studies.when_it_helps import FACTORS, cells, confounded, design, levels
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import ARCHITECTURES
@@ -373,6 +374,33 @@ def test_gradients_are_measured_in_mixed_training_and_its_control_alone(name):
         changes = {"gradient_rows": scale.gradient_rows, "fractions": scale.fractions}
         assert mixed.spec == plain.vary(**changes) and mixed.spec.steps == plain.steps
         assert stack_key(mixed.spec) is None
+
+
+def test_trained_parts_differ_from_training_in_full_in_tuning_rank_and_adapters_alone():
+    found = {
+        (arm.labels["trained"], arm.labels["arm"]): arm.spec
+        for arm in arms_of("trained_parts", seeds=1)
+    }
+    names = (ONCE, training_order.SMALL, REPEATED, MIXED)
+    assert set(found) == {(part, arm) for part in PARTS for arm in names}
+    trained = {"tuning", "lora_rank", "lora_alpha", "shared_adapter"}
+    for (part, arm), spec in found.items():
+        assert spec.vary(**{name: BASE.spec.flat()[name] for name in trained}) == found[FULL, arm]
+        assert spec.model.shared_adapter != ("two adapters" in part)
+        tuning, rank = spec.training.tuning, spec.training.lora_rank
+        assert part.startswith({"lora": f"LoRA of rank {rank}"}.get(tuning, f"{tuning} LM"))
+        assert tuning != "lora" or spec.training.lora_alpha == 2 * rank
+
+
+@pytest.mark.parametrize(("base", "seeds"), [(profile("smoke"), 1), (BASE, 8)])
+def test_baselines_with_two_adapters_and_runs_in_full_are_not_made_again(base, seeds):
+    study = find_study("trained_parts")
+    own = set(study.specs(base))
+    assert len(study.arms(base, study.scale(base.name))) == 24 * seeds
+    assert len(own) == 18 * seeds  # 4 of each of 4 parts, and mixed with two adapters twice
+    others = set(find_study("training_order").specs(base))
+    assert len(own & others) == 4 * seeds
+    assert {spec.training.tuning for spec in own & others} == {"full"}
 
 
 def test_pictures_of_your_own_take_the_place_of_the_profiles():

@@ -13,6 +13,14 @@ from uvlm_core.studies.base import chance, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.data_scaling import exchange_rates
 from uvlm_core.studies.learning_curves import benefit, headroom, while_learning
+from uvlm_core.studies.trained_parts import (
+    FROZEN,
+    FROZEN_APART,
+    FULL,
+    FULL_APART,
+    HIGH_RANK,
+    LOW_RANK,
+)
 from uvlm_core.studies.when_it_helps import FACTORS, cells, design, effects
 from uvlm_core.training.spec import ARCHITECTURES
 
@@ -600,6 +608,46 @@ def test_planted_gradients_are_judged_as_they_are_and_fit_their_story(planted, j
     assert (f"this fits {story}, because" if story else "fit none of the three") in told
     few = opened("task_gradients", table[table["seed"] < 2])  # too few to decide anything
     assert task_gradients.stories(few) == {"VQ-VQ": ""}
+
+
+def test_a_planted_gain_of_each_trained_part_is_judged_as_it_is():
+    gained = {FROZEN_APART: 0.0, FROZEN: 0.02, LOW_RANK: 0.1, HIGH_RANK: -0.1}
+    gained |= {FULL_APART: 0.15, FULL: 0.2}
+    rows = [
+        ("VQ-VQ", part, arm, seed, 0.5 + 0.01 * seed + more + 0.001 * (-1) ** seed * (arm == MIXED))
+        for part, gain in gained.items()
+        for arm, more in (
+            (ONCE, 0.0),
+            (training_order.SMALL, gain),
+            (REPEATED, 0.2),
+            (MIXED, gain),
+        )
+        for seed in range(8)
+    ]
+    table = pd.DataFrame(rows, columns=["architecture", "trained", "arm", "seed", "value"])
+    table = table.assign(fraction=1.0, metric="partial", attribute="total")
+    found = verdicts("trained_parts", table)
+    parts = list(gained)[:4]
+    told = found.set_index("quantity")[["matching", "verdict"]].apply(tuple, axis=1).to_dict()
+    minus = "mixed \N{MINUS SIGN}"
+    assert told == {
+        **{
+            f"total, {part}, {minus} {ONCE}": ("examples", verdict)
+            for part, verdict in zip(parts, ("no effect", "no effect", "yes", "no"), strict=True)
+        },
+        **{f"total, {part}, {minus} {REPEATED}": ("steps", "no") for part in parts},
+        **{
+            f"total, {part}, {minus} {training_order.SMALL}": ("steps", "no effect")
+            for part in parts
+        },
+        f"total, mixed, {FROZEN} \N{MINUS SIGN} {FROZEN_APART}": ("examples", "no effect"),
+        f"total, {minus} {ONCE}, {FULL} \N{MINUS SIGN} {FROZEN}": ("examples", "replicates"),
+        f"total, {FULL_APART}, {minus} {ONCE}": ("examples", "yes"),
+    }
+    wanted = [*list(gained.values())[:4], -0.2, -0.18, -0.1, -0.3, 0, 0, 0, 0, 0.02, 0.18, 0.15]
+    assert found["difference"].to_numpy() == pytest.approx(wanted, abs=1e-9)
+    level = table.assign(value=0.5 + 0.01 * table["seed"])
+    assert set(verdicts("trained_parts", level)["verdict"]) == {"no effect"}
 
 
 def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():

@@ -14,6 +14,7 @@ from study_tables import (
     mixed,
     opened,
     ordered,
+    parted,
     pictured,
     probed,
     scaling,
@@ -35,7 +36,8 @@ from uvlm_core.studies.learning_curves import (
 )
 from uvlm_core.studies.mutual_benefit import BASELINES
 from uvlm_core.studies.statistics import MARGIN, mean_interval
-from uvlm_core.studies.training_order import ARMS, SHUFFLED
+from uvlm_core.studies.trained_parts import FROZEN, FULL, PARTS
+from uvlm_core.studies.training_order import ARMS, SHUFFLED, SMALL
 from uvlm_core.studies.when_it_helps import FACTORS, cell_gains, effects, levels
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
 
@@ -88,6 +90,10 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         name: lambda names, name=name: drawn("task_gradients", name, gradients(names))
         for name in find_study("task_gradients").figures
     },
+    **{
+        name: lambda names, name=name: drawn("trained_parts", name, parted(names))
+        for name in find_study("trained_parts").figures
+    },
 }
 NO_LINES = ("mutual_benefit_attributes",)  # heat maps
 
@@ -139,6 +145,7 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
             "captioned_pictures",
             "when_it_helps",
             "task_gradients",
+            "trained_parts",
         )
         for name in find_study(study).figures
         if name != "learning_curves_watches"
@@ -516,6 +523,35 @@ def test_a_request_is_called_worth_less_only_if_the_interval_says_so():
     assert "worth less than an understanding row in 1 of 1" in sentence(found.figure)
 
 
+def test_every_trained_part_shows_its_totals_with_chance_and_its_paired_gains():
+    table = parted()
+    own = table[table["attribute"] == "total"]
+    wide = own.pivot(index=["trained", "seed"], columns="arm", values="value")
+    above = drawn("trained_parts", "trained_parts", table).figure.axes[0]
+    gained = drawn("trained_parts", "trained_parts_gains", table).figure.axes[0]
+    chance = sum(chances()[name] for name in ATTRIBUTES) / 5
+    assert any(list(line.get_ydata()) == pytest.approx([chance] * 2) for line in above.lines)
+    for arm, marker in ((ONCE, "s"), (SMALL, "^"), (REPEATED, "D"), (MIXED, "o")):
+        for axes, values in ((above, wide[arm]), (gained, wide[MIXED] - wide[arm])):
+            means = [line for line in axes.lines if line.get_marker() == marker]
+            if axes is gained and arm == MIXED:
+                assert not means
+                continue
+            assert [round(line.get_xdata()[0]) for line in means] == list(range(len(PARTS)))
+            wanted = values.groupby("trained").mean()[list(PARTS)]
+            assert [line.get_ydata()[0] for line in means] == pytest.approx(wanted.tolist())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"), [(0.3, "is larger"), (-0.3, "is smaller"), (0.0, "is not shown to be")]
+)
+def test_learning_is_said_to_matter_only_as_it_is_judged(more, words):
+    table = parted(seeds=8)
+    table["value"] = 0.5 + 0.01 * (-1.0) ** table["seed"] * (table["trained"] == FROZEN)
+    table.loc[(table["trained"] == FULL) & (table["arm"] == MIXED), "value"] += more
+    assert words in sentence(drawn("trained_parts", "trained_parts", table).figure)
+
+
 def test_a_restored_setting_is_drawn_as_a_change_of_its_seed():
     table = switched()
     switch = table["switch"].iloc[-1]
@@ -844,6 +880,7 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
         ("training_order", ordered(rows=(16,))),
         ("when_it_helps", mapped()),
         ("task_gradients", gradients(("SigLIP-VQ", "VQ-VQ"))),
+        ("trained_parts", parted(("VQ-VQ", "SigLIP-SigLIP"))),
     ],
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):

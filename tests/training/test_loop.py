@@ -124,6 +124,46 @@ def test_other_arms_resume_exactly(spec, regime, architecture, tmp_path, uninter
     assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["one adapter", "two adapters"])
+def test_a_frozen_run_changes_adapters_and_head_and_no_bit_of_the_language_model(
+    spec, shared, tmp_path
+):
+    spec = spec.vary(tuning="frozen", shared_adapter=shared, text_examples=12)
+    before = prepare(spec)[0].state_dict()
+    after, _ = run(spec, tmp_path)
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    # neither embeddings nor the row of the token that starts an image
+    assert {name.split(".")[0] for name in changed} == {
+        "understanding_adapter",
+        "generation_head",
+        *(() if shared else ("generation_adapter",)),
+    }
+    assert changed == {
+        name for name in before if name.split(".")[0].endswith(("_adapter", "_head"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("tuning", "shared", "common"),
+    [
+        ("frozen", False, set()),
+        ("frozen", True, {"understanding_adapter"}),
+        ("full", False, {"language_model"}),
+    ],
+)
+def test_tasks_meet_in_the_language_model_and_in_a_shared_adapter_only(
+    spec, tuning, shared, common
+):
+    def taught(regime: str) -> set[str]:
+        own = spec.vary(regime=regime, tuning=tuning, shared_adapter=shared)
+        model, _, steps, *_ = prepare(own)
+        model(**steps[0]).loss.backward()
+        learning = (name for name, p in model.named_parameters() if p.grad is not None)
+        return {name.split(".")[0] for name in learning}
+
+    assert taught("understanding") & taught("generation") == common
+
+
 def test_a_run_cut_off_again_and_again_ends_as_if_it_had_not_been(spec, tmp_path, uninterrupted):
     spec = spec.vary(fractions=equal(6))
     for cut_at in (2, 2, 4, 5, 6):
