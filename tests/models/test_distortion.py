@@ -462,7 +462,7 @@ def test_a_distorted_run_resumes_exactly(spec, tmp_path):
                     raise KeyboardInterrupt
 
             with contextlib.suppress(KeyboardInterrupt):
-                train(model, steps, distorted, tmp_path / name, lambda model, last: [], report)
+                train(model, steps, distorted, tmp_path / name, lambda *_: [], report)
         weights.append(model.state_dict())
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())

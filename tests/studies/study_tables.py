@@ -15,7 +15,9 @@ from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
-from uvlm_core.studies.training_order import ARMS
+from uvlm_core.studies.trained_parts import PARTS
+from uvlm_core.studies.training_order import ARMS, SHUFFLED, SMALL
+from uvlm_core.studies.when_it_helps import cells
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import REGIMES
 
@@ -236,6 +238,58 @@ def ordered(architectures=("VQ-VQ",), seeds=3, rows=(16, 8)) -> pd.DataFrame:
         for attribute in ("total", *ATTRIBUTES)
     ]
     return pd.DataFrame(found, columns=[*SCORES, "arm", "understanding_rows"])
+
+
+def mapped(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of when_it_helps at its smoke scale, out of random numbers."""
+    rng, every = np.random.default_rng(10), cells(find_study("when_it_helps").scale("smoke"))
+    found = [
+        (name, "unified", seed, 1.0, "partial", "total", rng.random(), 9, arm, *cell.values())
+        for name in architectures
+        for cell in every
+        for arm in (ONCE, MIXED)
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(found, columns=[*SCORES, "arm", *every[0]])
+
+
+def gradients(architectures=("VQ-VQ",), seeds=3, fractions=(0.25, 0.5, 1.0)) -> pd.DataFrame:
+    """A table of task_gradients, out of random numbers."""
+    rng, rows = np.random.default_rng(10), []
+    layers = [f"layer {layer}, {kind}" for layer in (1, 2, 3, 4) for kind in ("attention", "MLP")]
+    for name, arm, seed, fraction in itertools.product(
+        architectures, (MIXED, SHUFFLED), range(seeds), fractions
+    ):
+        found = [
+            (metric, part)
+            for metric in ("gradient_cosine", "gradient_ratio")
+            for part in ("all", "embeddings", *layers)
+        ]
+        if fraction < 1:
+            kinds = ("understanding", "generation", "empty")
+            found += [("loss_change", f"one {kind} step") for kind in kinds]
+        rows += [
+            (name, _REGIMES[arm], seed, fraction, metric, part, rng.random() - 0.5, 4, arm)
+            for metric, part in found
+        ]
+    return pd.DataFrame(rows, columns=[*SCORES, "arm"])
+
+
+_REGIMES = {MIXED: "unified", SHUFFLED: "shuffled"}
+
+
+def parted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of trained_parts, out of random numbers."""
+    rng = np.random.default_rng(11)
+    found = [
+        (name, "unified", seed, 1.0, "partial", attribute, rng.random(), 9, arm, part)
+        for name in architectures
+        for part in PARTS
+        for arm in (ONCE, SMALL, REPEATED, MIXED)
+        for seed in range(seeds)
+        for attribute in ("total", *ATTRIBUTES)
+    ]
+    return pd.DataFrame(found, columns=[*SCORES, "arm", "trained"])
 
 
 def switched(architectures=("VQ-VQ",)) -> pd.DataFrame:

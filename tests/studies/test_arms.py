@@ -16,8 +16,11 @@ from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scor
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, baselines
 from uvlm_core.studies.learning_curves import FeatureCeiling
 from uvlm_core.studies.original_behaviour import PLAIN, SWITCHES
+from uvlm_core.studies.trained_parts import FULL, PARTS
+from uvlm_core.studies.when_it_helps import FACTORS, cells, confounded, design, levels
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import ARCHITECTURES
+from uvlm_core.training.stacked import stack_key
 
 BASE = profile("laptop")
 
@@ -263,6 +266,112 @@ def test_the_orders_control_differs_in_whose_images_are_drawn_only():
         (training_order.FIRST, training_order.SHUFFLED_FIRST),
     ):
         assert specs[control] == specs[arm].vary(shuffled_requests=True)
+
+
+def test_the_map_is_balanced_orthogonal_and_of_resolution_4():
+    found, scale = design(), find_study("when_it_helps").scale("laptop")
+    assert found.shape == (16, 6) and len({tuple(cell) for cell in found}) == 16
+    assert set(found.flat) == {-1, 1} and not found.sum(0).any()
+    assert (found.T @ found == 16 * np.eye(6)).all()
+    columns = dict(zip(FACTORS, found.T, strict=True))
+    pairs = {
+        pair: columns[pair[0]] * columns[pair[1]] for pair in itertools.combinations(FACTORS, 2)
+    }
+    # no interaction of two has anything of a main effect, or of the mean
+    assert not any(product @ column for product in pairs.values() for column in found.T)
+    assert not any(product.sum() for product in pairs.values())
+    # but each is that of another pair, or of two
+    assert sorted(len(group) for group in confounded()) == [2] * 6 + [3]
+    assert [pair for group in confounded() for pair in group if pair not in pairs] == []
+    for group in confounded():
+        assert all((pairs[pair] == pairs[group[0]]).all() for pair in group)
+    for cell, signs in zip(cells(scale), found, strict=True):
+        for (name, (low, high)), sign in zip(levels(scale).items(), signs, strict=True):
+            assert cell[name] == (high if sign > 0 else low)
+
+
+def test_the_arms_of_a_cell_are_mixed_and_understanding_alone_at_its_levels():
+    arms = arms_of("when_it_helps", seeds=1)
+    assert len(arms) == 2 * 16
+    for arm in arms:
+        spec, labels = arm.spec, arm.labels
+        rows, requests = labels["understanding_rows"], labels["generation_rows"]
+        assert rows in (100, 1600) and spec.understanding_rows == rows
+        ((stage, steps),) = spec.schedule()
+        mixed = labels["arm"] == MIXED
+        seen = {"understanding": 1600, "generation": requests * mixed, "text": requests * mixed / 2}
+        assert stage.seen(spec.rows_of_kinds) == seen and steps == -(-sum(seen.values()) // 8)
+        assert spec.training.image_loss_weight == labels["image_loss_weight"] or not mixed
+        assert spec.training.optimizer == labels["optimizer"].lower()
+        assert spec.model.random_language_model == (labels["language_model"] == "random")
+        assert spec.model.shared_adapter == (labels["sharing"] == "shared")
+        rates = spec.training.learning_rate, spec.training.adapter_learning_rate
+        assert rates == {"Muon": (0.01, 2e-3), "AdamW": (1e-3, 1e-3)}[labels["optimizer"]]
+
+
+def test_cells_share_understanding_alone_where_it_does_not_see_what_differs():
+    arms = arms_of("when_it_helps", seeds=1)
+    runs = {
+        name: {arm.spec.canonical() for arm in arms if arm.labels["arm"] == name}
+        for name in (ONCE, MIXED)
+    }
+    assert {name: len(own) for name, own in runs.items()} == {ONCE: 8, MIXED: 16}
+    seen = {
+        (
+            spec.understanding_rows,
+            spec.training.optimizer,
+            spec.model.random_language_model,
+        )
+        for spec in runs[ONCE]
+    }
+    assert len(seen) == 8
+    others = {spec.canonical() for spec in specs_of("training_order", seeds=1)}
+    assert len(runs[ONCE] & others) == 2  # those of the paper's setting are there already
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop"])
+def test_gradients_are_measured_in_mixed_training_and_its_control_alone(name):
+    base, scale = profile(name), find_study("task_gradients").scale(name)
+    arms = arms_of("task_gradients", base)
+    assert len(arms) == len({arm.spec.canonical() for arm in arms})
+    assert (
+        len(arms) == 2 * scale.seeds * len(scale.architectures) == {"smoke": 2, "laptop": 32}[name]
+    )
+    for mixed, control in zip(arms[::2], arms[1::2], strict=True):
+        assert (mixed.labels["arm"], control.labels["arm"]) == (MIXED, training_order.SHUFFLED)
+        assert control.spec == mixed.spec.vary(shuffled_requests=True)
+        same = {key: mixed.labels[key] for key in ("seed", "architecture")}
+        plain = baselines(base, scale, scale.seen, **same)[MIXED]
+        changes = {"gradient_rows": scale.gradient_rows, "fractions": scale.fractions}
+        assert mixed.spec == plain.vary(**changes) and mixed.spec.steps == plain.steps
+        assert stack_key(mixed.spec) is None
+
+
+def test_trained_parts_differ_from_training_in_full_in_tuning_rank_and_adapters_alone():
+    found = {
+        (arm.labels["trained"], arm.labels["arm"]): arm.spec
+        for arm in arms_of("trained_parts", seeds=1)
+    }
+    names = (ONCE, training_order.SMALL, REPEATED, MIXED)
+    assert set(found) == {(part, arm) for part in PARTS for arm in names}
+    trained = {"tuning", "lora_rank", "lora_alpha", "shared_adapter"}
+    for (part, arm), spec in found.items():
+        assert spec.vary(**{name: BASE.spec.flat()[name] for name in trained}) == found[FULL, arm]
+        assert spec.model.shared_adapter != ("two adapters" in part)
+        tuning, rank = spec.training.tuning, spec.training.lora_rank
+        assert part.startswith({"lora": f"LoRA of rank {rank}"}.get(tuning, f"{tuning} LM"))
+        assert tuning != "lora" or spec.training.lora_alpha == 2 * rank
+
+
+@pytest.mark.parametrize(("base", "seeds"), [(profile("smoke"), 1), (BASE, 8)])
+def test_baselines_with_two_adapters_and_runs_in_full_are_not_made_again(base, seeds):
+    study = find_study("trained_parts")
+    own = set(study.specs(base))
+    assert len(study.arms(base, study.scale(base.name))) == 24 * seeds
+    assert len(own) == 18 * seeds  # 4 of each of 4 parts, and mixed with two adapters twice
+    others = set(find_study("training_order").specs(base))
+    assert len(own & others) == 4 * seeds
+    assert {spec.training.tuning for spec in own & others} == {"full"}
 
 
 def test_pictures_of_your_own_take_the_place_of_the_profiles():

@@ -6,13 +6,22 @@ import pytest
 from study_tables import opened
 
 from uvlm_core.data.attributes import ATTRIBUTES
-from uvlm_core.studies import training_order
+from uvlm_core.studies import task_gradients, training_order
 from uvlm_core.studies.affine_alignment import alignment_benefit, alignment_slopes, distortion_costs
 from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, PIXELS, at_end
-from uvlm_core.studies.base import chance, generation_metric
+from uvlm_core.studies.base import chance, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.data_scaling import exchange_rates
 from uvlm_core.studies.learning_curves import benefit, headroom, while_learning
+from uvlm_core.studies.trained_parts import (
+    FROZEN,
+    FROZEN_APART,
+    FULL,
+    FULL_APART,
+    HIGH_RANK,
+    LOW_RANK,
+)
+from uvlm_core.studies.when_it_helps import FACTORS, cells, design, effects
 from uvlm_core.training.spec import ARCHITECTURES
 
 
@@ -390,6 +399,180 @@ def test_a_planted_order_is_judged_against_each_baseline_and_control():
         ["by what is drawn", "examples", "no effect"],
     ]
     assert found["difference"].round(3).tolist() == [0.17, 0.2, 0.15, 0.18, -0.12, -0.09, 0]
+
+
+def map_of(mean: float, seeds=8, **planted: float) -> pd.DataFrame:
+    """As the table of when_it_helps: the mean gain, and the effects of factors on it.
+
+    `a__b` is an interaction of two: the gain where their levels agree minus that elsewhere.
+    """
+    rows, every = [], cells(find_study("when_it_helps").scale("smoke"))
+    for cell, signs in zip(every, design(), strict=True):
+        sign = dict(zip(FACTORS, signs, strict=True))
+        gain = mean + sum(
+            effect / 2 * np.prod([sign[factor] for factor in names.split("__")])
+            for names, effect in planted.items()
+        )
+        for seed in range(seeds):
+            noise = 0.002 * (-1) ** seed * (1 + signs.sum())  # in the mean, and in every effect
+            for arm, value in ((ONCE, 0.4), (MIXED, 0.4 + gain + noise)):
+                rows.append(("VQ-VQ", arm, *cell.values(), seed, value + 0.01 * seed))
+    table = pd.DataFrame(rows, columns=["architecture", "arm", *FACTORS, "seed", "value"])
+    return table.assign(fraction=1.0, metric="partial", attribute="total")
+
+
+def test_planted_main_effects_are_recovered_exactly_and_judged_as_they_are():
+    table = map_of(0.1, understanding_rows=0.2, optimizer=-0.1, sharing=0.01)
+    found = verdicts("when_it_helps", table)
+    assert found["claim"].tolist() == ["generation helps on average"] + 6 * ["the gain depends"]
+    assert found["difference"].tolist() == pytest.approx([0.1, 0.2, 0, 0, -0.1, 0, 0.01])
+    none = "no effect"
+    assert found["verdict"].tolist() == ["yes", "yes", none, none, "no", none, none]
+    assert set(found["seeds"]) == {8} and set(found["matching"]) == {"examples"}
+    assert found["quantity"].tolist() == [
+        "total, mixed \N{MINUS SIGN} understanding alone, mean of 16 cells",
+        "gain in total, 16 rows minus 8 rows",
+        "gain in total, 16 requests minus 8 requests",
+        "gain in total, image loss 1 minus image loss 0.2",
+        "gain in total, AdamW minus Muon",
+        "gain in total, random language model minus pre-trained language model",
+        "gain in total, separate adapters minus shared adapters",
+    ]
+
+
+def test_a_planted_interaction_is_in_its_own_row_and_in_no_main_effect():
+    scale = find_study("when_it_helps").scale("smoke")
+    found = effects(map_of(0, optimizer__sharing=0.3), scale)
+    means = found.groupby("effect")["difference"].mean()
+    (own,) = (name for name in means.index if "optimizer x sharing" in name)
+    assert own.split(" or ") == [
+        "understanding_rows x language_model",
+        "generation_rows x image_loss_weight",
+        "optimizer x sharing",
+    ]
+    assert len(means) == 1 + 6 + 7
+    wanted = {name: 0.3 * (name == own) for name in means.index}
+    assert means.to_dict() == pytest.approx(wanted)
+
+
+def test_a_seed_without_every_cell_says_nothing_of_an_effect():
+    table = map_of(0.1, seeds=3)
+    lost = (table["seed"] == 1) & (table["arm"] == MIXED) & (table["optimizer"] == "Muon")
+    found = effects(table[~lost], find_study("when_it_helps").scale("smoke"))
+    assert set(found["seed"]) == {0, 2}
+
+
+def gradients(
+    cosine: float, shuffled: float, understood: float, drawn: float, others: float, seeds=8
+) -> pd.DataFrame:
+    """As the table of task_gradients: cosines with true and other images, and by how much rows of
+    each kind, and requests with other images, lower the loss beyond what momenta do."""
+    rows = []
+    for seed in range(seeds):
+        noise = 0.0005 * (-1) ** seed
+        for arm, agree, lowered in (
+            (MIXED, cosine + 10 * noise, drawn + noise),
+            (training_order.SHUFFLED, shuffled, others),
+        ):
+            for fraction, share in ((0.25, 0.5), (0.5, 1.5), (1.0, 1.0)):
+                own = [("gradient_cosine", "all", agree * share)]
+                own += [("gradient_cosine", "layer 1, MLP", 9.0), ("gradient_ratio", "all", 9.0)]
+                if fraction < 1:
+                    momenta = -0.02 * share
+                    own += [
+                        ("loss_change", f"one {kind} step", momenta - share * value)
+                        for kind, value in (
+                            ("understanding", understood),
+                            ("generation", lowered),
+                            ("empty", 0.0),
+                        )
+                    ]
+                rows += [("VQ-VQ", arm, seed, fraction, *each) for each in own]
+    columns = ["architecture", "arm", "seed", "fraction", "metric", "attribute", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("planted", "judged", "story"),
+    [
+        # true images' gradients agree and lower the loss, others' do neither
+        (
+            (0.3, 0.0, 0.01, 0.008, 0.0),
+            ["yes", "yes", "yes", "no", "yes"],
+            "shared features",
+        ),
+        # both agree alike and do as much as understanding rows
+        (
+            (0.3, 0.3, 0.01, 0.01, 0.01),
+            ["yes", "no effect", "yes", "undecided", "undecided"],
+            "better optimisation",
+        ),
+        # both agree alike, but what a step does depends on what is drawn
+        ((0.3, 0.3, 0.01, 0.02, 0.0), ["yes", "no effect", "yes", "yes", "yes"], ""),
+        ((-0.3, -0.1, 0.01, -0.01, 0.0), ["no", "no", "no", "no", "no"], "forgetting"),
+        # nothing planted: momenta alone lower the loss, and are no one's
+        (
+            (0.0, 0.0, 0.01, 0.0, 0.0),
+            ["no effect", "no effect", "undecided", "no", "undecided"],
+            "",
+        ),
+    ],
+)
+def test_planted_gradients_are_judged_as_they_are_and_fit_their_story(planted, judged, story):
+    table = gradients(*planted)
+    found = opened("task_gradients", table)
+    assert found.verdicts["verdict"].tolist() == judged
+    cosine, shuffled, understood, drawn, others = planted
+    wanted = [cosine, cosine - shuffled, 1000 * drawn, drawn / understood - 1]
+    wanted += [1000 * (drawn - others)]
+    assert found.verdicts["difference"].tolist() == pytest.approx(wanted, abs=1e-6)
+    assert task_gradients.stories(found) == {"VQ-VQ": story}
+    said = task_gradients.headline_of_cosines(found)
+    assert said.endswith(f"{story} in VQ-VQ" if story else "none of the three stories")
+    told = task_gradients.tell_cosines(found)
+    assert (f"this fits {story}, because" if story else "fit none of the three") in told
+    few = opened("task_gradients", table[table["seed"] < 2])  # too few to decide anything
+    assert task_gradients.stories(few) == {"VQ-VQ": ""}
+
+
+def test_a_planted_gain_of_each_trained_part_is_judged_as_it_is():
+    gained = {FROZEN_APART: 0.0, FROZEN: 0.02, LOW_RANK: 0.1, HIGH_RANK: -0.1}
+    gained |= {FULL_APART: 0.15, FULL: 0.2}
+    rows = [
+        ("VQ-VQ", part, arm, seed, 0.5 + 0.01 * seed + more + 0.001 * (-1) ** seed * (arm == MIXED))
+        for part, gain in gained.items()
+        for arm, more in (
+            (ONCE, 0.0),
+            (training_order.SMALL, gain),
+            (REPEATED, 0.2),
+            (MIXED, gain),
+        )
+        for seed in range(8)
+    ]
+    table = pd.DataFrame(rows, columns=["architecture", "trained", "arm", "seed", "value"])
+    table = table.assign(fraction=1.0, metric="partial", attribute="total")
+    found = verdicts("trained_parts", table)
+    parts = list(gained)[:4]
+    told = found.set_index("quantity")[["matching", "verdict"]].apply(tuple, axis=1).to_dict()
+    minus = "mixed \N{MINUS SIGN}"
+    assert told == {
+        **{
+            f"total, {part}, {minus} {ONCE}": ("examples", verdict)
+            for part, verdict in zip(parts, ("no effect", "no effect", "yes", "no"), strict=True)
+        },
+        **{f"total, {part}, {minus} {REPEATED}": ("steps", "no") for part in parts},
+        **{
+            f"total, {part}, {minus} {training_order.SMALL}": ("steps", "no effect")
+            for part in parts
+        },
+        f"total, mixed, {FROZEN} \N{MINUS SIGN} {FROZEN_APART}": ("examples", "no effect"),
+        f"total, {minus} {ONCE}, {FULL} \N{MINUS SIGN} {FROZEN}": ("examples", "replicates"),
+        f"total, {FULL_APART}, {minus} {ONCE}": ("examples", "yes"),
+    }
+    wanted = [*list(gained.values())[:4], -0.2, -0.18, -0.1, -0.3, 0, 0, 0, 0, 0.02, 0.18, 0.15]
+    assert found["difference"].to_numpy() == pytest.approx(wanted, abs=1e-9)
+    level = table.assign(value=0.5 + 0.01 * table["seed"])
+    assert set(verdicts("trained_parts", level)["verdict"]) == {"no effect"}
 
 
 def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():

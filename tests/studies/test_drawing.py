@@ -8,9 +8,12 @@ from matplotlib.colors import to_hex
 from study_tables import (
     cosines,
     distorted,
+    gradients,
+    mapped,
     mixed,
     opened,
     ordered,
+    parted,
     pictured,
     probed,
     scaling,
@@ -32,8 +35,10 @@ from uvlm_core.studies.learning_curves import (
     while_learning,
 )
 from uvlm_core.studies.mutual_benefit import BASELINES
-from uvlm_core.studies.statistics import mean_interval
-from uvlm_core.studies.training_order import ARMS
+from uvlm_core.studies.statistics import MARGIN, mean_interval
+from uvlm_core.studies.trained_parts import FROZEN, FULL, PARTS
+from uvlm_core.studies.training_order import ARMS, SHUFFLED, SMALL
+from uvlm_core.studies.when_it_helps import FACTORS, cell_gains, effects, levels
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
 
 
@@ -76,6 +81,18 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
     **{
         name: lambda names, name=name: drawn("training_order", name, ordered(names), **TWO_PANELS)
         for name in find_study("training_order").figures
+    },
+    **{
+        name: lambda names, name=name: drawn("when_it_helps", name, mapped(names))
+        for name in find_study("when_it_helps").figures
+    },
+    **{
+        name: lambda names, name=name: drawn("task_gradients", name, gradients(names))
+        for name in find_study("task_gradients").figures
+    },
+    **{
+        name: lambda names, name=name: drawn("trained_parts", name, parted(names))
+        for name in find_study("trained_parts").figures
     },
 }
 NO_LINES = ("mutual_benefit_attributes",)  # heat maps
@@ -126,6 +143,9 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
             "affine_alignment",
             "attribute_transfer",
             "captioned_pictures",
+            "when_it_helps",
+            "task_gradients",
+            "trained_parts",
         )
         for name in find_study(study).figures
         if name != "learning_curves_watches"
@@ -287,6 +307,102 @@ def test_the_benefit_is_said_as_it_is_judged(gain, words):
     assert words in sentence(figure)
 
 
+def test_the_map_sorts_cells_by_their_gain_and_marks_their_levels_beside_it():
+    table = mapped()
+    found = drawn("when_it_helps", "when_it_helps", table)
+    left, right = found.figure.axes
+    means = cell_gains(table).groupby(list(FACTORS))["difference"].mean()
+    points = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "o"]
+    assert points == pytest.approx(sorted(means, reverse=True)) and len(points) == 16
+    highs = [high for _, high in levels(find_study("when_it_helps").scale("smoke")).values()]
+    for line in right.lines:
+        column, place = line.get_xdata()[0], line.get_ydata()[0]
+        cell = means.index[(means - points[place]).abs().argmin()]
+        filled = to_hex(line.get_markerfacecolor()) == "#000000"
+        assert filled == (cell[column] == highs[column])
+    assert len(right.lines) == 16 * len(FACTORS)
+    assert found.shown["difference"].iloc[:3].mean() == pytest.approx(points[0])
+
+
+def test_main_effects_are_drawn_with_their_intervals_upon_the_margin():
+    table = mapped()
+    found = drawn("when_it_helps", "when_it_helps_effects", table)
+    (axes,) = found.figure.axes
+    wanted = effects(table, find_study("when_it_helps").scale("smoke"))
+    for line, factor in enumerate(FACTORS):
+        own = wanted.loc[wanted["effect"] == factor, "difference"]
+        mean, low, high = mean_interval(own)
+        assert drawn_at(axes, line) == [
+            [pytest.approx(low), pytest.approx(high)],
+            [pytest.approx(mean)],
+        ]
+    (margin,) = axes.patches
+    assert (margin.get_x(), margin.get_width()) == pytest.approx((-MARGIN, 2 * MARGIN))
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"), [(0.2, "helps"), (-0.2, "hurts"), (0.0, "is not shown to help or hurt")]
+)
+def test_the_map_and_the_effects_say_what_is_judged(gain, words):
+    table = mapped(seeds=8)
+    table["value"] = 0.5 + 0.01 * (-1.0) ** table["seed"] * (table["arm"] == MIXED)
+    table.loc[table["arm"] == MIXED, "value"] += gain
+    table.loc[(table["arm"] == MIXED) & (table["optimizer"] == "Muon"), "value"] += gain
+    assert sentence(drawn("when_it_helps", "when_it_helps", table).figure) == (
+        f"Averaged over 16 combinations of six conditions, generation {words}"
+    )
+    said = sentence(drawn("when_it_helps", "when_it_helps_effects", table).figure)
+    larger = {0.2: "Muon", -0.2: "AdamW"}.get(gain)
+    assert said == (
+        f"What generation adds to understanding is larger with {larger}"
+        if larger
+        else "What generation adds to understanding is not shown to depend on any of six conditions"
+    )
+
+
+def test_cosines_are_drawn_by_layer_as_means_of_attention_and_mlp():
+    table = gradients(("SigLIP-VQ", "VQ-VQ"))
+    found = drawn("task_gradients", "task_gradients", table)
+    panels = found.figure.axes
+    assert [axes.get_title() for axes in panels] == [
+        *("after 25%", "after 50%", "after 100%"),
+        *[""] * 3,
+    ]
+    wanted = {
+        regime: [
+            own[own["attribute"].str.startswith(f"layer {layer}, ")]["value"].mean()
+            for layer in (1, 2, 3, 4)
+        ]
+        for regime in ("unified", "shuffled")
+        for own in [
+            table[
+                (table["architecture"] == "VQ-VQ")
+                & (table["regime"] == regime)
+                & (table["fraction"] == 0.5)
+                & (table["metric"] == "gradient_cosine")
+            ]
+        ]
+    }
+    for regime, means in wanted.items():  # the second row is VQ-VQ
+        assert curve(panels[4], regime).get_ydata() == pytest.approx(means)
+
+
+def test_what_rows_do_is_drawn_beyond_an_empty_step():
+    table = gradients()
+    (axes,) = drawn("task_gradients", "task_gradients_steps", table).figure.axes
+    own = table[table["metric"] == "loss_change"]
+    wide = own.pivot(index=["arm", "fraction", "seed"], columns="attribute", values="value")
+    change = 1000 * wide.sub(wide["one empty step"], axis=0).groupby(["arm", "fraction"]).mean()
+    for look, column, arm in (
+        ("understanding", "one understanding step", MIXED),
+        ("generation", "one generation step", MIXED),
+        ("shuffled", "one generation step", SHUFFLED),
+    ):
+        line = curve(axes, look)
+        assert line.get_ydata() == pytest.approx(change.loc[arm, column].tolist())
+        assert line.get_xdata() == pytest.approx([0.25, 0.5], abs=0.02)
+
+
 @pytest.mark.parametrize("less", [0.1, 0.0])
 def test_features_are_called_less_exact_only_if_every_interval_says_so(less):
     table = cosines(("VQ-SigLIP", "SigLIP-SigLIP"))
@@ -405,6 +521,35 @@ def test_a_request_is_called_worth_less_only_if_the_interval_says_so():
     table.loc[alone, "value"] = 0.5 + table["understanding_rows"] / 1000
     found = drawn("data_scaling", "data_scaling_exchange", table)
     assert "worth less than an understanding row in 1 of 1" in sentence(found.figure)
+
+
+def test_every_trained_part_shows_its_totals_with_chance_and_its_paired_gains():
+    table = parted()
+    own = table[table["attribute"] == "total"]
+    wide = own.pivot(index=["trained", "seed"], columns="arm", values="value")
+    above = drawn("trained_parts", "trained_parts", table).figure.axes[0]
+    gained = drawn("trained_parts", "trained_parts_gains", table).figure.axes[0]
+    chance = sum(chances()[name] for name in ATTRIBUTES) / 5
+    assert any(list(line.get_ydata()) == pytest.approx([chance] * 2) for line in above.lines)
+    for arm, marker in ((ONCE, "s"), (SMALL, "^"), (REPEATED, "D"), (MIXED, "o")):
+        for axes, values in ((above, wide[arm]), (gained, wide[MIXED] - wide[arm])):
+            means = [line for line in axes.lines if line.get_marker() == marker]
+            if axes is gained and arm == MIXED:
+                assert not means
+                continue
+            assert [round(line.get_xdata()[0]) for line in means] == list(range(len(PARTS)))
+            wanted = values.groupby("trained").mean()[list(PARTS)]
+            assert [line.get_ydata()[0] for line in means] == pytest.approx(wanted.tolist())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"), [(0.3, "is larger"), (-0.3, "is smaller"), (0.0, "is not shown to be")]
+)
+def test_learning_is_said_to_matter_only_as_it_is_judged(more, words):
+    table = parted(seeds=8)
+    table["value"] = 0.5 + 0.01 * (-1.0) ** table["seed"] * (table["trained"] == FROZEN)
+    table.loc[(table["trained"] == FULL) & (table["arm"] == MIXED), "value"] += more
+    assert words in sentence(drawn("trained_parts", "trained_parts", table).figure)
 
 
 def test_a_restored_setting_is_drawn_as_a_change_of_its_seed():
@@ -680,6 +825,9 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
         ("attribute_transfer", transferred(ARCHITECTURES)),
         ("captioned_pictures", pictured()),
         ("training_order", ordered(rows=(16,))),
+        ("when_it_helps", mapped()),
+        ("task_gradients", gradients(("SigLIP-VQ", "VQ-VQ"))),
+        ("trained_parts", parted(("VQ-VQ", "SigLIP-SigLIP"))),
     ],
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):

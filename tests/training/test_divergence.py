@@ -94,7 +94,7 @@ class Cut(Exception):
     """What ends a training early here."""
 
 
-def weigh(model, last: bool = True) -> list[dict]:
+def weigh(model, *_) -> list[dict]:
     total = sum(float(p.detach().double().square().sum()) for p in model.parameters())
     return [{"metric": "weight", "attribute": "", "value": total, "samples": 1}]
 
@@ -264,7 +264,7 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_not_gone_on_from(spec,
 def test_of_scores_only_those_of_alignment_may_be_missing(spec, tmp_path, metric, allowed):
     model, _, steps, *_ = prepare(spec)
 
-    def score(model, last):
+    def score(model, last, optimizer):
         return [
             {
                 "metric": metric,

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
 from uvlm_core.models.heads import FLOW_DRAWS
+from uvlm_core.runs.trained import trained_models
 from uvlm_core.training import loop as training
 from uvlm_core.training.loop import DONE, Steps, last_checkpoint, make_optimizer, prepare, train
-from uvlm_core.training.networks import load_model
+from uvlm_core.training.networks import load_model, random_language_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +33,7 @@ class Cut(Exception):
     """What ends a training early here."""
 
 
-def weigh(model, last: bool = True) -> list[dict]:
+def weigh(model, *_) -> list[dict]:
     """A score that any change of any weight changes."""
     total = sum(float(p.detach().double().square().sum()) for p in model.parameters())
     return [{"metric": "weight", "attribute": "", "value": total, "samples": 1}]
@@ -122,6 +124,46 @@ def test_other_arms_resume_exactly(spec, regime, architecture, tmp_path, uninter
     assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["one adapter", "two adapters"])
+def test_a_frozen_run_changes_adapters_and_head_and_no_bit_of_the_language_model(
+    spec, shared, tmp_path
+):
+    spec = spec.vary(tuning="frozen", shared_adapter=shared, text_examples=12)
+    before = prepare(spec)[0].state_dict()
+    after, _ = run(spec, tmp_path)
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    # neither embeddings nor the row of the token that starts an image
+    assert {name.split(".")[0] for name in changed} == {
+        "understanding_adapter",
+        "generation_head",
+        *(() if shared else ("generation_adapter",)),
+    }
+    assert changed == {
+        name for name in before if name.split(".")[0].endswith(("_adapter", "_head"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("tuning", "shared", "common"),
+    [
+        ("frozen", False, set()),
+        ("frozen", True, {"understanding_adapter"}),
+        ("full", False, {"language_model"}),
+    ],
+)
+def test_tasks_meet_in_the_language_model_and_in_a_shared_adapter_only(
+    spec, tuning, shared, common
+):
+    def taught(regime: str) -> set[str]:
+        own = spec.vary(regime=regime, tuning=tuning, shared_adapter=shared)
+        model, _, steps, *_ = prepare(own)
+        model(**steps[0]).loss.backward()
+        learning = (name for name, p in model.named_parameters() if p.grad is not None)
+        return {name.split(".")[0] for name in learning}
+
+    assert taught("understanding") & taught("generation") == common
+
+
 def test_a_run_cut_off_again_and_again_ends_as_if_it_had_not_been(spec, tmp_path, uninterrupted):
     spec = spec.vary(fractions=equal(6))
     for cut_at in (2, 2, 4, 5, 6):
@@ -149,7 +191,7 @@ def test_a_death_while_scoring_costs_the_steps_since_the_last_checkpoint_only(
     model, _, steps, _, _ = prepare(spec)
     seen = []
 
-    def score(model, last):
+    def score(model, *_):
         seen.append(1)
         if len(seen) == 2:
             raise Cut
@@ -208,6 +250,57 @@ def test_arms_of_a_seed_start_from_the_same_weights(spec):
         assert all(torch.equal(tensor, state[name]) for name, tensor in states[0].items())
     other = prepare(spec.vary(seed=1))[0].state_dict()
     assert not torch.equal(states[0]["generation_head.weight"], other["generation_head.weight"])
+
+
+def test_a_random_language_model_depends_on_the_seed_alone_and_leaves_all_else_as_it_is(spec):
+    def start(**change):
+        return prepare(spec.vary(**change))[0].state_dict()
+
+    shipped, one = start(), start(random_language_model=True)
+    again = start(random_language_model=True, regime="understanding")
+    other = start(random_language_model=True, seed=1)
+    assert one.keys() == shipped.keys()
+    for name, weight in one.items():
+        assert torch.equal(weight, again[name])
+        if name.startswith("language_model."):
+            assert weight.shape == shipped[name].shape and weight.dtype == shipped[name].dtype
+            drawn = weight.ndim == 2  # norms are ones
+            assert torch.equal(weight, shipped[name]) != drawn
+            assert torch.equal(weight, other[name]) != drawn
+        else:
+            assert torch.equal(weight, shipped[name])
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, OPTConfig])
+def test_any_language_model_can_be_random_with_the_rows_that_were_added_to_it(kind):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    like = AutoModelForCausalLM.from_config(kind(vocab_size=20, **shape), dtype=torch.bfloat16)
+    like.resize_token_embeddings(24, mean_resizing=False)
+    before = torch.get_rng_state()
+    found = random_language_model(like, 3)
+    assert torch.equal(torch.get_rng_state(), before)  # nothing else draws other numbers
+    assert type(found) is type(like) and not found.training and found.dtype == torch.bfloat16
+    assert found.get_input_embeddings().weight.shape == (24, 16)
+    assert found.get_output_embeddings().weight.shape == (24, 16)
+
+
+def test_a_random_language_model_is_trained_resumed_saved_and_loaded_as_another(
+    spec, tmp_path, uninterrupted
+):
+    spec = spec.vary(random_language_model=True, fractions=(1.0,)).canonical()
+    wanted = uninterrupted(spec)
+    with pytest.raises(Cut):
+        run(spec.vary(fractions=(0.5, 1.0)), tmp_path / "cut", 5)
+    assert last_checkpoint(tmp_path / "cut").endswith("checkpoint-3")
+    resumed, _ = run(spec.vary(fractions=(0.5, 1.0)), tmp_path / "cut")
+    ((saved, *_),) = trained_models([spec])
+    loaded, *_ = load_model(next((tmp_path / "cache" / "models").glob("*/spec.json")).parent)
+    start = prepare(spec)[0].state_dict()
+    for name, weight in wanted[0].items():
+        for state in (resumed, saved.state_dict(), loaded.state_dict()):
+            assert torch.equal(state[name], weight), name
+    moved = [name for name in start if not torch.equal(start[name], wanted[0][name])]
+    assert any(name.startswith("language_model.") for name in moved)
 
 
 def same_rows(some, others) -> bool:
@@ -478,7 +571,7 @@ from uvlm_core.training.loop import prepare, train
 
 spec = RunSpec.from_dict(json.loads(sys.argv[1]))
 model, _, steps, _, _ = prepare(spec)
-score = lambda model, last: [{"metric": "weight", "attribute": "",
+score = lambda model, *_: [{"metric": "weight", "attribute": "",
                               "value": float(model.generation_head.weight.sum()),
                         "samples": 1}]
 start = float(model.generation_head.weight.sum())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.conversations import TASKS, AttributeBias
+from uvlm_core.environment import ROOT
 from uvlm_core.models.distortion import PLACES, SIDES, Distortion
 from uvlm_core.models.kinds import Kind
 from uvlm_core.runs.store import record_key
@@ -82,6 +83,7 @@ VALUES = {
     "wordless_requests": st.booleans(),
     "edit_requests": st.just(False),
     "language_model": st.text(),
+    "random_language_model": st.just(False),  # needs a tuning
     "tokenizer": st.text(),
     "semantic_encoder": st.text(),
     "vq_tokenizer": st.text(),
@@ -116,6 +118,7 @@ VALUES = {
     "generated_watches": st.integers(2, 5000),
     "probe_watches": st.one_of(st.just(0), st.integers(10, 100)),
     "shown_watches": st.integers(0, 2),
+    "gradient_rows": st.just(0),  # needs both tasks
     "world": st.just(1),
     "shuffled_attributes": st.sampled_from(
         ((), ("time",), ("weather_corner", "battery_corner", "weather"))
@@ -148,6 +151,7 @@ OTHER = {  # another valid value of every field but the world's version, of whic
     "wordless_requests": True,
     "edit_requests": True,
     "language_model": "owner/lm",
+    "random_language_model": True,
     "tokenizer": "owner/tokenizer",
     "semantic_encoder": "owner/siglip",
     "vq_tokenizer": "owner/vq",
@@ -180,6 +184,7 @@ OTHER = {  # another valid value of every field but the world's version, of whic
     "generated_watches": 100,
     "probe_watches": 50,
     "shown_watches": 5,
+    "gradient_rows": 16,
     "shuffled_attributes": ("battery",),
 }
 
@@ -266,6 +271,7 @@ def test_every_field_has_one_name_and_the_papers_value():
         "sam_pictures": False,
         "architecture": "VQ-VQ",
         "language_model": "lmsys/vicuna-7b-v1.5",
+        "random_language_model": False,
         "tokenizer": "lmsys/vicuna-7b-v1.5",
         "semantic_encoder": "google/siglip-base-patch16-224",
         "vq_tokenizer": "FoundationVision/LlamaGen/vq_ds16_c2i.pt",
@@ -299,6 +305,7 @@ def test_every_field_has_one_name_and_the_papers_value():
         "generated_watches": 200,
         "probe_watches": 0,
         "shown_watches": 0,
+        "gradient_rows": 0,
         "reader": "",
         "feature_reader": "",
         "feature_decoder": "",
@@ -347,6 +354,7 @@ def test_every_field_reaches_the_key_of_a_run_that_sees_it(spec):
             )
         }
         | {name: base.vary(pictures="watches") for name in ("picture_folder", "sam_pictures")}
+        | {"random_language_model": base.vary(tuning="full")}
     )
     assert OTHER.keys() == PART_OF.keys() - {"world"} and VALUES.keys() == PART_OF.keys()
     for name, value in OTHER.items():
@@ -399,6 +407,15 @@ def test_what_an_arm_cannot_see_is_left_out_of_its_key(arm, change):
     assert spec.vary(**change).canonical() == done
     assert record_key(spec.vary(**change)) == record_key(spec)
     assert not {name for values in done.to_dict().values() for name in values} & change.keys()
+
+
+def test_a_random_language_model_is_another_run_and_no_earlier_run_has_another_name():
+    paths = sorted((ROOT / "figures" / "runs" / "laptop").glob("*.json"))
+    found = ((json.loads(path.read_text())["spec"], path.stem) for path in paths)
+    earlier, key = next(each for each in found if "measurement" not in each[0])
+    earlier = RunSpec.from_dict(earlier)
+    assert record_key(earlier) == key
+    assert record_key(earlier.vary(random_language_model=True)) != key
 
 
 def test_a_field_that_comes_later_renames_no_earlier_run(monkeypatch):
@@ -611,6 +628,29 @@ def test_integers_are_numbers_and_become_floats():
             "'stamps' have no known attributes: biases and",
         ),
         (dict(fewest_turns=3, turns=2), "fewest_turns 3 is above turns, 2"),
+        *(
+            (
+                dict(random_language_model=True, tuning=tuning),
+                f"^random_language_model True needs tuning 'full', .*; tuning is '{tuning}'.$",
+            )
+            for tuning in ("lora", "frozen")
+        ),
+        (
+            dict(gradient_rows=16, regime="understanding"),
+            r"^gradient_rows 16 needs regime 'unified', not 'understanding'\.$",
+        ),
+        (
+            dict(gradient_rows=16, pictures="stamps"),
+            r"^gradient_rows 16 needs watches, not the pictures 'stamps'\.$",
+        ),
+        (
+            dict(gradient_rows=16, tuning="frozen"),
+            r"^gradient_rows 16 needs a language model that learns, not tuning 'frozen'\.$",
+        ),
+        (
+            dict(gradient_rows=16, stages=(Stage(0, 1, freeze=True), Stage(1))),
+            "^gradient_rows 16 needs a language model that learns, not a stage with freeze True",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(values, message):

@@ -28,6 +28,7 @@ CHANGES = [
         "stages": [Stage(0, 1, 1, True), Stage(1), Stage(0.5, 1, 1)],
     },
     {"architecture": "SigLIP-VQ", "edit_requests": True},
+    {"random_language_model": True},
     {"architecture": "VQ-SigLIP", "feature_loss": "flow", "feature_dropout": 0.5},
 ]
 
@@ -158,6 +159,7 @@ def test_a_run_that_diverges_ends_alone(spec, tmp_path, monkeypatch):
         {"batch_size": 4},
         {"regime": "understanding"},
         {"test_watches": 7},
+        {"random_language_model": True},
         {"distortions": [Distortion("rotation", 0.5, "generation")]},
         {"biases": [AttributeBias("weather", 0.5)]},
         {"stages": [Stage(1), Stage(0, 1)]},
@@ -169,7 +171,9 @@ def test_runs_of_another_shape_or_setting_are_another_stack(spec, change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"tuning": "lora"}, {"precision": "bf16"}, {"pictures": "watches"}], ids=str
+    "change",
+    [{"tuning": "lora"}, {"precision": "bf16"}, {"pictures": "watches"}, {"gradient_rows": 4}],
+    ids=str,
 )
 def test_what_no_stack_can_train_is_left_alone(spec, change):
     assert stack_key(spec.vary(**change)) is None

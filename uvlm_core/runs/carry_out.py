@@ -27,6 +27,7 @@ from uvlm_core.runs.files import RecordError, report_progress, write_whole
 from uvlm_core.runs.provenance import code_state, versions
 from uvlm_core.runs.store import fingerprints
 from uvlm_core.scoring.evaluation import Evaluation
+from uvlm_core.scoring.gradients import TaskGradients
 from uvlm_core.scoring.picture_evaluation import PictureEvaluation
 from uvlm_core.training.loop import Steps, train, training_steps
 from uvlm_core.training.networks import built, load_parts, networks, tune
@@ -87,11 +88,19 @@ def train_and_score(spec: RunSpec, folder: str | Path) -> tuple[dict, np.ndarray
     # before the steps, so that a broken reader is reported now, not after hours of encoding
     kind = PictureEvaluation if spec.data.pictures else Evaluation
     evaluation = kind(spec, processor, understanding, generation)
+    gradients = None
+    if spec.scoring.gradient_rows:
+        gradients = TaskGradients(spec, processor, understanding, generation)
     steps = training_steps(spec, processor, understanding, generation)
     (before,) = _before(evaluation, model)
     prepared = time.perf_counter() - began
+
+    def score(model, last: bool, optimizer) -> list[dict]:
+        rows = evaluation(model, last)
+        return rows if gradients is None else rows + gradients(model, last, optimizer)
+
     result = train(
-        model, steps, spec, folder, evaluation, lambda fraction: report_progress(folder, fraction)
+        model, steps, spec, folder, score, lambda fraction: report_progress(folder, fraction)
     )
     return _body(result, before, prepared, _counts(model, steps), *evaluation.samples())
 

@@ -23,6 +23,7 @@ from uvlm_core.training.networks import networks, tune
 from uvlm_core.training.spec import RunSpec
 
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} to go"
+_UNSCORED = {"fractions": (1.0,), "probe_watches": 0, "shown_watches": 0, "gradient_rows": 0}
 
 
 def trained_models(specs: Sequence[RunSpec]) -> list[tuple]:
@@ -33,9 +34,7 @@ def trained_models(specs: Sequence[RunSpec]) -> list[tuple]:
     diverges, or when a file cannot be read or written.
     """
     # scoring does not change weights
-    specs = [
-        spec.vary(fractions=(1.0,), probe_watches=0, shown_watches=0).canonical() for spec in specs
-    ]
+    specs = [spec.vary(**_UNSCORED).canonical() for spec in specs]
     found = []
     for spec in specs:
         folder = _kept(spec)

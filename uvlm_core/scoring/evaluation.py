@@ -94,8 +94,9 @@ class Evaluation:
         """Return score rows of a model: metric, attribute, value, samples.
 
         Unless `last`, only the first `generated_watches` are asked about, and captions,
-        teacher-forced scores, alignment and probes are left out. A learning curve needs no more,
-        and full scoring would cost as much as training.
+        teacher-forced scores, alignment and probes are left out (alignment is not, in a run with
+        `gradient_rows`). A learning curve needs no more, and full scoring would cost as much as
+        training.
         """
         return self.of_each(model, last)[0]
 
@@ -108,7 +109,8 @@ class Evaluation:
             parts += [self._captions(model)] if last else []
         if spec.generates:
             parts += self._images(model, last)
-        if last and spec.training.regime == "unified":
+        # beside gradients, how alike the two sides are is followed as well
+        if (last or spec.scoring.gradient_rows) and spec.training.regime == "unified":
             parts.append(self.alignment(model))
         if last and spec.understands and spec.scoring.probe_watches:
             parts.append(self._probes(model))

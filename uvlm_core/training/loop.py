@@ -246,7 +246,7 @@ class LearningCurve(TrainerCallback):
         self,
         trainer: "SpecTrainer",
         folder: Path,
-        score: Callable[[torch.nn.Module, bool], list[dict]],
+        score: Callable[[torch.nn.Module, bool, torch.optim.Optimizer], list[dict]],
         report: Callable[[float], None],
     ):
         self.path, self.score, self.report = folder / "scores.json", score, report
@@ -292,14 +292,14 @@ class LearningCurve(TrainerCallback):
                 f"accelerate launch."
             )
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
         step = state.global_step
         due = step in self.marks
         if due:
             self.trainer.check_weights()
         if due and state.is_world_process_zero:
             began = time.perf_counter()
-            rows = self.score(model, step == self.spec.steps)
+            rows = self.score(model, step == self.spec.steps, optimizer)
             check_scores(rows, f"at step {step} of {self.spec.steps}")
             self.scores[str(step)] = [{"fraction": self.marks[step]} | row for row in rows]
             write_atomically(self.path, json.dumps(self.scores))
@@ -365,15 +365,16 @@ def train(
     steps: Steps,
     spec: RunSpec,
     folder: str | Path,
-    score: Callable[[torch.nn.Module, bool], list[dict]],
+    score: Callable[[torch.nn.Module, bool, torch.optim.Optimizer], list[dict]],
     report: Callable[[float], None] = lambda fraction: None,
 ) -> dict:
     """Train with transformers' Trainer, resuming from a checkpoint in `folder` if there is one.
 
-    A resumed training equals an uninterrupted one bit for bit. `score(model, last)` returns the
-    score rows of the current model; `last` is True after the last step. `report` gets the fraction
-    of steps done. ValueError when the loss, the gradient, a weight or a score is not finite.
-    Nothing is scored or saved after that, so a resumed run ends the same way.
+    A resumed training equals an uninterrupted one bit for bit. `score(model, last, optimizer)`
+    returns the score rows of the current model, and leaves model and optimiser as they were; `last`
+    is True after the last step. `report` gets the fraction of steps done. ValueError when the loss,
+    the gradient, a weight or a score is not finite. Nothing is scored or saved after that, so a
+    resumed run ends the same way.
 
     Returns: {"scores": rows with their fraction, "times": seconds of training and scoring in this
         process, "losses": the Trainer's log}.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from uvlm_core.data.tokens import Processor
@@ -74,13 +74,19 @@ def load_parts(spec: RunSpec) -> Parts:
 
 
 def built(spec: RunSpec, parts: Parts) -> UnifiedVLM:
-    """Build the untrained model of a run; its language model is that of `parts`, not a copy."""
+    """Build the untrained model of a run.
+
+    Its language model is that of `parts`, not a copy, or a new one with random weights.
+    """
     measured = spec.training.feature_loss == "cosine" and not parts.generation.codes
     scaled = spec.training.feature_loss == "flow" and not parts.generation.codes
     looks = measured or scaled or spec.model.distortions
     images = sample_images(training_pool(spec)) if looks else None
+    language_model = parts.language_model
+    if spec.model.random_language_model:
+        language_model = random_language_model(language_model, spec.training.seed)
     return build_model(
-        parts.language_model,
+        language_model,
         parts.understanding,
         parts.generation,
         seed=spec.training.seed,
@@ -95,6 +101,16 @@ def built(spec: RunSpec, parts: Parts) -> UnifiedVLM:
         distortions=spec.model.distortions,
         images=images,
     )
+
+
+def random_language_model(like: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Return a language model of the same configuration, its random weights drawn from the seed.
+
+    Rows of embeddings that were added for new tokens are part of the configuration.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8 * seed + 7)  # adapters and head take the numbers before it
+        return AutoModelForCausalLM.from_config(like.config, dtype=like.dtype).eval()
 
 
 def tune(model: UnifiedVLM, spec: RunSpec) -> torch.nn.Module:

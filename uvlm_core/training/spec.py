@@ -48,6 +48,7 @@ _LEAST = {
     "generated_watches": 2,
     "probe_watches": 0,
     "shown_watches": 0,
+    "gradient_rows": 0,
     "lora_rank": 1,
     "lora_alpha": 1,
     "batch_size": 1,
@@ -181,6 +182,7 @@ class ModelSpec(_Part):
 
     architecture: str = "VQ-VQ"  # understanding input - generation output
     language_model: str = "lmsys/vicuna-7b-v1.5"
+    random_language_model: bool = False  # it starts from random weights of its configuration
     tokenizer: str = "lmsys/vicuna-7b-v1.5"
     semantic_encoder: str = "google/siglip-base-patch16-224"
     vq_tokenizer: str = "FoundationVision/LlamaGen/vq_ds16_c2i.pt"
@@ -254,6 +256,7 @@ class ScoringSpec(_Part):
     generated_watches: int = 200
     probe_watches: int = 0  # test watches whose image tokens are probed at the end
     shown_watches: int = 0  # generated watches that the record keeps as pictures
+    gradient_rows: int = 0  # held-out rows of each task whose gradients are compared; 0: none
     reader: str = ""  # of generated pixels
     feature_reader: str = ""  # of generated features of the semantic encoder
     feature_decoder: str = ""  # from these features to pixels
@@ -298,6 +301,11 @@ class RunSpec:
                 f"A run of regime {self.training.regime!r} has no training rows; "
                 f"give it at least one."
             )
+        if self.model.random_language_model and self.training.tuning != "full":
+            raise ValueError(
+                f"random_language_model True needs tuning 'full', because random weights have to "
+                f"be trained; tuning is {self.training.tuning!r}."
+            )
         if self.data.edit_requests and self.training.regime == "generation":
             raise ValueError(
                 "edit_requests True reads watches, which regime 'generation' does not; take "
@@ -308,6 +316,20 @@ class RunSpec:
                 f"The pictures {self.data.pictures!r} have no known attributes: "
                 f"probe_watches {self.scoring.probe_watches!r} is of watches only."
             )
+        self._check_gradient_rows()
+
+    def _check_gradient_rows(self) -> None:
+        """Raise a ValueError if gradients are to be compared that the run does not have."""
+        regime, tuning = self.training.regime, self.training.tuning
+        frozen = any(stage.freeze for stage in self.training.stages)
+        for wrong, needed in (
+            (regime != "unified", f"regime 'unified', not {regime!r}"),
+            (self.data.pictures, f"watches, not the pictures {self.data.pictures!r}"),
+            (tuning == "frozen", f"a language model that learns, not tuning {tuning!r}"),
+            (frozen, "a language model that learns, not a stage with freeze True"),
+        ):
+            if self.scoring.gradient_rows and wrong:
+                raise ValueError(f"gradient_rows {self.scoring.gradient_rows!r} needs {needed}.")
 
     def __str__(self) -> str:
         names = {

@@ -49,6 +49,8 @@ def stack_key(spec) -> tuple | None:
     training, data = spec.training, spec.data
     if training.tuning == "lora" or training.precision != "fp32" or training.padding_image:
         return None
+    if spec.scoring.gradient_rows:  # an optimiser step is undone for each model alone
+        return None
     families = [
         # the dose of this family is the width of the result
         replace(each, dose=each.dose if each.family == "width" else 1.0)

@@ -1,0 +1,359 @@
+"""Why would generation data help understanding? (Not asked by the paper; section 4 leaves it open.)
+
+Three stories are told apart during mixed training. Shared features: what requests teach is what
+understanding needs, so true requests' gradients agree with understanding's, and those of requests
+with other watches' images do not. Better optimisation: both agree alike, and a step on either
+helps. Forgetting: the gradients oppose each other.
+
+Belongs here: this study's runs, claims and figures, and the rule that chooses a story. Not here:
+what is measured (`scoring/gradients.py`), what mixing gains in the end (`mutual_benefit.py`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from uvlm_core.studies.base import (
+    Arm,
+    Claim,
+    Comparison,
+    Drawn,
+    OpenedStudy,
+    Study,
+    arm_of,
+    tell_counts,
+    tell_verdicts,
+)
+from uvlm_core.studies.baselines import MIXED, MixedScale, baselines
+from uvlm_core.studies.style import (
+    MINUS,
+    PAGE,
+    colour_handles,
+    draw_points,
+    headline,
+    known_architectures,
+    look_of,
+    need,
+    regime_handles,
+    spread_handles,
+    theme,
+)
+from uvlm_core.studies.training_order import SHUFFLED
+from uvlm_core.training.profiles import Profile
+
+AGREE, AGREE_MORE = "gradients agree", "more than other images'"
+LOWERS, AS_MUCH = "generation lowers the loss", "as much as understanding"
+LOWERS_MORE = "lowers it by what is drawn"
+STORIES = {  # story -> the verdicts that it needs, by claim, and how it is read off
+    "shared features": (
+        {AGREE: ("yes",), AGREE_MORE: ("yes",)},
+        "true requests' gradients agree with understanding's, and more than with other watches' "
+        "images",
+    ),
+    "better optimisation": (
+        {
+            AGREE: ("yes",),
+            AGREE_MORE: ("no effect",),
+            LOWERS: ("yes",),
+            LOWERS_MORE: ("no effect", "undecided"),
+        },
+        "requests' gradients agree with understanding's whatever is drawn, and so do their steps "
+        "lower its loss",
+    ),
+    "forgetting": ({AGREE: ("no",)}, "the two tasks' gradients oppose each other"),
+}
+_REGIMES = {MIXED: "unified", SHUFFLED: "shuffled"}  # arm -> its look
+_STEPS = {  # rows of a step, and the arm they come from -> its look and its name
+    ("understanding", MIXED): ("understanding", "understanding rows"),
+    ("generation", MIXED): ("generation", "generation rows"),
+    ("generation", SHUFFLED): ("shuffled", "generation rows, other watches' images"),
+}
+_GRADIENT_COLUMNS = ("architecture", "arm", "seed", "fraction", "metric", "attribute", "value")
+
+
+@dataclass(frozen=True)
+class GradientScale(MixedScale):
+    """With the held-out rows of each task, and when gradients are measured."""
+
+    gradient_rows: int = 0
+    fractions: tuple[float, ...] = (1.0,)
+
+
+def arms(base: Profile, scale: GradientScale) -> list[Arm]:
+    """Return mixed training and its control with other watches' images, by seed, architecture."""
+    found = []
+    for seed in range(scale.seeds):
+        for name in scale.architectures:
+            mixed = baselines(base, scale, scale.seen, seed=seed, architecture=name)[MIXED]
+            mixed = mixed.vary(gradient_rows=scale.gradient_rows, fractions=scale.fractions)
+            found.append(arm_of(mixed, arm=MIXED))
+            found.append(arm_of(mixed.vary(shuffled_requests=True), arm=SHUFFLED))
+    return found
+
+
+def mean_cosines(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the cosine of the two gradients in all shared parameters, mean over the fractions.
+
+    One row per seed and one column per arm, of one architecture.
+    """
+    own = table[(table["metric"] == "gradient_cosine") & (table["attribute"] == "all")]
+    return own.pivot_table(index="seed", columns="arm", values="value")
+
+
+def rows_add(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what the rows of one step change, beyond an empty step that momenta alone move.
+
+    Columns: architecture, arm, seed, fraction, rows ("understanding" or "generation") and value:
+    the change of the held-out understanding loss, in thousandths of nats.
+    """
+    keys = ["architecture", "arm", "seed", "fraction"]
+    own = table[table["metric"] == "loss_change"]
+    wide = own.pivot(index=keys, columns="attribute", values="value")
+    parts = [
+        (1000 * (wide[f"one {rows} step"] - wide["one empty step"]))
+        .rename("value")
+        .reset_index()
+        .assign(rows=rows)
+        for rows in ("understanding", "generation")
+    ]
+    return pd.concat(parts, ignore_index=True)[[*keys, "rows", "value"]]
+
+
+def lowered(table: pd.DataFrame) -> pd.DataFrame:
+    """Return by how much rows of each kind lower the loss (`rows_add`), mean over the fractions.
+
+    One row per seed; columns: (rows, arm). Of one architecture.
+    """
+    return -rows_add(table).pivot_table(index="seed", columns=["rows", "arm"], values="value")
+
+
+def comparing(
+    quantity: str, of: Callable[[pd.DataFrame], pd.Series]
+) -> Callable[[pd.DataFrame, GradientScale], Iterator[Comparison]]:
+    """Return a comparison of what `of` makes of an architecture's table: a value per seed."""
+
+    def compare(table: pd.DataFrame, scale: GradientScale) -> Iterator[Comparison]:
+        for name in known_architectures(table):
+            yield Comparison(name, quantity, of(table[table["architecture"] == name]).dropna())
+
+    return compare
+
+
+def _agreement(table: pd.DataFrame) -> pd.Series:
+    return mean_cosines(table)[MIXED]
+
+
+def _agreement_by_images(table: pd.DataFrame) -> pd.Series:
+    found = mean_cosines(table)
+    return found[MIXED] - found[SHUFFLED]
+
+
+def _lowered(table: pd.DataFrame) -> pd.Series:
+    return lowered(table)["generation", MIXED]
+
+
+def _lowered_ratio(table: pd.DataFrame) -> pd.Series:
+    found = lowered(table)
+    return found["generation", MIXED] / found["understanding", MIXED] - 1
+
+
+def _lowered_by_images(table: pd.DataFrame) -> pd.Series:
+    found = lowered(table)
+    return found["generation", MIXED] - found["generation", SHUFFLED]
+
+
+def stories(opened: OpenedStudy) -> dict[str, str]:
+    """Return the story that the verdicts on each architecture fit (`STORIES`), "" for none."""
+    found = {}
+    for name in known_architectures(opened.table):
+        own = (
+            opened.verdicts["architecture"]
+            .str.split(", ")
+            .map(lambda some, name=name: name in some)
+        )
+        verdicts = opened.verdicts[own].set_index("claim")["verdict"]
+        fitting = [
+            story
+            for story, (needed, _) in STORIES.items()
+            if all(verdicts.get(claim) in allowed for claim, allowed in needed.items())
+        ]
+        found[name] = fitting[0] if fitting else ""  # no two stories fit at once
+    return found
+
+
+def by_story(opened: OpenedStudy) -> dict[str, list[str]]:
+    """Return the architectures that fit each story, "" last."""
+    found = stories(opened)
+    every = {story: [name for name in found if found[name] == story] for story in (*STORIES, "")}
+    return {story: names for story, names in every.items() if names}
+
+
+@theme()
+def draw_cosines(opened: OpenedStudy) -> Drawn:
+    """Draw the cosine of the two gradients by layer, a row of panels for each architecture."""
+    table = opened.table
+    need(table, "task_gradients", _GRADIENT_COLUMNS)
+    own = table[table["metric"] == "gradient_cosine"]
+    layer = own["attribute"].str.extract(r"^layer (\d+), ", expand=False)
+    own = own[layer.notna()].assign(layer=layer.dropna().astype(int))
+    keys = ["architecture", "arm", "seed", "fraction", "layer"]
+    shown = own.groupby(keys, sort=False)["value"].mean().reset_index()  # of attention and MLP
+    names, fractions = known_architectures(shown), sorted(shown["fraction"].unique())
+    figure = Figure(figsize=(PAGE, 1.2 + 1.15 * len(names)))
+    grid = figure.subplots(len(names), len(fractions), sharex=True, sharey=True, squeeze=False)
+    for line, name in zip(grid, names, strict=True):
+        line[0].set_ylabel(f"{name}\ncosine")
+        for axes, fraction in zip(line, fractions, strict=True):
+            axes.axhline(0, color="black", linewidth=0.6)
+            for arm, shift in ((MIXED, -0.08), (SHUFFLED, 0.08)):  # no seed hides another
+                some = shown[
+                    (shown["architecture"] == name)
+                    & (shown["fraction"] == fraction)
+                    & (shown["arm"] == arm)
+                ]
+                look = look_of(name, _REGIMES[arm])
+                draw_points(axes, some["layer"] + shift, some["value"], look)
+    for axes, fraction in zip(grid[0], fractions, strict=True):
+        axes.set_title(f"after {fraction:.0%}")
+    for axes in grid[-1]:
+        axes.set_xticks(sorted(shown["layer"].unique()))
+        axes.set_xlabel("layer")
+    handles = [*colour_handles(names), *regime_handles(_REGIMES.values()), *spread_handles(shown)]
+    headline(figure, headline_of_cosines(opened), handles)
+    return Drawn(figure, shown, records=set(table["record"]))
+
+
+def headline_of_cosines(opened: OpenedStudy) -> str:
+    """Return which story the verdicts fit in which architecture, in one sentence."""
+    found = by_story(opened)
+    fitting = [f"{story} in {', '.join(names)}" for story, names in found.items() if story]
+    if not fitting:
+        return "The two tasks' gradients fit none of the three stories"
+    none = f", and none of the three stories in {', '.join(found[''])}" if "" in found else ""
+    return f"The two tasks' gradients fit {' and '.join(fitting)}{none}"
+
+
+@theme()
+def draw_steps(opened: OpenedStudy) -> Drawn:
+    """Draw what rows of each kind do to the understanding loss in one step, along the training."""
+    table = opened.table
+    need(table, "task_gradients_steps", _GRADIENT_COLUMNS)
+    shown = rows_add(table)
+    names = known_architectures(shown)
+    figure = Figure(figsize=(PAGE, 2.6))
+    grid = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(grid, names, strict=True):
+        axes.axhline(0, color="black", linewidth=0.6)
+        for number, ((rows, arm), (look, _)) in enumerate(_STEPS.items()):
+            own = shown[
+                (shown["architecture"] == name) & (shown["rows"] == rows) & (shown["arm"] == arm)
+            ]
+            at = own["fraction"] + 0.012 * (number - 1)  # no seed hides another
+            draw_points(axes, at, own["value"], look_of(name, look))
+        axes.set_title(name)
+        axes.set_xlabel("fraction of the training")
+        axes.set_xlim(0, 1)
+    grid[0].set_ylabel("loss change by rows\nof one step (nats / 1,000)")
+    looks = [
+        Line2D([], [], label=words, **look_of(names[0], look) | {"color": "black"})
+        for look, words in _STEPS.values()
+    ]
+    headline(figure, headline_of_steps(opened), [*looks, *spread_handles(shown)], ncols=4)
+    return Drawn(figure, shown, records=set(table["record"]))
+
+
+def headline_of_steps(opened: OpenedStudy) -> str:
+    """Return whether generation rows lower the understanding loss, in one sentence."""
+    words = "lower the understanding loss", "raise the understanding loss"
+    told = tell_counts(opened, LOWERS, *words)
+    if told:
+        return f"In one step, generation rows alone {told}"
+    return "A step on generation rows alone is not shown to lower or raise the understanding loss"
+
+
+def tell_cosines(opened: OpenedStudy) -> str:
+    """Say how the gradients agree, and which of the three stories that fits."""
+    told = []
+    for story, names in by_story(opened).items():
+        where = ", ".join(names)
+        if story:
+            told.append(f"{where}: this fits {story}, because {STORIES[story][1]}.")
+        else:
+            told.append(f"{where}: the verdicts fit none of the three stories.")
+    return (
+        f"Cosine of the two gradients, mean over the training: {tell_verdicts(opened, AGREE)}; "
+        f"minus that with other watches' images: {tell_verdicts(opened, AGREE_MORE)}. "
+        + " ".join(told)
+    )
+
+
+def tell_steps(opened: OpenedStudy) -> str:
+    """Say what a step on generation rows does, beside one on understanding rows."""
+    return (
+        "By how much generation rows of one step lower the understanding loss, in thousandths of "
+        f"nats: {tell_verdicts(opened, LOWERS)}; more than with other watches' images: "
+        f"{tell_verdicts(opened, LOWERS_MORE)}. As a multiple of what as many understanding rows "
+        f"do, minus 1: {tell_verdicts(opened, AS_MUCH)}."
+    )
+
+
+STUDY = Study(
+    name="task_gradients",
+    number=10,
+    section="4",
+    question="Why would generation data help understanding: shared features, better optimisation, "
+    "or forgetting?",
+    scales={
+        "smoke": GradientScale(1, ("VQ-VQ",), 16, 16, 8, 4, (0.5, 1.0)),
+        "laptop": GradientScale(
+            8, ("SigLIP-VQ", "VQ-VQ"), 1600, 7000, 3500, 64, (0.1, 0.25, 0.5, 0.75, 1.0)
+        ),
+    },
+    arms=arms,
+    claims=(
+        Claim(
+            AGREE,
+            "the two tasks' gradients point the same way",
+            "4",
+            comparing("cosine, all shared parameters, mean over the training", _agreement),
+        ),
+        Claim(
+            AGREE_MORE,
+            "and more than with other watches' images",
+            "4",
+            comparing(
+                f"cosine, mean over the training, {MIXED} {MINUS} {SHUFFLED}", _agreement_by_images
+            ),
+        ),
+        Claim(
+            LOWERS,
+            "a step on generation rows alone lowers the understanding loss",
+            "4",
+            comparing(f"nats / 1,000, empty step {MINUS} generation step", _lowered),
+            margin=None,
+        ),
+        Claim(
+            AS_MUCH,
+            "and by as much as a step on understanding rows, or more",
+            "4",
+            comparing("generation over understanding rows, minus 1", _lowered_ratio),
+            margin=None,
+        ),
+        Claim(
+            LOWERS_MORE,
+            "and by more than a step on requests with other watches' images",
+            "4",
+            comparing(
+                f"nats / 1,000 by a generation step, {MIXED} {MINUS} {SHUFFLED}",
+                _lowered_by_images,
+            ),
+            margin=None,
+        ),
+    ),
+    figures={"task_gradients": draw_cosines, "task_gradients_steps": draw_steps},
+    findings={"task_gradients": tell_cosines, "task_gradients_steps": tell_steps},
+    waiting=("laptop",),
+)

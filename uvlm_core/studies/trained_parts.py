@@ -1,0 +1,327 @@
+"""Does the benefit need a language model that learns? (Paper section 4.3.)
+
+The paper says that knowledge crosses between the tasks within the language model. So mixed training
+should gain nothing where that is frozen. Here mixed training and its baselines train the language
+model in full, by LoRA, or not at all.
+
+A frozen run trains the adapters, with their positions, and the generation head. It trains nothing
+of the language model: no embedding, not even the row of the token that starts an image. LoRA trains
+that row. With a shared adapter, both tasks train the adapter. With two adapters and a frozen
+language model, no weight has a gradient from both tasks, so no knowledge can cross. Text rows train
+nothing there. Tasks share the steps only: their number, the mean of the text loss, and the norm to
+which the whole gradient is clipped. Mixed training takes more steps than understanding alone, each
+with fewer understanding rows. What it gains over them in that arm comes from this. It should gain
+nothing over the same rows in as many but smaller steps.
+
+Belongs here: this study's runs, claims and figures. Not here: mixed training and its baselines
+(`training_order.py`), the verdicts on training in full with a shared adapter (`mutual_benefit.py`
+and `training_order.py`), what a tuning trains (`training/networks.py`).
+"""
+
+import textwrap
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from uvlm_core.studies.base import (
+    Arm,
+    Claim,
+    Comparison,
+    Drawn,
+    OpenedStudy,
+    Study,
+    arm_of,
+    chance,
+    count_verdicts,
+    tell_verdicts,
+)
+from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale
+from uvlm_core.studies.style import (
+    COLOURS,
+    MINUS,
+    PAGE,
+    REFERENCES,
+    colour_handles,
+    draw_mean,
+    headline,
+    known_architectures,
+    need,
+    spread_handles,
+    theme,
+)
+from uvlm_core.studies.training_order import SMALL, at_end, specs_of
+from uvlm_core.training.profiles import Profile
+
+FROZEN, FULL = "frozen LM", "full LM"
+FROZEN_APART, FULL_APART = f"{FROZEN} with two adapters", f"{FULL} with two adapters"
+LOW_RANK, HIGH_RANK = "LoRA of rank 4", "LoRA of rank 64"
+PARTS = {  # what is trained of the language model -> changes to the profile's spec
+    FROZEN_APART: {"tuning": "frozen", "shared_adapter": False},
+    FROZEN: {"tuning": "frozen"},
+    LOW_RANK: {"tuning": "lora", "lora_rank": 4, "lora_alpha": 8},
+    HIGH_RANK: {"tuning": "lora", "lora_rank": 64, "lora_alpha": 128},
+    FULL_APART: {"tuning": "full", "shared_adapter": False},
+    FULL: {"tuning": "full"},
+}
+LESS_THAN_FULL = (FROZEN_APART, FROZEN, LOW_RANK, HIGH_RANK)
+GAINS = "gains by trained part"
+EXCEEDS, ADDS = f"{GAINS} over repeating", f"{GAINS} over smaller steps"
+BY_ADAPTER = "gains by a shared adapter"
+NEEDS_LEARNING, GAINS_APART = "more where the LM learns", "gains with two adapters"
+_ARM_LOOKS = {
+    ONCE: {"marker": "s", "markerfacecolor": "white"},
+    SMALL: {"marker": "^", "markerfacecolor": "white"},
+    REPEATED: {"marker": "D", "markerfacecolor": "white"},
+    MIXED: {"marker": "o"},
+}
+_TOTAL_COLUMNS = (
+    "architecture",
+    "trained",
+    "arm",
+    "seed",
+    "fraction",
+    "metric",
+    "attribute",
+    "value",
+)
+
+
+def arms(base: Profile, scale: MixedScale) -> list[Arm]:
+    """Return mixed training and its baselines by seed, architecture and trained part.
+
+    The baselines have one adapter in any case, so two parts share their runs.
+    """
+    return [
+        arm_of(spec, arm=arm, trained=part)
+        for seed in range(scale.seeds)
+        for name in scale.architectures
+        for part, tuned in PARTS.items()
+        for arm, spec in specs_of(
+            base, scale, scale.seen, seed=seed, architecture=name, **tuned
+        ).items()
+        if arm in _ARM_LOOKS
+    ]
+
+
+def totals(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the total partial credit of every run after training."""
+    return at_end(table).query("attribute == 'total'")
+
+
+def gains(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what mixed training has more than each baseline in the final total, by seed.
+
+    Columns: architecture, trained, seed, baseline, difference.
+    """
+    keys = ["architecture", "trained", "seed"]
+    wide = totals(table).pivot(index=keys, columns="arm", values="value")
+    found = wide.drop(columns=MIXED).rsub(wide[MIXED], axis=0).reset_index()
+    return found.melt(keys, var_name="baseline", value_name="difference")
+
+
+def comparing(
+    parts: tuple[str, ...], baseline: str, matching: str
+) -> Callable[[pd.DataFrame, MixedScale], Iterator[Comparison]]:
+    """Return a comparison of mixed training with a baseline, for each of some trained parts."""
+
+    def compare(table: pd.DataFrame, scale: MixedScale) -> Iterator[Comparison]:
+        for name, wide in _by_part(table, baseline):
+            for part in parts:
+                quantity = f"total, {part}, {MIXED} {MINUS} {baseline}"
+                yield Comparison(name, quantity, wide[part], matching)
+
+    return compare
+
+
+def compare_learning(table: pd.DataFrame, scale: MixedScale) -> Iterator[Comparison]:
+    """Compare the gain over the same rows between a trained and a frozen language model."""
+    for name, wide in _by_part(table, ONCE):
+        quantity = f"total, {MIXED} {MINUS} {ONCE}, {FULL} {MINUS} {FROZEN}"
+        yield Comparison(name, quantity, wide[FULL] - wide[FROZEN], "examples")
+
+
+def compare_adapters(table: pd.DataFrame, scale: MixedScale) -> Iterator[Comparison]:
+    """Compare mixed training by one adapter and by two, with a frozen language model."""
+    mixed = totals(table)
+    mixed = mixed[mixed["arm"] == MIXED]
+    for name in known_architectures(mixed):
+        own = mixed[mixed["architecture"] == name]
+        wide = own.pivot(index="seed", columns="trained", values="value")
+        quantity = f"total, {MIXED}, {FROZEN} {MINUS} {FROZEN_APART}"
+        yield Comparison(name, quantity, wide[FROZEN] - wide[FROZEN_APART], "examples")
+
+
+def _by_part(table: pd.DataFrame, baseline: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield each architecture with its gains over a baseline, one row per seed, by part."""
+    found = gains(table)
+    found = found[found["baseline"] == baseline]
+    for name in known_architectures(found):
+        own = found[found["architecture"] == name]
+        yield name, own.pivot(index="seed", columns="trained", values="difference")
+
+
+@theme()
+def draw_totals(opened: OpenedStudy) -> Drawn:
+    """Draw the understanding total of every arm, by trained part, with chance."""
+    need(opened.table, "trained_parts", _TOTAL_COLUMNS)
+    shown = totals(opened.table)
+    figure = Figure(figsize=(PAGE, 3.0))
+    axes = figure.subplots()
+    axes.axhline(chance("partial", "total"), **REFERENCES["chance"])
+    _draw_parts(axes, shown, tuple(_ARM_LOOKS))
+    axes.set_ylabel("partial credit after training")
+    handles = _handles(shown, {arm: arm for arm in _ARM_LOOKS})
+    handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
+    headline(figure, headline_of_totals(opened), handles, ncols=4)
+    return Drawn(figure, shown)
+
+
+@theme()
+def draw_gains(opened: OpenedStudy) -> Drawn:
+    """Draw what mixed training has more than each baseline, by trained part, paired by seed."""
+    need(opened.table, "trained_parts_gains", _TOTAL_COLUMNS)
+    shown = gains(opened.table)
+    figure = Figure(figsize=(PAGE, 2.8))
+    axes = figure.subplots()
+    axes.axhline(0, color="black", linewidth=0.6)
+    named = shown.rename(columns={"baseline": "arm", "difference": "value"})
+    _draw_parts(axes, named, (ONCE, SMALL, REPEATED))
+    axes.set_ylabel(f"{MIXED} {MINUS} baseline")
+    handles = _handles(shown, {arm: f"{MINUS} {arm}" for arm in (ONCE, SMALL, REPEATED)})
+    headline(figure, headline_of_gains(opened), handles, ncols=4)
+    return Drawn(figure, shown)
+
+
+def _draw_parts(axes: Axes, table: pd.DataFrame, arms: tuple[str, ...]) -> None:
+    """Draw the mean value of each arm and architecture, side by side, for each trained part."""
+    series = [(name, arm) for name in known_architectures(table) for arm in arms]
+    for number, (name, arm) in enumerate(series):
+        own = table[(table["architecture"] == name) & (table["arm"] == arm)]
+        look = _ARM_LOOKS[arm] | {"color": COLOURS[name]}
+        for place, part in enumerate(PARTS):
+            values = own.loc[own["trained"] == part, "value"]
+            if len(values):
+                draw_mean(axes, place + 0.6 * ((number + 0.5) / len(series) - 0.5), values, look)
+    axes.set_xticks(range(len(PARTS)), [textwrap.fill(part, 15) for part in PARTS])
+    axes.set_xlim(-0.5, len(PARTS) - 0.5)
+    axes.grid(False, axis="x")
+
+
+def _handles(table: pd.DataFrame, words: dict[str, str]) -> list[Line2D]:
+    """Return legend entries for architectures, for arms by their words, and for the spread."""
+    arms = [
+        Line2D([], [], color="black", linestyle="none", label=label, **_ARM_LOOKS[arm])
+        for arm, label in words.items()
+    ]
+    return [*colour_handles(known_architectures(table)), *arms, *spread_handles(table)]
+
+
+def headline_of_totals(opened: OpenedStudy) -> str:
+    """Return what the verdicts say of the benefit with and without learning, in one sentence."""
+    above, below, count = count_verdicts(opened, NEEDS_LEARNING)
+    word = "larger" if above == count else "smaller" if below == count else "not shown to be larger"
+    return (
+        f"What mixed training adds to its understanding rows alone is {word} where the language "
+        "model learns than where it is frozen"
+    )
+
+
+def headline_of_gains(opened: OpenedStudy) -> str:
+    """Return in how many cases mixed training beats its baselines, in one sentence."""
+    beats, _, count = count_verdicts(opened, GAINS)
+    _, beaten, _ = count_verdicts(opened, EXCEEDS)
+    return (
+        f"With LoRA or a frozen language model, mixed training beats its understanding rows alone "
+        f"in {beats} of {count} comparisons, and is beaten by repeating them in {beaten}"
+    )
+
+
+def tell_totals(opened: OpenedStudy) -> str:
+    """Say where the arms end with each trained part, and how much more learning adds."""
+    means = totals(opened.table).groupby(["trained", "arm"])["value"].mean()
+    ends = "; ".join(
+        f"{part} " + ", ".join(f"{means[part, arm]:.2f}" for arm in (ONCE, REPEATED, MIXED))
+        for part in PARTS
+    )
+    return (
+        f"Mean total of {ONCE}, {REPEATED} and {MIXED}, in this order: {ends}. Chance is "
+        f"{chance('partial', 'total'):.2f}. The gain over understanding alone with the full LM, "
+        f"minus the gain with a frozen one: {tell_verdicts(opened, NEEDS_LEARNING)}."
+    )
+
+
+def tell_gains(opened: OpenedStudy) -> str:
+    """Say what mixed training gains over each baseline, for each trained part that is judged."""
+
+    def tell(claim: str, parts: tuple[str, ...]) -> str:
+        return "; ".join(f"{part} {tell_verdicts(opened, claim, f' {part}, ')}" for part in parts)
+
+    return (
+        "Mixed training minus its understanding rows alone, shown as often: "
+        f"{tell(GAINS, LESS_THAN_FULL)}; {tell(GAINS_APART, (FULL_APART,))}. Minus these rows in "
+        f"as many but smaller steps: {tell(ADDS, LESS_THAN_FULL)}. Minus these rows repeated for "
+        f"as many steps: {tell(EXCEEDS, LESS_THAN_FULL)}. With a frozen LM, one adapter minus two: "
+        f"{tell_verdicts(opened, BY_ADAPTER)}. Other studies judge the full LM with one adapter."
+    )
+
+
+STUDY = Study(
+    name="trained_parts",
+    number=11,
+    section="4.3",
+    question="Does the benefit of mixed training need a language model that learns?",
+    scales={
+        "smoke": MixedScale(1, ("VQ-VQ",), 16, 16, 8),
+        "laptop": MixedScale(8, ("VQ-VQ",), 1600, 7000, 3500),
+    },
+    arms=arms,
+    claims=(
+        Claim(
+            GAINS,
+            "trained on both tasks with LoRA or a frozen language model, a model understands "
+            "better than from its understanding rows alone, shown as often",
+            "4.3",
+            comparing(LESS_THAN_FULL, ONCE, "examples"),
+        ),
+        Claim(
+            EXCEEDS,
+            "it understands better than after as many steps on repeated understanding rows",
+            "4.3",
+            comparing(LESS_THAN_FULL, REPEATED, "steps"),
+        ),
+        Claim(
+            ADDS,
+            "it understands better than from these rows alone in as many but smaller steps",
+            "4.3",
+            comparing(LESS_THAN_FULL, SMALL, "steps"),
+        ),
+        Claim(
+            BY_ADAPTER,
+            "with a frozen language model, mixed training understands better if both tasks share "
+            "an adapter",
+            "4.3",
+            compare_adapters,
+        ),
+        Claim(
+            NEEDS_LEARNING,
+            "what mixed training adds to its understanding rows alone is larger where the language "
+            "model is trained in full than where it is frozen",
+            "4.3",
+            compare_learning,
+            "knowledge crosses within the language model, beyond the adapters",
+        ),
+        Claim(
+            GAINS_APART,
+            "trained in full with two adapters, mixed training understands better than its "
+            "understanding rows alone, shown as often",
+            "4.3",
+            comparing((FULL_APART,), ONCE, "examples"),
+        ),
+    ),
+    figures={"trained_parts": draw_totals, "trained_parts_gains": draw_gains},
+    findings={"trained_parts": tell_totals, "trained_parts_gains": tell_gains},
+    waiting=("laptop",),
+)
