@@ -1,5 +1,6 @@
 """Which runs the studies ask for, and how their tables call them."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
