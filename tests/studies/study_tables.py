@@ -9,12 +9,14 @@ import pandas as pd
 
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.smart_watch import WEATHERS
+from uvlm_core.models.kinds import KINDS, kinds_of
 from uvlm_core.runs.store import RunStore
 from uvlm_core.scoring.alignment import MEASURES
 from uvlm_core.scoring.probing import probe_classes
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
+from uvlm_core.studies.generation_heads import NEEDED
 from uvlm_core.studies.trained_parts import PARTS
 from uvlm_core.studies.training_order import ARMS, SHUFFLED, SMALL
 from uvlm_core.studies.when_it_helps import cells
@@ -302,6 +304,18 @@ def parted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
         for attribute in ("total", *ATTRIBUTES)
     ]
     return pd.DataFrame(found, columns=[*SCORES, "arm", "trained"])
+
+
+def headed(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of generation_heads, out of random numbers."""
+    rng = np.random.default_rng(13)
+    parts = [
+        mixed((name,), seeds).assign(head=head)
+        for name in architectures
+        for head in NEEDED[KINDS[kinds_of(name)[1]].output]
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(value=rng.random(len(table)))
 
 
 def switched(architectures=("VQ-VQ",)) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import pytest
 from study_tables import opened
 
 from uvlm_core.data.attributes import ATTRIBUTES
-from uvlm_core.studies import task_gradients, training_order
+from uvlm_core.studies import generation_heads, task_gradients, training_order
 from uvlm_core.studies.affine_alignment import alignment_benefit, alignment_slopes, distortion_costs
 from uvlm_core.studies.attribute_transfer import kappas, rare_scores
 from uvlm_core.studies.base import chance, find_study, generation_metric
@@ -648,6 +648,91 @@ def test_a_planted_gain_of_each_trained_part_is_judged_as_it_is():
     assert found["difference"].to_numpy() == pytest.approx(wanted, abs=1e-9)
     level = table.assign(value=0.5 + 0.01 * table["seed"])
     assert set(verdicts("trained_parts", level)["verdict"]) == {"no effect"}
+
+
+def heads_with(gained: dict, drawn: dict, noise=0.001, seeds=8) -> pd.DataFrame:
+    """As the table of generation_heads: by (architecture, head) what mixed training gains over its
+    rows alone, and how far above .5 generation alone draws. Mixed training draws .1 better, and
+    understands .2 less than repeated rows."""
+    rows = []
+    for (name, head), gain in gained.items():
+        read = generation_metric(name)
+        for seed in range(seeds):
+            level = 0.5 + 0.01 * seed
+            odd = noise * (-1) ** seed
+            rows += [
+                (name, head, arm, seed, metric, attribute, value)
+                for attribute in NAMES
+                for arm, metric, value in (
+                    (ONCE, "partial", level),
+                    (REPEATED, "partial", level + gain + 0.2),
+                    (MIXED, "partial", level + gain + odd * (1 + (head == "flow"))),
+                    (GENERATION, read, level + drawn[name, head] + odd * (head == "flow")),
+                    (MIXED, read, level + drawn[name, head] + 0.1 + 2 * odd),
+                )
+            ]
+    columns = ["architecture", "head", "arm", "seed", "metric", "attribute", "value"]
+    return pd.DataFrame(rows, columns=columns).assign(fraction=1.0)
+
+
+def test_a_planted_gain_of_each_head_is_judged_as_it_is_and_codes_are_not():
+    heads = [("VQ-VQ", "codes")]
+    heads += [
+        (name, head) for name in ("VQ-SigLIP", "VQ-Latent") for head in ("regression", "flow")
+    ]
+    gained = dict(zip(heads, (0.3, 0.1, 0.2, 0.0, -0.1), strict=True))
+    drawn = dict(zip(heads, (0.3, 0.1, 0.3, 0.1, 0.1), strict=True))
+    found = verdicts("generation_heads", heads_with(gained, drawn))
+    minus = "mixed \N{MINUS SIGN}"
+    apart = "flow \N{MINUS SIGN} regression"
+    told = {
+        (row["architecture"], row["quantity"]): (row["matching"], row["verdict"])
+        for row in found.to_dict("records")
+    }
+    reads = {"VQ-SigLIP": "feature read back", "VQ-Latent": "read back"}
+    alone = f"total, partial credit, {{}}, {minus} {ONCE}"
+    wanted = {
+        ("VQ-SigLIP", alone.format("regression")): ("examples", "replicates"),
+        ("VQ-SigLIP", alone.format("flow")): ("examples", "yes"),
+        ("VQ-Latent", alone.format("regression")): ("examples", "no effect"),
+        ("VQ-Latent", alone.format("flow")): ("examples", "no"),
+    }
+    for name, head in heads[1:]:
+        wanted[name, f"total, partial credit, {head}, {minus} {REPEATED}"] = ("steps", "no")
+        quantity = f"total, {reads[name]}, {head}, {minus} {GENERATION}"
+        wanted[name, quantity] = ("examples", "yes")
+    for name, drew, kept in (("VQ-SigLIP", "yes", "yes"), ("VQ-Latent", "no effect", "no")):
+        wanted[name, f"total, {reads[name]}, {GENERATION}, {apart}"] = ("examples", drew)
+        quantity = f"total, partial credit, {minus} {ONCE}, {apart}"
+        wanted[name, quantity] = ("examples", kept)
+    assert told == wanted and len(found) == len(wanted)
+    differences = found.groupby("claim", sort=False)["difference"].apply(list).to_dict()
+    assert {claim: pytest.approx(values) for claim, values in differences.items()} == {
+        "understanding gains by regression": [0.1],
+        "understanding gains by others": [0.2, 0.0, -0.1],
+        "more than repeating, by head": [-0.2] * 4,
+        "generation gains, by head": [0.1] * 4,
+        "sampling draws better": [0.2, 0.0],
+        "no smaller benefit by sampling": [0.1, -0.1],
+    }
+    # nothing planted: repeating is .2 above and drawing .1, and the rest is no effect
+    level = heads_with(dict.fromkeys(heads, 0.0), dict.fromkeys(heads, 0.0))
+    nothing = verdicts("generation_heads", level)
+    nothing = nothing[~nothing["claim"].str.endswith(", by head")]
+    assert set(nothing["verdict"]) == {"no effect"}  # equal ones of two architectures share a row
+    assert nothing["architecture"].str.split(", ").map(len).sum() == 8
+
+
+def test_the_run_with_pictures_is_in_no_comparison():
+    heads = {("VQ-VQ", "codes"): 0.1, ("VQ-SigLIP", "regression"): 0.1, ("VQ-SigLIP", "flow"): 0.1}
+    table = heads_with(heads, heads)
+    extra = table[(table["arm"] == MIXED) & (table["seed"] == 0) & (table["head"] == "codes")]
+    more = pd.concat([table, extra.assign(arm=generation_heads.PICTURED, value=9.0)])
+    plain, found = (opened("generation_heads", each) for each in (table, more))
+    pd.testing.assert_frame_equal(found.verdicts, plain.verdicts)
+    for name in ("gains", "read_backs"):
+        of = getattr(generation_heads, name)
+        pd.testing.assert_frame_equal(of(more), of(table))
 
 
 def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():
