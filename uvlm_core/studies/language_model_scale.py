@@ -344,7 +344,6 @@ STUDY = Study(
             "pre-trained language model",
             "B",
             compare_growth,
-            "expects more of a more advanced language model, without data",
         ),
         Claim(
             MORE_IF_TAUGHT,
