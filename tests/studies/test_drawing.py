@@ -22,11 +22,13 @@ from study_tables import (
     probed,
     scaling,
     scores,
+    sized,
     switched,
     transferred,
 )
 
 from uvlm_core.data.attributes import ATTRIBUTES, chances
+from uvlm_core.models.language_models import SHIPPED_LM, parameters_of
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies import (
     attribute_transfer,
@@ -43,6 +45,7 @@ from uvlm_core.studies.base import (
     generation_metric,
 )
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
+from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.learning_curves import (
     along_training,
     draw_learning,
@@ -115,6 +118,10 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         name: lambda names, name=name: drawn("generation_heads", name, headed(names))
         for name in ("generation_heads", "generation_heads_read_back")
     },
+    **{
+        name: lambda names, name=name: drawn("language_model_scale", name, sized(names))
+        for name in find_study("language_model_scale").figures
+    },
 }
 HEADED = ("VQ-VQ", "VQ-SigLIP", "VQ-Latent")  # architectures of generation_heads
 NO_LINES = ("mutual_benefit_attributes",)  # heat maps
@@ -169,6 +176,7 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
             "task_gradients",
             "trained_parts",
             "generation_heads",
+            "language_model_scale",
         )
         for name in find_study(study).figures
         if not name.endswith("_watches")
@@ -671,6 +679,55 @@ def test_pictures_of_every_head_are_shown_at_the_same_requests(profile_name, tmp
         )
 
 
+def test_totals_and_gains_are_drawn_by_size_with_chance_and_for_each_start():
+    table = sized()
+    wide = table.pivot(
+        index=["language_model", "parameters", "seed"], columns="arm", values="value"
+    )
+    counts = sorted(set(table["parameters"]))
+    panels = drawn("language_model_scale", "language_model_scale", table).figure.axes
+    chance = sum(chances()[name] for name in ATTRIBUTES) / 5
+    for axes, (start, arms) in zip(panels, STARTS.items(), strict=True):
+        assert axes.get_title() == f"{start} language model" and axes.get_xscale() == "log"
+        assert list(axes.get_xticks()) == counts
+        assert any(list(line.get_ydata()) == pytest.approx([chance] * 2) for line in axes.lines)
+        curves = [line for line in axes.lines if len(line.get_xdata()) == len(counts)]
+        for line, arm in zip(curves, arms, strict=True):
+            assert line.get_xdata() == pytest.approx(counts, rel=0.1)
+            wanted = wide.loc[start, arm].groupby("parameters").mean()
+            assert line.get_ydata() == pytest.approx(wanted.tolist())
+    (axes,) = drawn("language_model_scale", "language_model_scale_gains", table).figure.axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) == len(counts)]
+    drawn_pairs = (("pre-trained", ONCE), ("random", ONCE), ("pre-trained", REPEATED))
+    for line, (start, baseline) in zip(curves, drawn_pairs, strict=True):
+        own = (wide[MIXED] - wide[baseline]).loc[start].groupby("parameters").mean()
+        assert line.get_ydata() == pytest.approx(own.tolist())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (0.1, "grows with the size of the language model, and is larger with"),
+        (-0.1, "falls with the size of the language model, and is smaller with"),
+        (0.0, "is not shown to grow or fall with the size of the language model, and is not shown"),
+    ],
+)
+def test_size_and_pre_training_are_said_to_matter_only_as_they_are_judged(more, words):
+    table = sized(seeds=8)
+    table["value"] = 0.5 + 0.01 * (-1.0) ** table["seed"] * (table["arm"] == MIXED)
+    taught = (table["language_model"] == "pre-trained") & (table["arm"] == MIXED)
+    table.loc[taught, "value"] += more * np.log10(table["parameters"] / 1e4)
+    assert words in sentence(drawn("language_model_scale", "language_model_scale", table).figure)
+
+
+def test_one_size_is_drawn_and_told_as_not_judged():
+    table = sized(seeds=1)
+    found = opened("language_model_scale", table[table["parameters"] == parameters_of(SHIPPED_LM)])
+    for name, draw in found.study.figures.items():
+        check_layout(draw(found).figure)
+        assert "not judged at this scale" in found.study.findings[name](found)
+
+
 def test_a_restored_setting_is_drawn_as_a_change_of_its_seed():
     table = switched()
     switch = table["switch"].iloc[-1]
@@ -1001,6 +1058,7 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
         ("task_gradients", gradients(("SigLIP-VQ", "VQ-VQ"))),
         ("trained_parts", parted(("VQ-VQ", "SigLIP-SigLIP"))),
         ("generation_heads", headed(HEADED)),
+        ("language_model_scale", sized(("VQ-VQ", "SigLIP-SigLIP"))),
     ],
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):

@@ -58,7 +58,7 @@ from uvlm_core.training.profiles import Profile
 CODES, REGRESSION, FLOW = "codes", "regression", "flow"
 # the laptop profile's: with the paper's weight, 1, hardly anything is learned to draw (docs/log.md)
 REGRESSED = {"feature_loss": "cosine", "feature_loss_weight": 5.0, "feature_dropout": 0.5}
-# TO BE SET BY TRIALS on seeds from 100 up, before the runs; the first trial had weight 1, and no
+# to be set by trials on seeds from 100 up, before the runs; the first trial had weight 1, and no
 # guidance, which has no setting
 SAMPLED_FEATURES = {"feature_loss": "flow", "feature_loss_weight": 1.0, "feature_dropout": 0.5}
 SAMPLED_LATENTS = {"feature_loss": "flow", "feature_loss_weight": 1.0, "feature_dropout": 0.5}
