@@ -39,12 +39,12 @@ unexport VIRTUAL_ENV
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .PHONY: help setup figures replicate records report scoreboard plan test test-browser lint bench lab
-.PHONY: encoders models smollm2 stamps clean unusable
+.PHONY: encoders models language_models smollm2 stamps clean unusable
 
 help: ## list the targets (this list)
 	@echo 'usage: make TARGET [PROFILE=smoke|laptop|smollm|paper] [SEEDS=n] [NOTEBOOK=02]'
 	@echo '       [STUDY=name] [WORKERS=n] [BACKEND=loky|stacked|dask:ADDRESS|ray|slurm]'
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make .venv from requirements.txt (every other target does this by itself)
 
@@ -89,6 +89,12 @@ encoders: $(READY) ## train the frozen networks of the laptop profile again
 
 models: $(READY) ## train the models of the playground again, an hour on one core
 	@$(PY) -m uvlm_core.explore.making
+
+language_models: $(READY) ## train language models of three more sizes into the cache, hours
+	@$(PY) -m uvlm_core.pretraining $@
+
+language_model_%: $(READY) # one of them
+	@$(PY) -m uvlm_core.pretraining $@
 
 smollm2: $(READY) ## bring SmolLM2-135M (93 MB) into the cache, for PROFILE=smollm
 	@$(PY) -m uvlm_core.models.smollm

@@ -47,7 +47,7 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
     listed = make().stdout
     lines = re.findall(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     targets = {target for line in lines for target in line.split()} - {"unusable"}
-    assert set(re.findall(r"^  ([a-z0-9-]+) +\S", listed, re.MULTILINE)) == targets
+    assert set(re.findall(r"^  ([a-z0-9_-]+) +\S", listed, re.MULTILINE)) == targets
     assert make("help").stdout == listed
 
 
@@ -74,6 +74,8 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
         (["bench"], "tests/benchmarks.py"),
         (["encoders"], "-m uvlm_core.pretraining all"),
         (["smollm2"], "-m uvlm_core.models.smollm"),
+        (["language_models"], "-m uvlm_core.pretraining language_models"),
+        (["language_model_tiny"], "-m uvlm_core.pretraining language_model_tiny"),
         (
             ["plan", "PROFILE=paper", "GPU=H100"],
             "-m uvlm_core.plan --profile 'paper' --gpu 'H100'",

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from uvlm_core.data.tokens import Processor
 from uvlm_core.models.encoders import FeatureDecoder, SiglipEncoder, VQEncoder
+from uvlm_core.models.language_models import SHIPPED_LM, shape_of
 from uvlm_core.models.readers import AttributeReader, FeatureReader
 from uvlm_core.models.unified import load_language_model
 from uvlm_core.models.weights import load_state
 from uvlm_core.places import PRETRAINED, fingerprint, resolve
-from uvlm_core.pretraining.text import SHAPE
 
 LOADERS = {
     "vq": VQEncoder.load,
@@ -252,6 +252,7 @@ def test_a_loaded_network_has_the_tensors_of_its_file_and_is_frozen(networks):
     assert not reader.training and not any(p.requires_grad for p in reader.parameters())
 
 
-def test_the_shipped_language_model_has_the_shape_that_its_builder_names():
+def test_the_shipped_language_model_has_the_shape_that_its_size_names():
     config = json.loads((PRETRAINED / "language_model" / "config.json").read_text())
-    assert {name: config[name] for name in SHAPE} == SHAPE
+    shape = shape_of(SHIPPED_LM)
+    assert {name: config[name] for name in shape} == shape

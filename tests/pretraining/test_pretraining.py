@@ -1,13 +1,15 @@
 """How the frozen networks are made: what they are trained on and what their losses see."""
 
 import copy
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from uvlm_core.data import pictures
@@ -17,7 +19,15 @@ from uvlm_core.data.smart_watch import Watch, render_batch, sample_watches, spli
 from uvlm_core.data.texts import SENSE_QUESTIONS, common_sense, conversations_in_words
 from uvlm_core.data.tokens import IGNORED, Processor
 from uvlm_core.models.encoders import VQEncoder
-from uvlm_core.places import resolve, verify
+from uvlm_core.models.language_models import (
+    LM_LAYERS,
+    LM_TOKENS,
+    SHIPPED_LM,
+    parameters_of,
+    shape_of,
+)
+from uvlm_core.models.unified import load_language_model
+from uvlm_core.places import fingerprint, resolve, verify
 from uvlm_core.pretraining import __main__ as command
 from uvlm_core.pretraining import common as pretraining
 from uvlm_core.pretraining import siglip as siglip_pretraining
@@ -30,6 +40,7 @@ from uvlm_core.pretraining.text import (
     Lesson,
     lesson_conversations,
 )
+from uvlm_core.training.sizes import network_config
 
 WATCHES = sample_watches(TEXT_SEED, 60)
 
@@ -132,7 +143,48 @@ def test_a_language_model_is_built_with_a_card_that_says_what_it_answers(tmp_pat
         f"{name} 0." in answered for name in ATTRIBUTES
     )
     model = AutoModelForCausalLM.from_pretrained(resolve(str(tmp_path)), use_safetensors=True)
-    assert model.config.hidden_size == text_pretraining.SHAPE["hidden_size"]
+    assert model.config.hidden_size == shape_of(SHIPPED_LM)["hidden_size"]
+
+
+def test_a_language_model_of_another_size_is_put_into_the_cache_whole(cache, monkeypatch, capsys):
+    monkeypatch.setattr(text_pretraining, "HELD_OUT", 20)
+    monkeypatch.setattr(text_pretraining, "LESSONS", (Lesson(1, 1.0, wordings=1), Lesson(2, 0.3)))
+    name, folder = "cache/language_model_tiny", cache / "language_model_tiny"
+    planned = network_config(name, AutoConfig).to_dict()  # without a file
+    assert command.main(["language_model_tiny"]) == 0
+    said = capsys.readouterr().out
+    (loss,) = re.findall(rf"^{name}: (\d\.\d+) nats per token of held-out answers$", said, re.M)
+    assert said.endswith(f"wrote {folder}\n") and [*cache.iterdir()] == [folder]
+    verify(folder)
+    sums = json.loads((folder / "sha256.json").read_text())
+    assert {"config.json", "model.safetensors"} <= set(sums)
+    card = (folder / "README.md").read_text()
+    assert card.startswith(f"# Llama {name}\n\nMade by `make language_models`")
+    assert f"loss on the answers of 20 held-out conversations: {loss} nats per token" in card
+    assert f"parameters: {parameters_of(name)}" in card
+    made = network_config(name, AutoConfig).to_dict()
+    differing = {key for key in made if made[key] != planned[key]}
+    assert differing <= {"_name_or_path"}
+    assert load_language_model(name, LM_TOKENS).num_parameters() == parameters_of(name)
+    assert fingerprint.__wrapped__(name) == fingerprint.__wrapped__(str(folder))
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert command.main(["language_model_tiny"]) == 0
+    assert capsys.readouterr().out == f"{folder} is there already.\n"
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_all_language_models_are_those_that_are_not_shipped(monkeypatch):
+    made = []
+    monkeypatch.setattr(text_pretraining, "bring_language_model", made.append)
+    assert command.main(["language_models"]) == 0
+    assert [*made, SHIPPED_LM] == sorted(LM_LAYERS, key=lambda name: name == SHIPPED_LM)
+
+
+def test_a_language_model_of_an_unknown_size_is_refused_and_nothing_is_written(cache):
+    with pytest.raises(ValueError, match="^language model 'cache/huge' is not one of ") as refused:
+        text_pretraining.bring_language_model("cache/huge")
+    said = str(refused.value)
+    assert "\n" not in said and said.endswith(".") and not cache.exists()
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from uvlm_core.data.attributes import ATTRIBUTES
+from uvlm_core.models.kinds import KINDS, kinds_of
+from uvlm_core.models.language_models import LM_LAYERS, parameters_of
 from uvlm_core.runs.store import RunStore
 from uvlm_core.scoring.alignment import MEASURES
 from uvlm_core.scoring.probing import probe_classes
@@ -15,6 +17,8 @@ from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
+from uvlm_core.studies.generation_heads import NEEDED
+from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.trained_parts import PARTS
 from uvlm_core.studies.training_order import ARMS, SHUFFLED, SMALL
 from uvlm_core.studies.when_it_helps import cells
@@ -290,6 +294,32 @@ def parted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
         for attribute in ("total", *ATTRIBUTES)
     ]
     return pd.DataFrame(found, columns=[*SCORES, "arm", "trained"])
+
+
+def headed(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of generation_heads, out of random numbers."""
+    rng = np.random.default_rng(13)
+    parts = [
+        mixed((name,), seeds).assign(head=head)
+        for name in architectures
+        for head in NEEDED[KINDS[kinds_of(name)[1]].output]
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(value=rng.random(len(table)))
+
+
+def sized(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
+    """A table of language_model_scale, out of random numbers."""
+    rng = np.random.default_rng(12)
+    found = [
+        (name, "unified", seed, 1.0, "partial", "total", rng.random(), 9, arm, start, count)
+        for name in architectures
+        for count in map(parameters_of, LM_LAYERS)
+        for start, arms in STARTS.items()
+        for arm in arms
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(found, columns=[*SCORES, "arm", "language_model", "parameters"])
 
 
 def switched(architectures=("VQ-VQ",)) -> pd.DataFrame:

@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 
 from uvlm_core.data.conversations import AttributeBias
-from uvlm_core.runs.store import RunStore
+from uvlm_core.models.language_models import LM_LAYERS, SHIPPED_LM, parameters_of
+from uvlm_core.runs.store import RunStore, record_key
 from uvlm_core.studies import attribute_transfer as transfer
-from uvlm_core.studies import training_order
+from uvlm_core.studies import generation_heads, training_order
 from uvlm_core.studies.affine_alignment import AFFINE_FAMILIES, OTHER_SEEDS, DistortionStrengths
 from uvlm_core.studies.attribute_transfer import PixelProbes
 from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scores, sized
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, baselines
+from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.learning_curves import FeatureCeiling
 from uvlm_core.studies.original_behaviour import PLAIN, SWITCHES
 from uvlm_core.studies.trained_parts import FULL, PARTS
@@ -373,6 +375,106 @@ def test_baselines_with_two_adapters_and_runs_in_full_are_not_made_again(base, s
     others = set(find_study("training_order").specs(base))
     assert len(own & others) == 4 * seeds
     assert {spec.training.tuning for spec in own & others} == {"full"}
+
+
+def test_heads_differ_from_the_baselines_in_what_they_need_alone():
+    scale = find_study("generation_heads").scale("laptop")
+    arms = arms_of("generation_heads", seeds=1)
+    found = {
+        (arm.labels["architecture"], arm.labels["head"], arm.labels["arm"]): arm.spec
+        for arm in arms
+    }
+    heads = {
+        ("VQ-VQ", "codes"): {},
+        **{(name, "regression"): generation_heads.REGRESSED for name in ("VQ-SigLIP", "VQ-Latent")},
+        ("VQ-SigLIP", "flow"): generation_heads.SAMPLED_FEATURES,
+        ("VQ-Latent", "flow"): generation_heads.SAMPLED_LATENTS,
+    }
+    assert len(found) == len(arms) == 4 * len(heads) + 1
+    for (name, head), needed in heads.items():
+        assert set(needed) <= {"feature_loss", "feature_loss_weight", "feature_dropout"}
+        kept = {} if head == "codes" else {"shown_watches": 5}
+        plain = baselines(BASE, scale, scale.seen, seed=0, architecture=name)
+        for arm, spec in plain.items():
+            assert found[name, head, arm] == spec.vary(**needed, **kept)
+            assert spec.vary(architecture="VQ-VQ") == found["VQ-VQ", "codes", arm]
+    losses = {head: needed.get("feature_loss") for (_, head), needed in heads.items()}
+    assert losses == {"codes": None, "regression": "cosine", "flow": "flow"}
+    extra = found["VQ-VQ", "codes", generation_heads.PICTURED]
+    assert extra == found["VQ-VQ", "codes", MIXED].vary(shown_watches=5)
+
+
+@pytest.mark.parametrize(("base", "seeds"), [(profile("smoke"), 1), (BASE, 8)])
+def test_heads_of_a_seed_share_understanding_alone_and_codes_are_those_of_mutual_benefit(
+    base, seeds
+):
+    study = find_study("generation_heads")
+    arms = study.arms(base, study.scale(base.name))
+    for seed in range(seeds):
+        for alone in (ONCE, REPEATED):
+            own = [arm for arm in arms if arm.labels["seed"] == seed and arm.labels["arm"] == alone]
+            assert len(own) == 5 and len({arm.spec.canonical() for arm in own}) == 1
+    runs = set(study.specs(base))
+    assert len(arms) == 20 * seeds + 1 and len(runs) == 12 * seeds + 1
+    shared = {arm.spec.canonical() for arm in arms if arm.labels["head"] == "codes"} & set(
+        find_study("mutual_benefit").specs(base)
+    )
+    assert len(shared) == 4 * seeds  # all of codes but the one with pictures
+
+
+def test_seeds_of_a_head_share_a_stack_and_heads_do_not():
+    stacks = {}
+    for arm in arms_of("generation_heads", seeds=3):
+        labels = arm.labels["architecture"], arm.labels["head"], arm.labels["arm"]
+        stacks.setdefault(labels, set()).add(stack_key(arm.spec.canonical()))
+    assert all(len(keys) == 1 and None not in keys for keys in stacks.values())
+    generating = {
+        labels: keys for labels, keys in stacks.items() if labels[2] in (GENERATION, MIXED)
+    }
+    assert len(generating) == len(set.union(*generating.values())) == 10
+
+
+def test_language_models_differ_in_size_and_start_alone_and_share_no_stack():
+    found = {
+        (arm.labels["parameters"], arm.labels["language_model"], arm.labels["arm"]): arm.spec
+        for arm in arms_of("language_model_scale", seeds=1)
+    }
+    sizes = {parameters_of(name): name for name in LM_LAYERS}
+    names = {(start, arm) for start, arms in STARTS.items() for arm in arms}
+    assert set(found) == {(count, *each) for count in sizes for each in names}
+    shipped = parameters_of(SHIPPED_LM)
+    for (count, start, arm), spec in found.items():
+        assert spec.model.language_model == sizes[count]
+        assert spec.model.random_language_model == (start == "random")
+        same = {"language_model": SHIPPED_LM, "random_language_model": False}
+        assert spec.vary(**same) == found[shipped, "pre-trained", arm]
+        assert arm == ONCE or spec.steps == 1513
+    keys = [stack_key(spec.canonical()) for spec in found.values()]
+    assert len(set(keys)) == len(found) and None not in keys
+    assert stack_key(found[shipped, "random", MIXED].vary(seed=5).canonical()) in keys
+
+
+@pytest.mark.parametrize(("base", "count", "shared"), [(profile("smoke"), 5, 3), (BASE, 160, 24)])
+def test_runs_of_the_shipped_language_model_are_those_of_mutual_benefit(base, count, shared):
+    study = find_study("language_model_scale")  # its language models are not in the cache
+    own = set(study.specs(base))
+    both = own & set(find_study("mutual_benefit").specs(base))
+    assert (len(own), len(both)) == (count, shared)
+    assert {(spec.model.language_model, spec.model.random_language_model) for spec in both} == {
+        (SHIPPED_LM, False)
+    }
+
+
+def test_a_run_whose_language_model_is_not_in_the_cache_is_refused_with_what_brings_it():
+    (spec,) = (
+        arm.spec
+        for arm in arms_of("language_model_scale", seeds=1)
+        if arm.labels["parameters"] < 2e5 and arm.labels["arm"] == REPEATED
+    )
+    with pytest.raises(
+        ValueError, match="'cache/language_model_tiny' .*; `make language_model_tiny` brings it"
+    ):
+        record_key(spec)
 
 
 def test_pictures_of_your_own_take_the_place_of_the_profiles():

@@ -6,12 +6,14 @@ import pytest
 from study_tables import opened
 
 from uvlm_core.data.attributes import ATTRIBUTES
-from uvlm_core.studies import task_gradients, training_order
+from uvlm_core.models.language_models import LM_LAYERS, parameters_of
+from uvlm_core.studies import generation_heads, task_gradients, training_order
 from uvlm_core.studies.affine_alignment import alignment_benefit, alignment_slopes, distortion_costs
 from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, PIXELS, at_end
 from uvlm_core.studies.base import chance, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.data_scaling import exchange_rates
+from uvlm_core.studies.language_model_scale import STARTS, slopes
 from uvlm_core.studies.learning_curves import benefit, headroom, while_learning
 from uvlm_core.studies.trained_parts import (
     FROZEN,
@@ -573,6 +575,158 @@ def test_a_planted_gain_of_each_trained_part_is_judged_as_it_is():
     assert found["difference"].to_numpy() == pytest.approx(wanted, abs=1e-9)
     level = table.assign(value=0.5 + 0.01 * table["seed"])
     assert set(verdicts("trained_parts", level)["verdict"]) == {"no effect"}
+
+
+def heads_with(gained: dict, drawn: dict, noise=0.001, seeds=8) -> pd.DataFrame:
+    """As the table of generation_heads: by (architecture, head) what mixed training gains over its
+    rows alone, and how far above .5 generation alone draws. Mixed training draws .1 better, and
+    understands .2 less than repeated rows."""
+    rows = []
+    for (name, head), gain in gained.items():
+        read = generation_metric(name)
+        for seed in range(seeds):
+            level = 0.5 + 0.01 * seed
+            odd = noise * (-1) ** seed
+            rows += [
+                (name, head, arm, seed, metric, attribute, value)
+                for attribute in NAMES
+                for arm, metric, value in (
+                    (ONCE, "partial", level),
+                    (REPEATED, "partial", level + gain + 0.2),
+                    (MIXED, "partial", level + gain + odd * (1 + (head == "flow"))),
+                    (GENERATION, read, level + drawn[name, head] + odd * (head == "flow")),
+                    (MIXED, read, level + drawn[name, head] + 0.1 + 2 * odd),
+                )
+            ]
+    columns = ["architecture", "head", "arm", "seed", "metric", "attribute", "value"]
+    return pd.DataFrame(rows, columns=columns).assign(fraction=1.0)
+
+
+def test_a_planted_gain_of_each_head_is_judged_as_it_is_and_codes_are_not():
+    heads = [("VQ-VQ", "codes")]
+    heads += [
+        (name, head) for name in ("VQ-SigLIP", "VQ-Latent") for head in ("regression", "flow")
+    ]
+    gained = dict(zip(heads, (0.3, 0.1, 0.2, 0.0, -0.1), strict=True))
+    drawn = dict(zip(heads, (0.3, 0.1, 0.3, 0.1, 0.1), strict=True))
+    found = verdicts("generation_heads", heads_with(gained, drawn))
+    minus = "mixed \N{MINUS SIGN}"
+    apart = "flow \N{MINUS SIGN} regression"
+    told = {
+        (row["architecture"], row["quantity"]): (row["matching"], row["verdict"])
+        for row in found.to_dict("records")
+    }
+    reads = {"VQ-SigLIP": "feature read back", "VQ-Latent": "read back"}
+    alone = f"total, partial credit, {{}}, {minus} {ONCE}"
+    wanted = {
+        ("VQ-SigLIP", alone.format("regression")): ("examples", "replicates"),
+        ("VQ-SigLIP", alone.format("flow")): ("examples", "yes"),
+        ("VQ-Latent", alone.format("regression")): ("examples", "no effect"),
+        ("VQ-Latent", alone.format("flow")): ("examples", "no"),
+    }
+    for name, head in heads[1:]:
+        wanted[name, f"total, partial credit, {head}, {minus} {REPEATED}"] = ("steps", "no")
+        quantity = f"total, {reads[name]}, {head}, {minus} {GENERATION}"
+        wanted[name, quantity] = ("examples", "yes")
+    for name, drew, kept in (("VQ-SigLIP", "yes", "yes"), ("VQ-Latent", "no effect", "no")):
+        wanted[name, f"total, {reads[name]}, {GENERATION}, {apart}"] = ("examples", drew)
+        quantity = f"total, partial credit, {minus} {ONCE}, {apart}"
+        wanted[name, quantity] = ("examples", kept)
+    assert told == wanted and len(found) == len(wanted)
+    differences = found.groupby("claim", sort=False)["difference"].apply(list).to_dict()
+    assert {claim: pytest.approx(values) for claim, values in differences.items()} == {
+        "understanding gains by regression": [0.1],
+        "understanding gains by others": [0.2, 0.0, -0.1],
+        "more than repeating, by head": [-0.2] * 4,
+        "generation gains, by head": [0.1] * 4,
+        "sampling draws better": [0.2, 0.0],
+        "no smaller benefit by sampling": [0.1, -0.1],
+    }
+    # nothing planted: repeating is .2 above and drawing .1, and the rest is no effect
+    level = heads_with(dict.fromkeys(heads, 0.0), dict.fromkeys(heads, 0.0))
+    nothing = verdicts("generation_heads", level)
+    nothing = nothing[~nothing["claim"].str.endswith(", by head")]
+    assert set(nothing["verdict"]) == {"no effect"}  # equal ones of two architectures share a row
+    assert nothing["architecture"].str.split(", ").map(len).sum() == 8
+
+
+def test_the_run_with_pictures_is_in_no_comparison():
+    heads = {("VQ-VQ", "codes"): 0.1, ("VQ-SigLIP", "regression"): 0.1, ("VQ-SigLIP", "flow"): 0.1}
+    table = heads_with(heads, heads)
+    extra = table[(table["arm"] == MIXED) & (table["seed"] == 0) & (table["head"] == "codes")]
+    more = pd.concat([table, extra.assign(arm=generation_heads.PICTURED, value=9.0)])
+    plain, found = (opened("generation_heads", each) for each in (table, more))
+    pd.testing.assert_frame_equal(found.verdicts, plain.verdicts)
+    for name in ("gains", "read_backs"):
+        of = getattr(generation_heads, name)
+        pd.testing.assert_frame_equal(of(more), of(table))
+
+
+def by_size(slope: float, start: float, seeds=8) -> pd.DataFrame:
+    """As the table of language_model_scale: a gain of .1 at a million parameters and `slope` more
+    for ten times as many, `start` less from random weights; repeating gains .3."""
+    rows = []
+    for seed in range(seeds):
+        for count in map(parameters_of, LM_LAYERS):
+            for model, arms in STARTS.items():
+                gain = 0.1 + (slope + 0.002 * (-1) ** seed) * np.log10(count / 1e6)
+                gained = {ONCE: 0.0, REPEATED: 0.3, MIXED: gain - start * (model == "random")}
+                rows += [
+                    ("VQ-VQ", model, count, arm, seed, 0.4 + 0.01 * seed + gained[arm])
+                    for arm in arms
+                ]
+    columns = ["architecture", "language_model", "parameters", "arm", "seed", "value"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(fraction=1.0, metric="partial", attribute="total")
+
+
+@pytest.mark.parametrize(
+    ("slope", "start", "grows", "larger"),
+    [
+        (0.08, 0.06, "yes", "yes"),
+        (-0.08, -0.06, "no", "no"),
+        (0.02, 0.0, "no effect", "no effect"),
+    ],
+)
+def test_a_planted_slope_over_sizes_and_a_planted_start_are_judged_as_they_are(
+    slope, start, grows, larger
+):
+    found = verdicts("language_model_scale", by_size(slope, start))
+    assert found["claim"].tolist() == [
+        *["gains by size"] * 7,
+        "grows with the language model",
+        "more if pre-trained",
+        *["gains by size over repeating"] * 3,
+    ]
+    growth, starts = found.iloc[7], found.iloc[8]
+    assert (growth["difference"], growth["verdict"]) == (pytest.approx(slope), grows)
+    assert (starts["difference"], starts["verdict"]) == (pytest.approx(start, abs=1e-9), larger)
+    counts = np.array([parameters_of(name) for name in LM_LAYERS])
+    gain = 0.1 + slope * np.log10(counts / 1e6)
+    others = np.delete(gain, 1)  # without the shipped one, which mutual benefit judges
+    wanted = [*others, *(gain - start), *(others - 0.3)]
+    judged = found.drop(index=[7, 8])
+    assert judged["difference"].to_numpy() == pytest.approx(wanted)
+    assert found["matching"].tolist() == ["examples"] * 9 + ["steps"] * 3
+    minus = f"mixed \N{MINUS SIGN} {ONCE}"
+    assert found["quantity"].iloc[[0, 3, 4, 7, 8]].tolist() == [
+        f"total, 0.17 M parameters, pre-trained, {minus}",
+        f"total, 0.17 M parameters, random, {minus}",
+        f"total, 0.93 M parameters, random, {minus}",
+        f"total, {minus}, pre-trained, per factor of ten in parameters",
+        f"total, {minus}, pre-trained \N{MINUS SIGN} random, mean over sizes",
+    ]
+
+
+def test_equal_totals_at_every_size_and_start_are_no_effect():
+    table = by_size(0.0, 0.0)
+    table["value"] = 0.5 + 0.01 * table["seed"]
+    assert set(verdicts("language_model_scale", table)["verdict"]) == {"no effect"}
+
+
+def test_a_seed_without_every_size_has_no_slope():
+    gained = pd.DataFrame({10: [0.1, 0.2], 1000: [0.3, np.nan]}, index=[4, 5])
+    assert slopes(gained).to_dict() == {4: pytest.approx(0.1)}
 
 
 def test_pictures_are_judged_by_what_is_told_and_what_is_found_by_seed():

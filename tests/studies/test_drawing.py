@@ -1,5 +1,7 @@
 """What the figures of the studies draw, out of random numbers about some architectures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from study_tables import (
     cosines,
     distorted,
     gradients,
+    headed,
     mapped,
     mixed,
     opened,
@@ -18,15 +21,31 @@ from study_tables import (
     probed,
     scaling,
     scores,
+    sized,
     switched,
     transferred,
 )
 
 from uvlm_core.data.attributes import ATTRIBUTES, chances
-from uvlm_core.studies import attribute_transfer, embedding_probes, frozen_networks, style
+from uvlm_core.models.language_models import SHIPPED_LM, parameters_of
+from uvlm_core.runs.store import RunStore
+from uvlm_core.studies import (
+    attribute_transfer,
+    embedding_probes,
+    frozen_networks,
+    generation_heads,
+    style,
+)
 from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
-from uvlm_core.studies.base import chance, difference_text, find_study, generation_metric
+from uvlm_core.studies.base import (
+    OpenedStudy,
+    chance,
+    difference_text,
+    find_study,
+    generation_metric,
+)
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
+from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.learning_curves import (
     along_training,
     draw_learning,
@@ -39,6 +58,7 @@ from uvlm_core.studies.statistics import MARGIN, mean_interval
 from uvlm_core.studies.trained_parts import FROZEN, FULL, PARTS
 from uvlm_core.studies.training_order import ARMS, SHUFFLED, SMALL
 from uvlm_core.studies.when_it_helps import FACTORS, cell_gains, effects, levels
+from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
 
 
@@ -94,7 +114,16 @@ DRAWN = {  # figure -> its picture out of random numbers about some architecture
         name: lambda names, name=name: drawn("trained_parts", name, parted(names))
         for name in find_study("trained_parts").figures
     },
+    **{
+        name: lambda names, name=name: drawn("generation_heads", name, headed(names))
+        for name in ("generation_heads", "generation_heads_read_back")
+    },
+    **{
+        name: lambda names, name=name: drawn("language_model_scale", name, sized(names))
+        for name in find_study("language_model_scale").figures
+    },
 }
+HEADED = ("VQ-VQ", "VQ-SigLIP", "VQ-Latent")  # architectures of generation_heads
 NO_LINES = ("mutual_benefit_attributes",)  # heat maps
 
 
@@ -146,9 +175,11 @@ def test_an_architecture_has_one_colour_in_every_figure_and_no_other_architectur
             "when_it_helps",
             "task_gradients",
             "trained_parts",
+            "generation_heads",
+            "language_model_scale",
         )
         for name in find_study(study).figures
-        if name != "learning_curves_watches"
+        if not name.endswith("_watches")
     ],
 )
 def test_a_table_without_a_column_that_is_drawn_is_refused_by_name(study, name):
@@ -203,7 +234,7 @@ def test_a_table_without_a_score_of_the_task_is_refused():
 def test_what_is_drawn_along_training_is_the_paired_difference_with_its_interval(task):
     table = scores(ARCHITECTURES)
     _, (above, _) = learning(ARCHITECTURES, task, table)
-    for axes, name in zip(above, style.COLOURS, strict=True):
+    for axes, name in zip(above, ARCHITECTURES, strict=True):
         metric = "partial" if task == "understanding" else generation_metric(name)
         wanted = differences(table, task, metric, name)
         assert curve(axes, "unified").get_ydata() == pytest.approx(wanted.mean(axis=1).tolist())
@@ -552,6 +583,151 @@ def test_learning_is_said_to_matter_only_as_it_is_judged(more, words):
     assert words in sentence(drawn("trained_parts", "trained_parts", table).figure)
 
 
+def test_every_head_has_a_row_of_its_gains_and_is_filled_if_it_samples():
+    table = headed(HEADED)
+    figure = drawn("generation_heads", "generation_heads", table).figure
+    left, right = figure.axes
+    rows = [text.get_text() for text in left.get_yticklabels()]
+    assert rows == [
+        "VQ-VQ, codes",
+        *(f"{name}, {head}" for name in HEADED[1:] for head in ("regression", "flow")),
+    ]
+    total = table[table["attribute"] == "total"]
+    for axes, baseline, marker in (
+        (left, ONCE, "s"),
+        (left, REPEATED, "D"),
+        (right, GENERATION, "^"),
+    ):
+        means = [line for line in axes.lines if line.get_marker() == marker]
+        assert [round(line.get_ydata()[0]) for line in means] == list(range(len(rows)))
+        for line, row in zip(means, rows, strict=True):
+            name, head = row.split(", ")
+            metric = "partial" if baseline != GENERATION else generation_metric(name)
+            own = total[
+                (total["architecture"] == name)
+                & (total["head"] == head)
+                & (total["metric"] == metric)
+            ]
+            wide = own.pivot(index="seed", columns="arm", values="value")
+            assert line.get_xdata() == pytest.approx([(wide[MIXED] - wide[baseline]).mean()])
+            filled = line.get_markerfacecolor() != "white"
+            assert filled == (head == "flow") and line.get_color() == style.COLOURS[name]
+
+
+def test_read_back_is_drawn_by_attribute_and_head_with_its_chance():
+    table = headed(HEADED)
+    found = drawn("generation_heads", "generation_heads_read_back", table)
+    for axes, attribute in zip(found.figure.axes, ("total", *ATTRIBUTES), strict=True):
+        guess = chance("read_back", attribute)
+        assert any(list(line.get_xdata()) == [guess, guess] for line in axes.lines)
+        for arm, marker in ((GENERATION, "^"), (MIXED, "o")):
+            means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == marker]
+            own = table[(table["arm"] == arm) & (table["attribute"] == attribute)]
+            own = own[own["metric"].str.endswith("read_back")]
+            wanted = own.groupby(["architecture", "head"], sort=False)["value"].mean()
+            assert means == pytest.approx(wanted.tolist())
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (0.3, "understands better in 2 of 2 architectures than from its rows alone, and draws be"),
+        (-0.3, "understands worse in 2 of 2 architectures than from its rows alone, and draws wo"),
+        (0.0, "is not shown to understand better or worse than from its rows alone, and is not sh"),
+    ],
+)
+def test_a_head_that_samples_is_said_to_gain_only_as_it_is_judged(gain, words):
+    table = headed(HEADED, seeds=8)
+    table["value"] = 0.5 + 0.01 * (-1.0) ** table["seed"] * (table["arm"] == MIXED)
+    table.loc[(table["arm"] == MIXED) & (table["head"] == "flow"), "value"] += gain
+    assert words in sentence(drawn("generation_heads", "generation_heads", table).figure)
+    said = sentence(drawn("generation_heads", "generation_heads_read_back", table).figure)
+    assert "a head that samples is not shown to draw better or worse" in said  # mixed, not alone
+
+
+@pytest.mark.parametrize("profile_name", ["smoke", "laptop"])
+def test_pictures_of_every_head_are_shown_at_the_same_requests(profile_name, tmp_path):
+    study, base = find_study("generation_heads"), profile(profile_name)
+    scale = replace(study.scale(profile_name), seeds=2)
+    arms, store = study.arms(base, scale), RunStore(tmp_path)
+    requests = [f"{LONG} {number}" for number in range(generation_heads.KEPT_PICTURES)]
+    told = {}
+    for number, arm in enumerate(arms):
+        spec, kept = arm.spec.canonical(), arm.spec.scoring.shown_watches
+        if arm.labels["arm"] not in (MIXED, generation_heads.PICTURED):
+            continue
+        pictures = np.full((kept, 8, 8, 3), number, np.uint8) if kept else None
+        samples = {"requests": requests} if kept else {}
+        store.save(spec, {"scores": [], "samples": samples}, pictures)
+        if kept and arm.labels["seed"] == 0:
+            told[f"{arm.labels['architecture']}\n{arm.labels['head']}"] = number
+    found = study.figures["generation_heads_watches"](
+        OpenedStudy(study, base, scale, arms, store, tmp_path)
+    )
+    check_layout(found.figure)
+    count = len(requests)
+    rows = [found.figure.axes[at : at + count] for at in range(0, len(found.figure.axes), count)]
+    assert [row[0].get_ylabel() for row in rows] == ["target\nwatch", *told]
+    assert len(told) == 5 and next(iter(told)) == "VQ-VQ\ncodes"
+    for row, number in zip(rows[1:], told.values(), strict=True):
+        assert {int(axes.images[0].get_array().max()) for axes in row} == {number}
+    assert [axes.get_title(loc="left").replace("\n", " ") for axes in rows[0]] == requests
+    assert len(found.shown) == 5 * count and set(found.shown["seed"]) == {0}
+    with pytest.raises(ValueError, match="'generation_heads_watches' is empty"):
+        study.figures["generation_heads_watches"](
+            OpenedStudy(study, base, scale, [], store, tmp_path)
+        )
+
+
+def test_totals_and_gains_are_drawn_by_size_with_chance_and_for_each_start():
+    table = sized()
+    wide = table.pivot(
+        index=["language_model", "parameters", "seed"], columns="arm", values="value"
+    )
+    counts = sorted(set(table["parameters"]))
+    panels = drawn("language_model_scale", "language_model_scale", table).figure.axes
+    chance = sum(chances()[name] for name in ATTRIBUTES) / 5
+    for axes, (start, arms) in zip(panels, STARTS.items(), strict=True):
+        assert axes.get_title() == f"{start} language model" and axes.get_xscale() == "log"
+        assert list(axes.get_xticks()) == counts
+        assert any(list(line.get_ydata()) == pytest.approx([chance] * 2) for line in axes.lines)
+        curves = [line for line in axes.lines if len(line.get_xdata()) == len(counts)]
+        for line, arm in zip(curves, arms, strict=True):
+            assert line.get_xdata() == pytest.approx(counts, rel=0.1)
+            wanted = wide.loc[start, arm].groupby("parameters").mean()
+            assert line.get_ydata() == pytest.approx(wanted.tolist())
+    (axes,) = drawn("language_model_scale", "language_model_scale_gains", table).figure.axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) == len(counts)]
+    drawn_pairs = (("pre-trained", ONCE), ("random", ONCE), ("pre-trained", REPEATED))
+    for line, (start, baseline) in zip(curves, drawn_pairs, strict=True):
+        own = (wide[MIXED] - wide[baseline]).loc[start].groupby("parameters").mean()
+        assert line.get_ydata() == pytest.approx(own.tolist())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (0.1, "grows with the size of the language model, and is larger with"),
+        (-0.1, "falls with the size of the language model, and is smaller with"),
+        (0.0, "is not shown to grow or fall with the size of the language model, and is not shown"),
+    ],
+)
+def test_size_and_pre_training_are_said_to_matter_only_as_they_are_judged(more, words):
+    table = sized(seeds=8)
+    table["value"] = 0.5 + 0.01 * (-1.0) ** table["seed"] * (table["arm"] == MIXED)
+    taught = (table["language_model"] == "pre-trained") & (table["arm"] == MIXED)
+    table.loc[taught, "value"] += more * np.log10(table["parameters"] / 1e4)
+    assert words in sentence(drawn("language_model_scale", "language_model_scale", table).figure)
+
+
+def test_one_size_is_drawn_and_told_as_not_judged():
+    table = sized(seeds=1)
+    found = opened("language_model_scale", table[table["parameters"] == parameters_of(SHIPPED_LM)])
+    for name, draw in found.study.figures.items():
+        check_layout(draw(found).figure)
+        assert "not judged at this scale" in found.study.findings[name](found)
+
+
 def test_a_restored_setting_is_drawn_as_a_change_of_its_seed():
     table = switched()
     switch = table["switch"].iloc[-1]
@@ -828,6 +1004,8 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
         ("when_it_helps", mapped()),
         ("task_gradients", gradients(("SigLIP-VQ", "VQ-VQ"))),
         ("trained_parts", parted(("VQ-VQ", "SigLIP-SigLIP"))),
+        ("generation_heads", headed(HEADED)),
+        ("language_model_scale", sized(("VQ-VQ", "SigLIP-SigLIP"))),
     ],
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):

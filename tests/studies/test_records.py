@@ -1,11 +1,12 @@
 """`make records`: seeds come whole, every run once, and bad input is refused in one sentence."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from uvlm_core.studies import records
-from uvlm_core.studies.base import find_study
+from uvlm_core.studies.base import Arm, Scale, find_study
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import RunSpec
 
@@ -38,6 +39,26 @@ def test_missing_records_are_made_and_the_others_left(tmp_path, capsys, monkeypa
     assert records.main(words) == 0
     assert [len(specs) for specs in made] == [5, 5]
     assert capsys.readouterr().out.splitlines()[0] == "seed 0: 5 runs, 5 without a record"
+
+
+def test_runs_of_all_studies_whose_network_is_missing_are_left_out(tmp_path, capsys, monkeypatch):
+    asked = {"here": [BASE.spec], "gone": [BASE.spec.vary(language_model="cache/no_such_model")]}
+    found = [
+        SimpleNamespace(
+            scales={"smoke": Scale(1)},
+            scale=lambda name: Scale(1),
+            arms=lambda base, scale, specs=specs: [Arm(spec, {}) for spec in specs],
+        )
+        for specs in asked.values()
+    ]
+    made = []
+    monkeypatch.setattr(records, "studies", lambda: found)
+    monkeypatch.setattr(records, "run_grid", lambda specs, store, workers: made.extend(specs))
+    assert records.main(["--profile=smoke", f"--records={tmp_path}"]) == 0
+    assert made == [BASE.spec.canonical()]
+    said = capsys.readouterr().out
+    assert "1 run left out: 'cache/no_such_model' is not in the cache" in said
+    assert "seed 0: 1 runs, 1 without a record" in said
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 only.
 """
 
+import itertools
 import json
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from uvlm_core.runs import provenance
 from uvlm_core.studies import style as figures
@@ -141,6 +144,35 @@ def test_every_architecture_has_a_colour_and_every_regime_a_line_of_its_own():
         == len(REGIMES) + 1
     )
     assert len({tuple(style.values()) for style in styles.values()}) == len(styles)
+
+
+# what is left of linear RGB without one kind of cone (Machado et al. 2009, severity 1)
+SEEN = {
+    "all cones": np.eye(3),
+    "no long": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "no middle": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "no short": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+def lab(colour: str, seen) -> np.ndarray:
+    """A colour in CIE L*a*b*, as it is seen."""
+    values = np.array(to_rgb(colour))
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    found = xyz @ np.clip(seen @ linear, 0, 1) / np.array([0.9505, 1, 1.089])
+    root = np.where(found > 0.008856, np.cbrt(found), 7.787 * found + 16 / 116)
+    return np.array([116 * root[1] - 16, 500 * (root[0] - root[1]), 200 * (root[1] - root[2])])
+
+
+@pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
+def test_colours_are_told_apart_by_colour_blind_readers(seen):
+    *paper, latent = (lab(colour, np.array(seen)) for colour in figures.COLOURS.values())
+    for one, other in itertools.combinations(paper, 2):
+        assert np.linalg.norm(one - other) > 10  # just noticeable is 2.3
+    references = [lab(colour, np.array(seen)) for colour in ("#767676", "black", "white")]
+    for other in paper + references:
+        assert np.linalg.norm(latent - other) > 30
 
 
 def test_an_unknown_arm_is_refused_by_name():

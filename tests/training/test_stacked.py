@@ -30,6 +30,7 @@ CHANGES = [
     {"architecture": "SigLIP-VQ", "edit_requests": True},
     {"random_language_model": True},
     {"architecture": "VQ-SigLIP", "feature_loss": "flow", "feature_dropout": 0.5},
+    {"architecture": "VQ-Latent", "feature_dropout": 0.5},
 ]
 
 

@@ -1,11 +1,15 @@
-"""How the text networks were made: a tokenizer and, for Vicuna, a small Llama (paper section 3).
+"""How the text networks were made: a tokenizer and, for Vicuna, small Llamas (paper section 3).
 
-Belongs here: training and model cards of both. Not here: the vision networks (`vq.py`, `siglip.py`,
-`stamps.py`). The Llama gives LoRA a base to adapt. Like Vicuna, it understands captions and
-requests and has never seen an image. `make encoders` rebuilds both.
+Belongs here: training and model cards of both. Not here: the Llamas' shapes
+(`models/language_models.py`), the vision networks (`vq.py`, `siglip.py`, `stamps.py`). The Llama
+gives LoRA a base to adapt. Like Vicuna, it understands captions and requests and has never seen an
+image. `make encoders` rebuilds the tokenizer and the shipped Llama. `make language_models` puts
+those of other sizes into the cache.
 """
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +25,8 @@ from uvlm_core.data.conversations import IMAGE, TASKS, Conversation, make_conver
 from uvlm_core.data.smart_watch import sample_watches
 from uvlm_core.data.texts import conversations_in_words
 from uvlm_core.data.tokens import IGNORED, Processor, Row, collate, train_tokenizer
+from uvlm_core.environment import cache_folder
+from uvlm_core.models.language_models import SHIPPED_LM, shape_of
 from uvlm_core.places import PRETRAINED, write_sha256
 from uvlm_core.training.divergence import Guard
 from uvlm_core.training.muon import Muon
@@ -32,19 +38,6 @@ TEXT_BATCH = 32
 RATE, WARM_UP = 0.01, 30  # learning rate of Muon; steps
 WEIGHT_DECAY = 0.1  # of the matrices: large weights would learn slowly in later training
 LAST_RATE = 0.05  # share of the learning rate at the end of the last lesson
-# Untied as in Vicuna. Initial weights have three times the usual scale. At the usual scale, AdamW
-# soon adds a common shift to all embeddings that is larger than their differences. The tokens of a
-# text are then hard to tell apart.
-SHAPE = dict(
-    hidden_size=128,
-    intermediate_size=344,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    max_position_embeddings=1024,
-    tie_word_embeddings=False,
-    initializer_range=0.06,
-)
 
 
 @dataclass(frozen=True)
@@ -98,13 +91,34 @@ def lesson_conversations(lesson: Lesson, seed: int) -> list[Conversation]:
     return [talks[i] for i in np.random.default_rng(seed).permutation(len(talks))]
 
 
-def build_language_model(
-    folder: Path = PRETRAINED / "language_model", lessons: Sequence[Lesson] = LESSONS
-) -> None:
-    """Train the small Llama to answer questions about described watches, lesson by lesson.
+def bring_language_model(name: str) -> None:
+    """Put a language model of `LM_LAYERS` into the cache, whole or not at all.
 
-    ValueError when training diverges; nothing is written then.
+    One that is there is left. ValueError for an unknown name, and as `build_language_model`.
     """
+    shape_of(name)  # refuses an unknown one before anything is touched
+    folder = cache_folder() / name.removeprefix("cache/")
+    if folder.is_dir():
+        print(f"{folder} is there already.")
+        return
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    build_language_model(partial, LESSONS, name)
+    os.replace(partial, folder)
+    print(f"wrote {folder}")
+
+
+def build_language_model(
+    folder: Path = PRETRAINED / "language_model",
+    lessons: Sequence[Lesson] = LESSONS,
+    name: str = SHIPPED_LM,
+) -> None:
+    """Train a small Llama to answer questions about described watches, lesson by lesson.
+
+    The recipe is one for all sizes. ValueError for a name that is not in `LM_LAYERS`, and when
+    training diverges; nothing is written then.
+    """
+    shape = shape_of(name)
     torch.manual_seed(TEXT_SEED)
     processor = Processor.load("pretrained/tokenizer", 0, 0)  # an image takes no tokens
     model = LlamaForCausalLM(
@@ -113,7 +127,7 @@ def build_language_model(
             pad_token_id=processor.pad,
             bos_token_id=processor.bos,
             eos_token_id=processor.eos,
-            **SHAPE,
+            **shape,
         )
     )
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
@@ -158,28 +172,34 @@ def build_language_model(
         sample_watches(TEXT_SEED + len(lessons), HELD_OUT), TEXT_SEED + len(lessons)
     )
     held_out = [(processor.row(talk, image=-1), talk) for talk in talks]
+    with torch.inference_mode():
+        loss = _loss(model.eval(), [row for row, _ in held_out], processor.pad).item()
+    print(f"{name}: {loss:.3g} nats per token of held-out answers")
     in_order = ", then ".join(
         f"{lesson.steps} steps with {lesson.corners:.0%} of the texts about the corners alone"
         + (f", in {lesson.wordings} wording" if lesson.wordings else "")
         for lesson in lessons
     )
+    shipped = name == SHIPPED_LM
     _card(
         folder,
-        "Small Llama of the laptop profile",
+        "Small Llama of the laptop profile" if shipped else f"Llama {name}",
         {
             "class": "LlamaForCausalLM",
             "parameters": sum(p.numel() for p in model.parameters()),
-            "shape": json.dumps(SHAPE),
+            "shape": json.dumps(shape),
             "trained on": f"conversations about watches told in words (training split, "
             f"streams from {TEXT_SEED}), {TEXT_BATCH} a step: {in_order}; "
             f"the loss is on the answers",
             "cost": f"{(time.perf_counter() - began) / 60:.1f} minutes "
             f"on {torch.get_num_threads()} thread(s)",
+            f"loss on the answers of {len(held_out)} held-out conversations": f"{loss:.3g} nats "
+            f"per token",
             f"answers right, of {len(held_out)} held-out conversations": ", ".join(
-                f"{name} {share:.3f}"
-                for name, share in _answers_right(model.eval(), held_out).items()
+                f"{asked} {share:.3f}" for asked, share in _answers_right(model, held_out).items()
             ),
         },
+        "make encoders" if shipped else "make language_models",
     )
 
 
@@ -215,11 +235,11 @@ def _loss(model: LlamaForCausalLM, rows, pad: int) -> torch.Tensor:
     return total / count
 
 
-def _card(folder: Path, title: str, facts: dict) -> None:
+def _card(folder: Path, title: str, facts: dict, command: str = "make encoders") -> None:
     lines = [
         f"# {title}",
         "",
-        "Made by `make encoders`; the code that measured these figures wrote them.",
+        f"Made by `{command}`; the code that measured these figures wrote them.",
         "",
         *(f"- {name}: {value}" for name, value in facts.items()),
     ]

@@ -378,28 +378,31 @@ def draw_generated(opened: OpenedStudy) -> Drawn:
 
 
 @theme()
-def draw_watches(table: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
+def draw_watches(
+    table: pd.DataFrame,
+    images: dict[str, np.ndarray],
+    name: str = "learning_curves_watches",
+    sentence: str = "What each model draws after training, below the request",
+) -> Figure:
     """Draw watches below their requests.
 
     `table` has the column request, one row per column of the figure. `images` maps row names, in
-    order, to uint8 arrays (requests, height, width, 3). ValueError for too few images.
+    order, to uint8 arrays (requests, height, width, 3). ValueError for too few images, which calls
+    the figure by its `name`.
     """
-    need(table, "learning_curves_watches", ("request",))
+    need(table, name, ("request",))
     if not images or any(len(pictures) < len(table) for pictures in images.values()):
-        raise ValueError(
-            f"Figure 'learning_curves_watches' needs {len(table)} images for each of at least one "
-            "arm."
-        )
+        raise ValueError(f"Figure {name!r} needs {len(table)} images for each of at least one arm.")
     width = PAGE / len(table)
     figure = Figure(figsize=(PAGE, 1.1 + 0.86 * width * len(images)))
     grid = figure.subplots(len(images), len(table), squeeze=False)
-    for line, (name, pictures) in zip(grid, images.items(), strict=True):
+    for line, (label, pictures) in zip(grid, images.items(), strict=True):
         for axes, image in zip(line, pictures, strict=False):
             draw_picture(axes, image)
-        line[0].set_ylabel(name.replace(" ", "\n", 1))
+        line[0].set_ylabel(label.replace(" ", "\n", 1))
     for axes, request in zip(grid[0], table["request"], strict=True):
         axes.set_title(textwrap.fill(request, int(width * 72 / 4.3)), fontsize=7, loc="left")
-    headline(figure, "What each model draws after training, below the request")
+    headline(figure, sentence)
     return figure
 
 

@@ -10,6 +10,7 @@ at once.
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -18,9 +19,10 @@ from pathlib import Path
 from uvlm_core.environment import ROOT
 from uvlm_core.runs.backends import open_backend
 from uvlm_core.runs.grid import RunsFailed, run_grid
-from uvlm_core.runs.store import RunStore
+from uvlm_core.runs.store import RunStore, record_key
 from uvlm_core.studies import studies
 from uvlm_core.studies.base import Study, find_study
+from uvlm_core.studies.style import counted
 from uvlm_core.training.profiles import PROFILES, Profile, profile
 
 
@@ -41,6 +43,21 @@ def runs_by_seed(
             specs[spec] = min(seed, specs.get(spec, seed))
     for seed in sorted(set(specs.values())):
         yield seed, [spec for spec, first in specs.items() if first == seed]
+
+
+def _with_networks(specs: list) -> list:
+    """Return the runs whose networks are here, and say why the others are left out."""
+    found, reasons = [], Counter()
+    for spec in specs:
+        try:
+            record_key(spec)
+        except ValueError as error:  # it names the network, and what brings it
+            reasons[str(error)] += 1
+        else:
+            found.append(spec)
+    for reason, count in reasons.items():
+        print(f"{counted(count, 'run')} left out: {reason}")
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,6 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
             if backend.all_seeds:
                 found = [("all seeds", [spec for _, specs in found for spec in specs])]
         for name, specs in found:
+            if options.study == "all":
+                specs = _with_networks(specs)
             missing = [spec for spec in specs if store.load(spec) is None]
             print(f"{name}: {len(specs)} runs, {len(missing)} without a record")
             run_grid(missing, store, options.workers)

@@ -34,12 +34,14 @@ from uvlm_core.training.spec import REGIMES
 
 COLUMN, PAGE = 3.3, 6.9  # inches: width of a figure in one column, and across both
 # In every figure, colour stands for the architecture, line and marker for the regime. Grey is for
-# references that come from no model. The colours are four of seaborn's "colorblind" palette.
+# references that come from no model. The first four are of seaborn's "colorblind" palette. The last
+# is the darkest of ColorBrewer's "Oranges", which no colour-blind reader takes for one of them.
 COLOURS = {
     "SigLIP-VQ": "#0173b2",
     "VQ-VQ": "#de8f05",
     "SigLIP-SigLIP": "#029e73",
     "VQ-SigLIP": "#cc78bc",
+    "VQ-Latent": "#7f2704",
 }
 LINES = {
     "unified": {"linestyle": "-", "marker": "o"},

@@ -22,6 +22,7 @@ from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from uvlm_core.data.tokens import NEW_TOKENS, Processor
 from uvlm_core.models.encoders import LLAMAGEN
 from uvlm_core.models.kinds import kinds_of
+from uvlm_core.models.language_models import LM_LAYERS, SHIPPED_LM, shape_of
 from uvlm_core.models.unified import UnifiedVLM, UnifiedVLMConfig, can_share
 from uvlm_core.places import adapted, refusing, resolve, resolve_network
 from uvlm_core.training.networks import tune
@@ -87,10 +88,15 @@ PUBLISHED = {
 def network_config(name: str, kind: type) -> PreTrainedConfig:
     """Return the configuration of a network, from its local folder or else `PUBLISHED`.
 
-    ValueError when `name` is in neither, or its folder cannot be loaded.
+    A language model of `LM_LAYERS` needs no folder either. ValueError when `name` is in none of
+    these, or its folder cannot be loaded.
     """
     if name in PUBLISHED and not _is_there(name):
         return copy.deepcopy(PUBLISHED[name].config)  # resizing a model changes its config
+    if name in LM_LAYERS and not _is_there(name):
+        config = network_config(SHIPPED_LM, kind)  # of the same tokens
+        config.update(shape_of(name))
+        return config
     if kind is JanusVQVAEConfig and Path(resolve(name)).is_file():
         return JanusVQVAEConfig(**LLAMAGEN)  # a single file is assumed to be LlamaGen's
     if not Path(resolve(name)).is_dir():
