@@ -962,7 +962,15 @@ def test_the_last_token_takes_over_where_it_first_outweighs_the_image_tokens():
     columns = ["model", "attribute", "layer", "group", "effect", "low", "high", "told", "samples"]
     table = pd.DataFrame(rows, columns=columns)
     assert embedding_probes.taking_over(table) == {"complete": "layer 1", "unified": "no layer"}
-    check_layout(embedding_probes.draw_patching(table))
+    figure = embedding_probes.draw_patching(table)
+    check_layout(figure)
+    assert len(figure.axes) == 2
+    # a model that tells no pair apart is left out, unless none does
+    table.loc[table["model"] == "unified", "told"] = 0.0
+    figure = embedding_probes.draw_patching(table)
+    assert len(figure.axes) == 1 and sentence(figure).endswith("at layer 1 (complete data)")
+    figure = embedding_probes.draw_patching(table.assign(told=0.0))
+    assert len(figure.axes) == 2 and "No model tells enough pairs apart" in sentence(figure)
 
 
 def test_readings_show_what_is_lost_and_the_title_the_most_of_it():

@@ -63,6 +63,7 @@ PROBED_CLASSES = {  # what is probed -> classes; equals `probing.probe_classes()
 }
 MAPPED_MODELS = ("understanding", "unified")
 MAP_NEIGHBOURS = 10  # of a point of a map
+LEAST_TOLD = 0.5  # of the pairs: a model that tells fewer apart has no answer to carry
 WHOLE_IMAGE = ("pooled", "all")  # probes of the mean token, and of all tokens concatenated
 # group of tokens -> label and style; lines and markers differ as well as greys
 PATCHED_GROUPS = {
@@ -580,15 +581,18 @@ def neighbours_alike(points: np.ndarray, values: np.ndarray) -> float:
 def draw_patching(table: pd.DataFrame) -> Figure:
     """Draw how far patching a layer and group of tokens moves the answer to the donor's.
 
-    One model per panel. Columns of `table`: model, attribute, layer, group, effect, low, high (95 %
-    interval over pairs), told (share of pairs with both answers right), samples (pairs).
+    One model per panel, of those that tell `LEAST_TOLD` of the pairs apart, or of all if none does.
+    Columns of `table`: model, attribute, layer, group, effect, low, high (95 % interval over
+    pairs), told (share of pairs with both answers right), samples (pairs).
     """
     need(
         table,
         "embedding_probes_patching",
         ("model", "attribute", "layer", "group", "effect", "low", "high", "told", "samples"),
     )
-    models = list(dict.fromkeys(table["model"]))
+    found = taking_over(table)
+    models = list(found) or list(dict.fromkeys(table["model"]))
+    drawn = table[table["model"].isin(models)]
     figure = Figure(figsize=(PAGE, 2.9))
     grid = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
     for axes, model in zip(grid, models, strict=True):
@@ -605,8 +609,8 @@ def draw_patching(table: pd.DataFrame) -> Figure:
             xlabel="LM layer (0: what it reads)",
             xticks=sorted(table["layer"].unique()),
         )
-        low = np.nanmin([0, table["effect"].min(), table["low"].min()])
-        high = np.nanmax([1, table["effect"].max(), table["high"].max()])
+        low = np.nanmin([0, drawn["effect"].min(), drawn["low"].min()])
+        high = np.nanmax([1, drawn["effect"].max(), drawn["high"].max()])
         axes.set_ylim(max(-1.0, low) - 0.06, min(2.0, high) + 0.06)
     grid[0].set_ylabel("share of the way to the\ndonor's answer")
     handles = [
@@ -625,16 +629,23 @@ def draw_patching(table: pd.DataFrame) -> Figure:
             label="95 % interval over pairs of watches",
         )
     )
-    found = [f"{layer} ({_MODELS[model]})" for model, layer in taking_over(table).items()]
-    sentence = "The last token takes over the answer from the image tokens at"
-    headline(figure, f"{sentence} {', '.join(found)}", handles, 4)
+    told = [f"{layer} ({_MODELS[model]})" for model, layer in found.items()]
+    sentence = (
+        f"The last token takes over the answer from the image tokens at {', '.join(told)}"
+        if told
+        else "No model tells enough pairs apart to see which layer carries the answer"
+    )
+    headline(figure, sentence, handles, 4)
     return figure
 
 
 def taking_over(table: pd.DataFrame) -> dict[str, str]:
-    """Return by model the first layer at which the last token outweighs the image tokens."""
+    """Return the first layer at which the last token outweighs the image tokens, by model.
+
+    A model that tells fewer than `LEAST_TOLD` of the pairs apart is left out.
+    """
     found = {}
-    for model, own in table.groupby("model", sort=False):
+    for model, own in table[table["told"] >= LEAST_TOLD].groupby("model", sort=False):
         effects = own.pivot_table(index="layer", columns="group", values="effect")
         passed = effects.index[effects["last"] > effects["image"]]
         found[model] = f"layer {passed[0]}" if len(passed) else "no layer"
@@ -748,15 +759,15 @@ def tell_maps(opened: OpenedStudy) -> str:
 def tell_patching(opened: OpenedStudy) -> str:
     """Say at which layer the answer passes from the image tokens to the last token."""
     table, _ = _looked_into(opened, "patching")
-    told = table.groupby("model")["told"].first()
+    told, layers = table.groupby("model", sort=False)["told"].first(), taking_over(table)
     found = [
-        f"{_MODELS[model]}: {layer} ({told[model]:.0%} of the pairs told apart)"
-        for model, layer in taking_over(table).items()
+        f"{_MODELS[model]}: {layers.get(model, 'not drawn')} ({share:.0%} of the pairs told apart)"
+        for model, share in told.items()
     ]
     return (
         "The first layer at which the last token carries more of the answer than the image "
-        "tokens: "
-        f"{'; '.join(found)}. Where a model tells few pairs apart, there is little to carry."
+        f"tokens: {'; '.join(found)}. A model that tells fewer than {LEAST_TOLD:.0%} of the pairs "
+        "apart has no answer to carry, and is drawn only if no model tells more."
     )
 
 
