@@ -849,7 +849,7 @@ def test_transfer_draws_paired_differences_from_every_baseline_and_control():
     ("gains", "words"),
     [
         ({ONCE: 0.3, ABSENT: 0.2}, "knows more of the rare weather, and of the weather by its req"),
-        ({ONCE: 0.3, ABSENT: 0.0}, "knows more of the rare weather, but no more than with request"),
+        ({ONCE: 0.3, ABSENT: 0.0}, "knows more of the rare weather, which is not shown to come fr"),
         ({ONCE: 0.0, ABSENT: 0.3}, "Mixed training is not shown to know more of a rare attribute"),
         ({ONCE: -0.3, ABSENT: 0.3}, "Mixed training is not shown to know more of a rare attribute"),
     ],

@@ -200,7 +200,7 @@ def comparing(
         for (name, attribute), own in found.groupby(["architecture", "attribute"], sort=False):
             yield Comparison(
                 name,
-                f"{attribute} in {scale.rate:.0%} of the rows, {MIXED} {MINUS} {baseline}",
+                f"{_rare(attribute, scale)}, {MIXED} {MINUS} {baseline}",
                 own.set_index("seed")["difference"],
                 matching,
             )
@@ -222,12 +222,16 @@ def comparing_probes(
                 probes = last_probes(table, name, attribute)
                 yield Comparison(
                     name,
-                    f"{attribute} in {scale.rate:.0%} of the rows, probe of the last layer {MINUS} "
-                    f"{words}, {REPEATED}",
+                    f"{_rare(attribute, scale)}, probe of the last layer {MINUS} {words}, "
+                    f"{REPEATED}",
                     (probes["probe"] - less(table, probes, attribute)).dropna(),
                 )
 
     return compare
+
+
+def _rare(attribute: str, scale: TransferScale) -> str:
+    return f"{NAMES.get(attribute, attribute)} in {scale.rate:.0%} of the rows"
 
 
 def last_probes(table: pd.DataFrame, architecture: str, attribute: str) -> pd.DataFrame:
@@ -294,13 +298,17 @@ def headline_of_transfer(opened: OpenedStudy) -> str:
     return f"Mixed training knows more of the rare {_names(gains)}, " + (
         f"and of the {_names(why)} by its requests"
         if why
-        else "but no more than with requests that never mention it"
+        else "which is not shown to come from its requests"
     )
 
 
 def _attributes(opened: OpenedStudy, claim: str) -> list[str]:
     """Return the rare attributes for which a claim holds in some architecture."""
-    return [name for name in opened.scale.rare if count_verdicts(opened, claim, f"{name} in")[0]]
+    return [
+        name
+        for name in opened.scale.rare
+        if count_verdicts(opened, claim, _rare(name, opened.scale))[0]
+    ]
 
 
 def _names(attributes: list[str]) -> str:
@@ -359,11 +367,11 @@ def headline_of_known(shown: pd.DataFrame) -> str:
     own = shown[shown["arm"] == MIXED]
     means = own.groupby(["attribute", "metric"], sort=False)["value"].mean()
     told = [
-        f"the {NAMES.get(name, name)} in {means[name, 'read_back']:.0%} and answers in "
-        f"{means[name, 'partial']:.0%}"
+        f"the rare {NAMES.get(name, name)} as requested in {means[name, 'read_back']:.0%} of the "
+        f"cases and recognises it in {means[name, 'partial']:.0%}"
         for name in own["attribute"].unique()
     ]
-    return f"Of the rare attributes, mixed training draws as requested {', '.join(told)}"
+    return f"Mixed training draws {', '.join(told)}"
 
 
 # What the figures say
@@ -380,7 +388,7 @@ def tell_transfer(opened: OpenedStudy) -> str:
     told = []
     for name in opened.scale.rare:
         parts = [
-            f"{tell_verdicts(opened, claim, f'{name} in')} {words}"
+            f"{tell_verdicts(opened, claim, _rare(name, opened.scale))} {words}"
             for claim, words in against.items()
         ]
         told.append(
