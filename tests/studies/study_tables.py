@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from uvlm_core.data.attributes import ATTRIBUTES
-from uvlm_core.data.smart_watch import WEATHERS
 from uvlm_core.models.kinds import KINDS, kinds_of
 from uvlm_core.models.language_models import LM_LAYERS, parameters_of
 from uvlm_core.runs.store import RunStore
 from uvlm_core.scoring.alignment import MEASURES
 from uvlm_core.scoring.probing import probe_classes
+from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
@@ -27,8 +27,6 @@ from uvlm_core.training.spec import REGIMES
 
 SCORES = ["architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "samples"]
 DISTORTED = ["family", "dose", "side", "place", "sharing"]
-RARE_RATES = {"weather": (0.0, 0.1), "battery": (0.1,)}  # of `transferred`
-RARE_COLUMNS = ["rare", "rate", "arm"]
 
 
 def opened(name: str, table: pd.DataFrame, profile_name: str = "smoke", **changes) -> OpenedStudy:
@@ -129,59 +127,49 @@ def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 
 
 def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
-    """A table of attribute_transfer, out of random numbers."""
+    """A table of attribute_transfer, out of random numbers; the attributes of its smoke scale."""
     rng, rows = np.random.default_rng(4), []
-    rare = [
-        (name, rate, arm)
-        for name, rates in RARE_RATES.items()
-        for rate in rates
-        for arm in ("understanding", "unified", "absent", "shuffled")
-    ]
-    rare += [("none", 1.0, arm) for arm in ("understanding", "unified")]
-    for name, how, seed in itertools.product(architectures, rare, range(seeds)):
-        regime = how[2] if how[2] in REGIMES else "unified"
-        found = [
-            (metric, attribute)
-            for attribute in ATTRIBUTES
-            for metric in ("partial", generation_metric(name))
-        ]
-        classes = {"weather": WEATHERS, "battery": ("0-19%", "80-100%")}.get(how[0], ())
-        found += [
-            ("confusion", f"{how[0]}: {true} > {said}")
-            for true in classes
-            for said in (*classes, "none")
-        ]
+    arms = (ONCE, REPEATED, MIXED, ABSENT, FALSE)
+    for name, arm, seed in itertools.product(architectures, arms, range(seeds)):
+        drawn = () if arm in (ONCE, REPEATED) else (generation_metric(name),)
+        found = [(metric, attribute) for attribute in ATTRIBUTES for metric in ("partial", *drawn)]
         found += [
             (metric, f"{attribute}, {place}")
             for metric in ("probe", "probe_control")
             for attribute in probe_classes()
             for place in ("encoder", "adapter", "layer 1")
-        ] + [("constrained", "weather")]
+        ]
+        found += [("constrained", attribute) for attribute in ("weather", "weather_corner")]
+        regime = "unified" if drawn else "understanding"
         rows += [
-            (name, regime, seed, 1.0, metric, attribute, rng.random(), 9, *how)
+            (name, regime, seed, 1.0, metric, attribute, rng.random(), 9, arm, 0.2)
             for metric, attribute in found
         ]
-    return pd.DataFrame(rows, columns=[*SCORES, *RARE_COLUMNS])
+    rows += [
+        ("any", "none", seed, 1.0, metric, attribute, rng.random(), 9, "random features", 1.0)
+        for seed in range(seeds)
+        for metric in ("probe", "probe_control")
+        for attribute in probe_classes()
+    ]
+    return pd.DataFrame(rows, columns=[*SCORES, "arm", "rate"])
 
 
 def probed(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of embedding_probes, out of random numbers."""
     rng, rows = np.random.default_rng(8), []
-    arms = [("understanding", "none"), ("unified", "none")]
-    arms += [(arm, "weather") for arm in ("understanding", "unified", "absent")]
-    for name, (arm, rare), seed in itertools.product(architectures, arms, range(seeds)):
-        rate = 1.0 if rare == "none" else 0.1
+    arms = [(REPEATED, 1.0), (REPEATED, 0.1), (MIXED, 0.1), ("other", 0.1)]
+    for name, (arm, rate), seed in itertools.product(architectures, arms, range(seeds)):
         rows += [
-            (name, arm, rare, rate, seed, attribute, place, *rng.random(2))
+            (name, arm, rate, seed, attribute, place, *rng.random(2))
             for attribute in probe_classes()
             for place in ("encoder", "adapter", "layer 1", "layer 2")
         ]
     rows += [
-        ("any", "random features", "none", 1.0, seed, attribute, "", 0.7, 0.3)
+        ("any", "random features", 1.0, seed, attribute, "", 0.7, 0.3)
         for seed in range(seeds)
         for attribute in probe_classes()
     ]
-    columns = ["architecture", "arm", "rare", "rate", "seed", "attribute", "place"]
+    columns = ["architecture", "arm", "rate", "seed", "attribute", "place"]
     return pd.DataFrame(rows, columns=[*columns, "accuracy", "control"])
 
 

@@ -10,6 +10,7 @@ import pytest
 from uvlm_core.data.conversations import AttributeBias
 from uvlm_core.models.language_models import LM_LAYERS, SHIPPED_LM, parameters_of
 from uvlm_core.runs.store import RunStore, record_key
+from uvlm_core.studies import attribute_transfer as transfer
 from uvlm_core.studies import generation_heads, training_order
 from uvlm_core.studies.affine_alignment import AFFINE_FAMILIES, OTHER_SEEDS, DistortionStrengths
 from uvlm_core.studies.attribute_transfer import PixelProbes
@@ -199,66 +200,37 @@ def test_labels_of_alignment_say_what_the_spec_says():
             assert (labels["family"], labels["dose"]) == ("none", 0.0)
 
 
-def test_transfer_has_every_arm_of_every_attribute_at_each_of_its_rates_in_every_seed():
-    arms = arms_of("attribute_transfer", seeds=2, rates={"weather": (0.03, 0.1), "battery": (0.1,)})
-    specs = [arm.spec for arm in arms]
-    architectures = find_study("attribute_transfer").scale("laptop").architectures
-    assert len(set(specs)) == len(specs) == 2 * len(architectures) * (2 + 3 * 4)
-    for seed, architecture in itertools.product((0, 1), architectures):
-        own = [s for s in specs if (s.training.seed, s.model.architecture) == (seed, architecture)]
-        assert sorted(s.training.regime for s in own if not s.data.biases) == [
-            "understanding",
-            "unified",
-        ]
-        for name, rate in (("weather", 0.03), ("weather", 0.1), ("battery", 0.1)):
-            rare = [
-                s for s in own if s.data.biases and s.data.biases[0] == AttributeBias(name, rate)
-            ]
-            absent = AttributeBias(name, 0.0, ("generation",))
-            assert len(rare) == 4 and {
-                (s.training.regime, s.data.biases[1:], s.data.shuffled_attributes) for s in rare
-            } == {
-                ("understanding", (), ()),
-                ("unified", (), ()),
-                ("unified", (absent,), ()),
-                ("unified", (), (name,)),
-            }
-    assert {s.steps for s in specs} == {5000 // BASE.spec.training.batch_size}
+def test_transfer_has_a_mixed_arm_two_baselines_and_two_controls_in_every_seed():
+    scale = find_study("attribute_transfer").scale("laptop")
+    arms = arms_of("attribute_transfer", seeds=2)
+    specs = {(arm.labels["seed"], arm.labels["arm"]): arm.spec for arm in arms}
+    assert len(set(specs.values())) == len(arms) == 2 * 5
+    few = tuple(AttributeBias(name, 0.03) for name in ("weather", "weather_corner"))
+    never = tuple(AttributeBias(name, 0.0, ("generation",)) for name in scale.rare)
+    exchanged = ("weather", "weather_corner", "battery_corner")
+    for seed in (0, 1):
+        plain = baselines(BASE, scale, scale.seen, seed=seed, architecture="VQ-VQ")
+        rare = {
+            arm: spec.vary(biases=few, probe_watches=BASE.spec.scoring.test_watches)
+            for arm, spec in plain.items()
+        }
+        assert {arm: specs[seed, arm] for arm in (ONCE, REPEATED, MIXED)} == {
+            arm: rare[arm] for arm in (ONCE, REPEATED, MIXED)
+        }
+        absent, false = (specs[seed, arm] for arm in (transfer.ABSENT, transfer.FALSE))
+        assert absent == rare[MIXED].vary(biases=few + never)
+        assert false == rare[MIXED].vary(shuffled_attributes=exchanged)
+        steps = {arm: specs[seed, arm].steps for arm in (ONCE, REPEATED, MIXED)}
+        assert steps[ONCE] == 200 and abs(steps[REPEATED] - steps[MIXED]) <= 1
 
 
 @pytest.mark.parametrize("name", ["smoke", "laptop", "smollm", "paper"])
 def test_every_profile_runs_what_its_transfer_scale_states(name):
     scale = find_study("attribute_transfer").scale(name)
-    arms = arms_of("attribute_transfer", profile(name))
-    stated = {(rare, rate) for rare, rates in scale.rates.items() for rate in rates}
-    for seed, architecture in itertools.product(range(scale.seeds), scale.architectures):
-        found = {
-            (arm.labels["rare"], arm.labels["rate"])
-            for arm in arms
-            if (arm.labels["seed"], arm.labels["architecture"]) == (seed, architecture)
-        }
-        assert found == stated | {("none", 1.0)}
-
-
-def test_labels_of_transfer_name_arms_rates_and_what_is_rare():
-    arms = arms_of("attribute_transfer", seeds=1, architectures=("VQ-VQ",))
-    assert {arm.labels["rare"] for arm in arms} == {"none", "weather", "battery"}
-    for arm in arms:
-        spec, labels = arm.spec, arm.labels
-        told = [bias for bias in spec.data.biases if "generation" in bias.tasks]
-        assert (labels["rate"] == 1) == (labels["rare"] == "none") == (not spec.data.biases)
-        assert labels["arm"] == (
-            "shuffled"
-            if spec.data.shuffled_attributes
-            else "absent"
-            if told
-            else spec.training.regime
-        )
-        if spec.data.biases:
-            assert (labels["rare"], labels["rate"]) == (
-                spec.data.biases[0].attribute,
-                spec.data.biases[0].rate,
-            )
+    for arm in arms_of("attribute_transfer", profile(name)):
+        biases = [bias for bias in arm.spec.data.biases if "generation" not in bias.tasks]
+        assert [bias.attribute for bias in biases] == list(scale.rare)
+        assert {bias.rate for bias in biases} == {scale.rate} == {arm.labels["rate"]}
 
 
 def test_every_order_shows_the_same_rows_equally_often_in_as_many_steps():

@@ -9,7 +9,7 @@ from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.models.language_models import LM_LAYERS, parameters_of
 from uvlm_core.studies import generation_heads, task_gradients, training_order
 from uvlm_core.studies.affine_alignment import alignment_benefit, alignment_slopes, distortion_costs
-from uvlm_core.studies.attribute_transfer import kappas, rare_scores
+from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, PIXELS, at_end
 from uvlm_core.studies.base import chance, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.data_scaling import exchange_rates
@@ -234,162 +234,87 @@ def test_a_distortion_of_the_width_is_held_against_separate_adapters():
     assert costs["width", 0] == pytest.approx(0.3) and costs["affine", 0] == pytest.approx(0.2)
 
 
-def transferred(gain: float, by_requests: float, selectivity: float, seeds=3) -> pd.DataFrame:
-    """As the table of attribute_transfer: unified is `gain` above understanding on the rare
-    attribute, of which `by_requests` is lost without it in the requests; probes of the last of 11
-    layers read it by `selectivity`."""
+def transferred(gain: float, by_requests: float, selectivity: float, seeds=8) -> pd.DataFrame:
+    """As the table of attribute_transfer: mixed training is `gain` above its rows alone on the rare
+    weather, of which `by_requests` is lost if no request mentions it, and .2 below as many steps;
+    probes of the last of 11 layers read it by `selectivity`."""
     rows = []
     for seed in range(seeds):
-        for rate in (0.03, 0.1):
-            start = 0.3 + rate + 0.001 * seed
-            noise = 0.002 * (-1) ** seed
-            for arm, value in (
-                ("understanding", start),
-                ("unified", start + gain + noise),
-                ("absent", start + gain - by_requests),
-                ("shuffled", start + gain),
-            ):
-                rows += [
-                    (
-                        "VQ-VQ",
-                        arm,
-                        seed,
-                        "partial",
-                        name,
-                        value if name == "weather" else 0.9,
-                        "weather",
-                        rate,
-                    )
-                    for name in ATTRIBUTES
-                ]
-            for layer in range(1, 12):
-                rows += [
-                    (
-                        "VQ-VQ",
-                        "understanding",
-                        seed,
-                        metric,
-                        f"weather, layer {layer}",
-                        value,
-                        "weather",
-                        rate,
-                    )
-                    for metric, value in (
-                        ("probe", 0.3 + selectivity * (layer == 11)),
-                        ("probe_control", 0.3),
-                    )
-                ]
-        rows += [
-            ("VQ-VQ", "understanding", seed, "partial", name, 0.99, "none", 1.0)
-            for name in ATTRIBUTES
-        ]
-    table = pd.DataFrame(
-        rows,
-        columns=["architecture", "arm", "seed", "metric", "attribute", "value", "rare", "rate"],
-    )
-    return table.assign(fraction=1.0)
+        start, noise = 0.3 + 0.001 * seed, 0.002 * (-1) ** seed
+        for arm, value in (
+            (ONCE, start),
+            (REPEATED, start + gain + 0.2),
+            (MIXED, start + gain + noise),
+            (ABSENT, start + gain - by_requests),
+            (FALSE, start + gain),
+        ):
+            rows += [
+                (arm, seed, "partial", name, value if name == "weather" else 0.9)
+                for name in ATTRIBUTES
+            ]
+        for layer in range(1, 12):
+            at = 0.3 + selectivity * (layer == 11) + 0.001 * seed
+            rows += [
+                (REPEATED, seed, metric, f"weather, layer {layer}", value)
+                for metric, value in (("probe", at), ("probe_control", 0.3))
+            ]
+    columns = ["arm", "seed", "metric", "attribute", "value"]
+    return pd.DataFrame(rows, columns=columns).assign(architecture="VQ-VQ", rate=0.03, fraction=1.0)
 
 
 def with_pixels(table: pd.DataFrame) -> pd.DataFrame:
-    """The same with probes of random features of the pixels."""
+    """The same with probes of random features of the pixels, and with runs of complete data."""
     rows = [
-        (
-            "any",
-            "random features",
-            seed,
-            "probe",
-            "weather",
-            0.8 + 0.01 * seed,
-            "none",
-            1.0,
-            1.0,
-        )
-        for seed in range(3)
+        {"arm": PIXELS, "architecture": "any", "seed": seed, "metric": "probe", "value": 0.8}
+        for seed in range(8)
     ]
-    return pd.concat([table, pd.DataFrame(rows, columns=table.columns)])
+    pixels = pd.DataFrame(rows).assign(attribute="weather", rate=1.0, fraction=1.0)
+    return pd.concat([table, table.assign(rate=1.0, value=0.99), pixels])
 
 
 def test_a_planted_transfer_is_judged_as_it_is():
-    rates = {"weather": (0.03, 0.1)}
-    found = verdicts("attribute_transfer", with_pixels(transferred(0.3, 0.25, 0.4)), rates=rates)
+    changes = {"rare": ("weather",), "rate": 0.03}
+    found = verdicts("attribute_transfer", with_pixels(transferred(0.3, 0.25, 0.4)), **changes)
     found = found.set_index("claim")
     assert found["verdict"].to_dict() == {
         "transfer": "replicates",
+        "more than repeating": "no",
         "by its requests": "yes",
-        "by their values": "undecided",
+        "by their values": "no effect",
         "tokens carry it": "replicates",
         "more than pixels": "no",
     }
-    assert found.loc["more than pixels", "difference"] == pytest.approx(0.7 - 0.81)
-    assert found.loc["transfer", "difference"] == pytest.approx(0.3, abs=2e-3)
-    assert found.loc["by its requests", "difference"] == pytest.approx(0.25, abs=2e-3)
-    assert found.loc["tokens carry it", "difference"] == pytest.approx(0.4)
-    less = verdicts("attribute_transfer", with_pixels(transferred(-0.3, 0.0, 0.0)), rates=rates)
+    assert found["difference"].to_dict() == pytest.approx(
+        {
+            "transfer": 0.3,
+            "more than repeating": -0.2,
+            "by its requests": 0.25,
+            "by their values": 0.0,
+            "tokens carry it": 0.4035,
+            "more than pixels": 0.7035 - 0.8,
+        }
+    )
+    less = verdicts("attribute_transfer", with_pixels(transferred(-0.3, 0.0, 0.0)), **changes)
     assert less.set_index("claim").loc["transfer", "verdict"] == "contradicts"
-    assert "weather at 3%, 10%" in found.loc["transfer", "quantity"]
-
-
-def test_kappa_is_0_of_a_habit_1_of_right_answers_and_weighs_by_how_often_was_asked():
-    keys = {
-        "architecture": "VQ-VQ",
-        "seed": 0,
-        "fraction": 1.0,
-        "metric": "confusion",
-        "rare": "weather",
-        "rate": 0.1,
-    }
-    asked = {"sunny": 30, "cloudy": 10}
-
-    def confusion(arm, said):
-        return [
-            keys
-            | {
-                "arm": arm,
-                "attribute": f"weather: {true} > {answer}",
-                "value": share,
-                "samples": asked[true],
-            }
-            for true in asked
-            for answer, share in said(true).items()
-        ]
-
-    table = pd.DataFrame(
-        confusion("understanding", lambda true: {"cloudy": 0.0, "sunny": 1.0, "none": 0.0})
-        + confusion("unified", lambda true: {true: 1.0, "none": 0.0})
-        + confusion("absent", lambda true: {"sunny": 0.5, "cloudy": 0.5})
-        + confusion("shuffled", lambda true: {true: 0.5, "none": 0.5})
+    assert found.loc["transfer", "quantity"] == (
+        f"weather in 3% of the rows, {MIXED} − understanding alone"
     )
-    table = pd.concat([table, table.assign(metric="partial")])
-    found = kappas(table)
-    assert (found["metric"] == "kappa").all() and list(found.columns) == list(table.columns)
-    assert set(found["attribute"]) == {"weather"} and set(found["samples"]) == {40}
-    # of the last: agreement .5, by its own shares .75 * .375 + .25 * .125 = .3125
-    assert found.set_index("arm")["value"].to_dict() == pytest.approx(
-        {"understanding": 0, "unified": 1, "absent": 0, "shuffled": (0.5 - 0.3125) / (1 - 0.3125)}
-    )
-    scores = rare_scores(found, "kappa")
-    assert scores["value"].tolist() == found["value"].tolist() and set(scores["rare"]) == {
-        "weather"
-    }
+
+
+def test_only_runs_whose_understanding_data_lack_the_attribute_are_compared():
+    table = transferred(0.3, 0.0, 0.0, seeds=2)
+    earlier = table.assign(fraction=0.5, value=0.0)
+    found = at_end(pd.concat([table, earlier, table.assign(rate=1.0)]), "partial", "weather")
+    assert len(found) == 2 * 5
+    assert found.set_index(["arm", "seed"])["value"][ONCE].tolist() == pytest.approx([0.3, 0.301])
 
 
 def test_a_metric_that_nobody_guesses_is_refused():
-    assert (
-        chance("constrained", "battery") == chance("partial", "battery")
-        and chance("kappa", "time") == 0
-    )
+    assert chance("constrained", "battery") == chance("partial", "battery")
     with pytest.raises(
         ValueError, match="metric 'exact' has no chance level; those that have one are partial, "
     ):
         chance("exact", "time")
-
-
-def test_scores_of_the_rare_attribute_leave_out_other_attributes_and_complete_data():
-    table = transferred(0.3, 0.0, 0.0)
-    rare = rare_scores(pd.concat([table, table.assign(fraction=0.5, value=0.0)]))
-    assert len(rare) == 3 * 2 * 4  # seeds, rates, arms
-    chosen = rare[(rare["arm"] == "understanding") & (rare["seed"] == 0)].set_index("rate")["value"]
-    assert chosen.to_dict() == pytest.approx({0.03: 0.33, 0.1: 0.4})
 
 
 def scaled(rate: float, seeds=8) -> pd.DataFrame:

@@ -8,7 +8,6 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from study_tables import (
-    RARE_RATES,
     cosines,
     distorted,
     gradients,
@@ -37,6 +36,7 @@ from uvlm_core.studies import (
     generation_heads,
     style,
 )
+from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
 from uvlm_core.studies.base import (
     OpenedStudy,
     chance,
@@ -821,32 +821,23 @@ def test_a_distortion_is_said_to_cost_only_what_the_verdicts_say(spared, said):
     assert "more than understanding alone in 1" not in sentence(found.figure)
 
 
-RARE_LINES = [(rare, rate) for rare, rates in RARE_RATES.items() for rate in rates]
-
-
 def drawn_at(axes, line: int) -> list[list[float]]:
     """What is drawn along x on a line of a figure of attribute_transfer."""
     return [list(each.get_xdata()) for each in axes.lines if set(each.get_ydata()) == {float(line)}]
 
 
-def test_transfer_draws_paired_differences_from_every_baseline_and_no_complete_data():
+def test_transfer_draws_paired_differences_from_every_baseline_and_control():
     table = transferred()
     found = drawn("attribute_transfer", "attribute_transfer", table)
-    assert list(dict.fromkeys(zip(found.shown["rare"], found.shown["rate"], strict=True))) == (
-        RARE_LINES
-    )
     names = [text.get_text() for text in found.figure.axes[0].get_yticklabels()]
-    assert names == ["weather, 0 %", "weather, 10 %", "battery, 10 %"]
+    assert names == ["weather", "weather corner"]
     partial = table[table["metric"] == "partial"]
-    for line, (rare, rate) in enumerate(RARE_LINES):
-        own = partial[
-            (partial["attribute"] == rare) & (partial["rare"] == rare) & (partial["rate"] == rate)
-        ]
+    baselines = (ONCE, REPEATED, ABSENT, FALSE)
+    for line, attribute in enumerate(("weather", "weather_corner")):
+        own = partial[partial["attribute"] == attribute]
         wide = own.pivot_table(index="seed", columns="arm", values="value")
-        for axes, baseline in zip(
-            found.figure.axes, ("understanding", "absent", "shuffled"), strict=True
-        ):
-            mean, low, high = mean_interval(wide["unified"] - wide[baseline])
+        for axes, baseline in zip(found.figure.axes, baselines, strict=True):
+            mean, low, high = mean_interval(wide[MIXED] - wide[baseline])
             assert drawn_at(axes, line) == [
                 [pytest.approx(low), pytest.approx(high)],
                 [pytest.approx(mean)],
@@ -854,88 +845,44 @@ def test_transfer_draws_paired_differences_from_every_baseline_and_no_complete_d
             assert [0, 0] in [list(each.get_xdata()) for each in axes.lines]
 
 
-def transfer_differences(**given):
-    """Differences of VQ-VQ on weather at two rates, a list by seed for each baseline."""
-    rows = [
-        ("VQ-VQ", "weather", rate, seed, value + 0.1 * sign, baseline)
-        for baseline, values in given.items()
-        for seed, value in enumerate(values)
-        for rate, sign in ((0.03, -1), (0.1, 1))
-    ]
-    columns = ["architecture", "rare", "rate", "seed", "difference", "baseline"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("gains", "words"),
     [
-        # by the mean over both rates, as the claims have it
-        ({"understanding": [0.3, 0.31, 0.32]}, "know more than understanding alone in VQ-VQ"),
-        ({"understanding": [-0.3, -0.31, -0.32]}, "know less than understanding alone in VQ-VQ"),
-        ({"understanding": [0.3, -0.3, 0.9]}, "not shown to know more"),
-        ({"understanding": [0.3, 0.31]}, "not shown to know more"),  # too few seeds
-        ({"understanding": [0.3]}, "not shown to know more"),
-        ({"understanding": [0.0] * 3, "absent": [0.3, -0.3, 0.9]}, "no control knows decidedly"),
-        ({"understanding": [0.0] * 3, "absent": [0.3, 0.31, 0.32]}, "a control knows decidedly"),
-        ({"understanding": [0.0] * 3, "shuffled": [0.3, 0.31, 0.32]}, "less in VQ-VQ (weather)"),
+        ({ONCE: 0.3, ABSENT: 0.2}, "knows more of the rare weather, and of the weather by its req"),
+        ({ONCE: 0.3, ABSENT: 0.0}, "knows more of the rare weather, which is not shown to come fr"),
+        ({ONCE: 0.0, ABSENT: 0.3}, "Mixed training is not shown to know more of a rare attribute"),
+        ({ONCE: -0.3, ABSENT: 0.3}, "Mixed training is not shown to know more of a rare attribute"),
     ],
 )
-def test_the_title_of_transfer_says_no_more_than_the_verdict(given, words):
-    assert words in attribute_transfer.headline_of_transfer(transfer_differences(**given))
+def test_the_title_of_transfer_says_no_more_than_the_verdicts(gains, words):
+    table = transferred(seeds=8)
+    for baseline, gain in gains.items():
+        place = (table["metric"] == "partial") & (table["arm"] == baseline)
+        own = table[(table["metric"] == "partial") & (table["arm"] == MIXED)]
+        table.loc[place, "value"] = own["value"].to_numpy() - gain + 0.001 * own["seed"].to_numpy()
+    found = opened("attribute_transfer", table, rare=("weather",))
+    assert words in attribute_transfer.headline_of_transfer(found)
 
 
-def test_kappas_are_drawn_of_unified_models_alone_with_intervals_and_zero():
-    table = transferred()
-    found = drawn("attribute_transfer", "attribute_transfer_kappa", table)
-    assert set(found.shown["arm"]) == {"unified"}
-    (axes,) = found.figure.axes
-    kappa = attribute_transfer.kappas(table[table["arm"] == "unified"])
-    for line, (rare, rate) in enumerate(RARE_LINES):
-        own = kappa[(kappa["rare"] == rare) & (kappa["rate"] == rate)]
-        mean, low, high = mean_interval(own["value"])
-        assert drawn_at(axes, line) == [
-            [pytest.approx(low), pytest.approx(high)],
-            [pytest.approx(mean)],
-        ]
-    assert [0, 0] in [list(each.get_xdata()) for each in axes.lines]
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ([0.3, 0.31, 0.32], "depend on the image in VQ-VQ (weather at 10%); elsewhere this is not"),
-        ([0.01, 0.011, 0.012] * 3, "depend on the image in VQ-VQ (weather at 10%)"),  # no margin
-        ([0.3, -0.3, 0.9], "are not shown to depend on the image"),
-        ([-0.3, -0.31, -0.32], "are not shown to depend on the image"),
-        ([0.3, 0.31], "are not shown to depend on the image"),  # too few seeds
-        ([0.3], "are not shown to depend on the image"),
-    ],
-)
-def test_the_title_of_kappas_names_where_the_interval_is_above_zero(given, words):
-    keys = {"architecture": "VQ-VQ", "rare": "weather"}
-    rows = [
-        keys | {"rate": rate, "seed": seed, "value": value}
-        for seed, high in enumerate(given)
-        for rate, value in ((0.03, 0.01 * (-1) ** seed), (0.1, high))
-    ]
-    title = attribute_transfer.headline_of_kappas(pd.DataFrame(rows))
-    assert words in title and "at 3%" not in title
-
-
-@pytest.mark.parametrize(
-    ("name", "metric"), [("attribute_transfer", "partial"), ("attribute_transfer_kappa", "kappa")]
-)
-def test_a_table_without_scores_of_a_rare_attribute_is_refused(name, metric):
-    table = transferred().assign(rare="none")
-    with pytest.raises(ValueError, match=f"The table has no '{metric}' scores of a rare attribute"):
-        drawn("attribute_transfer", name, table)
+def test_what_arms_know_is_drawn_with_chance_and_only_where_it_was_scored():
+    found = drawn("attribute_transfer", "attribute_transfer_known", table := transferred())
+    grid = np.reshape(found.figure.axes, (2, 3))
+    for line, attribute in zip(grid, ("weather", "weather_corner"), strict=True):
+        level = chance("partial", attribute)
+        for axes in line:
+            assert [level] * 2 in [list(each.get_xdata()) for each in axes.lines]
+        assert drawn_at(line[2], 0) == drawn_at(line[2], 1) == []  # they draw nothing
+        own = table[(table["arm"] == MIXED) & (table["attribute"] == attribute)]
+        for axes, metric in zip(line, ("partial", "constrained", "read_back"), strict=True):
+            mean = own.loc[own["metric"] == metric, "value"].mean()
+            assert drawn_at(axes, 2)[-1] == [pytest.approx(mean)]
 
 
 @pytest.mark.parametrize("names", [("VQ-VQ",), ARCHITECTURES], ids=["one", "all"])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_probes_are_drawn_as_means_by_place_with_chance_and_the_pixels(names, seeds):
     rows = embedding_probes.probed_rows(table := probed(names, seeds=seeds), "weather")
-    assert set(rows["attribute"]) == {"weather"} and "absent" not in set(rows["arm"])
+    assert set(rows["attribute"]) == {"weather"} and "other" not in set(rows["arm"])
     figure = embedding_probes.draw_probes(rows, "weather")
     check_layout(figure)
     assert [axes.get_title() for axes in figure.axes] == [
@@ -943,7 +890,7 @@ def test_probes_are_drawn_as_means_by_place_with_chance_and_the_pixels(names, se
     ]
     own = table[
         (table["architecture"] == "VQ-VQ")
-        & (table["arm"] == "unified")
+        & (table["arm"] == MIXED)
         & (table["rate"] < 1)
         & (table["attribute"] == "weather")
     ]
@@ -1015,7 +962,15 @@ def test_the_last_token_takes_over_where_it_first_outweighs_the_image_tokens():
     columns = ["model", "attribute", "layer", "group", "effect", "low", "high", "told", "samples"]
     table = pd.DataFrame(rows, columns=columns)
     assert embedding_probes.taking_over(table) == {"complete": "layer 1", "unified": "no layer"}
-    check_layout(embedding_probes.draw_patching(table))
+    figure = embedding_probes.draw_patching(table)
+    check_layout(figure)
+    assert len(figure.axes) == 2
+    # a model that tells no pair apart is left out, unless none does
+    table.loc[table["model"] == "unified", "told"] = 0.0
+    figure = embedding_probes.draw_patching(table)
+    assert len(figure.axes) == 1 and sentence(figure).endswith("at layer 1 (complete data)")
+    figure = embedding_probes.draw_patching(table.assign(told=0.0))
+    assert len(figure.axes) == 2 and "No model tells enough pairs apart" in sentence(figure)
 
 
 def test_readings_show_what_is_lost_and_the_title_the_most_of_it():
@@ -1062,10 +1017,7 @@ def test_a_row_of_pictures_for_each_space_says_how_far_it_is_off():
     ],
 )
 def test_every_finding_is_a_sentence_or_more_without_a_hole(study, table):
-    changes = {
-        "attribute_transfer": {"rates": RARE_RATES},
-    }.get(study, {})
-    found = opened(study, table, **changes)
+    found = opened(study, table)
     assert set(found.study.findings) == set(found.study.figures)
     for tell in found.study.findings.values():
         text = tell(found)

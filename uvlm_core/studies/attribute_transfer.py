@@ -1,24 +1,24 @@
 """Does knowledge cross from generation to understanding? (Paper section 4.3, figure 6.)
 
-An attribute is rare in the understanding data and complete in the generation data. Two controls
-test whether the requests help: requests that never mention the attribute, and requests that name
-another watch's value.
+Attributes are rare in the understanding data and complete in the generation data. Mixed training is
+held against its understanding rows alone, and against the same rows for as many steps. Two controls
+ask whether it learns the attributes from its requests: requests that never mention them, and
+requests that give another watch's values. Text rows mention everything in all mixed arms.
 
 Belongs here: this study's runs, claims and figures. Not here: how rows are biased
-(`data/conversations.py`), probes (`scoring/probing.py`).
+(`data/conversations.py`), the baselines (`baselines.py`), probes (`scoring/probing.py`).
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.conversations import AttributeBias
 from uvlm_core.data.smart_watch import TEST_STREAM, render_batch, sample_watches
 from uvlm_core.studies.base import (
@@ -28,16 +28,17 @@ from uvlm_core.studies.base import (
     Drawn,
     Measurement,
     OpenedStudy,
-    Scale,
     Study,
     arm_of,
     chance,
-    sized,
+    count_verdicts,
+    generation_metric,
     tell_verdicts,
 )
-from uvlm_core.studies.statistics import verdict
+from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale, baselines
 from uvlm_core.studies.style import (
     MINUS,
+    NAMES,
     PAGE,
     REFERENCES,
     colour_handles,
@@ -52,32 +53,32 @@ from uvlm_core.studies.style import (
 from uvlm_core.training.profiles import Profile
 
 PIXEL_FEATURES = 128  # number of random pixel features; equals the width of the laptop's LM
+PIXELS = "random features"  # name of the arm that probes the pixels
+ABSENT, FALSE = "mixed, never requested", "mixed, false requests"
 _TRANSFER_COLUMNS = (
     "architecture",
-    "regime",
+    "arm",
+    "rate",
     "seed",
     "fraction",
     "metric",
     "attribute",
     "value",
-    "rare",
-    "rate",
-    "arm",
 )
-_BASELINES = {  # arm that unified is compared with -> words
-    "understanding": f"unified {MINUS} understanding alone",
-    "absent": f"unified {MINUS} unified whose\nrequests never mention it",
-    "shuffled": f"unified {MINUS} unified whose requests\nhave another watch's value",
+_BASELINES = (ONCE, REPEATED, ABSENT, FALSE)  # what mixed training is compared with
+_SHOWN = {  # metric -> panel of the figure of scores
+    "partial": "answered",
+    "constrained": "answered, given its values",
+    "read_back": "drawn as requested",
 }
 
 
 @dataclass(frozen=True)
-class TransferScale(Scale):
-    """A scale that adds the rows of each task and each rare attribute's shares of the rows."""
+class TransferScale(MixedScale):
+    """With the attributes that are rare, in the same runs, and their share of the rows."""
 
-    understanding_rows: int = 5000
-    generation_rows: int = 7000
-    rates: dict[str, tuple[float, ...]] = field(default_factory=dict)  # rare attribute -> shares
+    rare: tuple[str, ...] = ()
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,122 +115,94 @@ class PixelProbes(Measurement):
 
 
 def arms(base: Profile, scale: TransferScale) -> list[Arm]:
-    """Return arms with complete data, arms by rare attribute and rate, and the pixel probes.
+    """Return the arms by seed and architecture, and the probes of the pixels.
 
-    Labels: rare (an attribute, or "none" for complete data), rate (its share of the understanding
-    rows, 1 for complete data), arm (the regime, or "absent" or "shuffled" for the controls).
+    Labels: arm, rate (share of the understanding rows that may mention the rare attributes).
     """
-    found, spec = [], base.spec
+    few = tuple(AttributeBias(name, scale.rate) for name in scale.rare)
+    never = tuple(AttributeBias(name, 0.0, ("generation",)) for name in scale.rare)
+    # a corner is exchanged together with the other one, which may not be the same
+    false = dict.fromkeys(
+        other for name in scale.rare for other in (name, ATTRIBUTES[name].excludes) if other
+    )
+    found, asked = [], base.spec.scoring.test_watches
+    for seed in range(scale.seeds):
+        for name in scale.architectures:
+            specs = baselines(
+                base,
+                scale,
+                scale.seen,
+                seed=seed,
+                architecture=name,
+                biases=few,
+                probe_watches=asked,
+            )
+            specs[ABSENT] = specs[MIXED].vary(biases=few + never)
+            specs[FALSE] = specs[MIXED].vary(shuffled_attributes=tuple(false))
+            found += [arm_of(specs[arm], arm=arm, rate=scale.rate) for arm in (MIXED, *_BASELINES)]
+    return found + [pixel_probes(base, seed) for seed in range(scale.seeds)]
 
-    def arm(
-        architecture, seed, regime="unified", rare="none", rate=1.0, biases=(), shuffled=(), kind=""
-    ) -> Arm:
-        chosen = sized(
-            base,
-            scale.understanding_rows,
-            scale.generation_rows,
-            architecture=architecture,
-            seed=seed,
-            regime=regime,
-            biases=tuple(biases),
-            shuffled_attributes=shuffled,
-            probe_watches=spec.scoring.test_watches,
-        )
-        return arm_of(chosen, rare=rare, rate=rate, arm=kind or regime)
 
-    for seed, architecture in itertools.product(range(scale.seeds), scale.architectures):
-        found += [arm(architecture, seed, regime) for regime in ("understanding", "unified")]
-        for rare, rates in scale.rates.items():
-            absent = AttributeBias(rare, 0.0, ("generation",))
-            for rate in rates:
-                few = AttributeBias(rare, rate)
-                one = partial(arm, architecture, seed, rare=rare, rate=rate)
-                found += [
-                    one("understanding", biases=[few]),
-                    one(biases=[few]),
-                    one(biases=[few, absent], kind="absent"),
-                    one(biases=[few], shuffled=(rare,), kind="shuffled"),
-                ]
-    labels = {
-        "architecture": "any",
-        "regime": "none",
-        "rare": "none",
-        "rate": 1.0,
-        "arm": "random features",
-    }
-    return found + [
-        Arm(
-            PixelProbes(spec.data.image_size, spec.data.hours, spec.scoring.test_watches, seed),
-            labels | {"seed": seed},
-        )
-        for seed in range(scale.seeds)
-    ]
+def pixel_probes(base: Profile, seed: int) -> Arm:
+    """Return the arm that probes random features of the pixels."""
+    spec = base.spec
+    labels = {"architecture": "any", "regime": "none", "rate": 1.0, "arm": PIXELS, "seed": seed}
+    return Arm(
+        PixelProbes(spec.data.image_size, spec.data.hours, spec.scoring.test_watches, seed), labels
+    )
 
 
 # What is compared
 
 
-def rare_scores(table: pd.DataFrame, metric: str = "partial") -> pd.DataFrame:
-    """Return the score of the rare attribute after training, for every run in which one is rare.
+def at_end(table: pd.DataFrame, metric: str, attribute: str) -> pd.DataFrame:
+    """Return a score after training, of every arm whose understanding data lack an attribute.
 
-    Columns: architecture, arm, rare, rate, seed, value. ValueError when there is none.
+    Columns: architecture, arm, seed, value.
     """
     own = table[
-        (table["metric"] == metric)
-        & (table["fraction"] == 1)
-        & (table["attribute"] == table["rare"])
+        (table["fraction"] == 1)
+        & (table["rate"] < 1)
+        & (table["metric"] == metric)
+        & (table["attribute"] == attribute)
     ]
-    if own.empty:
-        raise ValueError(f"The table has no {metric!r} scores of a rare attribute.")
-    columns = ["architecture", "arm", "rare", "rate", "seed", "value"]
-    return own[columns].reset_index(drop=True)
+    return own[["architecture", "arm", "seed", "value"]].reset_index(drop=True)
 
 
-def kappas(table: pd.DataFrame) -> pd.DataFrame:
-    """Return Cohen's kappa of the confusions in a study's table, as rows of metric "kappa".
+def differences(table: pd.DataFrame, scale: TransferScale) -> pd.DataFrame:
+    """Return what mixed training knows more of each rare attribute than each other arm, by seed.
 
-    Kappa is 0 for answers that ignore the image, even if they earn partial credit. A model that
-    answers "50%" for every battery has partial credit .75 and kappa 0. Only rare attributes have
-    confusions.
+    Columns: architecture, attribute, baseline, seed, difference (in partial credit).
     """
-    from sklearn.metrics import cohen_kappa_score  # late, as it takes a second
-
-    own = table[table["metric"] == "confusion"]
-    parts = own["attribute"].str.extract("^(?P<attribute>.*): (?P<true>.*) > (?P<said>.*)$")
-    own = own.assign(**parts, samples=own["value"] * own["samples"])  # answers per confusion
-    keys = [name for name in table.columns if name not in ("value", "samples")]
-    found = [
-        (
-            *key,
-            cohen_kappa_score(group["true"], group["said"], sample_weight=group["samples"]),
-            round(group["samples"].sum()),
-        )
-        for key, group in own.groupby(keys, sort=False)
-    ]
-    return pd.DataFrame(found, columns=[*keys, "value", "samples"])[list(table.columns)].assign(
-        metric="kappa"
-    )
+    parts = []
+    for attribute in scale.rare:
+        found = at_end(table, "partial", attribute)
+        for name in known_architectures(found):
+            own = found[found["architecture"] == name]
+            wide = own.pivot_table(index="seed", columns="arm", values="value")
+            for baseline in _BASELINES:
+                if {MIXED, baseline} <= set(wide):
+                    gain = (wide[MIXED] - wide[baseline]).dropna().rename("difference")
+                    labels = {"architecture": name, "attribute": attribute, "baseline": baseline}
+                    parts.append(gain.reset_index().assign(**labels))
+    columns = ["architecture", "attribute", "baseline", "seed", "difference"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-def _percent(rates: Iterable[float]) -> str:
-    """Return shares as text, such as "3%, 10%"."""
-    return ", ".join(f"{rate:.1%}".replace(".0%", "%") for rate in rates)
-
-
-def comparing_arms(baseline: str) -> Callable:
-    """Return a function that compares unified with another arm, by the mean over rates."""
+def comparing(
+    baseline: str, matching: str
+) -> Callable[[pd.DataFrame, TransferScale], Iterator[Comparison]]:
+    """Return a comparison of mixed training with another arm, for each rare attribute."""
 
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
-        found = rare_scores(table)
-        for name, (rare, rates) in itertools.product(
-            known_architectures(found), scale.rates.items()
-        ):
-            own = found[(found["architecture"] == name) & (found["rare"] == rare)]
-            mean = own.groupby(["seed", "arm"])["value"].mean().unstack()
+        found = differences(table, scale)
+        found = found[found["baseline"] == baseline]
+        for (name, attribute), own in found.groupby(["architecture", "attribute"], sort=False):
             yield Comparison(
                 name,
-                f"{rare} at {_percent(rates)}, unified minus {baseline}",
-                (mean["unified"] - mean[baseline]).dropna(),
+                f"{_rare(attribute, scale)}, {MIXED} {MINUS} {baseline}",
+                own.set_index("seed")["difference"],
+                matching,
             )
 
     return compare
@@ -237,45 +210,47 @@ def comparing_arms(baseline: str) -> Callable:
 
 def comparing_probes(
     words: str, less: Callable[[pd.DataFrame, pd.DataFrame, str], pd.Series]
-) -> Callable:
-    """Return a function that compares understanding-only last-layer probes with baseline `less`."""
+) -> Callable[[pd.DataFrame, TransferScale], Iterator[Comparison]]:
+    """Return a comparison of probes of the last layer with `less`.
+
+    The models learned to understand only, for as long as the mixed ones.
+    """
 
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
-        for name, (rare, rates) in itertools.product(
-            known_architectures(table), scale.rates.items()
-        ):
-            probes = last_probes(table, name, rare)
-            yield Comparison(
-                name,
-                f"{rare} at {_percent(rates)}, probe of the last layer minus {words}, "
-                "understanding",
-                (probes["probe"] - less(table, probes, rare)).dropna(),
-            )
+        for name in known_architectures(table):
+            for attribute in scale.rare:
+                probes = last_probes(table, name, attribute)
+                yield Comparison(
+                    name,
+                    f"{_rare(attribute, scale)}, probe of the last layer {MINUS} {words}, "
+                    f"{REPEATED}",
+                    (probes["probe"] - less(table, probes, attribute)).dropna(),
+                )
 
     return compare
 
 
-def last_probes(table: pd.DataFrame, architecture: str, rare: str) -> pd.DataFrame:
-    """Return the accuracy of understanding-only last-layer probes and their control, by seed."""
+def _rare(attribute: str, scale: TransferScale) -> str:
+    return f"{NAMES.get(attribute, attribute)} in {scale.rate:.0%} of the rows"
+
+
+def last_probes(table: pd.DataFrame, architecture: str, attribute: str) -> pd.DataFrame:
+    """Return the accuracy of probes of the last layer and of their control, by seed."""
     own = table[
         (table["architecture"] == architecture)
-        & (table["arm"] == "understanding")
-        & (table["rare"] == rare)
+        & (table["arm"] == REPEATED)
+        & (table["rate"] < 1)
         & table["metric"].isin(("probe", "probe_control"))
     ]
-    last = own[
-        own["attribute"]
-        == own.loc[own["attribute"].str.startswith(f"{rare}, layer"), "attribute"].iloc[-1]
-    ]
-    return last.groupby(["seed", "metric"])["value"].mean().unstack()
+    layers = [name for name in own["attribute"].unique() if name.startswith(f"{attribute}, layer")]
+    last = own[own["attribute"] == max(layers, key=lambda name: int(name.rpartition(" ")[2]))]
+    return last.pivot_table(index="seed", columns="metric", values="value")
 
 
-def _pixels(table: pd.DataFrame, probes: pd.DataFrame, rare: str) -> pd.Series:
+def _pixels(table: pd.DataFrame, probes: pd.DataFrame, attribute: str) -> pd.Series:
     """Return the accuracy of probes of random pixel features, by seed."""
     own = table[
-        (table["arm"] == "random features")
-        & (table["metric"] == "probe")
-        & (table["attribute"] == rare)
+        (table["arm"] == PIXELS) & (table["metric"] == "probe") & (table["attribute"] == attribute)
     ]
     return own.set_index("seed")["value"]
 
@@ -283,168 +258,159 @@ def _pixels(table: pd.DataFrame, probes: pd.DataFrame, rare: str) -> pd.Series:
 # Figures
 
 
-def gains(found: pd.DataFrame) -> pd.DataFrame:
-    """Return unified minus each of `_BASELINES`, out of scores as `rare_scores` returns them.
-
-    Columns: architecture, rare, rate, seed, difference, baseline.
-    """
-    keys = ["architecture", "rare", "rate", "seed"]
-    wide = found.pivot_table(index=keys, columns="arm", values="value", sort=False)
-    parts = [
-        (wide["unified"] - wide[name])
-        .dropna()
-        .rename("difference")
-        .reset_index()
-        .assign(baseline=name)
-        for name in _BASELINES
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
 @theme()
 def draw_transfer(opened: OpenedStudy) -> Drawn:
-    """Draw unified minus understanding alone and minus each control, as the claims compare them.
-
-    One baseline per panel, one rare attribute and rate per line.
-    """
-    table = opened.table
+    """Draw what mixed training knows more than each other arm: one arm per panel."""
+    table, scale = opened.table, opened.scale
     need(table, "attribute_transfer", _TRANSFER_COLUMNS)
-    table = table[(table["rare"] != "none") & (table["metric"] == "partial")]
-    shown = gains(rare_scores(table))
-    lines, names = _lines(shown), known_architectures(shown)
-    figure = Figure(figsize=(PAGE, 1.4 + 0.38 * max(2, len(lines))))
+    shown = differences(table, scale)
+    need(shown, "attribute_transfer", ("attribute", "difference"))
+    names = known_architectures(shown)
+    figure = Figure(figsize=(PAGE, 1.3 + 0.42 * max(2, len(scale.rare))))
     grid = figure.subplots(1, len(_BASELINES), sharex=True, sharey=True)
-    for axes, (baseline, words) in zip(grid, _BASELINES.items(), strict=True):
+    for axes, baseline in zip(grid, _BASELINES, strict=True):
         axes.axvline(0, color="black", linewidth=0.6)
-        _draw_lines(axes, shown[shown["baseline"] == baseline], "difference", lines, names)
-        axes.set(title=words, xlabel="difference in partial credit")
-    grid[0].set_ylabel("rare attribute,\nshare of rows")
+        for line, attribute in enumerate(scale.rare):
+            for place, name in enumerate(names):
+                own = shown[
+                    (shown["baseline"] == baseline)
+                    & (shown["attribute"] == attribute)
+                    & (shown["architecture"] == name)
+                ]
+                if len(own):
+                    at = line + 0.6 * ((place + 0.5) / len(names) - 0.5)
+                    draw_mean(axes, at, own["difference"], style(name), upright=False)
+        axes.set(title=textwrap.fill(f"{MIXED} {MINUS} {baseline}", 20), xlabel="difference")
+        axes.set_ylim(len(scale.rare) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+    grid[0].set_yticks(range(len(scale.rare)), [NAMES.get(name, name) for name in scale.rare])
     handles = [*colour_handles(names), *spread_handles(shown)]
-    headline(figure, headline_of_transfer(shown), handles, 5)
-    return Drawn(figure, shown, records=table["record"])
+    headline(figure, headline_of_transfer(opened), handles)
+    return Drawn(figure, shown, records=set(table["record"]))
 
 
-def _lines(shown: pd.DataFrame) -> list[tuple[str, float]]:
-    """Return the rare attributes and rates of a table, in its order."""
-    return list(dict.fromkeys(zip(shown["rare"], shown["rate"], strict=True)))
-
-
-def _draw_lines(
-    axes: Axes, shown: pd.DataFrame, column: str, lines: list[tuple[str, float]], names: list[str]
-) -> None:
-    """Draw means over seeds along x, one rare attribute and rate per line."""
-    for (line, (rare, rate)), (place, name) in itertools.product(
-        enumerate(lines), enumerate(names)
-    ):
-        own = shown[
-            (shown["architecture"] == name) & (shown["rare"] == rare) & (shown["rate"] == rate)
-        ]
-        if len(own):
-            at = line + 0.6 * ((place + 0.5) / len(names) - 0.5)
-            draw_mean(axes, at, own[column], style(name), upright=False)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.set_yticks(range(len(lines)), [f"{rare}, {100 * rate:g} %" for rare, rate in lines])
-    axes.grid(False, axis="y")
-
-
-def headline_of_transfer(shown: pd.DataFrame) -> str:
-    """Say where unified models decidedly know more, by means over rates as in the claims."""
-
-    def where(wanted: str, baseline: str) -> list[str]:
-        own = shown[shown["baseline"] == baseline]
-        return [
-            f"{name} ({rare})"
-            for (name, rare), one in own.groupby(["architecture", "rare"], sort=False)
-            if verdict(one.groupby("seed")["difference"].mean()) == wanted
-        ]
-
-    found = {
-        word: where(wanted, "understanding")
-        for word, wanted in (("more", "replicates"), ("less", "contradicts"))
-    }
-    told = [
-        f"{word} than understanding alone in {', '.join(names)}"
-        for word, names in found.items()
-        if names
-    ]
-    below = [name for control in ("absent", "shuffled") for name in where("replicates", control)]
-    return (
-        f"Of a rare attribute, unified models know {' and '.join(told)};\n"
-        if told
-        else "Unified models are not shown to know more of a rare attribute;\n"
-    ) + (
-        f"a control knows decidedly less in {', '.join(dict.fromkeys(below))}"
-        if below
-        else "no control knows decidedly less"
+def headline_of_transfer(opened: OpenedStudy) -> str:
+    """Say of which rare attributes mixed training knows more, and whether by its requests."""
+    gains = _attributes(opened, "transfer")
+    if not gains:
+        return "Mixed training is not shown to know more of a rare attribute"
+    why = [attribute for attribute in gains if attribute in _attributes(opened, "by its requests")]
+    return f"Mixed training knows more of the rare {_names(gains)}, " + (
+        f"and of the {_names(why)} by its requests"
+        if why
+        else "which is not shown to come from its requests"
     )
 
 
-@theme()
-def draw_kappas(opened: OpenedStudy) -> Drawn:
-    """Draw how far answers of unified models depend on the image.
-
-    One rare attribute and rate per line. Cohen's kappa is 0 where answers ignore the image.
-    """
-    table = opened.table
-    need(table, "attribute_transfer_kappa", _TRANSFER_COLUMNS)
-    table = table[(table["rare"] != "none") & (table["arm"] == "unified")]
-    shown = rare_scores(kappas(table), "kappa")
-    lines, names = _lines(shown), known_architectures(shown)
-    figure = Figure(figsize=(4.4, 1.5 + 0.38 * max(2, len(lines))))
-    axes = figure.subplots()
-    axes.axvline(0, **REFERENCES["chance"])
-    _draw_lines(axes, shown, "value", lines, names)
-    axes.set(xlabel="Cohen's kappa of answers", ylabel="rare attribute,\nshare of rows")
-    handles = [
-        *colour_handles(names),
-        *spread_handles(shown),
-        Line2D([], [], label="answers ignore the image", **REFERENCES["chance"]),
+def _attributes(opened: OpenedStudy, claim: str) -> list[str]:
+    """Return the rare attributes for which a claim holds in some architecture."""
+    return [
+        name
+        for name in opened.scale.rare
+        if count_verdicts(opened, claim, _rare(name, opened.scale))[0]
     ]
-    headline(figure, headline_of_kappas(shown), handles)
-    return Drawn(figure, shown, records=table["record"])
 
 
-def headline_of_kappas(shown: pd.DataFrame) -> str:
-    """Say where answers decidedly depend on the image: where kappa's interval is above zero."""
-    found = {}  # attribute and rate -> architectures
-    for (rare, rate, name), own in shown.groupby(["rare", "rate", "architecture"], sort=False):
-        if verdict(own["value"], margin=None) == "replicates":
-            found.setdefault(f"{rare} at {_percent([rate])}", []).append(name)
-    if not found:
-        return "Unified models' answers about a rare attribute are not shown to depend on the image"
-    told = ", ".join(f"{', '.join(names)} ({where})" for where, names in found.items())
-    return f"Unified models' answers depend on the image in {told}; elsewhere this is not shown"
+def _names(attributes: list[str]) -> str:
+    return " and ".join(NAMES.get(name, name) for name in attributes)
+
+
+@theme()
+def draw_known(opened: OpenedStudy) -> Drawn:
+    """Draw what every arm answers about the rare attributes, and what it draws of them."""
+    table, scale = opened.table, opened.scale
+    need(table, "attribute_transfer_known", _TRANSFER_COLUMNS)
+    known = (ONCE, REPEATED, MIXED, ABSENT, FALSE)
+    shown = pd.concat(
+        [
+            at_end(table[table["architecture"] == name], own, attribute).assign(
+                metric=metric, attribute=attribute
+            )
+            for name in known_architectures(table)
+            for attribute in scale.rare
+            for metric in _SHOWN
+            for own in [generation_metric(name) if metric == "read_back" else metric]
+        ],
+        ignore_index=True,
+    )
+    names = known_architectures(shown)
+    figure = Figure(figsize=(PAGE, 1.2 + 1.25 * len(scale.rare)))
+    grid = figure.subplots(len(scale.rare), len(_SHOWN), sharex=True, sharey=True, squeeze=False)
+    for line, attribute in zip(grid, scale.rare, strict=True):
+        for axes, (metric, words) in zip(line, _SHOWN.items(), strict=True):
+            axes.axvline(chance(metric, attribute), **REFERENCES["chance"])
+            for place, arm in enumerate(known):
+                for number, name in enumerate(names):
+                    own = shown[
+                        (shown["metric"] == metric)
+                        & (shown["attribute"] == attribute)
+                        & (shown["arm"] == arm)
+                        & (shown["architecture"] == name)
+                    ]
+                    if len(own):
+                        at = place + 0.6 * ((number + 0.5) / len(names) - 0.5)
+                        draw_mean(axes, at, own["value"], style(name), upright=False)
+            axes.set_title(f"{NAMES.get(attribute, attribute)}\n{words}")
+            axes.grid(False, axis="y")
+    grid[0, 0].set_yticks(range(len(known)), known)
+    grid[0, 0].invert_yaxis()
+    for axes in grid[-1]:
+        axes.set(xlabel="share right", xlim=(-0.03, 1.03))
+    handles = [*colour_handles(names), *spread_handles(shown)]
+    handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
+    headline(figure, headline_of_known(shown), handles)
+    return Drawn(figure, shown, records=set(table["record"]))
+
+
+def headline_of_known(shown: pd.DataFrame) -> str:
+    """Say what mixed training draws of the rare attributes, and what it answers about them."""
+    own = shown[shown["arm"] == MIXED]
+    means = own.groupby(["attribute", "metric"], sort=False)["value"].mean()
+    told = [
+        f"the rare {NAMES.get(name, name)} as requested in {means[name, 'read_back']:.0%} of the "
+        f"cases and recognises it in {means[name, 'partial']:.0%}"
+        for name in own["attribute"].unique()
+    ]
+    return f"Mixed training draws {', '.join(told)}"
 
 
 # What the figures say
 
 
 def tell_transfer(opened: OpenedStudy) -> str:
-    """Say whether unified models know the rare attribute better, and whether requests are why."""
-    return (
-        f"Unified minus understanding alone on weather at {_percent(opened.scale.rates['weather'])}"
-        f" of the rows: {tell_verdicts(opened, 'transfer', 'weather')}. Minus unified training "
-        f"whose requests never mention it: {tell_verdicts(opened, 'by its requests', 'weather')}."
-    )
+    """Say what mixed training gains over each baseline and control, for each rare attribute."""
+    against = {
+        "transfer": "against these rows alone, shown as often",
+        "more than repeating": "against these rows repeated for as many steps",
+        "by its requests": "against requests that never mention it",
+        "by their values": "against requests with another watch's value",
+    }
+    told = []
+    for name in opened.scale.rare:
+        parts = [
+            f"{tell_verdicts(opened, claim, _rare(name, opened.scale))} {words}"
+            for claim, words in against.items()
+        ]
+        told.append(
+            f"{NAMES.get(name, name).capitalize()} in {opened.scale.rate:.0%} of the understanding "
+            f"rows, mixed training: {'; '.join(parts)}."
+        )
+    return " ".join(told)
 
 
-def tell_kappas(opened: OpenedStudy) -> str:
-    """Say how much answers depend on the image, and what models know and do not say."""
-    rates = opened.scale.rates
-    found = rare_scores(kappas(opened.table), "kappa")
-    means = found.groupby(["rare", "rate", "arm"])["value"].mean()
-    told = "; ".join(
-        f"{rare} at {_percent(most)}: unified {means[rare, most[0], 'unified']:.2f}, "
-        f"understanding {means[rare, most[0], 'understanding']:.2f}"
-        for rare, most in ((rare, [max(shares)]) for rare, shares in rates.items())
-    )
-    held, least = rare_scores(opened.table, "constrained"), min(rates["weather"])
-    held = held[(held["rare"] == "weather") & (held["arm"] == "unified") & (held["rate"] == least)]
+def tell_known(opened: OpenedStudy) -> str:
+    """Say what the arms end at, and how to read the panel of constrained answers."""
+    table, told = opened.table, []
+    for name in opened.scale.rare:
+        means = at_end(table, "partial", name).groupby("arm")["value"].mean()
+        ends = ", ".join(f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, MIXED))
+        told.append(
+            f"{NAMES.get(name, name).capitalize()} answered: {ends}; chance is "
+            f"{chance('partial', name):.2f}."
+        )
     return (
-        "A constant answer earns partial credit; Cohen's kappa gives it 0. Mean over "
-        f"architectures: {told}. Unified models that may answer with nothing but the weather's "
-        f"values earn {held['value'].mean():.2f} at {_percent([least])} of the rows; chance is "
-        f"{chance('constrained', 'weather'):.2f}."
+        f"{' '.join(told)} A model that may say nothing but the attribute's values shows what it "
+        "knows and does not say."
     )
 
 
@@ -454,65 +420,59 @@ STUDY = Study(
     section="4.3, figure 6",
     question="An attribute is rare where a model learns to understand: do its requests teach it?",
     scales={
-        "smoke": TransferScale(1, ("VQ-VQ",), 16, 16, {"weather": (0.0,)}),
+        "smoke": TransferScale(1, ("VQ-VQ",), 16, 16, 8, ("weather", "weather_corner"), 0.2),
         "laptop": TransferScale(
-            3,
-            ("VQ-VQ", "SigLIP-VQ", "SigLIP-SigLIP"),
-            5000,
-            7000,
-            {"weather": (0.03, 0.1), "battery": (0.03, 0.1)},
+            8, ("VQ-VQ",), 1600, 7000, 3500, ("weather", "weather_corner"), 0.03
         ),
-        "smollm": TransferScale(1, ("SigLIP-VQ",), 5000, 7000, {"weather": (0.03,)}),
+        "smollm": TransferScale(
+            1, ("SigLIP-VQ",), 1600, 7000, 3500, ("weather", "weather_corner"), 0.03
+        ),
         "paper": TransferScale(
-            1,
-            ("SigLIP-VQ", "VQ-VQ"),
-            120_000,
-            60_000,
-            {"weather": (0.0, 0.01), "battery": (0.0, 0.01)},
+            1, ("SigLIP-VQ", "VQ-VQ"), 120_000, 60_000, 0, ("weather", "battery"), 0.01
         ),
     },
     arms=arms,
     claims=(
         Claim(
             "transfer",
-            "of an attribute that is rare in the understanding data the unified model knows more, "
-            "from its generation data",
+            "of an attribute that is rare in the understanding data the model of both tasks knows "
+            "more than one of the same understanding rows alone, shown as often",
             "4.3, figure 6",
-            comparing_arms("understanding"),
+            comparing(ONCE, "examples"),
             "yes, nearly all",
+        ),
+        Claim(
+            "more than repeating",
+            "and more than after as many steps on repeated understanding rows",
+            "4.3",
+            comparing(REPEATED, "steps"),
         ),
         Claim(
             "by its requests",
             "and more than with requests that do not mention the attribute",
             "4.3",
-            comparing_arms("absent"),
+            comparing(ABSENT, "examples"),
         ),
         Claim(
             "by their values",
             "and more than with requests that mention it with another watch's values",
             "4.3",
-            comparing_arms("shuffled"),
+            comparing(FALSE, "examples"),
         ),
         Claim(
             "tokens carry it",
-            "the image tokens of the understanding-only model carry the rare attribute too",
+            "the image tokens of a model of understanding alone carry the rare attribute too",
             "4.3, figures 7 and 8",
-            comparing_probes("its control", lambda _, probes, rare: probes["probe_control"]),
+            comparing_probes("its control", lambda _, probes, name: probes["probe_control"]),
             "yes",
         ),
         Claim(
             "more than pixels",
-            "and more of it than random features of the pixels (asked after the runs)",
+            "and more of it than random features of the pixels",
             "4.3",
             comparing_probes("that of the pixels", _pixels),
         ),
     ),
-    figures={
-        "attribute_transfer": draw_transfer,
-        "attribute_transfer_kappa": draw_kappas,
-    },
-    findings={
-        "attribute_transfer": tell_transfer,
-        "attribute_transfer_kappa": tell_kappas,
-    },
+    figures={"attribute_transfer": draw_transfer, "attribute_transfer_known": draw_known},
+    findings={"attribute_transfer": tell_transfer, "attribute_transfer_known": tell_known},
 )

@@ -142,7 +142,6 @@ CONTROLLED, CONTROL_SEEDS = "VQ-VQ", 2
 _GUESSES = {
     "partial": chances(),
     "constrained": chances(),
-    "kappa": dict.fromkeys(ATTRIBUTES, 0.0),
     "read_back": chances(read_back=True),
     "feature_read_back": chances(read_back=True),
 }

@@ -3,8 +3,8 @@
 A model with little data about an attribute may fail to answer for two reasons: its image tokens
 lack the attribute, or the LM does not read it from them. Linear probes with controls (pitfall 18)
 measure what the tokens carry. Activation patching measures which layers the answer depends on.
-Three models are inspected: one trained on complete data, which can answer, and two trained with the
-attribute rare, understanding-only and unified.
+Three models are inspected: one of understanding alone, trained on complete data, which can answer,
+and two trained for as long with the attribute rare, of understanding alone and mixed.
 
 Belongs here: this study's runs, measurements and figures. Not here: the probes
 (`scoring/probing.py`), the patching (`scoring/patching.py`).
@@ -23,6 +23,7 @@ from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.smart_watch import render_batch, sample_watches
 from uvlm_core.models.kinds import KINDS
 from uvlm_core.runs.store import RunStore, record_key
+from uvlm_core.studies.attribute_transfer import PIXELS
 from uvlm_core.studies.attribute_transfer import STUDY as TRANSFER
 from uvlm_core.studies.base import (
     Arm,
@@ -31,9 +32,11 @@ from uvlm_core.studies.base import (
     OpenedStudy,
     Scale,
     Study,
+    arm_of,
     recorded,
     scores,
 )
+from uvlm_core.studies.baselines import MIXED, REPEATED, baselines
 from uvlm_core.studies.statistics import mean_interval
 from uvlm_core.studies.style import (
     COLOURS,
@@ -60,6 +63,7 @@ PROBED_CLASSES = {  # what is probed -> classes; equals `probing.probe_classes()
 }
 MAPPED_MODELS = ("understanding", "unified")
 MAP_NEIGHBOURS = 10  # of a point of a map
+LEAST_TOLD = 0.5  # of the pairs: a model that tells fewer apart has no answer to carry
 WHOLE_IMAGE = ("pooled", "all")  # probes of the mean token, and of all tokens concatenated
 # group of tokens -> label and style; lines and markers differ as well as greys
 PATCHED_GROUPS = {
@@ -76,19 +80,18 @@ PATCHED_GROUPS = {
 _MODELS = {  # inspected model -> words
     "complete": "complete data",
     "understanding": "rare, understanding alone",
-    "unified": "rare, unified",
+    "unified": "rare, mixed",
 }
-_KEYS = ["architecture", "arm", "rare", "rate", "seed"]
+_KEYS = ["architecture", "arm", "rate", "seed"]
 _PROBES = ("architecture", "arm", "rate", "seed", "attribute", "place", "accuracy", "control")
 # colours of an attribute's values, distinct from those of architectures
 _VALUE_COLOURS = ("#332288", "#ddcc77", "#117733", "#aa4499", "#88ccee")
 ENCODER = "encoder's tokens"  # name of the arm that probes the encoder
-PIXELS = "random features"  # name of the arm that probes the pixels
 # drawn model (arm, whether the attribute is rare) -> label and look
 _PROBED_MODELS = {
-    ("understanding", False): ("complete data", {"linestyle": ":", "marker": "D"}),
-    ("understanding", True): ("rare, understanding alone", LINES["understanding"]),
-    ("unified", True): ("rare, unified", LINES["unified"]),
+    (REPEATED, False): ("complete data", {"linestyle": ":", "marker": "D"}),
+    (REPEATED, True): ("rare, understanding alone", LINES["understanding"]),
+    (MIXED, True): ("rare, mixed", LINES["unified"]),
 }
 _EFFECTS = [
     "model",
@@ -331,20 +334,38 @@ def _long(table: pd.DataFrame, index: list[str], keys: list[str]) -> pd.DataFram
 
 
 def arms(base: Profile, scale: ProbesScale) -> list[Arm]:
-    """Return the probed arms of `attribute_transfer`, the encoders' tokens and the inspection.
+    """Return the probed arms, the encoders' tokens and the inspection.
 
-    ValueError if `attribute_transfer` has no runs of the scale's rare attribute and architecture.
+    The arms with the attribute rare are those of `attribute_transfer`. ValueError if that has no
+    runs of the scale's rare attribute and architecture.
     """
     transfer = TRANSFER.scale(base.name)
-    if scale.rare not in transfer.rates or scale.inspected not in transfer.architectures:
+    if scale.rare not in transfer.rare or scale.inspected not in transfer.architectures:
         raise ValueError(
             f"There are no runs of {scale.rare!r} and {scale.inspected!r}; rare in the {base.name} "
-            f"profile are {', '.join(transfer.rates)}, its architectures "
+            f"profile are {', '.join(transfer.rare)}, its architectures "
             f"{', '.join(transfer.architectures)}."
         )
-    rates = {scale.rare: (max(transfer.rates[scale.rare]),)}
-    found = TRANSFER.arms(base, replace(transfer, seeds=scale.seeds, rates=rates))
-    labels = {"regime": "none", "rare": "none", "rate": 1.0, "arm": ENCODER, "seed": 0}
+    transfer = replace(transfer, seeds=scale.seeds)
+    found = [
+        arm_of(
+            baselines(
+                base,
+                transfer,
+                transfer.seen,
+                seed=seed,
+                architecture=name,
+                probe_watches=base.spec.scoring.test_watches,
+            )[REPEATED],
+            arm=REPEATED,
+            rate=1.0,
+        )
+        for seed in range(scale.seeds)
+        for name in transfer.architectures
+    ]
+    wanted = (REPEATED, MIXED, PIXELS)
+    found += [arm for arm in TRANSFER.arms(base, transfer) if arm.labels["arm"] in wanted]
+    labels = {"regime": "none", "rate": 1.0, "arm": ENCODER, "seed": 0}
     tokens = [
         Arm(EncoderTokens.of(base.spec.vary(architecture=name)), labels | {"architecture": name})
         for name in transfer.architectures
@@ -355,13 +376,13 @@ def arms(base: Profile, scale: ProbesScale) -> list[Arm]:
             for arm in found
             if arm.labels["seed"] == 0
             and arm.labels["architecture"] == scale.inspected
-            and arm.labels["arm"] == regime
-            and arm.labels["rare"] == rare
+            and arm.labels["arm"] == trained
+            and arm.labels["rate"] == rate
         )
-        for name, regime, rare in (
-            ("complete", "understanding", "none"),
-            ("understanding", "understanding", scale.rare),
-            ("unified", "unified", scale.rare),
+        for name, trained, rate in (
+            ("complete", REPEATED, 1.0),
+            ("understanding", REPEATED, transfer.rate),
+            ("unified", MIXED, transfer.rate),
         )
     }
     return [*found, *tokens, Arm(Inspection(**three, rare=scale.rare, pairs=scale.pairs), {})]
@@ -370,7 +391,7 @@ def arms(base: Profile, scale: ProbesScale) -> list[Arm]:
 def probe_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
     """Return the probes of every arm, one row per attribute and place.
 
-    Columns: architecture, arm, rare, rate, seed, attribute (what is probed), place (empty for
+    Columns: architecture, arm, rate, seed, attribute (what is probed), place (empty for
     pixels and concatenated tokens), accuracy, control (for random labels), record.
     """
     table = scores([arm for arm in arms if arm.labels], store)
@@ -467,7 +488,7 @@ def headline_of_probes(models: pd.DataFrame, attribute: str) -> str:
     Only if they beat their control decidedly in every architecture, the tokens "carry" it.
     """
     last = models[models["place"] == last_layer(models["place"])]
-    last = last[last["arm"] == "understanding"]
+    last = last[last["arm"] == REPEATED]
     rare, whole = last[last["rate"] < 1], last[last["rate"] == 1]
     selectivity = (rare["accuracy"] - rare["control"]).groupby(rare["architecture"])
     name = NAMES.get(attribute, attribute)
@@ -560,15 +581,18 @@ def neighbours_alike(points: np.ndarray, values: np.ndarray) -> float:
 def draw_patching(table: pd.DataFrame) -> Figure:
     """Draw how far patching a layer and group of tokens moves the answer to the donor's.
 
-    One model per panel. Columns of `table`: model, attribute, layer, group, effect, low, high (95 %
-    interval over pairs), told (share of pairs with both answers right), samples (pairs).
+    One model per panel, of those that tell `LEAST_TOLD` of the pairs apart, or of all if none does.
+    Columns of `table`: model, attribute, layer, group, effect, low, high (95 % interval over
+    pairs), told (share of pairs with both answers right), samples (pairs).
     """
     need(
         table,
         "embedding_probes_patching",
         ("model", "attribute", "layer", "group", "effect", "low", "high", "told", "samples"),
     )
-    models = list(dict.fromkeys(table["model"]))
+    found = taking_over(table)
+    models = list(found) or list(dict.fromkeys(table["model"]))
+    drawn = table[table["model"].isin(models)]
     figure = Figure(figsize=(PAGE, 2.9))
     grid = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
     for axes, model in zip(grid, models, strict=True):
@@ -585,8 +609,8 @@ def draw_patching(table: pd.DataFrame) -> Figure:
             xlabel="LM layer (0: what it reads)",
             xticks=sorted(table["layer"].unique()),
         )
-        low = np.nanmin([0, table["effect"].min(), table["low"].min()])
-        high = np.nanmax([1, table["effect"].max(), table["high"].max()])
+        low = np.nanmin([0, drawn["effect"].min(), drawn["low"].min()])
+        high = np.nanmax([1, drawn["effect"].max(), drawn["high"].max()])
         axes.set_ylim(max(-1.0, low) - 0.06, min(2.0, high) + 0.06)
     grid[0].set_ylabel("share of the way to the\ndonor's answer")
     handles = [
@@ -605,16 +629,23 @@ def draw_patching(table: pd.DataFrame) -> Figure:
             label="95 % interval over pairs of watches",
         )
     )
-    found = [f"{layer} ({_MODELS[model]})" for model, layer in taking_over(table).items()]
-    sentence = "The last token takes over the answer from the image tokens at"
-    headline(figure, f"{sentence} {', '.join(found)}", handles, 4)
+    told = [f"{layer} ({_MODELS[model]})" for model, layer in found.items()]
+    sentence = (
+        f"The last token takes over the answer from the image tokens at {', '.join(told)}"
+        if told
+        else "No model tells enough pairs apart to see which layer carries the answer"
+    )
+    headline(figure, sentence, handles, 4)
     return figure
 
 
 def taking_over(table: pd.DataFrame) -> dict[str, str]:
-    """Return by model the first layer at which the last token outweighs the image tokens."""
+    """Return the first layer at which the last token outweighs the image tokens, by model.
+
+    A model that tells fewer than `LEAST_TOLD` of the pairs apart is left out.
+    """
     found = {}
-    for model, own in table.groupby("model", sort=False):
+    for model, own in table[table["told"] >= LEAST_TOLD].groupby("model", sort=False):
         effects = own.pivot_table(index="layer", columns="group", values="effect")
         passed = effects.index[effects["last"] > effects["image"]]
         found[model] = f"layer {passed[0]}" if len(passed) else "no layer"
@@ -672,22 +703,21 @@ def tell_probes(opened: OpenedStudy) -> str:
     own = table[table["attribute"] == inspection.rare]
     last = own[own["place"] == last_layer(own["place"])]
 
-    def mean(arm: str, rare: str, rows: pd.DataFrame) -> float:
+    def mean(arm: str, rare: bool, rows: pd.DataFrame) -> float:
         chosen = rows[
             (rows["arm"] == arm)
-            & (rows["rare"] == rare)
+            & ((rows["rate"] < 1) == rare)
             & rows["architecture"].isin((opened.scale.inspected, "any"))
         ]
         return chosen["accuracy"].mean()
 
-    rare = inspection.rare
     return (
         f"In the last layer of {opened.scale.inspected}, a probe of the mean token tells the "
-        f"{inspection.rare} in {mean('understanding', 'none', last):.2f} of the cases after "
-        f"complete data. Where it is rare, it is right in {mean('understanding', rare, last):.2f}, "
-        f"and in {mean('unified', rare, last):.2f} if the model also learns to draw. Random "
-        f"features of the pixels reach {mean(PIXELS, 'none', own):.2f}, the encoder's tokens side "
-        f"by side {mean(ENCODER, 'none', own):.2f}."
+        f"{inspection.rare} in {mean(REPEATED, False, last):.2f} of the cases after "
+        f"complete data. Where it is rare, it is right in {mean(REPEATED, True, last):.2f}, and "
+        f"in {mean(MIXED, True, last):.2f} if the model also learns to draw. Random features of "
+        f"the pixels reach {mean(PIXELS, False, own):.2f}, the encoder's tokens side by side "
+        f"{mean(ENCODER, False, own):.2f}."
     )
 
 
@@ -729,15 +759,15 @@ def tell_maps(opened: OpenedStudy) -> str:
 def tell_patching(opened: OpenedStudy) -> str:
     """Say at which layer the answer passes from the image tokens to the last token."""
     table, _ = _looked_into(opened, "patching")
-    told = table.groupby("model")["told"].first()
+    told, layers = table.groupby("model", sort=False)["told"].first(), taking_over(table)
     found = [
-        f"{_MODELS[model]}: {layer} ({told[model]:.0%} of the pairs told apart)"
-        for model, layer in taking_over(table).items()
+        f"{_MODELS[model]}: {layers.get(model, 'not drawn')} ({share:.0%} of the pairs told apart)"
+        for model, share in told.items()
     ]
     return (
         "The first layer at which the last token carries more of the answer than the image "
-        "tokens: "
-        f"{'; '.join(found)}. Where a model tells few pairs apart, there is little to carry."
+        f"tokens: {'; '.join(found)}. A model that tells fewer than {LEAST_TOLD:.0%} of the pairs "
+        "apart has no answer to carry, and is drawn only if no model tells more."
     )
 
 
