@@ -87,7 +87,8 @@ def index_notebook(
 ) -> str:
     """Return the text of `notebooks/index.ipynb`: each study's question, headline and figure.
 
-    It has no code, so that JupyterLab shows it at once.
+    Studies that wait for their runs come last, with their question. It has no code, so that
+    JupyterLab shows it at once.
     """
     import nbformat
 
@@ -101,6 +102,14 @@ def index_notebook(
             + (f"**{each.headline}.**\n\n" if each.headline else "")
             + f'<img src="{picture}" alt="{each.figure}" width="{_WIDTH}">'
         )
+    waiting = [study for study in studies() if profile_name in study.waiting]
+    if waiting:
+        told = [
+            f"- [{study.name.replace('_', ' ').capitalize()}]({study.number:02d}_{study.name}"
+            f".ipynb): {study.question[0].lower()}{study.question[1:]}"
+            for study in waiting
+        ]
+        cells.append("## Questions whose runs are still to be made\n\n" + "\n".join(told))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = nbformat.v4.new_notebook(
         cells=[
