@@ -49,13 +49,14 @@ from uvlm_core.studies.style import (
     spread_handles,
     theme,
 )
-from uvlm_core.studies.trained_parts import totals
+from uvlm_core.studies.trained_parts import gains, totals
 from uvlm_core.training.profiles import Profile
 
 TAUGHT, RANDOM = "pre-trained", "random"
 STARTS = {TAUGHT: (ONCE, REPEATED, MIXED), RANDOM: (ONCE, MIXED)}  # start -> its arms
 GAINS_BY_SIZE, GROWS = "gains by size", "grows with the language model"
 MORE_IF_TAUGHT, OUTLASTS_BY_SIZE = "more if pre-trained", "gains by size over repeating"
+_CONDITIONS = ("language_model", "parameters")
 _UNJUDGED = "not judged at this scale"  # of one size
 _CURVES = {
     ONCE: {"marker": "s", "markerfacecolor": "white", "linestyle": "--"},
@@ -109,17 +110,6 @@ def arms(base: Profile, scale: SizeScale) -> list[Arm]:
                     labels = {"language_model": start, "parameters": parameters_of(name)}
                     found += [arm_of(specs[arm], arm=arm, **labels) for arm in names]
     return found
-
-
-def gains(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what mixed training has more than each baseline in the final total, by seed.
-
-    Columns: architecture, language_model, parameters, seed, baseline, difference.
-    """
-    keys = ["architecture", "language_model", "parameters", "seed"]
-    wide = totals(table).pivot(index=keys, columns="arm", values="value")
-    found = wide.drop(columns=MIXED).rsub(wide[MIXED], axis=0).reset_index()
-    return found.melt(keys, var_name="baseline", value_name="difference").dropna()
 
 
 def comparing(
@@ -177,7 +167,7 @@ def compare_starts(table: pd.DataFrame, scale: SizeScale) -> Iterator[Comparison
 
 def _by_size(table: pd.DataFrame, start: str, baseline: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield each architecture with its gains, one row per seed, by the number of parameters."""
-    found = gains(table)
+    found = gains(table, _CONDITIONS)
     found = found[(found["language_model"] == start) & (found["baseline"] == baseline)]
     for name in known_architectures(found):
         own = found[found["architecture"] == name]
@@ -216,7 +206,7 @@ def draw_totals(opened: OpenedStudy) -> Drawn:
 def draw_gains(opened: OpenedStudy) -> Drawn:
     """Draw what mixed training has more than each baseline by size, paired by seed."""
     need(opened.table, "language_model_scale_gains", _SIZE_COLUMNS)
-    shown = gains(opened.table)
+    shown = gains(opened.table, _CONDITIONS)
     figure = Figure(figsize=(PAGE, 2.8))
     axes = figure.subplots()
     axes.axhline(0, color="black", linewidth=0.6)

@@ -111,15 +111,17 @@ def totals(table: pd.DataFrame) -> pd.DataFrame:
     return at_end(table).query("attribute == 'total'")
 
 
-def gains(table: pd.DataFrame) -> pd.DataFrame:
+def gains(table: pd.DataFrame, conditions: tuple[str, ...] = ("trained",)) -> pd.DataFrame:
     """Return what mixed training has more than each baseline in the final total, by seed.
 
-    Columns: architecture, trained, seed, baseline, difference.
+    Columns: architecture, the conditions, seed, baseline, difference. `conditions` are the columns
+    that tell settings of an architecture apart.
     """
-    keys = ["architecture", "trained", "seed"]
+    keys = ["architecture", *conditions, "seed"]
     wide = totals(table).pivot(index=keys, columns="arm", values="value")
     found = wide.drop(columns=MIXED).rsub(wide[MIXED], axis=0).reset_index()
-    return found.melt(keys, var_name="baseline", value_name="difference")
+    # where a setting lacks a baseline there is no difference
+    return found.melt(keys, var_name="baseline", value_name="difference").dropna()
 
 
 def comparing(
