@@ -13,6 +13,7 @@ from uvlm_core.models.language_models import LM_LAYERS, parameters_of
 from uvlm_core.runs.store import RunStore
 from uvlm_core.scoring.alignment import MEASURES
 from uvlm_core.scoring.probing import probe_classes
+from uvlm_core.studies.affine_alignment import ONE, TWO
 from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
@@ -26,7 +27,7 @@ from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import REGIMES
 
 SCORES = ["architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "samples"]
-DISTORTED = ["family", "dose", "side", "place", "sharing"]
+DISTORTED = ["arm", "adapters", "family", "dose"]
 
 
 def opened(name: str, table: pd.DataFrame, profile_name: str = "smoke", **changes) -> OpenedStudy:
@@ -92,37 +93,24 @@ def scaling(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 
 
 def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
-    """A table of affine_alignment, out of random numbers."""
+    """A table of affine_alignment at its smoke scale, out of random numbers."""
     rng, rows = np.random.default_rng(2), []
-    plain = ("none", 0.0, "understanding", "before")
-    for name in architectures:
-        arms = [
-            (regime, *how, "shared")
-            for regime in ("understanding", "unified")
-            for how in (
-                plain,
-                ("affine", 1.0, *plain[2:]),
-                ("authors", 0.3, *plain[2:]),
-                ("affine", 1.0, "understanding", "after"),
-            )
+    judged = [(ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO)]
+    arms = [(*arm, *how) for how in (("none", 0.0), ("affine", 1.0)) for arm in judged]
+    arms += [(arm, ONE, "authors", 0.3) for arm in (ONCE, MIXED)]
+    for name, how, seed in itertools.product(architectures, arms, range(seeds)):
+        start = (name, "unified" if how[0] == MIXED else "understanding", seed)
+        rows += [
+            (*start, 1.0, "partial", attribute, 0.6 + 0.3 * rng.random(), 9, *how)
+            for attribute in ("total", *ATTRIBUTES)
         ]
-        arms += [
-            ("unified", *plain, "separate"),
-            ("unified", "affine", 1.0, *plain[2:], "separate"),
-            ("unified", "affine", 1.0, "generation", "before", "shared"),
+        rows += [
+            (*start, fraction, f"alignment_{measure}", where, rng.random(), 9, *how)
+            for fraction in (0.0, 1.0)
+            for measure in MEASURES
+            for where in ("adapter", "layer 1")
+            if how[0] == MIXED
         ]
-        for (regime, *how), seed in itertools.product(arms, range(seeds)):
-            rows += [
-                (name, regime, seed, 1.0, "partial", attribute, 0.6 + 0.3 * rng.random(), 9, *how)
-                for attribute in ("total", *ATTRIBUTES)
-            ]
-            rows += [
-                (name, regime, seed, fraction, f"alignment_{measure}", where, rng.random(), 9, *how)
-                for fraction in (0.0, 1.0)
-                for measure in MEASURES
-                for where in ("adapter", "layer 1")
-                if regime == "unified"
-            ]
     return pd.DataFrame(rows, columns=[*SCORES, *DISTORTED])
 
 

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 
 from uvlm_core.data.conversations import AttributeBias
+from uvlm_core.models.distortion import Distortion
 from uvlm_core.models.language_models import LM_LAYERS, SHIPPED_LM, parameters_of
 from uvlm_core.runs.store import RunStore, record_key
 from uvlm_core.studies import attribute_transfer as transfer
 from uvlm_core.studies import generation_heads, training_order
-from uvlm_core.studies.affine_alignment import AFFINE_FAMILIES, OTHER_SEEDS, DistortionStrengths
+from uvlm_core.studies.affine_alignment import ONE, OTHER_SEEDS, TWO, DistortionStrengths
 from uvlm_core.studies.attribute_transfer import PixelProbes
 from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scores, sized
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, baselines
@@ -152,52 +153,35 @@ def test_a_switch_changes_one_thing():
         assert own == [spec.vary(**change) for spec in plain]
 
 
-def test_alignment_crosses_dose_regime_sharing_and_place():
-    doses = {"affine": (0.5, 1.0), "authors": (0.3,), "warp": (5.0,), "permutation": (1.0,)}
-    specs = specs_of("affine_alignment", seeds=3, doses=doses)
-    assert (
-        len(set(specs)) == len(specs) == len({spec.canonical() for spec in specs})
-    )  # none is in vain
-    affine = [
-        s
-        for s in specs
-        if s.model.shared_adapter
-        and [d.family for d in s.model.distortions] == ["affine"]
-        and (s.model.distortions[0].side, s.model.distortions[0].place)
-        == ("understanding", "before")
-    ]
-    found = {(s.model.architecture, s.training.regime, s.training.seed): set() for s in affine}
-    for s in affine:
-        found[s.model.architecture, s.training.regime, s.training.seed].add(
-            s.model.distortions[0].dose
-        )
-    assert len(found) == 2 * 2 * 3 and set(map(frozenset, found.values())) == {
-        frozenset((0.5, 1.0))
+def test_alignment_distorts_every_arm_and_trains_mixed_by_one_adapter_and_by_two():
+    scale = find_study("affine_alignment").scale("laptop")
+    arms = [arm for arm in arms_of("affine_alignment", seeds=6) if arm.labels["arm"] != "none"]
+    names = ("seed", "arm", "adapters", "family", "dose")
+    found = {tuple(arm.labels[name] for name in names): arm.spec for arm in arms}
+    assert len({spec.canonical() for spec in found.values()}) == len(arms)  # none is in vain
+    judged = ((ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO))
+    kinds = (("none", 0.0), ("affine", 1.0))
+    wanted = {(seed, *arm, *how) for seed in range(6) for arm in judged for how in kinds}
+    wanted |= {
+        (seed, arm, ONE, *how)
+        for seed in range(OTHER_SEEDS)
+        for arm in (ONCE, MIXED)
+        for how in scale.others
     }
-    plain = [s for s in specs if not s.model.distortions]
-    assert len(plain) == 3 * 2 * 3 and sum(not s.model.shared_adapter for s in plain) == 3 * 2
-    others = {
-        (s.model.distortions[0].family, s.training.seed) for s in specs if s.model.distortions
-    } - {(family, seed) for family in AFFINE_FAMILIES for seed in range(3)}
-    assert others == {
-        (family, seed) for family in ("warp", "permutation") for seed in range(OTHER_SEEDS)
-    }
-    assert {s.steps for s in specs} == {1600 // BASE.spec.training.batch_size}
-    permuted = [s for s in specs for d in s.model.distortions if d.family == "permutation"]
-    assert {s.model.architecture for s in permuted} == {"VQ-VQ"}
+    assert set(found) == wanted
+    for (seed, arm, adapters, family, dose), spec in found.items():
+        same = {"seed": seed, "architecture": "VQ-VQ"}
+        plain = baselines(BASE, scale, scale.seen, **same)[arm]
+        bent = () if family == "none" else (Distortion(family, dose),)
+        assert spec == plain.vary(distortions=bent, shared_adapter=adapters == ONE)
 
 
-def test_labels_of_alignment_say_what_the_spec_says():
-    for arm in arms_of("affine_alignment", seeds=1):
-        spec, labels = arm.spec, arm.labels
-        assert labels["sharing"] == ("shared" if spec.model.shared_adapter else "separate")
-        if spec.model.distortions:
-            (one,) = spec.model.distortions
-            assert (one.family, one.dose, one.side, one.place) == tuple(
-                labels[name] for name in ("family", "dose", "side", "place")
-            )
-        else:
-            assert (labels["family"], labels["dose"]) == ("none", 0.0)
+def test_a_distortion_that_leaves_no_common_adapter_is_refused():
+    for changes in ({"family": "width", "dose": 2.0}, {"others": (("width", 2.0),)}):
+        with pytest.raises(ValueError, match="family 'width' leaves the two spaces no common"):
+            arms_of("affine_alignment", seeds=1, **changes)
+    with pytest.raises(ValueError, match="'shear'"):
+        arms_of("affine_alignment", seeds=1, family="shear")
 
 
 def test_transfer_has_a_mixed_arm_two_baselines_and_two_controls_in_every_seed():

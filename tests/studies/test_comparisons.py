@@ -8,7 +8,7 @@ from study_tables import opened
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.models.language_models import LM_LAYERS, parameters_of
 from uvlm_core.studies import generation_heads, task_gradients, training_order
-from uvlm_core.studies.affine_alignment import alignment_benefit, alignment_slopes, distortion_costs
+from uvlm_core.studies.affine_alignment import ONE, TWO, distortion_costs
 from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, PIXELS, at_end
 from uvlm_core.studies.base import chance, find_study, generation_metric
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
@@ -120,118 +120,70 @@ def test_a_planted_benefit_is_judged_against_each_baseline_as_it_is():
     assert set(found["difference"].round(9)) == {0.1, -0.1, 0}
 
 
-def distorted(loss: float, spared: float, slope: float, seeds=3) -> pd.DataFrame:
-    """As the table of affine_alignment: the largest affine dose costs unified `loss` and
-    understanding `spared`; the benefit of the other distortions grows with their alignment if
-    `slope` is 1, and falls with it if it is -1."""
+def distorted(mixed: float, alone: float, longer: float, two: float, seeds=8) -> pd.DataFrame:
+    """As the table of affine_alignment: what the distortion costs mixed training, its baselines,
+    and mixed training by two adapters. Plain mixed training is .1 above its rows alone. The CKA of
+    the last layer falls by .3, that of the adapter does not."""
+    costs = {
+        (ONCE, ONE): (0.6, alone),
+        (REPEATED, ONE): (0.8, longer),
+        (MIXED, ONE): (0.7, mixed),
+        (MIXED, TWO): (0.7, two),
+    }
     rows = []
-    kinds = [
-        ("none", 0.0, 1.0, 0.05, 0.0),
-        ("affine", 1.0, 0.4, 0.0, 1.0),
-        ("rotation", 1.0, 0.1, 0.3 * slope, 0.0),
+    for (arm, adapters), (start, cost) in costs.items():
+        for seed in range(seeds):
+            end = start + 0.01 * seed
+            noise = 0.001 * (-1) ** seed
+            for family, dose, less in (
+                ("none", 0.0, 0.0),
+                ("affine", 1.0, cost + noise),
+                ("affine", 0.5, 9.0),
+                ("authors", 0.3, 9.0),
+            ):
+                how = ("VQ-VQ", arm, adapters, family, dose, seed)
+                rows += [(*how, "partial", name, end - less) for name in NAMES]
+                if arm == MIXED:
+                    last = 0.8 - 0.3 * (dose == 1) + noise * (family == "none")
+                    rows += [
+                        (*how, "alignment_cka", "adapter", 0.5),
+                        (*how, "alignment_cka", "layer 1", last),
+                    ]
+    columns = ["architecture", "arm", "adapters", "family", "dose", "seed", "metric"]
+    return pd.DataFrame(rows, columns=[*columns, "attribute", "value"]).assign(fraction=1.0)
+
+
+def test_a_planted_cost_of_a_distortion_is_judged_against_each_baseline_as_it_is():
+    found = verdicts("affine_alignment", distorted(0.2, 0.05, 0.3, 0.1))
+    assert set(found["seeds"]) == {8}
+    told = found[["claim", "matching", "verdict"]].to_numpy().tolist()
+    assert told == [
+        ["distortion hurts", "examples", "replicates"],
+        ["distortion hurts more", "examples", "replicates"],
+        ["distortion hurts more", "steps", "contradicts"],
+        ["not by sharing", "examples", "yes"],
+        ["benefit without alignment", "examples", "no"],  # .5 and .55
+        ["benefit without alignment", "examples", "yes"],  # .6 and .55
+        ["apart to the last layer", "examples", "yes"],
     ]
-    kinds += [
-        ("authors", dose, 1 - dose / 2, 0.02 - slope * dose / 50, dose)
-        for dose in (0.25, 0.5, 0.75)
-    ]
-    for seed in range(seeds):
-        for family, dose, agreement, gain, part in kinds:
-            for attribute in NAMES:
-                alone = 0.7 + 0.001 * seed - spared * part
-                unified = (
-                    0.7 + 0.002 * seed - loss * part
-                    if family in ("none", "affine")
-                    else alone + gain
-                )
-                rows += [
-                    (
-                        "VQ-VQ",
-                        regime,
-                        seed,
-                        1.0,
-                        "partial",
-                        attribute,
-                        value,
-                        family,
-                        dose,
-                        "understanding",
-                        "before",
-                        sharing,
-                    )
-                    for regime, value, sharing in (
-                        ("understanding", alone, "shared"),
-                        ("unified", unified, "shared"),
-                        ("unified", unified + 0.1 * (family == "none"), "separate"),
-                    )
-                ]
-            rows += [
-                (
-                    "VQ-VQ",
-                    "unified",
-                    seed,
-                    fraction,
-                    "alignment_cka",
-                    "adapter",
-                    value,
-                    family,
-                    dose,
-                    "understanding",
-                    "before",
-                    "shared",
-                )
-                for fraction, value in ((0.0, 0.5), (1.0, agreement))
-            ]
-    return pd.DataFrame(
-        rows,
-        columns=[
-            "architecture",
-            "regime",
-            "seed",
-            "fraction",
-            "metric",
-            "attribute",
-            "value",
-            "family",
-            "dose",
-            "side",
-            "place",
-            "sharing",
-        ],
-    )
+    wanted = [0.2, 0.15, -0.1, 0.1, -0.05, 0.05, 0.3]
+    assert found["difference"].tolist() == pytest.approx(wanted, abs=1e-3)
 
 
-def test_a_planted_cost_of_a_distortion_is_judged_as_it_is():
-    table = distorted(0.2, 0.05, 1)
-    found = verdicts("affine_alignment", table).set_index("claim")
-    assert found.loc["distortion hurts", "difference"] == pytest.approx(0.2)
-    assert found.loc["distortion hurts more", "difference"] == pytest.approx(0.15)
-    assert found.loc["not by sharing", "difference"] == pytest.approx(0.3)
-    assert verdicts("affine_alignment", distorted(0.05, 0.2, 1)).set_index("claim").loc[
-        "distortion hurts more", "verdict"
-    ] == ("contradicts")
-    costs = distortion_costs(table, "understanding")
-    assert costs.loc[costs["family"] == "authors", "cost"].tolist() == pytest.approx(
-        [0.05 * dose for dose in (0.25, 0.5, 0.75)] * 3
-    )
+def test_a_distortion_that_costs_nothing_has_no_effect_on_any_arm():
+    found = verdicts("affine_alignment", distorted(0, 0, 0, 0)).set_index("claim")["verdict"]
+    costs = ["distortion hurts", "distortion hurts more", "not by sharing"]
+    assert set(found[costs]) == {"no effect"}
+    assert set(found["benefit without alignment"]) == {"yes"}
 
 
-@pytest.mark.parametrize(("slope", "expected"), [(1, 1), (-1, -1)])
-def test_the_rank_correlation_is_that_of_the_distortions_within_a_seed(slope, expected):
-    table = distorted(0.3, 0.3, slope)
-    table = table[~table["family"].isin(("none", "affine")) | (table["metric"] == "partial")]
-    slopes = alignment_slopes(alignment_benefit(table))
-    assert slopes.tolist() == pytest.approx([expected] * 3)
-
-
-def test_a_distortion_of_the_width_is_held_against_separate_adapters():
-    table = distorted(0.2, 0.05, 1)
-    wide = table[(table["family"] == "affine") & (table["sharing"] == "shared")].assign(
-        family="width", dose=2.0
-    )
-    costs = distortion_costs(pd.concat([table, wide]), "unified").set_index(["family", "seed"])[
-        "cost"
-    ]
-    assert costs["width", 0] == pytest.approx(0.3) and costs["affine", 0] == pytest.approx(0.2)
+def test_a_cost_is_that_of_the_same_arm_adapters_and_seed():
+    table = distorted(0.2, 0.05, 0.3, 0.1)
+    costs = distortion_costs(table).set_index(["arm", "adapters", "family", "dose", "seed"])["cost"]
+    assert costs[MIXED, TWO, "affine", 1.0, 3] == pytest.approx(0.1 - 0.001)
+    assert set(costs.xs((0.5, 0), level=["dose", "seed"]).round(6)) == {9.0}
+    lone = table[(table["seed"] > 0) | (table["family"] != "none")]
+    assert 0 not in distortion_costs(lone)["seed"].to_list()
 
 
 def transferred(gain: float, by_requests: float, selectivity: float, seeds=8) -> pd.DataFrame:

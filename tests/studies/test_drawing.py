@@ -36,6 +36,7 @@ from uvlm_core.studies import (
     generation_heads,
     style,
 )
+from uvlm_core.studies.affine_alignment import ONE, TWO
 from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
 from uvlm_core.studies.base import (
     OpenedStudy,
@@ -758,67 +759,76 @@ def test_watches_fit_below_long_requests_and_missing_ones_are_refused():
         draw_watches(pd.DataFrame({"request": ["a", "b"]}), {"unified": blank[:1]})
 
 
-def costs_of(regime: str, sharing: str = "shared", family: str = "affine"):
+def costs_of(arm: str, adapters: str, family: str = "affine"):
     """What a distortion costs, by seed."""
     table = distorted()
     total = table[
         (table["metric"] == "partial")
         & (table["attribute"] == "total")
-        & (table["regime"] == regime)
-        & (table["sharing"] == sharing)
-        & (table["side"] == "understanding")
-        & (table["place"] == "before")
+        & (table["arm"] == arm)
+        & (table["adapters"] == adapters)
     ]
     wide = total.pivot(index="seed", columns="family", values="value")
     return wide["none"] - wide[family]
 
 
-def test_the_affine_figure_shows_the_mean_cost_over_seeds_with_its_interval():
-    figure = drawn("affine_alignment", "affine_alignment", distorted()).figure
-    for axes, family in zip(figure.axes, ("affine", "authors"), strict=True):
-        for regime in ("understanding", "unified"):
-            marker, wanted = style.LINES[regime]["marker"], costs_of(regime, family=family)
+def bars_of(axes) -> list[list[float]]:
+    """The intervals that are drawn upright."""
+    return [sorted(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 2]
+
+
+def test_a_distortion_is_drawn_where_arms_end_and_in_what_they_lose():
+    found = drawn("affine_alignment", "affine_alignment", distorted())
+    left, right = found.figure.axes
+    dots = [line for line in left.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == "white" for line in dots] == 4 * [False] + 4 * [True]
+    assert set(found.shown["family"]) == {"none", "affine"}
+    arms = [(ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO)]
+    lost = [line.get_ydata()[0] for line in right.lines if line.get_marker() == "o"]
+    assert lost == pytest.approx([costs_of(*arm).mean() for arm in arms])
+    for arm in arms:
+        assert any(
+            bar == pytest.approx(mean_interval(costs_of(*arm))[1:]) for bar in bars_of(right)
+        )
+
+
+def test_doses_are_drawn_by_family_with_their_intervals_and_the_plain_runs_behind_them():
+    table = distorted()
+    table.loc[table["family"] == "none", "record"] = "plain"
+    found = opened("affine_alignment", table)
+    found.table.loc[table["family"] == "none", "record"] = "plain"
+    made = found.study.figures["affine_alignment_doses"](found)
+    for axes, family in zip(made.figure.axes, ("affine", "authors"), strict=True):
+        for arm, marker in ((ONCE, "s"), (MIXED, "o")):
+            wanted = costs_of(arm, ONE, family)
             line = next(line for line in axes.lines if line.get_marker() == marker)
             assert line.get_ydata() == pytest.approx([wanted.mean()])
-            bars = [sorted(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 2]
-            assert any(bar == pytest.approx(mean_interval(wanted)[1:]) for bar in bars)
+            assert any(bar == pytest.approx(mean_interval(wanted)[1:]) for bar in bars_of(axes))
+    assert set(made.records) == {"plain", "0"} and made.seeds == 3
 
 
-def test_families_are_sorted_by_what_they_cost_unified_models():
-    found = drawn("affine_alignment", "affine_alignment_families", distorted())
-    means = {family: costs_of("unified", family=family).mean() for family in ("affine", "authors")}
-    first = max(means, key=means.get)
-    labels = [label.get_text() for label in found.figure.axes[0].get_yticklabels()]
-    assert labels[0].startswith(first) and sentence(found.figure).endswith(labels[0])
-    assert set(found.shown["place"]) == {"before"} and set(found.shown["side"]) == {"understanding"}
-
-
-def test_costs_with_two_adapters_are_held_against_the_undistorted_model_with_two():
-    axes = drawn("affine_alignment", "affine_alignment_sharing", distorted()).figure.axes[0]
-    dots = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "o"]
-    wanted = [("understanding", "shared"), ("unified", "shared"), ("unified", "separate")]
-    assert dots == pytest.approx([costs_of(*arm).mean() for arm in wanted])
-
-
-def test_the_rank_correlation_above_a_panel_is_the_judged_one():
-    found = opened("affine_alignment", distorted(("VQ-VQ", "SigLIP-SigLIP"), seeds=4))
-    figure = found.study.figures["affine_alignment_measured"](found).figure
-    judged = found.verdicts.query("claim == 'alignment helps'").to_dict("records")
-    assert len(judged) == 2
-    for axes, row in zip(figure.axes, judged, strict=True):
-        assert axes.get_title().startswith(row["architecture"])
-        assert axes.get_title().endswith(difference_text(row))
-        assert sum(line.get_marker() == "None" for line in axes.lines) == 4 + 1  # seeds, zero
-
-
-@pytest.mark.parametrize(("spared", "said"), [(0.0, "is not shown"), (1.0, "costs unified")])
-def test_a_distortion_is_said_to_cost_only_what_the_verdicts_say(spared, said):
+def test_doses_in_fewer_seeds_are_said_to_have_fewer():
     table = distorted()
-    plain = (table["metric"] == "partial") & (table["family"] == "none")
-    table.loc[plain, "value"] += spared
+    fewer = table[(table["family"] != "authors") | (table["seed"] > 0)]
+    assert drawn("affine_alignment", "affine_alignment_doses", fewer).seeds == "2 to 3"
+
+
+@pytest.mark.parametrize(
+    ("spared", "alone", "said"),
+    [
+        (0.0, 0.0, "is not shown to cost mixed training"),
+        (1.0, 0.0, "costs mixed training"),
+        (0.0, -1.0, "still understands better"),
+        (0.0, 1.0, "then understands worse"),
+    ],
+)
+def test_a_distortion_is_said_to_cost_only_what_the_verdicts_say(spared, alone, said):
+    table = distorted()
+    scores = table["metric"] == "partial"
+    table.loc[scores & (table["family"] == "none"), "value"] += spared
+    table.loc[scores & (table["arm"] == ONCE), "value"] += alone
     found = drawn("affine_alignment", "affine_alignment", table)
     assert said in sentence(found.figure)
-    assert "more than understanding alone in 1" not in sentence(found.figure)
 
 
 def drawn_at(axes, line: int) -> list[list[float]]:

@@ -127,7 +127,8 @@ class Drawn:
     facts: dict = field(default_factory=dict)
     # keys of its runs; None: column "record" of `shown`, or else all runs of the study
     records: Iterable[str] | None = None
-    seeds: int | None = None  # per arm; None: those of `shown`, or else the scale's
+    # per arm, or their range; None: those of `shown`, or else the scale's
+    seeds: int | str | None = None
 
 
 REGIME_CHANGES = {  # arm -> changes to the profile's spec, in the order of drawing
