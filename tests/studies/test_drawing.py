@@ -792,25 +792,31 @@ def test_a_distortion_is_drawn_where_arms_end_and_in_what_they_lose():
         )
 
 
-def test_doses_are_drawn_by_family_with_their_intervals_and_the_plain_runs_behind_them():
-    table = distorted()
-    table.loc[table["family"] == "none", "record"] = "plain"
-    found = opened("affine_alignment", table)
-    found.table.loc[table["family"] == "none", "record"] = "plain"
-    made = found.study.figures["affine_alignment_doses"](found)
-    for axes, family in zip(made.figure.axes, ("affine", "authors"), strict=True):
-        for arm, marker in ((ONCE, "s"), (MIXED, "o")):
-            wanted = costs_of(arm, ONE, family)
-            line = next(line for line in axes.lines if line.get_marker() == marker)
-            assert line.get_ydata() == pytest.approx([wanted.mean()])
-            assert any(bar == pytest.approx(mean_interval(wanted)[1:]) for bar in bars_of(axes))
+def test_each_distortion_is_drawn_with_its_intervals_and_the_plain_runs_behind_it():
+    found = opened("affine_alignment", distorted())
+    one = found.table["adapters"] == ONE
+    for name, rows in {
+        "plain": one & (found.table["family"] == "none"),
+        "longer": found.table["arm"] == REPEATED,
+        "apart": ~one,
+    }.items():
+        found.table.loc[rows, "record"] = name
+    made = found.study.figures["affine_alignment_families"](found)
+    (axes,) = made.figure.axes
+    bars = [sorted(line.get_xdata()) for line in axes.lines if len(line.get_ydata()) == 2]
+    for arm, marker in ((ONCE, "s"), (MIXED, "o")):
+        wanted = [costs_of(arm, ONE, family) for family in ("affine", "authors")]
+        dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == marker]
+        assert dots == pytest.approx([each.mean() for each in wanted])
+        for each in wanted:
+            assert any(bar == pytest.approx(mean_interval(each)[1:]) for bar in bars)
     assert set(made.records) == {"plain", "0"} and made.seeds == 3
 
 
-def test_doses_in_fewer_seeds_are_said_to_have_fewer():
+def test_distortions_in_fewer_seeds_are_said_to_have_fewer():
     table = distorted()
     fewer = table[(table["family"] != "authors") | (table["seed"] > 0)]
-    assert drawn("affine_alignment", "affine_alignment_doses", fewer).seeds == "2 to 3"
+    assert drawn("affine_alignment", "affine_alignment_families", fewer).seeds == "2 to 3"
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,18 @@ _ARMS = {  # (arm, adapters) -> how a figure calls it
     (MIXED, ONE): f"mixed,\n{ONE}",
     (MIXED, TWO): f"mixed,\n{TWO}",
 }
-_DOSE_LOOKS = {  # arm -> look of its line
-    ONCE: {"marker": "s", "linestyle": "--", "markerfacecolor": "white"},
-    MIXED: {"marker": "o", "linestyle": "-"},
+_FAMILY_LOOKS = {ONCE: {"marker": "s", "markerfacecolor": "white"}, MIXED: {"marker": "o"}}
+_IN_WORDS = {  # family -> what a dose of it is
+    "affine": "affine {0:g}: rotation, stretch, shift",
+    "rotation": "rotation, {0:.0%} of the way",
+    "scaling": "stretch, condition number 10^{0:g}",
+    "shift": "shift by {0:g} token lengths",
+    "authors": "authors' recipe, strength {0:g}",
+    "residual": "smooth bend, dose {0:g}",
+    "warp": "squashed values, dose {0:g}",
+    "permutation": "exchange of {0:.0%} of the codes",
 }
 _IN_A_LINE = {key: words.replace("\n", " ") for key, words in _ARMS.items()}
-_FAMILIES = {"affine": "affine", "authors": "authors' recipe"}  # panel titles
 _ALIGNMENT_COLUMNS = (
     "architecture",
     "arm",
@@ -378,49 +384,47 @@ def headline_of_costs(opened: OpenedStudy) -> str:
 
 
 @theme()
-def draw_doses(opened: OpenedStudy) -> Drawn:
-    """Draw figure 4 of the paper: what each distortion costs by its dose, paired by seed."""
-    need(opened.table, "affine_alignment_doses", _ALIGNMENT_COLUMNS)
+def draw_families(opened: OpenedStudy) -> Drawn:
+    """Draw what each distortion costs mixed training and its rows alone, paired by seed."""
+    need(opened.table, "affine_alignment_families", _ALIGNMENT_COLUMNS)
     costs = distortion_costs(opened.table)
-    shown = costs[(costs["adapters"] == ONE) & costs["arm"].isin(_DOSE_LOOKS)]
-    names, families = known_architectures(shown), list(dict.fromkeys(shown["family"]))
-    figure = Figure(figsize=(PAGE, 1.1 + 1.5 * len(names)))
-    grid = figure.subplots(len(names), len(families), squeeze=False, sharex="col", sharey=True)
-    for line, name in zip(grid, names, strict=True):
-        for axes, family in zip(line, families, strict=True):
-            own = shown[(shown["architecture"] == name) & (shown["family"] == family)]
-            axes.axhline(0, color="black", linewidth=0.6)
-            # shifted so that no bar hides another
-            for (arm, look), shift in zip(_DOSE_LOOKS.items(), (-0.012, 0.012), strict=True):
-                run = own[own["arm"] == arm]
-                at = run["dose"] + shift * own["dose"].max()
-                draw_points(axes, at, run["cost"], look | {"color": COLOURS[name]})
-        line[0].set_ylabel(f"{name}, total\nplain {MINUS} distorted")
-    for axes, family in zip(grid[0], families, strict=True):
-        axes.set_title(_FAMILIES.get(family, family))
-    for axes in grid[-1]:
-        axes.set_xlabel("dose of the distortion")
-        axes.set_xlim(0, 1.05 * axes.dataLim.x1)
+    shown = costs[(costs["adapters"] == ONE) & costs["arm"].isin(_FAMILY_LOOKS)]
+    names = known_architectures(shown)
+    kinds = list(dict.fromkeys(zip(shown["family"], shown["dose"], strict=True)))
+    figure = Figure(figsize=(PAGE, 1.3 + 0.38 * len(kinds)))
+    grid = figure.subplots(1, len(names), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, name in zip(grid, names, strict=True):
+        axes.axvline(0, color="black", linewidth=0.6)
+        for (arm, look), shift in zip(_FAMILY_LOOKS.items(), (-0.16, 0.16), strict=True):
+            own = shown[(shown["architecture"] == name) & (shown["arm"] == arm)]
+            for kind, group in own.groupby(["family", "dose"]):
+                at, look = kinds.index(kind) + shift, look | {"color": COLOURS[name]}
+                draw_mean(axes, at, group["cost"], look, upright=False)
+        axes.set_title(name)
+        axes.set(ylim=(len(kinds) - 0.5, -0.5), xlabel="lost total partial credit")
+        axes.grid(False, axis="y")
+    grid[0].set_yticks(
+        range(len(kinds)), [_IN_WORDS[family].format(dose) for family, dose in kinds]
+    )
     handles = [
-        Line2D([], [], color="black", label=arm, **look) for arm, look in _DOSE_LOOKS.items()
+        Line2D([], [], color="black", linestyle="", label=arm, **look)
+        for arm, look in _FAMILY_LOOKS.items()
     ]
-    headline(figure, headline_of_doses(opened), [*handles, *spread_handles(shown)])
+    headline(figure, headline_of_families(opened), [*handles, *spread_handles(shown)])
+    ends = totals(opened.table)
+    compared = ends[(ends["adapters"] == ONE) & ends["arm"].isin(_FAMILY_LOOKS)]
     counts = shown.groupby(["family", "dose"])["seed"].nunique()
     seeds = counts.max() if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    keys = ["architecture", "arm", "adapters", "family", "dose"]
-    table = totals(opened.table)
-    behind = pd.MultiIndex.from_frame(table[keys]).isin(pd.MultiIndex.from_frame(shown[keys]))
-    plain = (table["family"] == "none") & (table["adapters"] == ONE)
-    plain &= table["arm"].isin(_DOSE_LOOKS)
-    return Drawn(figure, shown, records=table.loc[behind | plain, "record"], seeds=seeds)
+    return Drawn(figure, shown, records=compared["record"], seeds=seeds)
 
 
-def headline_of_doses(opened: OpenedStudy) -> str:
+def headline_of_families(opened: OpenedStudy) -> str:
     """Say whether mixed training loses more than its understanding rows alone, in one sentence."""
     above, below, count = count_verdicts(opened, HURTS_MORE, f"{MINUS} {ONCE}")
-    word = "more" if above == count else "less" if below == count else "not shown to lose more"
-    start = "A distortion makes mixed training lose" if above + below else "Mixed training is"
-    return f"{start} {word} than understanding alone"
+    if count in (above, below):
+        word = "more" if above else "less"
+        return f"Mixed training loses {word} by a distortion than understanding alone"
+    return "Mixed training is not shown to lose more by a distortion than understanding alone"
 
 
 @theme()
@@ -472,6 +476,7 @@ def tell_costs(opened: OpenedStudy) -> str:
     """Say what the distortion costs each arm, and what mixed training still gains."""
     means = judged_costs(opened.table, opened.scale).groupby(["arm", "adapters"])["cost"].mean()
     lost = "; ".join(f"{words} {means[key]:+.3f}" for key, words in _IN_A_LINE.items())
+    lost = lost.replace("-", MINUS)
     return (
         f"Lost by the distortion, mean over seeds: {lost}. Mixed by one adapter: "
         f"{tell_verdicts(opened, HURTS)}; minus the loss of understanding alone: "
@@ -480,10 +485,10 @@ def tell_costs(opened: OpenedStudy) -> str:
         f"{tell_verdicts(opened, NOT_BY_SHARING)}. What distorted mixed training has more than its "
         f"distorted rows alone: {tell_verdicts(opened, STAYS, ONE)} by one adapter, "
         f"{tell_verdicts(opened, STAYS, TWO)} by two."
-    ).replace("-", MINUS)
+    )
 
 
-def tell_doses(opened: OpenedStudy) -> str:
+def tell_families(opened: OpenedStudy) -> str:
     """Say how far the distortions move the tokens, and how the authors' own record compares."""
     table = opened.table
     moved = table[
@@ -532,7 +537,12 @@ STUDY = Study(
     scales={
         "smoke": AlignmentScale(1, ("VQ-VQ",), 16, 16, 8, others=(("authors", 0.3),)),
         "laptop": AlignmentScale(
-            8, ("VQ-VQ",), 1600, 7000, 3500, others=(("affine", 0.5), ("authors", 0.3))
+            8,
+            ("VQ-VQ",),
+            1600,
+            7000,
+            3500,
+            others=(("shift", 1.0), ("rotation", 1.0), ("authors", 0.3)),
         ),
         "smollm": AlignmentScale(1, ("VQ-VQ",), 1600, 7000, 3500, others=(("authors", 0.3),)),
         "paper": AlignmentScale(
@@ -582,12 +592,12 @@ STUDY = Study(
     ),
     figures={
         "affine_alignment": draw_costs,
-        "affine_alignment_doses": draw_doses,
+        "affine_alignment_families": draw_families,
         "affine_alignment_layers": draw_layers,
     },
     findings={
         "affine_alignment": tell_costs,
-        "affine_alignment_doses": tell_doses,
+        "affine_alignment_families": tell_families,
         "affine_alignment_layers": tell_layers,
     },
 )
