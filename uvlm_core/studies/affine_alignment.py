@@ -478,13 +478,14 @@ def tell_costs(opened: OpenedStudy) -> str:
     lost = "; ".join(f"{words} {means[key]:+.3f}" for key, words in _IN_A_LINE.items())
     lost = lost.replace("-", MINUS)
     return (
-        f"Lost by the distortion, mean over seeds: {lost}. Mixed by one adapter: "
-        f"{tell_verdicts(opened, HURTS)}; minus the loss of understanding alone: "
-        f"{tell_verdicts(opened, HURTS_MORE, f'{MINUS} {ONCE}')}; minus that of alone for longer: "
-        f"{tell_verdicts(opened, HURTS_MORE, f'{MINUS} {REPEATED}')}; by two adapters: "
-        f"{tell_verdicts(opened, NOT_BY_SHARING)}. What distorted mixed training has more than its "
-        f"distorted rows alone: {tell_verdicts(opened, STAYS, ONE)} by one adapter, "
-        f"{tell_verdicts(opened, STAYS, TWO)} by two."
+        f"Partial credit lost by the distortion: {lost}.\n"
+        f"Mixed training loses {tell_verdicts(opened, HURTS)} by one adapter and "
+        f"{tell_verdicts(opened, NOT_BY_SHARING)} by two. Beyond what understanding alone loses: "
+        f"{tell_verdicts(opened, HURTS_MORE, f'{MINUS} {ONCE}')}. Beyond what alone for longer "
+        f"loses: {tell_verdicts(opened, HURTS_MORE, f'{MINUS} {REPEATED}')}.\n"
+        "Distorted mixed training minus its distorted rows alone: "
+        f"{tell_verdicts(opened, STAYS, ONE)} by one adapter, {tell_verdicts(opened, STAYS, TWO)} "
+        "by two."
     )
 
 

@@ -33,7 +33,7 @@ from uvlm_core.studies.base import (
     chance,
     count_verdicts,
     generation_metric,
-    tell_verdicts,
+    tell_contrasts,
 )
 from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale, baselines
 from uvlm_core.studies.style import (
@@ -380,22 +380,17 @@ def headline_of_known(shown: pd.DataFrame) -> str:
 def tell_transfer(opened: OpenedStudy) -> str:
     """Say what mixed training gains over each baseline and control, for each rare attribute."""
     against = {
-        "transfer": "against these rows alone, shown as often",
-        "more than repeating": "against these rows repeated for as many steps",
-        "by its requests": "against requests that never mention it",
-        "by their values": "against requests with another watch's value",
+        "these rows alone, shown as often": "transfer",
+        "these rows repeated for as many steps": "more than repeating",
+        "requests that never mention it": "by its requests",
+        "requests with another watch's value": "by their values",
     }
     told = []
     for name in opened.scale.rare:
-        parts = [
-            f"{tell_verdicts(opened, claim, _rare(name, opened.scale))} {words}"
-            for claim, words in against.items()
-        ]
-        told.append(
-            f"{NAMES.get(name, name).capitalize()} in {opened.scale.rate:.0%} of the understanding "
-            f"rows, mixed training: {'; '.join(parts)}."
-        )
-    return " ".join(told)
+        rare = _rare(name, opened.scale)
+        found = tell_contrasts(opened, {words: (claim, rare) for words, claim in against.items()})
+        told.append(f"{rare.capitalize()}, what mixed training knows of it: {found}.")
+    return "\n".join(told)
 
 
 def tell_known(opened: OpenedStudy) -> str:
@@ -408,10 +403,11 @@ def tell_known(opened: OpenedStudy) -> str:
             f"{NAMES.get(name, name).capitalize()} answered: {ends}; chance is "
             f"{chance('partial', name):.2f}."
         )
-    return (
-        f"{' '.join(told)} A model that may say nothing but the attribute's values shows what it "
-        "knows and does not say."
+    told.append(
+        "A model that may say nothing but the attribute's values shows what it knows and does not "
+        "say."
     )
+    return "\n".join(told)
 
 
 STUDY = Study(

@@ -140,6 +140,14 @@ REGIME_CHANGES = {  # arm -> changes to the profile's spec, in the order of draw
 }
 # only this architecture has the control; few seeds suffice, as the effect is large
 CONTROLLED, CONTROL_SEEDS = "VQ-VQ", 2
+_OUTCOMES = {  # of an arm against its baseline, by the verdict
+    "replicates": "better than",
+    "yes": "better than",
+    "contradicts": "worse than",
+    "no": "worse than",
+    "no effect": "as good as",
+    "undecided": "undecided against",
+}
 _GUESSES = {
     "partial": chances(),
     "constrained": chances(),
@@ -247,7 +255,7 @@ class Study:
     scales: dict[str, Scale]  # by profile
     arms: Callable[[Profile, Scale], list[Arm]]
     figures: dict[str, Callable[["OpenedStudy"], Drawn]]  # by the figure's name
-    # two or three sentences each, by the figure's name
+    # two or three sentences each, in one or more lines, by the figure's name
     findings: dict[str, Callable[["OpenedStudy"], str]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     table: Callable[[list[Arm], RunStore], pd.DataFrame] = scores
@@ -353,7 +361,8 @@ class OpenedStudy:
         )
         display(Image(filename=str(saved["png"]), width=round(100 * drawn.figure.get_figwidth())))
         if name in self.study.findings:
-            print(textwrap.fill(self.study.findings[name](self), 100))
+            for line in self.study.findings[name](self).splitlines():
+                print(textwrap.fill(line, 100))
 
 
 def judge(study: Study, table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
@@ -403,6 +412,24 @@ def tell_verdicts(opened: OpenedStudy, claim: str, quantity: str = "") -> str:
         f"{row['architecture']} " * several
         + f"{row['difference']:+.3f} ({row['verdict']})".replace("-", style.MINUS, 1)
         for row in _judged(opened, claim, quantity)
+    )
+
+
+def tell_contrasts(opened: OpenedStudy, baselines: dict[str, tuple[str, str]]) -> str:
+    """Say what an arm is better and worse than: "better than A (+0.111); worse than B (−0.200)".
+
+    `baselines` gives what the arm is held against, in words, with the claim about that and a part
+    of its quantity. Baselines without a comparison are left out.
+    """
+    several, found = opened.verdicts["architecture"].nunique() > 1, {}
+    for words, (claim, quantity) in baselines.items():
+        for row in _judged(opened, claim, quantity):
+            number = f"{row['difference']:+.3f}".replace("-", style.MINUS)
+            told = found.setdefault(_OUTCOMES[row["verdict"]], {}).setdefault(words, [])
+            told.append(f"{row['architecture']} " * several + number)
+    return "; ".join(
+        f"{outcome} " + ", ".join(f"{words} ({', '.join(told)})" for words, told in each.items())
+        for outcome, each in found.items()
     )
 
 

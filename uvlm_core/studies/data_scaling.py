@@ -25,8 +25,8 @@ from uvlm_core.studies.base import (
     Study,
     arm_of,
     generation_metric,
+    tell_contrasts,
     tell_counts,
-    tell_verdicts,
 )
 from uvlm_core.studies.baselines import (
     GENERATION,
@@ -375,19 +375,23 @@ def headline_of_exchange(opened: OpenedStudy) -> str:
 
 def tell_scaling(opened: OpenedStudy) -> str:
     """Say what the other task's rows add in both directions."""
-    scale, other = opened.scale, ""
+    scale, fewer = opened.scale, opened.scale.fewer_requests[0]
+    against = {
+        "these rows alone": ("generation data help", ""),
+        "these rows repeated for as many steps": ("more than repeating", ""),
+    }
+    more = {f"with {fewer:,}": ("benefit grows", "")}
+    told = [
+        f"{scale.seen:,} understanding rows and {fewer:,} requests: "
+        f"{tell_contrasts(opened, against)}.",
+        f"With {scale.generation_rows:,} requests understanding is {tell_contrasts(opened, more)}.",
+    ]
     if scale.fewer_understood:
-        other = (
-            f" In the other direction, {scale.seen:,} understanding rows against "
-            f"{scale.fewer_understood[0]:,}: {tell_verdicts(opened, 'understanding data help')}."
+        less = {f"with {scale.fewer_understood[0]:,}": ("understanding data help", "")}
+        told.append(
+            f"With {scale.seen:,} understanding rows drawing is {tell_contrasts(opened, less)}."
         )
-    return (
-        f"What {scale.fewer_requests[0]:,} requests add to {scale.seen:,} understanding rows: "
-        f"{tell_verdicts(opened, 'generation data help')}. The same beyond as many steps on "
-        f"repeated rows: {tell_verdicts(opened, 'more than repeating')}. What "
-        f"{scale.generation_rows:,} requests add beyond that: "
-        f"{tell_verdicts(opened, 'benefit grows')}.{other}"
-    )
+    return "\n".join(told)
 
 
 def tell_exchange(opened: OpenedStudy) -> str:

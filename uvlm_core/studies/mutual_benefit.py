@@ -26,8 +26,8 @@ from uvlm_core.studies.base import (
     arm_of,
     chance,
     metric_of,
+    tell_contrasts,
     tell_counts,
-    tell_verdicts,
 )
 from uvlm_core.studies.baselines import (
     GENERATION,
@@ -259,19 +259,22 @@ def headline_of_attributes(shown: pd.DataFrame) -> str:
 
 def tell_benefit(opened: OpenedStudy) -> str:
     """Say what mixed training gains over each baseline, and where all arms end."""
-    starts = {
-        UNDERSTANDS: "Mixed training minus understanding alone, its rows shown as often",
-        OUTLASTS: "Minus understanding alone, its rows repeated for as many steps",
-        DRAWS: "Read-back, minus generation alone",
+    against = {
+        "its understanding rows alone, shown as often": (UNDERSTANDS, ""),
+        "these rows repeated for as many steps": (OUTLASTS, ""),
     }
-    told = [f"{start}: {tell_verdicts(opened, claim)}." for claim, start in starts.items()]
+    drawn = {"after its requests alone": (DRAWS, "")}
     table = opened.table
     last = table[
         (table["fraction"] == 1) & (table["attribute"] == "total") & (table["metric"] == "partial")
     ]
     means = last.groupby("arm")["value"].mean()
     ends = ", ".join(f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, MIXED))
-    return f"{' '.join(told)} Mean total after training: {ends}."
+    return (
+        f"Mixed training understands {tell_contrasts(opened, against)}.\n"
+        f"It draws {tell_contrasts(opened, drawn)}.\n"
+        f"Mean total of understanding after training: {ends}."
+    )
 
 
 def tell_attributes(opened: OpenedStudy) -> str:
@@ -280,7 +283,7 @@ def tell_attributes(opened: OpenedStudy) -> str:
     for baseline, own in found.groupby("baseline", sort=False):
         gains, losses = (_decided(own, words) for words in ("replicates", "contradicts"))
         text.append(f"Against {baseline}, mixed training gains on {gains}. It loses on {losses}.")
-    return " ".join(text)
+    return "\n".join(text)
 
 
 def _decided(benefits: pd.DataFrame, words: str) -> str:

@@ -242,8 +242,9 @@ def results_page(opened: list[OpenedStudy]) -> str:
             f"{study.question} (Paper: section {study.section}; notebook {study.number:02d}.)",
         ]
         told = [
-            f"- {tell(each)} ([figure](../figures/{profile_name}/{name}.png))"
+            f"- {line}"
             for name, tell in study.findings.items()
+            for line in f"{tell(each)} ([figure](../figures/{profile_name}/{name}.png))".splitlines()
         ]
         parts += ["\n".join(told)] if told else []
         parts += [claims_table(each)] if study.claims else []

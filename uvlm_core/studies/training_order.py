@@ -29,7 +29,7 @@ from uvlm_core.studies.base import (
     arm_of,
     chance,
     count_verdicts,
-    tell_verdicts,
+    tell_contrasts,
 )
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, MixedScale, baselines
 from uvlm_core.studies.style import (
@@ -264,25 +264,24 @@ def _gains(table: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
 
 def tell_orders(opened: OpenedStudy) -> str:
     """Say what each arm gains over each baseline and over its control, for each number of rows."""
+    helps = {MIXED: HELPS, FIRST: FIRST_HELPS, EDITS: EDITS_HELP}
     against = {
-        (HELPS, FIRST_HELPS, EDITS_HELP): "these rows alone, shown as often",
-        (SMALLER,): "these rows in smaller steps",
-        (LONGER,): "these rows repeated for as many steps",
-        (DRAWN_MATTERS,): "the same with other watches' images",
-        (MORE_THAN_REQUESTS,): "mixed",
+        "these rows in smaller steps": SMALLER,
+        "these rows repeated for as many steps": LONGER,
+        "the same with other watches' images": DRAWN_MATTERS,
+        "mixed": MORE_THAN_REQUESTS,
     }
     told = []
     for rows in opened.scale.arms:
         for arm in (MIXED, FIRST, EDITS):
-            parts = [
-                f"{gain} against {words}"
-                for claims, words in against.items()
-                for claim in claims
-                if (gain := tell_verdicts(opened, claim, f" {rows:,} rows, {arm} {MINUS}"))
-            ]
-            if parts:
-                told.append(f"{arm.capitalize()}, {rows:,} understanding rows: {'; '.join(parts)}.")
-    return " ".join(told)
+            quantity = f" {rows:,} rows, {arm} {MINUS}"
+            claims = {"these rows alone, shown as often": helps[arm]} | against
+            found = tell_contrasts(
+                opened, {words: (claim, quantity) for words, claim in claims.items()}
+            )
+            if found:
+                told.append(f"{arm.capitalize()}, {rows:,} understanding rows: {found}.")
+    return "\n".join(told)
 
 
 def tell_attributes(opened: OpenedStudy) -> str:
@@ -290,14 +289,11 @@ def tell_attributes(opened: OpenedStudy) -> str:
     last = at_end(opened.table)
     last = last[last["understanding_rows"] == next(iter(opened.scale.arms))]
     means = last.groupby(["attribute", "arm"])["value"].mean()
-    ends = (
-        f"{NAMES.get(name, name)} "
-        + ", ".join(f"{means[name, arm]:.2f}" for arm in (ONCE, REPEATED, MIXED, FIRST))
+    return "\n".join(
+        f"{NAMES.get(name, name).capitalize()}: "
+        + ", ".join(f"{means[name, arm]:.2f} {arm}" for arm in (ONCE, REPEATED, MIXED, FIRST))
+        + "."
         for name in ATTRIBUTES
-    )
-    return (
-        f"Partial credit of {ONCE}, {REPEATED}, {MIXED} and {FIRST}, in this order: "
-        f"{'; '.join(ends)}."
     )
 
 
