@@ -210,12 +210,13 @@ def _pictures(base: Profile, asked: dict[str, list]) -> list[tuple]:
         spec
         for runs in asked.values()
         for spec in runs
-        if isinstance(spec, RunSpec) and spec.data.pictures
+        if isinstance(spec, RunSpec)
+        and spec.data.pictures
+        and spec.training.regime == "unified"  # other arms lack the other task's rows
     ]
     if not specs:
         return []
-    widest = max(specs, key=lambda each: each.rows)  # single-task arms lack the other task's rows
-    spec = widest.vary(architecture=PLANNED, regime="unified")
+    spec = max(specs, key=lambda each: each.rows).vary(architecture=PLANNED)
     drawn = spec.scoring.generated_watches
     opened = max(spec.scoring.test_watches, drawn) + drawn
     rows = [

@@ -24,7 +24,6 @@ from uvlm_core.studies.trained_parts import PARTS
 from uvlm_core.studies.training_order import ARMS, SHUFFLED, SMALL
 from uvlm_core.studies.when_it_helps import cells
 from uvlm_core.training.profiles import profile
-from uvlm_core.training.spec import REGIMES
 
 SCORES = ["architecture", "regime", "seed", "fraction", "metric", "attribute", "value", "samples"]
 DISTORTED = ["arm", "adapters", "family", "dose"]
@@ -164,25 +163,20 @@ def probed(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 def pictured(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of captioned_pictures, out of random numbers."""
     rng, rows = np.random.default_rng(5), []
-    for name, regime, seed in itertools.product(
-        architectures, (*REGIMES, "shuffled"), range(seeds)
+    for name, arm, seed in itertools.product(
+        architectures, (ONCE, REPEATED, GENERATION, MIXED, SHUFFLED), range(seeds)
     ):
-        told = (
-            [("token_accuracy", "caption"), ("caption_retrieval", "first 5")]
-            if regime != "generation"
-            else []
-        )
-        drawn = (
-            [(drawn_metric(name), "first 5")]
-            + [(f"efficientnet_kernel{end}", "9 against 9") for end in ("", "_floor", "_tokenizer")]
-            if (regime != "understanding")
-            else []
-        )
-        rows += [
-            (name, regime, seed, 1.0, metric, attribute, rng.random(), 50)
-            for metric, attribute in told + drawn
+        told = [("token_accuracy", "caption", 51), ("caption_retrieval", "first 5", 51)]
+        drawn = [(drawn_metric(name), "first 5", 50), ("drawn_retrieval_tokenizer", "first 5", 50)]
+        drawn += [
+            (f"efficientnet_kernel{end}", "9 against 9", 50) for end in ("", "_floor", "_tokenizer")
         ]
-    return pd.DataFrame(rows, columns=SCORES)
+        scored = told * (arm != GENERATION) + drawn * (arm not in (ONCE, REPEATED))
+        rows += [
+            (name, "unified", seed, 1.0, metric, attribute, rng.random(), samples, arm)
+            for metric, attribute, samples in scored
+        ]
+    return pd.DataFrame(rows, columns=[*SCORES, "arm"])
 
 
 def cosines(architectures=("VQ-SigLIP",), seeds=3) -> pd.DataFrame:

@@ -16,7 +16,14 @@ from uvlm_core.studies import generation_heads, training_order
 from uvlm_core.studies.affine_alignment import ONE, OTHER_SEEDS, TWO, DistortionStrengths
 from uvlm_core.studies.attribute_transfer import PixelProbes
 from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scores, sized
-from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, baselines
+from uvlm_core.studies.baselines import (
+    GENERATION,
+    MIXED,
+    ONCE,
+    REPEATED,
+    MixedScale,
+    baselines,
+)
 from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.learning_curves import FeatureCeiling
 from uvlm_core.studies.original_behaviour import PLAIN, SWITCHES
@@ -459,6 +466,36 @@ def test_a_run_whose_language_model_is_not_in_the_cache_is_refused_with_what_bri
         ValueError, match="'cache/language_model_tiny' .*; `make language_model_tiny` brings it"
     ):
         record_key(spec)
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop"])
+def test_pictures_have_mixed_training_its_baselines_and_its_control_for_every_seed(name):
+    base, scale = profile(name), find_study("captioned_pictures").scale(name)
+    found = arms_of("captioned_pictures", base)
+    order = (ONCE, REPEATED, GENERATION, MIXED, training_order.SHUFFLED)
+    assert [(arm.labels["seed"], arm.labels["arm"]) for arm in found] == [
+        (seed, arm) for seed in range(scale.seeds) for arm in order
+    ]
+    assert len({arm.spec.canonical() for arm in found}) == len(found) == 5 * scale.seeds
+    pictured = replace(base, spec=base.spec.vary(**scale.changes))
+    rows = {"smoke": 16, "laptop": 2700}[name]
+    sizes = MixedScale(scale.seeds, scale.architectures, rows, rows)
+    wanted = baselines(pictured, sizes, rows, seed=0, architecture="VQ-VQ")
+    wanted[training_order.SHUFFLED] = wanted[MIXED].vary(shuffled_requests=True)
+    specs = {arm.labels["arm"]: arm.spec for arm in found[:5]}
+    assert specs == wanted
+    for arm, (captions, requests) in zip(
+        order, [(1, 0), (2, 0), (0, 1), (1, 1), (1, 1)], strict=True
+    ):
+        ((stage, _),) = specs[arm].schedule()
+        assert list(stage.seen(specs[arm].rows_of_kinds).values()) == [
+            captions * rows,
+            requests * rows,
+            0,
+        ]
+    assert specs[REPEATED].steps == specs[MIXED].steps > specs[ONCE].steps
+    assert {spec.alpha for spec in specs.values()} == {0.2}
+    assert {spec.scoring.fractions for spec in specs.values()} == {(1.0,)}
 
 
 def test_pictures_of_your_own_take_the_place_of_the_profiles():

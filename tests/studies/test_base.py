@@ -190,7 +190,7 @@ def judged(*compared, **claim) -> pd.DataFrame:
 
 
 def test_a_comparison_that_the_same_runs_carry_out_counts_once():
-    values = pd.Series([0.1, 0.2, 0.15])
+    values = pd.Series([0.1, 0.2, 0.15, 0.1] * 2)
     found = judged(
         Comparison("SigLIP-VQ", "total", values),
         Comparison("VQ-VQ", "total", values + 0.1),
@@ -203,7 +203,7 @@ def test_a_comparison_that_the_same_runs_carry_out_counts_once():
         ["VQ-VQ", "total"],
         ["VQ-VQ", "time"],
     ]
-    assert set(found["verdict"]) == {"yes"} and set(found["seeds"]) == {3}
+    assert set(found["verdict"]) == {"yes"} and set(found["seeds"]) == {8}
 
 
 def test_claims_of_the_paper_replicate_and_a_claim_may_have_its_own_margin():
@@ -215,6 +215,39 @@ def test_claims_of_the_paper_replicate_and_a_claim_may_have_its_own_margin():
         "verdict"
     ].tolist() == ["replicates"]
     assert judged(Comparison("VQ-VQ", "total", pd.Series([], dtype=float))).empty
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ("VQ-VQ",),
+            "better than A (+0.205), D (+0.055); worse than B (\N{MINUS SIGN}0.205); "
+            "as good as C (+0.000); undecided against E (+0.100)",
+        ),
+        (
+            ("VQ-VQ", "SigLIP-VQ"),
+            "better than A (VQ-VQ +0.205, SigLIP-VQ +0.206), D (VQ-VQ +0.055, SigLIP-VQ +0.056); "
+            "worse than B (VQ-VQ \N{MINUS SIGN}0.205, SigLIP-VQ \N{MINUS SIGN}0.204); "
+            "as good as C (VQ-VQ +0.000, SigLIP-VQ +0.001); "
+            "undecided against E (VQ-VQ +0.100, SigLIP-VQ +0.101)",
+        ),
+    ],
+)
+def test_an_arm_is_said_to_be_better_or_worse_as_it_is_judged(names, said):
+    level, noise = pd.Series([0.2, 0.21] * 4), pd.Series([0.005, -0.005] * 4)
+    pairs = {"A": level, "B": -level, "C": noise, "D": noise + 0.055, "E": 60 * noise + 0.1}
+    found = [
+        Comparison(name, f"total, minus {words}", values + 0.001 * number)
+        for words, values in pairs.items()
+        for number, name in enumerate(names)
+    ]
+    claim = Claim("gains", "it gains", "4", lambda table, scale: found, "yes")
+    study = Study("some", 1, "4", "?", {}, None, {}, claims=(claim,))
+    opened = base.OpenedStudy(study, None, Scale(8), [], None, ROOT)
+    opened.__dict__["table"] = pd.DataFrame()
+    baselines = {words: ("gains", f"minus {words}") for words in (*pairs, "no such arm")}
+    assert base.tell_contrasts(opened, baselines) == said
 
 
 def test_a_measurement_is_named_by_its_kind_and_its_settings():

@@ -300,7 +300,7 @@ def test_scores_below_are_means_over_seeds_and_the_control_is_drawn_with_generat
 
 
 def test_attributes_are_bold_where_the_verdict_is_decided():
-    found = drawn("mutual_benefit", "mutual_benefit_attributes", mixed(ARCHITECTURES))
+    found = drawn("mutual_benefit", "mutual_benefit_attributes", mixed(ARCHITECTURES, seeds=8))
     shown = found.shown.set_index(["baseline", "attribute", "architecture"])
     for axes, baseline in zip(found.figure.axes, BASELINES, strict=True):
         assert len(axes.texts) == len(ATTRIBUTES) * len(ARCHITECTURES)
@@ -546,7 +546,7 @@ def test_two_seeds_are_two_dots_and_nothing_is_drawn_beyond_the_axis(name):
 
 
 def test_a_request_is_called_worth_less_only_if_the_interval_says_so():
-    table = scaling()
+    table = scaling(seeds=8)
     mixed_runs = table["arm"] == MIXED
     table.loc[mixed_runs, "value"] = 0.516 + 0.001 * table["seed"]
     alone = table["arm"] == ONCE
@@ -829,7 +829,7 @@ def test_distortions_in_fewer_seeds_are_said_to_have_fewer():
     ],
 )
 def test_a_distortion_is_said_to_cost_only_what_the_verdicts_say(spared, alone, said):
-    table = distorted()
+    table = distorted(seeds=8)
     scores = table["metric"] == "partial"
     table.loc[scores & (table["family"] == "none"), "value"] += spared
     table.loc[scores & (table["arm"] == ONCE), "value"] += alone
@@ -892,6 +892,79 @@ def test_what_arms_know_is_drawn_with_chance_and_only_where_it_was_scored():
         for axes, metric in zip(line, ("partial", "constrained", "read_back"), strict=True):
             mean = own.loc[own["metric"] == metric, "value"].mean()
             assert drawn_at(axes, 2)[-1] == [pytest.approx(mean)]
+
+
+def test_scores_on_pictures_are_drawn_by_arm_with_their_references():
+    table = pictured()
+    found = drawn("captioned_pictures", "captioned_pictures", table)
+    panels = found.figure.axes
+    order = (ONCE, REPEATED, GENERATION, MIXED, SHUFFLED)
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == list(order)
+    metrics = ("token_accuracy", "caption_retrieval", "drawn_retrieval", "efficientnet_kernel")
+    for axes, metric in zip(panels, metrics, strict=True):
+        own = table[table["metric"] == metric]
+        for line, arm in enumerate(order):
+            values = own.loc[own["arm"] == arm, "value"]
+            mean, low, high = mean_interval(values) if len(values) else (None,) * 3
+            assert drawn_at(axes, line) == (
+                [[pytest.approx(low), pytest.approx(high)], [pytest.approx(mean)]]
+                if len(values)
+                else []  # it has not learned this task
+            )
+    grey = [
+        [line.get_xdata()[0] for line in axes.lines if to_hex(line.get_color()) == "#767676"]
+        for axes in panels
+    ]
+    means = table.groupby("metric")["value"].mean()
+    assert grey == [
+        [],
+        [5 / 51],
+        pytest.approx([5 / 50, means["drawn_retrieval_tokenizer"]]),
+        pytest.approx([means[f"efficientnet_kernel{end}"] for end in ("_floor", "_tokenizer")]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gains", "level", "words"),
+    [
+        (
+            (0.2, -0.2, 0.0),
+            0.5,
+            "understands pictures better than from its captions alone, and worse than from "
+            "repeating them; it is not shown to draw better or worse than generation alone",
+        ),
+        (
+            (0.0, 0.2, -0.2),
+            0.5,
+            "is not shown to understand pictures better or worse than from its captions alone, and "
+            "better than from repeating them; it draws worse than generation alone",
+        ),
+        (
+            (0.2, 0.0, 0.0),
+            0.1,  # chance is 5 of 50
+            "understands pictures better than from its captions alone; what it draws is not shown "
+            "to be above chance",
+        ),
+    ],
+)
+def test_pictures_are_said_to_be_understood_and_drawn_only_as_it_is_judged(gains, level, words):
+    table = pictured(seeds=8)
+    pairs = {"token_accuracy": (ONCE, REPEATED), "drawn_retrieval": (GENERATION,)}
+    left = list(gains)
+    for metric, baselines in pairs.items():
+        own = table["metric"] == metric
+        table.loc[own, "value"] = level + 0.001 * (-1.0) ** table["seed"] * (table["arm"] == MIXED)
+        for baseline in baselines:
+            table.loc[own & (table["arm"] == baseline), "value"] -= left.pop(0)
+    found = opened("captioned_pictures", table)
+    figure = found.study.figures["captioned_pictures"](found).figure
+    assert sentence(figure) == f"Mixed training {words}"
+    told = found.study.findings["captioned_pictures"](found)
+    assert ("drawing is not judged" in told) == ("not shown to be above chance" in words)
+    assert "tokens of 51 test captions" in told and "by chance 10.0%" in told
+    several = opened("captioned_pictures", pictured(ARCHITECTURES, seeds=8))
+    told = several.study.findings["captioned_pictures"](several)
+    assert f"SigLIP-SigLIP: {GENERATION} " in told and "Mixed training, drawing: " in told
 
 
 @pytest.mark.parametrize("names", [("VQ-VQ",), ARCHITECTURES], ids=["one", "all"])

@@ -1,13 +1,15 @@
 """Do both tasks help each other on real captioned pictures? (Paper section 5.)
 
-Compares unified training with each task alone, on the profile's pictures or your caption file.
+Mixed training on captions and requests is held against its captions alone, shown as often and for
+as many steps, against its requests alone, and against requests with other pictures' images.
+Pictures are the profile's, or those of your caption file.
 
-Belongs here: this study's runs, claims and figures. Not here: caption files (`data/pictures.py`),
-scores (`scoring/picture_evaluation.py`).
+Belongs here: this study's runs, claims and figures. Not here: the baselines (`baselines.py`),
+caption files (`data/pictures.py`), scores (`scoring/picture_evaluation.py`).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -22,24 +24,30 @@ from uvlm_core.studies.base import (
     OpenedStudy,
     Scale,
     Study,
+    arm_of,
     count_verdicts,
-    regime_arms,
-    tell_verdicts,
+    tell_contrasts,
+    tell_counts,
 )
+from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, MixedScale, baselines
+from uvlm_core.studies.statistics import mean_interval
 from uvlm_core.studies.style import (
+    MINUS,
     PAGE,
     REFERENCES,
-    draw_points,
+    colour_handles,
+    draw_mean,
     headline,
     known_architectures,
-    look_of,
     need,
     spread_handles,
     style,
     theme,
 )
+from uvlm_core.studies.training_order import DRAWN_MATTERS, LONGER, SHUFFLED
 from uvlm_core.training.profiles import Profile
 
+UNDERSTOOD, WELL_DRAWN = "pictures understood", "pictures drawn"
 # No questions. Each of the 673 training stamps occurs four times; with more it is memorised.
 _NO_QUESTIONS = {
     "vqa_examples": 0,
@@ -47,7 +55,6 @@ _NO_QUESTIONS = {
     "generation_examples": 2700,
     "reader": "",
     "feature_reader": "",
-    "fractions": (0.25, 0.5, 1.0),
 }
 _STAMPS = _NO_QUESTIONS | {
     "pictures": "stamps",
@@ -59,13 +66,13 @@ _WATCHES = _NO_QUESTIONS | {
     "pictures": "watches",
     "caption_examples": 16,
     "generation_examples": 16,
-    "fractions": (1.0,),
     "test_watches": 12,
     "generated_watches": 8,
 }
+_PICTURE_ARMS = (ONCE, REPEATED, GENERATION, MIXED, SHUFFLED)
 _PICTURE_COLUMNS = (
     "architecture",
-    "regime",
+    "arm",
     "seed",
     "fraction",
     "metric",
@@ -73,15 +80,12 @@ _PICTURE_COLUMNS = (
     "value",
     "samples",
 )
-_UNDERSTANDING, _GENERATION = (
-    ("understanding", "unified", "shuffled"),
-    ("generation", "unified", "shuffled"),
-)
-_PICTURE_PANELS = (
-    ("tokens of captions\npredicted (share)", "token_accuracy", "caption", _UNDERSTANDING),
-    ("caption found\namong the first 5", "caption_retrieval", "first 5", _UNDERSTANDING),
-    ("drawn picture found\namong the first 5", "drawn_retrieval", "first 5", _GENERATION),
-    ("kernel distance\n(EfficientNet)", "efficientnet_kernel", None, _GENERATION),
+_FIRST = 5  # a picture or a caption is found if it is among so many
+_PICTURE_PANELS = (  # title, metric, attribute
+    ("tokens of captions\npredicted (share)", "token_accuracy", "caption"),
+    (f"caption found\namong the first {_FIRST}", "caption_retrieval", f"first {_FIRST}"),
+    (f"drawn picture found\namong the first {_FIRST}", "drawn_retrieval", f"first {_FIRST}"),
+    ("kernel distance\n(lower is better)", "efficientnet_kernel", None),
 )
 
 
@@ -96,13 +100,25 @@ class PictureScale(Scale):
 
 
 def arms(base: Profile, scale: PictureScale) -> list[Arm]:
-    """Return unified, single-task and control arms."""
+    """Return mixed training, its baselines and its control, by seed and architecture."""
     spec = base.spec.vary(**(scale.changes or {}))
     if scale.captions:
         spec = spec.vary(
             pictures=scale.captions, picture_folder=scale.images, sam_pictures=scale.sam
         )
-    return regime_arms(spec, scale)
+    rows = spec.data.vqa_examples + spec.data.caption_examples
+    sizes = MixedScale(scale.seeds, scale.architectures, rows, spec.data.generation_examples)
+    found = []
+    for seed in range(scale.seeds):
+        for name in scale.architectures:
+            same = {"seed": seed, "architecture": name}
+            specs = baselines(replace(base, spec=spec), sizes, rows, **same)
+            specs[SHUFFLED] = specs[MIXED].vary(shuffled_requests=True)
+            found += [arm_of(each, arm=arm) for arm, each in specs.items()]
+    return found
+
+
+# What is compared
 
 
 def drawn_metric(architecture: str) -> str:
@@ -110,74 +126,109 @@ def drawn_metric(architecture: str) -> str:
     return output_of(architecture).retrieval
 
 
-def comparing_regimes(
-    words: str, metric: Callable[[str], str], attribute: str, baseline: str
-) -> Callable:
-    """Return a function that compares unified training with one task alone, at the end."""
+def at_end(table: pd.DataFrame, metric: str, attribute: str | None = None) -> pd.DataFrame:
+    """Return the rows of a score after training; "drawn_retrieval" is each architecture's own.
+
+    None stands for any attribute.
+    """
+    kinds = table["architecture"].map(drawn_metric) if metric == "drawn_retrieval" else metric
+    own = table[(table["fraction"] == 1) & (table["metric"] == kinds)]
+    return own if attribute is None else own[own["attribute"] == attribute]
+
+
+def comparing(
+    baseline: str, matching: str
+) -> Callable[[pd.DataFrame, PictureScale], Iterator[Comparison]]:
+    """Return a comparison of mixed training with another arm in the tokens that are predicted."""
 
     def compare(table: pd.DataFrame, scale: PictureScale) -> Iterator[Comparison]:
-        last = table[table["fraction"] == 1]
+        last = at_end(table, "token_accuracy", "caption")
         for name in known_architectures(last):
-            chosen = last[
-                (last["architecture"] == name)
-                & (last["metric"] == metric(name))
-                & (last["attribute"] == attribute)
-            ]
-            wide = chosen.pivot_table(index="seed", columns="regime", values="value")
             yield Comparison(
                 name,
-                f"{words}, unified minus {baseline}",
-                (wide["unified"] - wide[baseline]).dropna(),
+                f"token accuracy of captions, {MIXED} {MINUS} {baseline}",
+                _gain(last, name, baseline),
+                matching,
             )
 
     return compare
 
 
+def compare_drawings(table: pd.DataFrame, scale: PictureScale) -> Iterator[Comparison]:
+    """Compare mixed training with generation alone, in architectures that are shown to draw."""
+    last = at_end(table, "drawn_retrieval", f"first {_FIRST}")
+    for name in drawing_architectures(table):
+        yield Comparison(
+            name,
+            f"drawn picture among the {_FIRST} nearest, {MIXED} {MINUS} {GENERATION}",
+            _gain(last, name, GENERATION),
+            "examples",
+        )
+
+
+def _gain(last: pd.DataFrame, architecture: str, baseline: str) -> pd.Series:
+    """Return what mixed training has more of a score than another arm, by seed."""
+    own = last[last["architecture"] == architecture]
+    wide = own.pivot_table(index="seed", columns="arm", values="value")
+    return (wide[MIXED] - wide[baseline]).dropna()
+
+
+def drawing_architectures(table: pd.DataFrame) -> list[str]:
+    """Return the architectures that are shown to draw what is requested.
+
+    In them, generation alone or mixed training has drawn pictures that are found more often than
+    by chance: the 95 % t interval over its seeds lies above it. A single seed has no interval.
+    """
+    found = at_end(table, "drawn_retrieval", f"first {_FIRST}")
+    able = []
+    for name in known_architectures(found):
+        own = found[(found["architecture"] == name) & found["arm"].isin((GENERATION, MIXED))]
+        lows = own.groupby("arm")["value"].agg(lambda values: mean_interval(values)[1])
+        # rounded: the mean of equal numbers may be a last digit above them
+        if (lows.round(9) > _chance(own)).any():
+            able.append(name)
+    return able
+
+
+def _chance(retrieval: pd.DataFrame) -> float:
+    return min(1.0, _FIRST / retrieval["samples"].iloc[0])
+
+
+# The figure
+
+
 @theme()
 def draw_pictures(opened: OpenedStudy) -> Drawn:
-    """Draw the final scores of test captions and of generated pictures by regime.
+    """Draw the final scores of test captions and of generated pictures, arm by arm.
 
     Grey lines are chance, other real pictures (floor), and VQ reconstructions of the real ones
     (ceiling).
     """
     table = opened.table
     need(table, "captioned_pictures", _PICTURE_COLUMNS)
-    last = table[table["fraction"] == 1]
-    names = known_architectures(last)
-    figure = Figure(figsize=(PAGE, 2.6))
-    shown = []
-    for axes, (title, metric, attribute, regimes) in zip(
-        figure.subplots(1, 4), _PICTURE_PANELS, strict=True
-    ):
-        for place, name in enumerate(names):
-            own = last[last["architecture"] == name]
-            kind = drawn_metric(name) if metric == "drawn_retrieval" else metric
-            for regime in regimes:
-                run = own[(own["metric"] == kind) & (own["regime"] == regime)]
-                run = run if attribute is None else run[run["attribute"] == attribute]
-                at = pd.Series(
-                    regimes.index(regime) + 0.14 * (place - (len(names) - 1) / 2), run.index
-                )
-                if len(run):
-                    draw_points(axes, at, run["value"], look_of(name, regime))
-                    shown.append(run)
-        grey, rows = _references(last, metric, attribute)
-        shown.append(rows)
-        for reference, value in grey.items():
-            axes.axhline(value, **REFERENCES[reference])
+    names, shown = known_architectures(table), []
+    figure = Figure(figsize=(PAGE, 2.7))
+    grid = figure.subplots(1, len(_PICTURE_PANELS), sharey=True)
+    for axes, (title, metric, attribute) in zip(grid, _PICTURE_PANELS, strict=True):
+        scored = at_end(table, metric, attribute)
+        for (name, arm), own in scored.groupby(["architecture", "arm"]):
+            at = _PICTURE_ARMS.index(arm) + 0.6 * ((names.index(name) + 0.5) / len(names) - 0.5)
+            draw_mean(axes, at, own["value"], style(name), upright=False)
+        shown.append(scored)
+        if metric.endswith("retrieval") and len(scored):
+            axes.axvline(_chance(scored), **REFERENCES["chance"])
+        for reference, suffix in (("floor", "_floor"), ("ceiling", "_tokenizer")):
+            rows = at_end(table, f"{metric}{suffix}", attribute)
+            if len(rows):
+                axes.axvline(rows["value"].mean(), **REFERENCES[reference])
+                shown.append(rows)
         axes.set_title(title)
-        axes.set_xticks(
-            range(len(regimes)),
-            [
-                {"unified": "unified", "shuffled": "shuffled"}.get(regime, "alone")
-                for regime in regimes
-            ],
-        )
-        axes.set_xlim(-0.5, len(regimes) - 0.5)
-        axes.margins(y=0.12)
-        axes.set_ylim(bottom=None if attribute is None else 0)
-    handles = [Line2D([], [], label=name, **style(name) | {"linestyle": ""}) for name in names]
-    handles += spread_handles(last)
+        if attribute is not None:  # a share
+            axes.set_xlim(0, 1.1 * axes.dataLim.x1)
+        axes.grid(False, axis="y")
+    grid[0].set_yticks(range(len(_PICTURE_ARMS)), _PICTURE_ARMS)
+    grid[0].set_ylim(len(_PICTURE_ARMS) - 0.5, -0.5)
+    handles = [*colour_handles(names), *spread_handles(table)]
     handles += [
         Line2D([], [], label=words, **REFERENCES[name])
         for name, words in (
@@ -187,53 +238,64 @@ def draw_pictures(opened: OpenedStudy) -> Drawn:
         )
     ]
     headline(figure, headline_of_pictures(opened), handles)
-    return Drawn(figure, pd.concat(shown).drop_duplicates())
+    return Drawn(figure, pd.concat(shown))
 
 
 def headline_of_pictures(opened: OpenedStudy) -> str:
-    """Return what the verdicts say about captioned pictures, in one sentence."""
-    counts = [count_verdicts(opened, claim) for claim in ("pictures understood", "pictures drawn")]
-    above, below, count = (sum(numbers) for numbers in zip(*counts, strict=True))
-    return (
-        f"On captioned pictures, training on both tasks helps in {above} and hinders in {below} "
-        f"of {count} comparisons"
+    """Return what the verdicts say about captioned pictures, in one sentence.
+
+    Of drawing it says nothing but that, if no architecture is shown to draw.
+    """
+    once, longer, drawn = (_judged(opened, claim) for claim in (UNDERSTOOD, LONGER, WELL_DRAWN))
+    told = (
+        f"understands pictures {once} than"
+        if once
+        else "is not shown to understand pictures better or worse than"
     )
+    told = f"Mixed training {told} from its captions alone"
+    told += f", and {longer} than from repeating them" if longer else ""
+    if not drawing_architectures(opened.table):
+        return f"{told}; what it draws is not shown to be above chance"
+    drawn = f"it draws {drawn}" if drawn else "it is not shown to draw better or worse"
+    return f"{told}; {drawn} than generation alone"
 
 
-def _references(
-    last: pd.DataFrame, metric: str, attribute: str | None
-) -> tuple[dict[str, float], pd.DataFrame]:
-    """Return the grey lines of a panel, name -> value, and the rows behind them."""
-    own, found = last[last["metric"] == metric], {}
-    if metric.endswith("retrieval") and len(own):
-        found["chance"] = int(attribute.split()[-1]) / own["samples"].iloc[0]
-    behind = []
-    for name, suffix in (("floor", "_floor"), ("ceiling", "_tokenizer")):
-        rows = last[(last["metric"] == f"{metric}{suffix}")]
-        rows = rows if attribute is None else rows[rows["attribute"] == attribute]
-        if len(rows):
-            found[name] = float(rows["value"].mean())
-            behind.append(rows)
-    return found, pd.concat(behind) if behind else last.head(0)
+def _judged(opened: OpenedStudy, claim: str) -> str:
+    """Return "better" or "worse", with the architectures if there are several; "" for neither."""
+    above, below, count = count_verdicts(opened, claim)
+    if count == 1:
+        return "better" * above + "worse" * below
+    return tell_counts(opened, claim, "better", "worse")
 
 
 def tell_pictures(opened: OpenedStudy) -> str:
-    """Say whether unified training helps on pictures, and how the control scores."""
-    last = opened.table[opened.table["fraction"] == 1]
-    asked = last.loc[last["metric"] == "token_accuracy", "samples"]
-    text = (
-        f"On {int(asked.iloc[0])} test captions, tokens predicted right, unified minus "
-        f"understanding alone: {tell_verdicts(opened, 'pictures understood')}. Drawn pictures "
-        f"found, unified minus generation alone: {tell_verdicts(opened, 'pictures drawn')}."
+    """Say what mixed training gains over each baseline, and if any model is shown to draw."""
+    table = opened.table
+    asked = at_end(table, "token_accuracy", "caption")["samples"].iloc[0]
+    found = at_end(table, "drawn_retrieval", f"first {_FIRST}")
+    means = found.groupby(["architecture", "arm"])["value"].mean()
+    names = known_architectures(found)
+    ends = "; ".join(
+        f"{name}: " * (len(names) > 1)
+        + ", ".join(f"{arm} {means[name, arm]:.1%}" for arm in (GENERATION, MIXED, SHUFFLED))
+        for name in names
     )
-    found = last[(last["metric"] == "drawn_retrieval") & (last["attribute"] == "first 5")]
-    means = found.groupby("regime")["value"].mean()
-    if "shuffled" in means:
-        text += (
-            f" With shuffled requests a drawn picture is found in {means['shuffled']:.0%} of the "
-            f"cases, with true ones in {means['unified']:.0%}."
-        )
-    return text
+    against = {
+        "its captions alone, shown as often": (UNDERSTOOD, ""),
+        "its captions repeated for as many steps": (LONGER, ""),
+        "the same with other pictures' images": (DRAWN_MATTERS, ""),
+    }
+    drawn = tell_contrasts(opened, {"its requests alone": (WELL_DRAWN, "")})
+    shown = (
+        f"Mixed training, drawing: {drawn}."
+        if drawn
+        else "No interval of generation alone or mixed lies above chance, so drawing is not judged."
+    )
+    return (
+        f"Mixed training, by the tokens of {asked} test captions that it predicts: "
+        f"{tell_contrasts(opened, against)}.\n"
+        f"Drawn pictures that are found: {ends}; by chance {_chance(found):.1%}. {shown}"
+    )
 
 
 STUDY = Study(
@@ -243,7 +305,7 @@ STUDY = Study(
     question="Does training on both tasks help on real captioned pictures, too?",
     scales={
         "smoke": PictureScale(1, ("VQ-VQ",), _WATCHES),
-        "laptop": PictureScale(3, ("SigLIP-VQ", "VQ-VQ"), _STAMPS),
+        "laptop": PictureScale(8, ("VQ-VQ",), _STAMPS),
         "smollm": PictureScale(1, ("SigLIP-VQ",), _STAMPS),
         "paper": PictureScale(
             1, ("SigLIP-VQ", "VQ-VQ", "SigLIP-SigLIP"), _NO_QUESTIONS | {"pictures": "stamps"}
@@ -252,24 +314,29 @@ STUDY = Study(
     arms=arms,
     claims=(
         Claim(
-            "pictures understood",
+            UNDERSTOOD,
             "on captioned pictures, too, a model trained on both tasks understands better",
             "5",
-            comparing_regimes(
-                "token accuracy of captions",
-                lambda name: "token_accuracy",
-                "caption",
-                "understanding",
-            ),
+            comparing(ONCE, "examples"),
             "yes, on real images",
         ),
         Claim(
-            "pictures drawn",
+            WELL_DRAWN,
             "and draws better",
             "5",
-            comparing_regimes(
-                "drawn picture among the 5 nearest", drawn_metric, "first 5", "generation"
-            ),
+            compare_drawings,
+        ),
+        Claim(
+            LONGER,
+            "it understands better than after as many steps on repeated captions",
+            "5",
+            comparing(REPEATED, "steps"),
+        ),
+        Claim(
+            DRAWN_MATTERS,
+            "it understands better than if its requests had other pictures' images",
+            "5",
+            comparing(SHUFFLED, "examples"),
         ),
     ),
     figures={"captioned_pictures": draw_pictures},

@@ -384,12 +384,12 @@ def tell_scaling(opened: OpenedStudy) -> str:
     told = [
         f"{scale.seen:,} understanding rows and {fewer:,} requests: "
         f"{tell_contrasts(opened, against)}.",
-        f"With {scale.generation_rows:,} requests understanding is {tell_contrasts(opened, more)}.",
+        f"With {scale.generation_rows:,} requests, understanding: {tell_contrasts(opened, more)}.",
     ]
     if scale.fewer_understood:
         less = {f"with {scale.fewer_understood[0]:,}": ("understanding data help", "")}
         told.append(
-            f"With {scale.seen:,} understanding rows drawing is {tell_contrasts(opened, less)}."
+            f"With {scale.seen:,} understanding rows, drawing: {tell_contrasts(opened, less)}."
         )
     return "\n".join(told)
 

@@ -33,7 +33,7 @@ from uvlm_core.studies.base import (
     metric_of,
     regime_arms,
 )
-from uvlm_core.studies.statistics import mean_interval, verdict
+from uvlm_core.studies.statistics import mean_interval
 from uvlm_core.studies.style import (
     COLUMN,
     MINUS,
@@ -338,10 +338,10 @@ def headline_of_features(drawn: pd.DataFrame) -> str:
     """Return whether unified models draw features worse than generation alone, in one sentence."""
     wide = drawn.pivot_table(index=["architecture", "seed"], columns="regime", values="value")
     found = (wide["unified"] - wide["generation"]).dropna().groupby("architecture")
-    words = {verdict(by_seed) for _, by_seed in found}
-    if words == {"contradicts"}:
+    intervals = [mean_interval(by_seed) for _, by_seed in found]
+    if all(high < 0 for _, _, high in intervals):
         return "Unified models draw less exact features than generation alone"
-    if words == {"replicates"}:
+    if all(low > 0 for _, low, _ in intervals):
         return "Unified models draw more exact features than generation alone"
     return "How close drawn features come to the right ones"
 

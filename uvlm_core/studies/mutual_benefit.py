@@ -263,7 +263,7 @@ def tell_benefit(opened: OpenedStudy) -> str:
         "its understanding rows alone, shown as often": (UNDERSTANDS, ""),
         "these rows repeated for as many steps": (OUTLASTS, ""),
     }
-    drawn = {"after its requests alone": (DRAWS, "")}
+    drawn = {"its requests alone": (DRAWS, "")}
     table = opened.table
     last = table[
         (table["fraction"] == 1) & (table["attribute"] == "total") & (table["metric"] == "partial")
@@ -271,8 +271,8 @@ def tell_benefit(opened: OpenedStudy) -> str:
     means = last.groupby("arm")["value"].mean()
     ends = ", ".join(f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, MIXED))
     return (
-        f"Mixed training understands {tell_contrasts(opened, against)}.\n"
-        f"It draws {tell_contrasts(opened, drawn)}.\n"
+        f"Mixed training, understanding: {tell_contrasts(opened, against)}.\n"
+        f"Mixed training, drawing: {tell_contrasts(opened, drawn)}.\n"
         f"Mean total of understanding after training: {ends}."
     )
 

@@ -24,10 +24,8 @@ from uvlm_core.studies import studies
 from uvlm_core.studies.base import VERDICT_COLUMNS, OpenedStudy, difference_text, load_study
 from uvlm_core.studies.statistics import (
     ENOUGH_SEEDS,
-    FEWEST_SEEDS,
     MARGIN,
     MOST_SEEDS,
-    by_earlier_rule,
     seeds_to_decide,
 )
 from uvlm_core.studies.style import (
@@ -66,12 +64,11 @@ the runs that it judges.
 | undecided | none of these: the seeds do not tell |
 
 - "No effect" is two one-sided tests at 5 %. {MARGIN:g} of the scale is the smallest effect of
-  interest. A claim may state another margin before its runs, or none. Rates of exchange and rank
-  correlations have none and are never "no effect".
+  interest. A claim may state another margin before its runs, or none. Rates of exchange have
+  none and are never "no effect".
 - "No effect" is asked first. A difference that is certainly positive and certainly smaller than
   the margin is too small to matter.
-- A verdict needs {ENOUGH_SEEDS} seeds. Comparisons of fewer seeds, marked †, are judged by the
-  earlier rule. It has no "no effect", and is undecided below {FEWEST_SEEDS} seeds.
+- A verdict needs {ENOUGH_SEEDS} seeds. With fewer, a row is undecided.
 - A row that stays undecided with {ENOUGH_SEEDS} seeds says how many would decide it, if its mean
   and its spread stay as they are.
 - A comparison that the same runs carry out for two architectures counts once."""
@@ -140,8 +137,6 @@ def draw_scoreboard(verdicts: pd.DataFrame) -> Figure:
         axes.annotate(study.replace("_", " "), (0, place), fontsize=8, weight="bold", **beside)
         axes.axhline(place + 0.8 * _TEXT_HEIGHT, color="#bcbcbc", linewidth=0.4)
     label = "difference, in the direction of the claim"
-    if verdicts["seeds"].map(by_earlier_rule).any():
-        label += f"\n(rows of fewer than {ENOUGH_SEEDS} seeds are judged by the earlier rule)"
     axes.set(xlim=(-REACH, REACH), ylim=(at, 0), yticks=[], xlabel=label)
     axes.grid(False, axis="y")
     axes.tick_params(labeltop=True)
@@ -242,17 +237,17 @@ def results_page(opened: list[OpenedStudy]) -> str:
             f"{study.question} (Paper: section {study.section}; notebook {study.number:02d}.)",
         ]
         told = [
-            f"- {line}"
+            f"{tell(each)} ([figure](../figures/{profile_name}/{name}.png))"
             for name, tell in study.findings.items()
-            for line in f"{tell(each)} ([figure](../figures/{profile_name}/{name}.png))".splitlines()
         ]
-        parts += ["\n".join(told)] if told else []
+        lines = [f"- {line}" for finding in told for line in finding.splitlines()]
+        parts += ["\n".join(lines)] if lines else []
         parts += [claims_table(each)] if study.claims else []
     return "\n\n".join(parts) + "\n"
 
 
 def claims_table(opened: OpenedStudy) -> str:
-    """Return a study's verdicts as a Markdown table; † marks those by the earlier rule."""
+    """Return a study's verdicts as a Markdown table."""
     claims = {claim.name: claim for claim in opened.study.claims}
     titles = (
         "claim (section)",
@@ -274,8 +269,10 @@ def claims_table(opened: OpenedStudy) -> str:
             else (f"{claim.words} ({claim.section})", claim.reported or "does not ask")
         )
         before = row["claim"]
-        mark = " †" if by_earlier_rule(row["seeds"]) else ""
-        if row["verdict"] == "undecided" and not mark:
+        mark = ""
+        if row["seeds"] < ENOUGH_SEEDS:
+            mark = f"; a verdict needs {ENOUGH_SEEDS} seeds"
+        elif row["verdict"] == "undecided":
             names = ("difference", "low", "high", "seeds")
             wanted = seeds_to_decide(*(row[name] for name in names), claim.margin)
             mark = (

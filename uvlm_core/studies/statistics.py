@@ -4,7 +4,8 @@ Belongs here: the interval of a mean, and the rule that turns paired differences
 here: which differences a claim compares (the studies), scores of single answers or images
 (`scoring/`).
 
-The rule was fixed before the runs that it judges:
+The rule was fixed before the runs that it judges. With fewer than `ENOUGH_SEEDS` seeds a
+comparison is "undecided". With as many:
 
 1. "no effect", if the 90 % t interval of the mean difference lies between -margin and +margin.
    This amounts to two one-sided tests at 5 %. The margin is the smallest effect of interest, .05
@@ -15,8 +16,7 @@ The rule was fixed before the runs that it judges:
 
 A difference that is clearly positive but clearly below the margin is therefore "no effect": it is
 too small to matter. For a question that the paper does not ask, "yes" and "no" replace "replicates"
-and "contradicts". This rule needs `ENOUGH_SEEDS` seeds. With fewer, an earlier rule applies: it
-skips step 1, and returns "undecided" below `FEWEST_SEEDS` seeds.
+and "contradicts".
 """
 
 import numpy as np
@@ -26,7 +26,6 @@ PAPER_VERDICTS = ("replicates", "contradicts", "no effect", "undecided")
 OWN_VERDICTS = ("yes", "no", "no effect", "undecided")
 MARGIN = 0.05  # smallest effect of interest on partial credit and read-back
 ENOUGH_SEEDS = 8
-FEWEST_SEEDS = 3  # for the earlier rule
 MOST_SEEDS = 1000  # that `seeds_to_decide` looks at
 
 
@@ -47,11 +46,6 @@ def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float
     return float(mean), float(mean - half), float(mean + half)
 
 
-def by_earlier_rule(seeds: int) -> bool:
-    """Return whether this number of seeds is judged by the earlier rule."""
-    return seeds < ENOUGH_SEEDS
-
-
 def verdict(differences, margin: float | None = MARGIN, own: bool = False) -> str:
     """Return the verdict on paired differences, one per seed, by this module's rule.
 
@@ -61,14 +55,12 @@ def verdict(differences, margin: float | None = MARGIN, own: bool = False) -> st
         own: whether the question is our own, not a claim of the paper.
     """
     above, below, none, undecided = OWN_VERDICTS if own else PAPER_VERDICTS
+    if len(differences) < ENOUGH_SEEDS:
+        return undecided
     _, low, high = mean_interval(differences)
-    if by_earlier_rule(len(differences)):
-        if len(differences) < FEWEST_SEEDS:
-            return undecided
-    elif margin is not None:
-        _, least, most = mean_interval(differences, confidence=0.9)
-        if -margin < least and most < margin:
-            return none
+    _, least, most = mean_interval(differences, confidence=0.9)
+    if margin is not None and -margin < least and most < margin:
+        return none
     return above if low > 0 else below if high < 0 else undecided
 
 
