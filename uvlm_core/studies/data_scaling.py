@@ -380,14 +380,14 @@ def tell_scaling(opened: OpenedStudy) -> str:
         "these rows alone": ("generation data help", ""),
         "these rows repeated for as many steps": ("more than repeating", ""),
     }
-    more = {f"with {fewer:,}": ("benefit grows", "")}
+    more = {f"{fewer:,}": ("benefit grows", "")}
     told = [
         f"{scale.seen:,} understanding rows and {fewer:,} requests: "
         f"{tell_contrasts(opened, against)}.",
         f"With {scale.generation_rows:,} requests, understanding: {tell_contrasts(opened, more)}.",
     ]
     if scale.fewer_understood:
-        less = {f"with {scale.fewer_understood[0]:,}": ("understanding data help", "")}
+        less = {f"{scale.fewer_understood[0]:,}": ("understanding data help", "")}
         told.append(
             f"With {scale.seen:,} understanding rows, drawing: {tell_contrasts(opened, less)}."
         )
