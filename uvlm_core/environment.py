@@ -1,8 +1,8 @@
 """Environment variables and the folder of the cache (no section of the paper).
 
-Belongs here: the one way to read a variable. An empty variable means its default, as an unset one
-does. Not here: what a value means to a backend (`runs/backends.py`), and `CUDA_VISIBLE_DEVICES`,
-which keeps CUDA's own meaning.
+Belongs here: the only function that reads a variable. An empty variable means its default, as an
+unset one does. Not here: what a value means to a backend (`runs/backends.py`), and
+`CUDA_VISIBLE_DEVICES`, which keeps CUDA's own meaning.
 """
 
 import os

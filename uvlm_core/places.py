@@ -1,8 +1,8 @@
 """Names of networks: the files that they stand for, and their sha256 (no section of the paper).
 
-Belongs here: names, folders and files of networks, and one-sentence errors in place of what
-libraries raise about them. Not here: reading the weights (`models/weights.py`). This module imports
-no torch, so that reading records starts fast.
+Belongs here: names, folders and files of networks, and one-sentence errors in place of those that
+libraries raise. Not here: reading the weights (`models/weights.py`). This module imports no torch,
+so that reading records starts fast.
 """
 
 import hashlib

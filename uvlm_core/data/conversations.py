@@ -4,7 +4,7 @@ Belongs here: the turns of a conversation and their order. Not here: the phrases
 (`attributes.py`), files (`llava.py`), token ids (`tokens.py`), parsing answers (`reading.py`).
 
 A conversation depends only on its seed, its task, its position and its watch. A bias removes an
-attribute from the rows that it bars and changes no other word.
+attribute from some of the rows, and changes no other word in them.
 """
 
 import re

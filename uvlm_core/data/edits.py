@@ -1,7 +1,7 @@
 """Requests to change one attribute of a watch that is shown: image to image (not in the paper).
 
-Other requests are drawn from words alone. These read the understanding input as well: what is not
-to change can only be seen.
+Other requests describe the image to draw in words. An edit also shows a watch, and only that image
+tells what must stay the same.
 
 Belongs here: which change is asked of which watch, and in what words. Not here: the phrases of each
 attribute (`attributes.py`), rows and images of training (`training/pool.py`).

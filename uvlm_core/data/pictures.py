@@ -5,8 +5,8 @@ to a size. Not here: conversion to RGB (`pixels.py`), conversations (`conversati
 LLaVA JSON (`llava.py`), the download of the stamps (`stamps.py`).
 
 The paper trains on LLaVA-1.5's and ShareGPT4V's data and turns caption rows into generation
-requests. Nothing here is drawn at random. A wording depends only on the picture, its caption and
-(for requests) a seed, so the order of rows does not change a row.
+requests. The wording of a row depends only on the picture, its caption and (for requests) a seed,
+so the order of rows does not change a row.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 r"""Parsing of the values in answers and captions (paper section 4).
 
-Belongs here: which words and numbers name a value, and when they do not claim it. Not here: the
-values of each attribute (`attributes.py`), the score of a value (`scoring/answers.py`).
+Belongs here: which words and numbers name a value, and which of them claim it. Not here: the values
+of each attribute (`attributes.py`), the score of a value (`scoring/answers.py`).
 
 One parser serves answers, captions and truths, so "57%", "57 %" and "The battery is at 57%." give
 the same value. Only values that the speaker claims count:

@@ -3,9 +3,9 @@
 Belongs here: watches, sampling, pixels. Not here: questions about a watch (`attributes.py`),
 conversations (`conversations.py`), encoders (`models/encoders.py`).
 
-A watch is a value. `sample_watch(seed, index)` gives the same watch on every machine, in any order.
-The world is split by attribute tuple (`split_of`), so no watch of the test set occurs in training
-under any seed.
+`sample_watch(seed, index)` gives the same watch on every machine, whatever was sampled before it.
+Watches are split by their attribute tuple (`split_of`), so no watch of the test set occurs in
+training under any seed.
 """
 
 import hashlib

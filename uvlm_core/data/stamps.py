@@ -1,8 +1,7 @@
 """Tux Paint's stamps, a stand-in for the paper's captioned pictures (paper section 3).
 
 Belongs here: copying Debian's package `tuxpaint-stamps-default` (GPL-2) into the cache. Not here:
-reading captions and pictures (`pictures.py`). The package is never part of this repository, and no
-web site is needed.
+reading captions and pictures (`pictures.py`). The package is never part of this repository.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Watches told in words: what the laptop's language model was trained on (no section of the paper).
+"""Watches described in words, to train language models on (no section of the paper).
 
 Belongs here: conversations in which a caption or a request stands for the image. Not here: their
-use in pretraining (`pretraining/text.py`) and beside requests (`training/pool.py`).
+use in pretraining (`pretraining/text.py`) and as text rows of a run (`training/pool.py`).
 """
 
 from collections.abc import Sequence

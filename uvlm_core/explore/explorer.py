@@ -1,7 +1,7 @@
 """The explorer: any study's scores, seed by seed (`notebooks/explorer.ipynb`; not in the paper).
 
 Belongs here: the widgets, and what each of them changes. Not here: the picture and the sentences
-that follow (`views.py`). Nothing is trained, and torch is imported only if a study needs it.
+that they lead to (`views.py`). Nothing is trained, and torch is imported only if a study needs it.
 """
 
 import html

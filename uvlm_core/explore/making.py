@@ -1,6 +1,6 @@
-"""The trained models in the box, and how they were made: `make models` (no section of the paper).
+"""The shipped trained models, and how they were made: `make models` (no section of the paper).
 
-Belongs here: which models are shipped, their files and their cards. Not here: talking to them
+Belongs here: which models are shipped, their files and their cards. Not here: using them
 (`model.py`), training (`runs/trained.py`), the frozen networks (`pretraining/`).
 
 Weights are stored in half precision, which halves their size. A model computes in float32.

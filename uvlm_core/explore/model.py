@@ -1,4 +1,4 @@
-"""A trained model to talk to: `uvlm_core.load` (no section of the paper).
+"""A trained model to ask and to let draw: `uvlm_core.load` (no section of the paper).
 
 Belongs here: questions, requests and what a model attends to, one at a time. Not here: decoding
 itself (`models/decoding.py`), scores over a test set (`scoring/`), widgets (`playground.py`).
@@ -50,7 +50,7 @@ class Drawing:
 
 
 def names() -> dict[str, Path]:
-    """Return the folders of the trained models in the box by their names, "VQ-VQ unified" first."""
+    """Return the folders of the shipped trained models by their names, "VQ-VQ unified" first."""
     found = {}
     for path in BOX.glob("*/spec.json"):
         spec = read_spec(path.parent)
@@ -59,9 +59,9 @@ def names() -> dict[str, Path]:
 
 
 def folders(chosen: Iterable[str]) -> dict[str, Path]:
-    """Return the folders of the models in the box, and of those of `chosen` that are folders.
+    """Return the folders of the shipped models, and of those of `chosen` that are folders.
 
-    ValueError for a name that is neither one in the box nor a folder.
+    ValueError for a name that is neither a shipped model nor a folder.
     """
     found = names()
     for name in chosen:
@@ -82,7 +82,7 @@ def _place(name: str) -> tuple:
 def load(name: str | Path) -> "Model":
     """Load a trained model by its name, such as "VQ-VQ unified", or from a folder.
 
-    ValueError for a name that is neither one in the box nor a folder of a trained model.
+    ValueError for a name that is neither a shipped model nor a folder of a trained model.
     """
     folder = folders([name])[name]
     shipped = folder.parent == BOX

@@ -3,7 +3,7 @@
 Belongs here: the widgets, and what each of them changes. Not here: what a model answers or draws
 (`model.py`), whether that is right (`scoring/answers.py`, `data/attributes.py`).
 
-Nothing heavy is imported before the first watch is shown. The models come after it.
+The first watch is shown before heavy imports. The models are loaded after it.
 """
 
 import html
@@ -39,7 +39,7 @@ _WIDE = widgets.Layout(width="600px")
 def playground(models: Sequence[str] = CHOSEN) -> None:
     """Show the playground, first its watch and then, as they are loaded, the chosen models.
 
-    A model is one in the box, by its name, or one of your own, by its folder. ValueError for any
+    A model is a shipped one, by its name, or one of your own, by its folder. ValueError for any
     other.
     """
     made = Playground(models)

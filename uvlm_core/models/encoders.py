@@ -4,10 +4,10 @@ Belongs here: images to codes or features, and back. Not here: adapters (`unifie
 (`distort.py`), the readers (`readers.py`).
 
 Every encoder has `kind`, `tokens` (per image), `width` (of a token), `codes` (0 for features) and
-`encode` (images to codes or features). Encoders of codes also have `codebook`, and those that give
-images back have `decode`. Images are uint8 arrays (images, height, width, 3) and are resized to the
-encoder's size. Outputs are computed once in float32 without gradient, on a GPU if available, and
-memory-mapped (pitfalls 16 and 17).
+`encode` (images to codes or features). Encoders of codes also have `codebook`, and those that can
+decode images have `decode`. Images are uint8 arrays (images, height, width, 3) and are resized to
+the encoder's size. Outputs are computed once in float32 without gradient, on a GPU if available,
+and memory-mapped (pitfalls 16 and 17).
 """
 
 import errno

@@ -7,9 +7,9 @@ Belongs here: the network, the loss and the decoding step of the head of each ki
 A head is a class of functions. Its network is a part of the model, `generation_head`.
 
     codes                             a linear layer gives logits
-    features, latents                 a linear layer gives the features: the mean of what may come
-    the same with the loss "flow"     a small network turns noise into features: one of those that
-                                      may come (flow matching, Lipman et al. 2023; a head for each
+    features, latents                 a linear layer predicts the mean of the possible features
+    the same with the loss "flow"     a small network turns noise into a sample of the possible
+                                      features (flow matching, Lipman et al. 2023; applied to each
                                       token as in Li et al. 2024)
 """
 

@@ -1,8 +1,9 @@
 """Frozen networks that read attributes back from generated images or features (paper section 4.1).
 
-Belongs here: the networks that score generated watches, by readings and by features for distances
-between sets. The paper uses Inception's features, which have never seen a watch. Not here: their
-training on watches of the split "reader" (`pretraining/`), the distances (`scoring/images.py`).
+Belongs here: the networks that score generated watches. They read attributes, and give features for
+distances between sets. The paper uses Inception, which was never trained on watches. Not here:
+their training on watches of the split "reader" (`pretraining/`), the distances
+(`scoring/images.py`).
 """
 
 import math

@@ -5,8 +5,8 @@ Belongs here: the stack of models and of their parts. Not here: training a stack
 
 The rows of a batch are those of the first model, then those of the second, and so on, equally many
 for each. Every part with weights holds one set for each model and applies it to that model's rows.
-All else, such as attention, treats rows apart anyway. So a stack is read, decoded and scored by the
-code for one model.
+All other operations, such as attention, treat rows separately anyway. So the code that runs,
+decodes and scores one model also serves a stack.
 """
 
 import copy

@@ -9,8 +9,8 @@ features are the inputs (`encoders.py`), training (`training/loop.py`), decoding
 
 A distortion (`distortion.py`) of one side stands before or after that side's adapter.
 
-A space describes the output of an encoder: {"kind", "tokens", "width", "codes"}. Any two spaces
-make a configuration; nothing here knows the four architectures by name.
+A space describes the output of an encoder: {"kind", "tokens", "width", "codes"}. Any two spaces can
+be combined; no code here depends on the names of the paper's four architectures.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""How the text networks were made: a tokenizer and, for Vicuna, small Llamas (paper section 3).
+"""How the text networks were made: a tokenizer, and Llamas in place of Vicuna (paper section 3).
 
 Belongs here: training and model cards of both. Not here: the Llamas' shapes
-(`models/language_models.py`), the vision networks (`vq.py`, `siglip.py`, `stamps.py`). The Llama
-gives LoRA a base to adapt. Like Vicuna, it understands captions and requests and has never seen an
-image. `make encoders` rebuilds the tokenizer and the shipped Llama. `make language_models` puts
+(`models/language_models.py`), the vision networks (`vq.py`, `siglip.py`, `stamps.py`). Like Vicuna,
+the Llama understands captions and requests but has never seen an image, so LoRA has a base to
+adapt. `make encoders` rebuilds the tokenizer and the shipped Llama. `make language_models` trains
 those of other sizes into the cache.
 """
 

@@ -18,10 +18,10 @@ The environment variable `UVLM_BACKEND` (`make BACKEND=...`) names the backend:
 The machines of a cluster share a disk with the checkout, the records and the cache at the same
 paths. Their Python has the same packages and finds `uvlm_core` (`PYTHONPATH`). The state of a run
 is its folder, lock and record on that disk. If its worker dies, another one resumes from the folder
-once the lock is free: on the same machine at once. Between machines the file system must support
-`flock` (NFS 4 does; Lustre if mounted with it). The server then frees the lock of a machine that
-vanished after a minute or two. Without `flock` a lock is a file that outlives its machine, and the
-run waits until somebody deletes it.
+as soon as the lock is free. On one machine it is free at once. Between machines the file system
+must support `flock` (NFS 4 does; Lustre if mounted with it). The server then frees the lock of a
+vanished machine after a minute or two. Without `flock` a lock is a file that outlives its machine,
+and the run waits until somebody deletes it.
 """
 
 import importlib

@@ -3,7 +3,7 @@
 Belongs here: training followed by scoring, and the provenance of a run. Not here: training
 (`training/`), scores (`scoring/`), the record (`store.py`), grids of runs (`grid.py`).
 
-If several processes share a run (`launch.py`), each of them carries out this.
+If several processes share a run (`launch.py`), each of them runs this code.
 """
 
 import json

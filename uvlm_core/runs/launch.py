@@ -13,7 +13,7 @@ record's provenance and not of its key. With `--config_file uvlm_core/accelerate
 DeepSpeed also shards gradients and the optimiser's state.
 
 A run that diverges writes no record. A run that another command or a grid is carrying out in the
-same cache is refused. Both are one sentence and exit code 2.
+same cache is refused. Both errors are one sentence with exit code 2.
 """
 
 import argparse

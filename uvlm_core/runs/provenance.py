@@ -1,6 +1,6 @@
 """Provenance of results: their code and their libraries (no section of the paper).
 
-Belongs here: what records (`carry_out.py`) and figures (`studies/style.py`) both say of their
+Belongs here: what both records (`carry_out.py`) and figures (`studies/style.py`) state about their
 origin.
 """
 

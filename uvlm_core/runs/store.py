@@ -3,13 +3,13 @@
 Belongs here: the key of a spec, reading and writing its record. Not here: carrying out a run
 (`grid.py`, `carry_out.py`), the tables that studies make of the scores (`studies/`).
 
-A record is written whole or not at all, after everything else of its run; its presence is the
-cache. It is lean: the spec lists only its deviations from the paper, numbers have five significant
+A record is written last, and whole or not at all. If it exists, the run is not carried out again.
+It is kept small: the spec lists only its deviations from the paper, numbers have five significant
 digits, and scores are grouped by fraction, metric and attribute.
 
 A spec is any value with `to_dict()` (JSON values) and `networks` (names of networks that the result
-depends on). It may have `canonical()` (specs with an equal one share a run) and `captioned`
-(`RunSpec.captioned`).
+depends on). It may have `canonical()` (specs with equal canonical specs share a run) and
+`captioned` (`RunSpec.captioned`).
 """
 
 import hashlib

@@ -3,9 +3,9 @@
 Belongs here: similarities of two sets of vectors, and where in a model they are taken. Not here:
 distortions that make two spaces disagree (`models/distortion.py`).
 
-Vectors pair by watch and position in the image: one from understanding the watch, one from
-generating it. Each position's mean over the watches is subtracted first. The comparison then covers
-what tells watches apart, and not the learned position embedding.
+Vectors are paired by watch and position in the image: one from understanding the watch, one from
+generating it. Each position's mean over the watches is subtracted first. The measures then compare
+what differs between watches, not the learned position embeddings.
 """
 
 import math

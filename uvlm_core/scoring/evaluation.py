@@ -3,8 +3,8 @@
 Belongs here: test watches, their questions, captions and requests, and the resulting score rows.
 Not here: how a single answer (`answers.py`) or a set of images (`images.py`) is scored.
 
-The test set depends only on the world: every arm, seed and checkpoint is asked the same (pitfall
-7). None of its attribute tuples occurs in a training set.
+The test set is fixed: every arm, seed and checkpoint gets the same questions (pitfall 7). None of
+its attribute tuples occurs in a training set.
 """
 
 import os

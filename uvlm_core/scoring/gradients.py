@@ -1,11 +1,11 @@
-"""Gradients of the two tasks, and what a step on either does (no section of the paper).
+"""Gradients of the two tasks, and the effect of a step on one of them (no section of the paper).
 
 Belongs here: the tasks' gradients on held-out rows, and optimiser steps on rows of one task, each
 undone to the bit. Not here: the training itself (`training/loop.py`), how alike the hidden states
 of the two sides are (`alignment.py`).
 
-All runs are measured on the same rows, at each of their fractions. The rows are made as the run's
-own are, so those of a control have other watches' images.
+All runs are measured on rows about the same watches, at each of their fractions. The rows are built
+as in the run's training: in a control, requests have other watches' images.
 """
 
 import copy

@@ -6,8 +6,8 @@ Belongs here: scores of images as a set or against their requests. Not here: gen
 
 The paper's FID compares 166 images with 200 in Inception's 2048 dimensions, where even real images
 are far from real images (pitfall 13). Here distances use the attribute reader's features and are
-named after it. Each states the number of images on both sides, and `floor` gives what as many real
-images reach. Distances of real pictures use the features of a small ImageNet network
+named after it. Each states the number of images in both sets, and `floor` gives the distance of as
+many other real images. Distances of real pictures use the features of a small ImageNet network
 (`EfficientNetFeatures`), and are named after it.
 
 Models with SigLIP output generate features instead of pixels. They are scored in that space

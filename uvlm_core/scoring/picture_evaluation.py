@@ -1,12 +1,12 @@
-"""The test side of captioned pictures, and the scores of a checkpoint on it (paper section 5).
+"""The captioned test pictures, and the scores of a checkpoint on them (paper section 5).
 
 Belongs here: captions, requests and the pictures that generated ones are compared with. Not here:
 watches (`evaluation.py`), reading pictures (`data/pictures.py`), distances between sets
 (`images.py`).
 
 Pictures have no attributes to ask for, so both tasks are scored by retrieval on the test side, with
-chance 1 / number of pictures. Understanding: find the true caption of a picture. Generation: find
-the real picture whose caption the generated one was requested by.
+chance 1 / number of pictures. Understanding: find the true caption of a picture. Generation: from
+the generated picture, find the real one whose caption was the request.
 """
 
 from dataclasses import replace

@@ -6,9 +6,9 @@ how tokens are taken from a model (`alignment.py`), whether the model uses them 
 A probe is a linear map from one vector per image to an attribute. Its accuracy is measured on
 held-out attribute combinations, so that no near-duplicate crosses the split. Its control has random
 labels per combination; selectivity is accuracy minus the control's. No probe can know the control's
-held-out labels, so the control is at chance unless something leaks. It does not measure
-memorisation, as the control of Hewitt and Liang (2019) does. The baseline is a random map of the
-pixels.
+held-out labels, so the control is at chance unless something leaks. Unlike the control of Hewitt
+and Liang (2019), it does not measure memorisation. The baseline is a probe of random features of
+the pixels.
 """
 
 from collections.abc import Sequence

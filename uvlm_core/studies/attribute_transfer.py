@@ -1,9 +1,9 @@
 """Does knowledge cross from generation to understanding? (Paper section 4.3, figure 6.)
 
 Attributes are rare in the understanding data and complete in the generation data. Mixed training is
-held against its understanding rows alone, and against the same rows for as many steps. Two controls
-ask whether it learns the attributes from its requests: requests that never mention them, and
-requests that give another watch's values. Text rows mention everything in all mixed arms.
+compared with understanding alone on the same rows, shown as often or repeated for as many steps.
+Two controls test whether it learns the attributes from its requests: requests that never mention
+them, and requests that give another watch's values. Text rows mention everything in all mixed arms.
 
 Belongs here: this study's runs, claims and figures. Not here: how rows are biased
 (`data/conversations.py`), the baselines (`baselines.py`), probes (`scoring/probing.py`).

@@ -1,8 +1,8 @@
-"""Mixed training and what it is held against, at equal understanding rows (paper section 4).
+"""Mixed training and its baselines, with the same understanding rows (paper section 4).
 
-More rows are also more training. So every gain of mixed training has two baselines, which learn to
-understand only: from the same rows, shown as often (the paper's), and from the same rows, repeated
-for as many steps.
+Mixed training has more rows and so takes more steps. Its gain in understanding is therefore
+measured against two baselines that learn to understand only. One sees the same rows, shown as often
+(the paper's comparison). The other repeats these rows for as many steps.
 
 Belongs here: these arms' runs, which several studies share. Not here: what a study compares
 (`mutual_benefit.py`, `training_order.py`), the paper's runs at full size (`learning_curves.py`).

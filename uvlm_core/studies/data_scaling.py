@@ -1,9 +1,9 @@
 """What do more rows of one task do for the other? (Paper section 4.2, figure 5.)
 
-Understanding rows are fixed while generation rows grow, and the reverse. More generation rows are
-also more steps (pitfall 1), so each number of them has a baseline with as many steps, on repeated
-understanding rows. Understanding alone, with fewer and with more rows, tells how many of them a
-request is worth.
+Understanding rows are fixed while generation rows grow, and the reverse. More generation rows also
+mean more steps (pitfall 1). So each number of them has a baseline that repeats the understanding
+rows for as many steps. The scores of understanding alone, with fewer and with more rows, tell how
+many understanding rows a request is worth.
 
 Belongs here: this study's runs, claims and figures. Not here: what a baseline is (`baselines.py`).
 """

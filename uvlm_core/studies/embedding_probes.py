@@ -3,8 +3,9 @@
 A model with little data about an attribute may fail to answer for two reasons: its image tokens
 lack the attribute, or the LM does not read it from them. Linear probes with controls (pitfall 18)
 measure what the tokens carry. Activation patching measures which layers the answer depends on.
-Three models are inspected: one of understanding alone, trained on complete data, which can answer,
-and two trained for as long with the attribute rare, of understanding alone and mixed.
+Three models are inspected, trained for as many steps. One is trained on understanding alone with
+complete data, and can answer. For the other two the attribute is rare: one is trained on
+understanding alone, one is mixed.
 
 Belongs here: this study's runs, measurements and figures. Not here: the probes
 (`scoring/probing.py`), the patching (`scoring/patching.py`).

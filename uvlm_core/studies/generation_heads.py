@@ -1,11 +1,11 @@
 """Does the benefit hold with a generation component that samples? (The paper's open question.)
 
-The paper's generation components predict codes, or regress SigLIP features. It does not know
-whether its claims hold for components like diffusion. Here mixed training and its baselines have
-five heads: codes; SigLIP features, by regression and by flow matching; and a VQ tokenizer's vectors
-before rounding (latents), by regression and by flow matching. A flow samples one of the features
-that may come, a regression predicts their mean. All models understand VQ codes, so all heads of a
-seed share understanding alone.
+The paper's generation components predict codes, or regress SigLIP features. It leaves open whether
+its claims hold for components like diffusion. Here mixed training and its baselines have five
+heads: codes; SigLIP features, by regression and by flow matching; and a VQ tokenizer's vectors
+before rounding (latents), by regression and by flow matching. A flow samples one of the possible
+features, a regression predicts their mean. All models understand VQ codes, so all heads share the
+runs of understanding alone.
 
 Heads are compared within a space only. Codes and latents are read back from pixels, SigLIP output
 from its features. With codes, both sides share an adapter; features and latents have their own.

@@ -1,12 +1,12 @@
 """How do the language model's size and pre-training matter for the benefit? (Paper section B.)
 
-All runs of the paper have Vicuna-7B. It expects more of a more advanced language model, and leaves
-that open. Here Llamas of four sizes grow in depth and width together. All are pre-trained on text
+All runs of the paper have Vicuna-7B. It expects more of a more advanced language model, but does
+not test it. Here Llamas of four sizes grow in depth and width together. All are pre-trained on text
 by one recipe, and each is also trained from random weights of the same shape. Mixed training and
 its baselines see the same rows with each. All other settings are those of mutual benefit.
 
-Each size is pre-trained once, and all seeds start from that. So intervals tell what the seeds of
-the runs do, and not what another pre-training of the same size would have done.
+Each size is pre-trained once, and all seeds start from those weights. So intervals cover the
+variation between the seeds of the runs, but not between pre-trainings.
 
 Belongs here: this study's runs, claims and figures. Not here: the shapes
 (`models/language_models.py`), the pre-training (`pretraining/text.py`), the verdicts on the shipped

@@ -1,9 +1,10 @@
-"""How do both tasks come along while learning, at full size? (Paper section 4, figure 3.)
+"""How do the scores of both tasks grow during training, at full size? (Paper section 4, figure 3.)
 
 The paper's three regimes for each pairing of an understanding space with a generation space, scored
-at ten fractions of the data. Generation rows come beside the understanding rows in the same steps,
-so at each fraction all arms have taken the same steps. These runs are looked at and not judged: at
-the end little is left to learn, so whether one task helps the other is asked with fewer rows.
+at ten fractions of the data. Generation rows are added to the steps of the understanding rows, so
+at each fraction all arms have taken as many steps. These runs are shown but not judged, because at
+the end little is left to learn. Other studies test with fewer rows whether one task helps the
+other.
 
 Belongs here: this study's runs and figures. Not here: the claims (`mutual_benefit.py`).
 """

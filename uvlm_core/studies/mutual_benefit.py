@@ -5,7 +5,7 @@ generation space. Arms of one seed share initial weights, understanding rows and
 their differences are paired.
 
 Belongs here: this study's claims and figures. Not here: its runs, which other studies share
-(`baselines.py`), how scores come along during training (`learning_curves.py`).
+(`baselines.py`), how scores grow during training (`learning_curves.py`).
 """
 
 from collections.abc import Callable, Iterator

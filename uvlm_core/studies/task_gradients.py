@@ -1,9 +1,10 @@
 """Why would generation data help understanding? (Not asked by the paper; section 4 leaves it open.)
 
-Three stories are told apart during mixed training. Shared features: what requests teach is what
-understanding needs, so true requests' gradients agree with understanding's, and those of requests
-with other watches' images do not. Better optimisation: both agree alike, and a step on either
-helps. Forgetting: the gradients oppose each other.
+Measurements during mixed training distinguish three stories. Shared features: drawing needs what
+understanding needs, so the two tasks' gradients agree, and more than if requests have other
+watches' images. Better optimisation: they agree as much with other watches' images, and a step on
+requests lowers the understanding loss whatever is drawn. Forgetting: the gradients oppose each
+other.
 
 Belongs here: this study's runs, claims and figures, and the rule that chooses a story. Not here:
 what is measured (`scoring/gradients.py`), what mixing gains in the end (`mutual_benefit.py`).

@@ -1,17 +1,17 @@
 """Does the benefit need a language model that learns? (Paper section 4.3.)
 
 The paper says that knowledge crosses between the tasks within the language model. So mixed training
-should gain nothing where that is frozen. Here mixed training and its baselines train the language
+should gain nothing if that is frozen. Here mixed training and its baselines train the language
 model in full, by LoRA, or not at all.
 
-A frozen run trains the adapters, with their positions, and the generation head. It trains nothing
-of the language model: no embedding, not even the row of the token that starts an image. LoRA trains
-that row. With a shared adapter, both tasks train the adapter. With two adapters and a frozen
-language model, no weight has a gradient from both tasks, so no knowledge can cross. Text rows train
-nothing there. Tasks share the steps only: their number, the mean of the text loss, and the norm to
-which the whole gradient is clipped. Mixed training takes more steps than understanding alone, each
-with fewer understanding rows. What it gains over them in that arm comes from this. It should gain
-nothing over the same rows in as many but smaller steps.
+A frozen run trains the adapters, with their position embeddings, and the generation head. It trains
+no part of the language model, not even the embedding of the token that starts an image. LoRA trains
+that embedding. A shared adapter learns from both tasks. With two adapters and a frozen language
+model, no weight has a gradient from both tasks, so no knowledge can cross. Text rows train nothing
+there. The tasks share only their steps: the number of steps, the mean of the text loss, and the
+norm to which the whole gradient is clipped. Even there mixed training takes more steps than
+understanding alone, each with fewer understanding rows, and any gain comes from that. Mixed
+training should gain nothing over the same rows in as many but smaller steps.
 
 Belongs here: this study's runs, claims and figures. Not here: mixed training and its baselines
 (`training_order.py`), the verdicts on training in full with a shared adapter (`mutual_benefit.py`

@@ -1,11 +1,11 @@
 """When does generation help: mixed in, or first? (Not asked by the paper; section 4 mixes.)
 
-Arms that generate see the same understanding rows, and once each the same generation and text rows,
-in steps of one size. They differ in order, or as a control in whose images the requests have. More
-rows are also more training. So three baselines learn to understand only: from the same rows, shown
-as often; from the same rows in as many but smaller steps; and for as many steps, with the rows
-repeated. 1,600 understanding rows are shown once each. Where there are fewer, each is shown more
-often, so that every arm sees as many.
+Arms that generate see the same understanding rows, and each generation and text row once, in steps
+of one size. They differ in the order of the rows. In controls, requests have other watches' images.
+More rows also mean more training. So three baselines learn to understand only: from the same rows,
+shown as often; from the same rows in as many but smaller steps; and for as many steps, with the
+rows repeated. 1,600 understanding rows are shown once each. Fewer rows are shown more often, so
+that every arm but the longer baseline sees 1,600 in all.
 
 Belongs here: this study's runs, claims and figures. Not here: what a stage is
 (`training/stages.py`), mixed training at full size (`mutual_benefit.py`).

@@ -1,9 +1,9 @@
 """Under which conditions does generation help understanding? (Not asked by the paper; section 4.)
 
 The paper varies one condition at a time. Here six factors of two levels vary together, in 16 of
-their 64 combinations. A cell is one of these, and its gain is what mixed training has more than
-understanding alone, whose rows are shown as often. No main effect is confounded with another one or
-with an interaction of two factors (resolution IV). Interactions of two are confounded with each
+their 64 combinations. A cell is one combination. Its gain is the total of mixed training minus that
+of understanding alone, whose rows are shown as often. No main effect is confounded with another one
+or with an interaction of two factors (resolution IV). Interactions of two are confounded with each
 other, so they are in the data of a figure and are not judged.
 
 Belongs here: this design, its claims and figures. Not here: the two arms of a cell

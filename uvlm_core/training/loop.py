@@ -4,9 +4,10 @@ Belongs here: everything from the untrained networks to the trained model. Not h
 (`networks.py`), the rows (`pool.py`), the scores (`scoring/`, called by `runs/carry_out.py`), the
 record (`runs/store.py`).
 
-Arms are comparable by construction (common random numbers). A step takes understanding rows and,
-in proportion, generation rows. Two arms of one seed share initial weights, understanding rows,
-their order and the step at which each is seen. Leaving out a regime only leaves out its rows.
+Arms are comparable by construction (common random numbers). A step takes understanding rows and, in
+proportion, generation rows. Two arms of one seed share initial weights, understanding rows and
+their order. A single-task arm only leaves out the other task's rows. If `batch_counts` names a
+task, it therefore sees each row at the same step as the unified arm.
 """
 
 import json

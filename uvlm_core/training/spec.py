@@ -4,7 +4,7 @@ Belongs here: every setting that changes a result, its validation, and the setti
 affect an arm. Not here: the values of a profile (`profiles.py`), the runs of a study (`studies/`).
 
 The default of every field is the paper's value. The default of a new field must leave earlier runs
-unchanged: then it is not in their dictionaries, and their names stay the same.
+unchanged: then their dictionaries do not contain the field, and their keys stay the same.
 """
 
 import json

@@ -5,8 +5,8 @@ models (`models/stack.py`), one run by itself (`loop.py`), where stacks are carr
 (`runs/backends.py`).
 
 Stacked runs have the same number of rows of each kind in every step. They may differ in the seed,
-the rows, their order, the weight of the image loss and what a distortion drew. Each is trained as
-if it were alone, up to rounding.
+the rows, their order, the weight of the image loss and the random draws of a distortion. Each is
+trained as if it were alone, up to rounding.
 """
 
 import json

@@ -3,8 +3,8 @@
 Belongs here: `Stage`, the order of a stage's rows, and the learning rate over all stages. Not here:
 the rows (`pool.py`), what a run is (`spec.py`), the steps and the Trainer (`loop.py`).
 
-The paper trains in one stage of one epoch over all rows. More stages tell apart what an order of
-training, more data and more training do.
+The paper trains in one stage of one epoch over all rows. With more stages, studies separate the
+effects of the order of training, of more data and of more training.
 """
 
 import math
