@@ -534,7 +534,7 @@ STUDY = Study(
     name="affine_alignment",
     number=4,
     section="4.1, figure 4",
-    question="If the spaces that a model reads and draws in disagree, is the benefit lost?",
+    question="Is the benefit lost if a model reads images in one space and draws in another?",
     scales={
         "smoke": AlignmentScale(1, ("VQ-VQ",), 16, 16, 8, others=(("authors", 0.3),)),
         "laptop": AlignmentScale(

@@ -403,8 +403,8 @@ def tell_exchange(opened: OpenedStudy) -> str:
         found.append(f"{own.mean():.2f} understanding rows for {name}".replace("-0", f"{MINUS}0"))
     return (
         f"At {scale.generation_rows:,} requests, each is worth {' and '.join(found)}, mean of "
-        f"{scale.seeds} seeds. Its worth is read off the scores of understanding alone with fewer "
-        f"and more rows. The authors report {REPORTED_RATE} for SigLIP-VQ."
+        f"{scale.seeds} seeds: so many more rows bring understanding alone to the same score. The "
+        f"authors report {REPORTED_RATE} for SigLIP-VQ."
     )
 
 
@@ -412,7 +412,7 @@ STUDY = Study(
     name="data_scaling",
     number=3,
     section="4.2, figure 5",
-    question="With the data of one task fixed, how does its score grow with the data of the other?",
+    question="How does the score of one task grow with the data of the other?",
     scales={
         "smoke": ScalingScale(1, ("VQ-VQ",), 16, 16, 8, (8,), (8,), (8, 32)),
         "laptop": ScalingScale(

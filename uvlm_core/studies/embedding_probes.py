@@ -776,7 +776,7 @@ STUDY = Study(
     name="embedding_probes",
     number=6,
     section="4.3, figures 7 and 8",
-    question="Does a model that cannot answer about an attribute lack it, or not read it?",
+    question="If a model cannot answer about an attribute, is it missing inside, or not used?",
     scales={
         "smoke": ProbesScale(1, pairs=4),
         "laptop": ProbesScale(3),

@@ -489,7 +489,7 @@ STUDY = Study(
     name="learning_curves",
     number=2,
     section="4, figure 3",
-    question="How do both tasks come along while learning, at full size?",
+    question="How fast is each task learned, alone and together with the other?",
     scales={
         "smoke": Scale(1, ("VQ-VQ", "SigLIP-SigLIP")),
         "laptop": Scale(4, ARCHITECTURES),
