@@ -414,7 +414,7 @@ STUDY = Study(
     name="attribute_transfer",
     number=5,
     section="4.3, figure 6",
-    question="Do requests teach a model to recognise an attribute that its questions rarely mention?",
+    question="Do requests teach a model to recognise what its questions rarely mention?",
     scales={
         "smoke": TransferScale(1, ("VQ-VQ",), 16, 16, 8, ("weather", "weather_corner"), 0.2),
         "laptop": TransferScale(

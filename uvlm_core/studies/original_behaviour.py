@@ -151,7 +151,7 @@ STUDY = Study(
     name="original_behaviour",
     number=3,
     section="4.2",
-    question="How do three oddities of the original code change the scores?",
+    question="What do three pitfalls of the original code change?",
     scales={
         "smoke": RowsScale(1, ("VQ-VQ",), 16),
         "laptop": RowsScale(2, ("VQ-VQ",), 1000),
