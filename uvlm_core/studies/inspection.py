@@ -65,19 +65,8 @@ class EncoderTokens(Measurement):
         encoder = load_encoder(self.spec.model.understanding, self.spec)
         # (images, tokens * width)
         tokens = vectors(encoder, encoder.encode(images)).reshape(len(images), -1)
-        return {
-            "scores": [
-                {
-                    "fraction": 1.0,
-                    "metric": metric,
-                    "attribute": row["attribute"],
-                    "value": row[column],
-                    "samples": row["samples"],
-                }
-                for row in probing.probe(tokens, watches).to_dict("records")
-                for metric, column in (("probe", "accuracy"), ("probe_control", "control"))
-            ]
-        }
+        found = probing.probe_scores(probing.probe(tokens, watches))
+        return {"scores": [{"fraction": 1.0} | row for row in found]}
 
 
 @dataclass(frozen=True)
