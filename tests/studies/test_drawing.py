@@ -1073,8 +1073,11 @@ def test_the_last_token_takes_over_where_it_first_outweighs_the_image_tokens(ins
     assert len(figure.axes) == 2
     # a model that tells no pair apart is left out, unless none does
     table.loc[table["model"] == "unified", "told"] = 0.0
-    figure = embedding_probes.draw_patching(inspected(patching=table)).figure
+    found = inspected(patching=table)
+    figure = embedding_probes.draw_patching(found).figure
     assert len(figure.axes) == 1 and sentence(figure).endswith("at layer 1 (complete data)")
+    told = embedding_probes.tell_patching(found)
+    assert "takes over the answer at layer 1." in told and "mixed: 0% of the pairs" in told
     figure = embedding_probes.draw_patching(inspected(patching=table.assign(told=0.0))).figure
     assert len(figure.axes) == 2 and "No model tells enough pairs apart" in sentence(figure)
 

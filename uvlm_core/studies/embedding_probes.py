@@ -11,6 +11,7 @@ models (`inspection.py`), the probes (`scoring/probing.py`), the patching (`scor
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -182,6 +183,11 @@ def _rare(opened: OpenedStudy) -> str:
     return NAMES.get(opened.scale.rare, opened.scale.rare)
 
 
+def _chance_of(attribute: str) -> float:
+    """Return the accuracy of a probe that guesses."""
+    return 1 / find_attribute(attribute).probe_classes
+
+
 # Figures
 
 
@@ -201,7 +207,7 @@ def draw_probes(opened: OpenedStudy) -> Drawn:
     grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     for axes, architecture in zip(grid, names, strict=True):
         axes.axhline(pixels["accuracy"].mean(), **REFERENCES["baseline"])
-        axes.axhline(1 / find_attribute(attribute).probe_classes, **REFERENCES["chance"])
+        axes.axhline(_chance_of(attribute), **REFERENCES["chance"])
         own = models[models["architecture"] == architecture]
         for number, (name, model) in enumerate(_MODELS.items()):
             run = of_model(own, name)
@@ -302,7 +308,7 @@ def draw_maps(opened: OpenedStudy) -> Drawn:
         alike.append(neighbours_alike(own[["x", "y"]].to_numpy(), own[attribute].to_numpy()))
         axes.set(xticks=[], yticks=[], title=f"{method}\n{_MODELS[model].words}")
         axes.set_xlabel(f"{alike[-1]:.0%} of neighbours alike")
-    shares = own[attribute].value_counts(normalize=True)  # the same in all panels
+    shares = shown[attribute].value_counts(normalize=True)
     handles = [
         Line2D([], [], linestyle="", marker="o", color=colour, label=value)
         for value, colour in colours.items()
@@ -385,74 +391,70 @@ def taking_over(table: pd.DataFrame) -> dict[str, str]:
 
 
 def tell_probes(opened: OpenedStudy) -> str:
-    """Say how well probes read the attribute in the last layer, in pixels and in the encoder."""
-    inspected, table = opened.scale.inspected, opened.table
-    own = table[table["architecture"].isin((inspected, "any"))]
-    last = in_last_layer(own, opened.scale.rare)
-
-    def mean(rows: pd.DataFrame) -> float:
-        return rows["accuracy"].mean()
-
-    other = own[own["attribute"] == opened.scale.rare]
+    """Say how often probes of the last layer are right, and probes of what the models read."""
+    table, attribute = opened.table, opened.scale.rare
+    own = table[table["architecture"].isin((opened.scale.inspected, "any"))]
+    own = own[own["attribute"] == attribute]
+    last = in_last_layer(own, attribute)
+    models = {name: of_model(last, name)["accuracy"].mean() for name in _MODELS}
+    others = own.groupby("arm")["accuracy"].mean()
+    read = f"{_rare(opened).capitalize()} read correctly by a probe of"
     return (
-        f"In the last layer of {inspected}, a probe of the mean token tells the "
-        f"{_rare(opened)} in {mean(of_model(last, 'complete')):.2f} of the cases after "
-        f"complete data. Where it is rare, it is right in "
-        f"{mean(of_model(last, 'understanding')):.2f}, and in "
-        f"{mean(of_model(last, 'unified')):.2f} if the model also learns to draw. Random features "
-        f"of the pixels reach {mean(other[other['arm'] == PIXELS]):.2f}, the encoder's tokens side "
-        f"by side {mean(other[other['arm'] == ENCODER]):.2f}."
+        f"{read} the mean token in the last layer of {opened.scale.inspected}: "
+        f"{_by_model(models)}.\n"
+        f"{read} random features of the pixels: {others[PIXELS]:.2f}; of the encoder's "
+        f"concatenated tokens: {others[ENCODER]:.2f}; by chance: {_chance_of(attribute):.2f}."
     )
 
 
 def tell_tokens(opened: OpenedStudy) -> str:
-    """Say how well probes read the attribute from all tokens, and from their mean."""
+    """Say how often probes of all tokens are right, and probes of their mean."""
     table = _inspected(opened, "tokens")
     last = last_layer(table["place"])
-    found = table.set_index(["model", "place", "token"])["accuracy"]
-    told = [
-        f"{found[name, last, 'all']:.2f} from all tokens and "
-        f"{found[name, last, 'pooled']:.2f} from their mean ({model.words})"
-        for name, model in _MODELS.items()
-    ]
+    found = table[table["place"] == last].pivot(index="token", columns="model", values="accuracy")
+    read = f"{_rare(opened).capitalize()} read correctly by a probe of {last}"
     return (
-        f"Side by side, the encoder's tokens tell the {_rare(opened)} in "
-        f"{found['complete', 'encoder', 'all']:.2f} of the cases. In {last} probes are right in "
-        f"{'; '.join(told)}. What a single token gains on the way is what attention copies into it."
+        f"{read}, all tokens concatenated: {_by_model(found.loc['all'])}.\n"
+        f"{read}, the mean token: {_by_model(found.loc['pooled'])}.\n"
+        "Only attention can bring a token what other tokens hold."
     )
 
 
 def tell_maps(opened: OpenedStudy) -> str:
-    """Say how to read the maps, and how alike the models are by linear CKA."""
+    """Say how to read the maps, and how alike the last layers are by linear CKA."""
     table = _inspected(opened, "cka")
-    same = table[table["first"] == table["second"]]
-    found = []
-    for pair, own in same.groupby("models", sort=False):
-        other = _MODELS[pair.removeprefix("unified / ")].words.removeprefix("rare, ")
-        found.append(
-            f"{other} by {own['cka'].iloc[0]:.2f} at the {own['first'].iloc[0]} and by "
-            f"{own['cka'].iloc[-1]:.2f} in {own['first'].iloc[-1]}"
-        )
+    last = last_layer(table["first"])
+    alike = table[(table["first"] == last) & (table["second"] == last)].set_index("models")["cka"]
+    others = {name: alike[f"unified / {name}"] for name in ("complete", "understanding")}
     return (
-        "Clusters on a map say less than a probe does. t-SNE and UMAP give other coordinates on "
-        "another machine; these come from the record. By linear CKA, the unified model agrees with "
-        f"{', with '.join(found)}."
+        "Clusters on a map say less than a probe does.\n"
+        "Another machine would compute other coordinates; these come from the record.\n"
+        f"Linear CKA of {last} between the mixed model and the others: {_by_model(others)}."
     )
 
 
 def tell_patching(opened: OpenedStudy) -> str:
-    """Say at which layer the answer passes from the image tokens to the last token."""
+    """Say for each model at which layer the last token takes over the answer."""
     table = _inspected(opened, "patching")
-    told, layers = table.groupby("model", sort=False)["told"].first(), taking_over(table)
-    found = [
-        f"{_MODELS[name].words}: {layers.get(name, 'not drawn')} ({share:.0%} of the pairs told "
-        "apart)"
-        for name, share in told.items()
-    ]
-    return (
-        "The first layer at which the last token carries more of the answer than the image "
-        f"tokens: {'; '.join(found)}. A model that tells fewer than {LEAST_TOLD:.0%} of the pairs "
-        "apart has no answer to carry, and is drawn only if no model tells more."
+    layers, lines = taking_over(table), []
+    for name, share in table.groupby("model", sort=False)["told"].first().items():
+        line = f"{_MODELS[name].words.capitalize()}: {share:.0%} of the pairs told apart"
+        lines.append(
+            f"{line}; the last token takes over the answer at {layers[name]}."
+            if name in layers
+            else f"{line}, too few to look for a layer."
+        )
+    lines.append(
+        f"A model is drawn if it tells at least {LEAST_TOLD:.0%} of the pairs apart, or if none "
+        "does."
+    )
+    return "\n".join(lines)
+
+
+def _by_model(values: Mapping[str, float] | pd.Series) -> str:
+    """Return a number of each model: "0.93 (complete data), 0.69 (rare, mixed)"."""
+    return ", ".join(
+        f"{values[name]:.2f} ({model.words})" for name, model in _MODELS.items() if name in values
     )
 
 
