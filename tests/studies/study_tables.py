@@ -144,7 +144,7 @@ def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 def probed(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of embedding_probes, out of random numbers."""
     rng, rows = np.random.default_rng(8), []
-    arms = [(REPEATED, 1.0), (REPEATED, 0.1), (MIXED, 0.1), ("other", 0.1)]
+    arms = [(REPEATED, 1.0), (REPEATED, 0.1), (MIXED, 0.1)]
     for name, (arm, rate), seed in itertools.product(architectures, arms, range(seeds)):
         rows += [
             (name, arm, rate, seed, attribute, place, *rng.random(2))
@@ -154,6 +154,11 @@ def probed(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     rows += [
         ("any", "random features", 1.0, seed, attribute, "", 0.7, 0.3)
         for seed in range(seeds)
+        for attribute in probe_classes()
+    ]
+    rows += [
+        (name, "encoder's tokens", 1.0, 0, attribute, "", 0.9, 0.3)
+        for name in architectures
         for attribute in probe_classes()
     ]
     columns = ["architecture", "arm", "rate", "seed", "attribute", "place"]

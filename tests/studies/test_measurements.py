@@ -10,7 +10,7 @@ from uvlm_core.data.smart_watch import WEATHERS
 from uvlm_core.runs import trained
 from uvlm_core.runs.store import RunStore, record_key
 from uvlm_core.scoring import probing
-from uvlm_core.studies import data, embedding_probes, frozen_networks
+from uvlm_core.studies import data, embedding_probes, frozen_networks, inspection
 from uvlm_core.studies.base import find_study, recorded
 from uvlm_core.studies.baselines import MIXED, REPEATED
 from uvlm_core.training.profiles import profile
@@ -49,11 +49,9 @@ def test_what_cannot_change_the_data_does_not_name_another_record(spec):
     same = spec.vary(learning_rate=0.5, architecture="SigLIP-VQ", test_watches=7)
     assert data.DataStatistics.of(same) == data.DataStatistics.of(spec)
     assert data.DataStatistics.of(spec.vary(turns=1)) != data.DataStatistics.of(spec)
-    one = embedding_probes.EncoderTokens.of(spec.vary(architecture="SigLIP-VQ"))
-    assert one == embedding_probes.EncoderTokens.of(
-        spec.vary(architecture="SigLIP-SigLIP", turns=1)
-    )
-    assert one != embedding_probes.EncoderTokens.of(spec.vary(architecture="VQ-VQ"))
+    one = inspection.EncoderTokens.of(spec.vary(architecture="SigLIP-VQ"))
+    assert one == inspection.EncoderTokens.of(spec.vary(architecture="SigLIP-SigLIP", turns=1))
+    assert one != inspection.EncoderTokens.of(spec.vary(architecture="VQ-VQ"))
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +86,7 @@ def test_siglip_ranks_a_watchs_own_caption_first(frozen):
 def inspected(spec, new_model, processor, encoders, tmp_path_factory):
     """A record of three untrained models, and the measurement."""
     spec = spec.vary(test_watches=24)
-    measured = embedding_probes.Inspection(
-        spec, spec.vary(seed=1), spec.vary(seed=2), "weather", pairs=3
-    )
+    measured = inspection.Inspection(spec, spec.vary(seed=1), spec.vary(seed=2), "weather", pairs=3)
     models = [
         (new_model("VQ-VQ", seed=seed), processor, encoders["VQ"], encoders["VQ"])
         for seed in (1, 2, 3)
@@ -106,8 +102,8 @@ def inspected(spec, new_model, processor, encoders, tmp_path_factory):
 
 
 def test_an_inspection_probes_every_token_at_every_place_of_three_models(inspected):
-    table = recorded(*inspected, "tokens")
-    found = embedding_probes._long(table, ["token"], ["model", "place"])
+    measured, store = inspected
+    found = measured.read(store, "tokens")
     places = ["encoder", "adapter", "layer 1", "layer 2"]
     assert len(found) == 3 * len(places) * (16 + 2)
     assert list(dict.fromkeys(found["place"])) == places
@@ -138,15 +134,15 @@ def test_a_wide_table_is_its_long_one_again():
         ],
         columns=["model", "place", "token", "accuracy", "control"],
     )
-    wide = embedding_probes._wide(long, "token", ["model", "place"], ["accuracy", "control"])
+    wide = inspection._wide(long, "token", ["model", "place"], ["accuracy", "control"])
     assert len(wide) == 3
-    again = embedding_probes._long(wide, ["token"], ["model", "place"])
+    again = inspection._long(wide, "token", ["model", "place"])
     pd.testing.assert_frame_equal(again[list(long)], long, check_dtype=False)
 
 
 def test_an_inspection_is_named_by_its_three_runs(spec):
-    one = embedding_probes.Inspection(spec, spec, spec, "weather", 3)
-    other = embedding_probes.Inspection(spec, spec, spec.vary(seed=1), "weather", 3)
+    one = inspection.Inspection(spec, spec, spec, "weather", 3)
+    other = inspection.Inspection(spec, spec, spec.vary(seed=1), "weather", 3)
     assert record_key(one) != record_key(other)
 
 

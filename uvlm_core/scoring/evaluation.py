@@ -200,17 +200,9 @@ class Evaluation:
         places = representations(model, self.processor, self.questions[:count], self.images_in)
 
         def rows(states: dict) -> list[dict]:
-            table = probing.probe_places({"encoder": self.encoded} | states, self.watches[:count])
-            return [
-                {
-                    "metric": metric,
-                    "attribute": f"{row['attribute']}, {row['place']}",
-                    "value": row[column],
-                    "samples": count,
-                }
-                for row in table.to_dict("records")
-                for metric, column in (("probe", "accuracy"), ("probe_control", "control"))
-            ]
+            return probing.probe_scores(
+                probing.probe_places({"encoder": self.encoded} | states, self.watches[:count])
+            )
 
         return _each(rows, _states_apart(places, model.copies))
 

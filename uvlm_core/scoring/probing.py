@@ -1,7 +1,8 @@
 """Linear probes and maps of image tokens (paper section 4.3, figures 7 and 8; pitfall 18).
 
-Belongs here: linear probes with their controls, t-SNE and UMAP of a model's image tokens. Not here:
-how tokens are taken from a model (`alignment.py`), whether the model uses them (`patching.py`).
+Belongs here: linear probes with their controls and score rows, t-SNE and UMAP of a model's image
+tokens. Not here: how tokens are taken from a model (`alignment.py`), whether the model uses them
+(`patching.py`).
 
 A probe is a linear map from one vector per image to an attribute. Its accuracy is measured on
 held-out attribute combinations, so that no near-duplicate crosses the split. Its control has random
@@ -162,6 +163,26 @@ def probe_places(
             ]
     table = pd.concat(found, ignore_index=True)
     return table[["place", "token", *[name for name in table if name not in ("place", "token")]]]
+
+
+def probe_scores(table: pd.DataFrame) -> list[dict]:
+    """Return the score rows of a table of `probe` or `probe_places`.
+
+    Metrics `probe` and `probe_control`. Attributes such as "weather", or "weather, layer 2" if the
+    table has places.
+    """
+    if "place" in table:
+        table = table.assign(attribute=table["attribute"] + ", " + table["place"])
+    return [
+        {
+            "metric": metric,
+            "attribute": row["attribute"],
+            "value": row[column],
+            "samples": row["samples"],
+        }
+        for row in table.to_dict("records")
+        for metric, column in (("probe", "accuracy"), ("probe_control", "control"))
+    ]
 
 
 def maps(vectors: np.ndarray, seed: int = 0) -> pd.DataFrame:

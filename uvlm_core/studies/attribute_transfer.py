@@ -98,20 +98,8 @@ class PixelProbes(Measurement):
         features = probing.random_features(
             render_batch(watches, self.image_size), PIXEL_FEATURES, self.seed
         )
-        found = probing.probe(features, watches)
-        return {
-            "scores": [
-                {
-                    "fraction": 1.0,
-                    "metric": metric,
-                    "attribute": row["attribute"],
-                    "value": row[column],
-                    "samples": row["samples"],
-                }
-                for row in found.to_dict("records")
-                for metric, column in (("probe", "accuracy"), ("probe_control", "control"))
-            ]
-        }
+        found = probing.probe_scores(probing.probe(features, watches))
+        return {"scores": [{"fraction": 1.0} | row for row in found]}
 
 
 def arms(base: Profile, scale: TransferScale) -> list[Arm]:
