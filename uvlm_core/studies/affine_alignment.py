@@ -39,7 +39,6 @@ from uvlm_core.studies.base import (
 from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale, baselines
 from uvlm_core.studies.style import (
     COLOURS,
-    COLUMN,
     MINUS,
     PAGE,
     REFERENCES,
@@ -429,35 +428,37 @@ def headline_of_families(opened: OpenedStudy) -> str:
 
 @theme()
 def draw_layers(opened: OpenedStudy) -> Drawn:
-    """Draw linear CKA of the two sides by place, before and after mixed training by one adapter."""
+    """Draw linear CKA of the two sides by place, before and after training, by adapters."""
     need(opened.table, "affine_alignment_layers", _ALIGNMENT_COLUMNS)
     scale, found = opened.scale, agreement(opened.table)
     bent = (found["family"] == scale.family) & (found["dose"] == scale.dose)
-    shown = found[(bent | (found["family"] == "none")) & (found["adapters"] == ONE)]
+    shown = found[bent | (found["family"] == "none")]
     names, places = known_architectures(shown), _places(shown)
-    figure = Figure(figsize=(COLUMN if len(names) < 3 else PAGE, 3.0))
-    grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-    for axes, name in zip(grid, names, strict=True):
-        for plain, shift in ((True, -0.08), (False, 0.08)):
-            for fraction, line in ((0.0, ":"), (1.0, "-")):
-                own = shown[
-                    (shown["architecture"] == name)
-                    & ((shown["family"] == "none") == plain)
-                    & (shown["fraction"] == fraction)
-                ]
-                at = own["attribute"].map(places.index) + shift
-                look = _face(name, plain) | {"linestyle": line, "markersize": 3}
-                draw_points(axes, at, own["value"], look)
-        labels = [place.removeprefix("layer ").replace("adapter", "in") for place in places]
+    figure = Figure(figsize=(PAGE, 2.9))
+    for axes, adapters in zip(figure.subplots(1, 2, sharey=True), (ONE, TWO), strict=True):
+        for name in names:
+            for plain, shift in ((True, -0.08), (False, 0.08)):
+                for fraction, line in ((0.0, ":"), (1.0, "-")):
+                    own = shown[
+                        (shown["architecture"] == name)
+                        & (shown["adapters"] == adapters)
+                        & ((shown["family"] == "none") == plain)
+                        & (shown["fraction"] == fraction)
+                    ]
+                    at = own["attribute"].map(places.index) + shift
+                    look = _face(name, plain) | {"linestyle": line, "markersize": 3}
+                    draw_points(axes, at, own["value"], look)
+        labels = [place.replace("adapter", "adapter's\noutput") for place in places]
         axes.set_xticks(range(len(places)), labels)
-        axes.set(title=name, xlabel="layer (in: the adapter)", ylim=(0, None))
-    grid[0].set_ylabel("CKA of the side that reads\nand the side that draws")
+        axes.set(title=f"{MIXED}, {adapters}", ylim=(0, None))
+        axes.set_ylabel("CKA of the side that reads\nand the side that draws")
+        axes.label_outer()
     handles = [
         Line2D([], [], color="black", linestyle=line, label=label)
         for line, label in ((":", "before training"), ("-", "after"))
     ]
-    handles += [*_face_handles(scale), *spread_handles(shown)]
-    headline(figure, headline_of_layers(opened), handles, ncols=2)
+    handles += [*colour_handles(names), *_face_handles(scale), *spread_handles(shown)]
+    headline(figure, headline_of_layers(opened), handles)
     return Drawn(figure, shown)
 
 
@@ -518,16 +519,23 @@ def tell_families(opened: OpenedStudy) -> str:
 def tell_layers(opened: OpenedStudy) -> str:
     """Say how alike the two sides are at the last layer, before and after training."""
     found, told = agreement(opened.table), []
-    found = found[(found["adapters"] == ONE) & (found["family"] == "none")]
+    found = found[found["attribute"] == _places(found)[-1]]
+    means = found.groupby(["architecture", "adapters", "family", "fraction"])["value"].mean()
     for name in known_architectures(found):
-        own = found[found["architecture"] == name]
-        last = own[own["attribute"] == _places(own)[-1]]
-        means = last.groupby("fraction")["value"].mean()
-        told.append(f"{name} from {means.iloc[0]:.2f} to {means.iloc[-1]:.2f}")
-    return (
-        f"Training moves the CKA at the last layer of plain models: {', '.join(told)}. After "
-        f"training, plain minus distorted: {tell_verdicts(opened, APART)}."
+        for adapters in (ONE, TWO):
+            kinds = {"plain": "none", "distorted": opened.scale.family}
+            ends = ", ".join(
+                f"{means[name, adapters, family, 0.0]:.2f} and "
+                f"{means[name, adapters, family, 1.0]:.2f} {words}"
+                for words, family in kinds.items()
+            )
+            told.append(
+                f"CKA at the last layer before and after training, {name} by {adapters}: {ends}."
+            )
+    told.append(
+        f"After training by one adapter, plain minus distorted: {tell_verdicts(opened, APART)}."
     )
+    return "\n".join(told)
 
 
 STUDY = Study(
