@@ -413,7 +413,8 @@ def draw_families(opened: OpenedStudy) -> Drawn:
     ends = totals(opened.table)
     compared = ends[(ends["adapters"] == ONE) & ends["arm"].isin(_FAMILY_LOOKS)]
     counts = shown.groupby(["family", "dose"])["seed"].nunique()
-    seeds = counts.max() if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    fewest, most = int(counts.min()), int(counts.max())
+    seeds = most if fewest == most else f"{fewest} to {most}"
     return Drawn(figure, shown, records=compared["record"], seeds=seeds)
 
 
