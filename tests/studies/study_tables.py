@@ -99,8 +99,10 @@ def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     arms += [(arm, ONE, "authors", 0.3) for arm in (ONCE, MIXED)]
     for name, how, seed in itertools.product(architectures, arms, range(seeds)):
         start = (name, "unified" if how[0] == MIXED else "understanding", seed)
+        metrics = ["partial"] + [generation_metric(name)] * (how[0] == MIXED)
         rows += [
-            (*start, 1.0, "partial", attribute, 0.6 + 0.3 * rng.random(), 9, *how)
+            (*start, 1.0, metric, attribute, 0.6 + 0.3 * rng.random(), 9, *how)
+            for metric in metrics
             for attribute in ("total", *ATTRIBUTES)
         ]
         rows += [

@@ -34,6 +34,7 @@ from uvlm_core.studies.base import (
     arm_of,
     chance,
     count_verdicts,
+    generation_metric,
     tell_verdicts,
 )
 from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale, baselines
@@ -487,7 +488,26 @@ def tell_costs(opened: OpenedStudy) -> str:
         f"loses: {tell_verdicts(opened, HURTS_MORE, f'{MINUS} {REPEATED}')}.\n"
         "Distorted mixed training minus its distorted rows alone: "
         f"{tell_verdicts(opened, STAYS, ONE)} by one adapter, {tell_verdicts(opened, STAYS, TWO)} "
-        "by two."
+        "by two.\n"
+        f"What mixed training by one adapter draws, read back: {_read_back(opened)}."
+    )
+
+
+def _read_back(opened: OpenedStudy) -> str:
+    """Say how much of what mixed models draw is as requested, plain and distorted."""
+    table, scale = opened.table, opened.scale
+    own = table[
+        (table["metric"] == table["architecture"].map(generation_metric))
+        & (table["attribute"] == "total")
+        & (table["fraction"] == 1)
+        & (table["arm"] == MIXED)
+        & (table["adapters"] == ONE)
+    ]
+    means = own.groupby(["architecture", "family", "dose"])["value"].mean()
+    return "; ".join(
+        f"{name} {means[name, 'none', 0.0]:.2f} plain, "
+        f"{means[name, scale.family, scale.dose]:.2f} distorted"
+        for name in known_architectures(own)
     )
 
 
