@@ -572,7 +572,7 @@ STUDY = Study(
             1600,
             7000,
             3500,
-            others=(("shift", 1.0), ("rotation", 1.0), ("authors", 0.3)),
+            others=(("authors", 0.3),),
         ),
         "smollm": AlignmentScale(1, ("VQ-VQ",), 1600, 7000, 3500, others=(("authors", 0.3),)),
         "paper": AlignmentScale(
