@@ -272,14 +272,6 @@ def tell_pictures(opened: OpenedStudy) -> str:
     """Say what mixed training gains over each baseline, and if any model is shown to draw."""
     table = opened.table
     asked = at_end(table, "token_accuracy", "caption")["samples"].iloc[0]
-    found = at_end(table, "drawn_retrieval", f"first {_FIRST}")
-    means = found.groupby(["architecture", "arm"])["value"].mean()
-    names = known_architectures(found)
-    ends = "; ".join(
-        f"{name}: " * (len(names) > 1)
-        + ", ".join(f"{arm} {means[name, arm]:.1%}" for arm in (GENERATION, MIXED, SHUFFLED))
-        for name in names
-    )
     against = {
         "its captions alone, shown as often": (UNDERSTOOD, ""),
         "its captions repeated for as many steps": (LONGER, ""),
@@ -291,11 +283,27 @@ def tell_pictures(opened: OpenedStudy) -> str:
         if drawn
         else "No interval of generation alone or mixed lies above chance, so drawing is not judged."
     )
+    read = _found(table, "caption_retrieval", (ONCE, REPEATED, MIXED))
     return (
         f"Mixed training, by the tokens of {asked} test captions that it predicts: "
         f"{tell_contrasts(opened, against)}.\n"
-        f"Drawn pictures that are found: {ends}; by chance {_chance(found):.1%}. {shown}"
+        f"True captions found among the first {_FIRST}: {read}. The nearer to chance, the less a "
+        "model has learned of pictures, and the less there is to gain or to lose.\n"
+        f"Drawn pictures found: {_found(table, 'drawn_retrieval', (GENERATION, MIXED, SHUFFLED))}. "
+        f"{shown}"
     )
+
+
+def _found(table: pd.DataFrame, metric: str, arms: tuple[str, ...]) -> str:
+    """Say in how many cases retrieval succeeds after each arm, and by chance."""
+    found = at_end(table, metric, f"first {_FIRST}")
+    means = found.groupby(["architecture", "arm"])["value"].mean()
+    names = known_architectures(found)
+    ends = "; ".join(
+        f"{name}: " * (len(names) > 1) + ", ".join(f"{arm} {means[name, arm]:.1%}" for arm in arms)
+        for name in names
+    )
+    return f"{ends}; by chance {_chance(found):.1%}"
 
 
 STUDY = Study(
