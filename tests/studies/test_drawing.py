@@ -939,8 +939,8 @@ def test_scores_on_pictures_are_drawn_by_arm_with_their_references():
         (
             (0.0, 0.2, -0.2),
             0.5,
-            "is not shown to understand pictures better or worse than from its captions alone, and "
-            "better than from repeating them; it draws worse than generation alone",
+            "understands pictures no better and no worse than from its captions alone, and better "
+            "than from repeating them; it draws worse than generation alone",
         ),
         (
             (0.2, 0.0, 0.0),

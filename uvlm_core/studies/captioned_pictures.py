@@ -247,11 +247,13 @@ def headline_of_pictures(opened: OpenedStudy) -> str:
     Of drawing it says nothing but that, if no architecture is shown to draw.
     """
     once, longer, drawn = (_judged(opened, claim) for claim in (UNDERSTOOD, LONGER, WELL_DRAWN))
-    told = (
-        f"understands pictures {once} than"
-        if once
-        else "is not shown to understand pictures better or worse than"
-    )
+    verdicts = opened.verdicts
+    if once:
+        told = f"understands pictures {once} than"
+    elif set(verdicts.loc[verdicts["claim"] == UNDERSTOOD, "verdict"]) == {"no effect"}:
+        told = "understands pictures no better and no worse than"
+    else:
+        told = "is not shown to understand pictures better or worse than"
     told = f"Mixed training {told} from its captions alone"
     told += f", and {longer} than from repeating them" if longer else ""
     if not drawing_architectures(opened.table):
