@@ -15,7 +15,8 @@ from uvlm_core.studies import style
 from uvlm_core.studies.base import chance, difference_text
 from uvlm_core.studies.statistics import MARGIN, mean_interval, verdict
 
-_PLAIN = ("arm", "regime", "matching", "switch")  # columns whose values speak for themselves
+# columns whose values speak for themselves
+_PLAIN = ("arm", "adapters", "regime", "matching", "switch")
 _SAID = {"partial": "partial credit", "exact": "exact answers", "": "all"}
 
 
