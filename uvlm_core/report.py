@@ -211,7 +211,9 @@ def _overview(told: list[Summary]) -> str:
             + (f"<p><b>{html.escape(each.headline)}.</b></p>" if each.headline else "")
             + f'<a href="{each.notebook}.html"><img src="figures/{each.figure}.png" '
             f'alt="{each.figure}" '
-            f'width="{_WIDTH}"></a><p>{html.escape(each.finding)}</p></div>'
+            f'width="{_WIDTH}"></a>'
+            + "".join(f"<p>{html.escape(line)}</p>" for line in each.finding.splitlines())
+            + "</div>"
         )
     return "\n".join(parts)
 

@@ -816,6 +816,16 @@ def test_each_distortion_is_drawn_with_its_intervals_and_the_plain_runs_behind_i
     assert set(made.records) == {"plain", "0"} and made.seeds == 3
 
 
+@pytest.mark.parametrize("name", ["affine_alignment", "affine_alignment_layers"])
+def test_another_dose_of_the_judged_family_changes_no_finding(name):
+    table = distorted()
+    weaker = table[table["family"] == "affine"].assign(dose=0.5, value=0.0)
+    found, more = (opened("affine_alignment", rows) for rows in (table, pd.concat([table, weaker])))
+    tell, draw = (each[name] for each in (found.study.findings, found.study.figures))
+    assert tell(found) == tell(more)
+    assert 0.5 not in set(draw(more).shown["dose"])
+
+
 def test_distortions_in_fewer_seeds_are_said_to_have_fewer():
     table = distorted()
     fewer = table[(table["family"] != "authors") | (table["seed"] > 0)]

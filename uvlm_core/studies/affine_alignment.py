@@ -36,6 +36,7 @@ from uvlm_core.studies.base import (
     count_verdicts,
     generation_metric,
     tell_verdicts,
+    understanding_totals,
 )
 from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale, baselines
 from uvlm_core.studies.style import (
@@ -205,11 +206,14 @@ def strength_arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
 # What is compared
 
 
-def totals(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the total partial credit of every run after training."""
-    return table[
-        (table["metric"] == "partial") & (table["attribute"] == "total") & (table["fraction"] == 1)
-    ]
+def judged(table: pd.DataFrame, scale: AlignmentScale) -> pd.DataFrame:
+    """Return the rows of the distortion that is judged."""
+    return table[(table["family"] == scale.family) & (table["dose"] == scale.dose)]
+
+
+def undistorted(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of models without a distortion."""
+    return table[table["family"] == "none"]
 
 
 def distortion_costs(table: pd.DataFrame) -> pd.DataFrame:
@@ -218,17 +222,11 @@ def distortion_costs(table: pd.DataFrame) -> pd.DataFrame:
     Columns: architecture, arm, adapters, family, dose, seed, cost.
     """
     keys = ["architecture", "arm", "adapters", "seed"]
-    ends = totals(table)
-    plain = ends[ends["family"] == "none"].set_index(keys)["value"]
+    ends = understanding_totals(table)
+    plain = undistorted(ends).set_index(keys)["value"]
     bent = ends[ends["family"] != "none"].set_index([*keys, "family", "dose"])["value"]
     cost = plain.reindex(bent.index.droplevel(["family", "dose"])).to_numpy() - bent
     return cost.rename("cost").dropna().reset_index()
-
-
-def judged_costs(table: pd.DataFrame, scale: AlignmentScale) -> pd.DataFrame:
-    """Return the costs of the distortion that is judged (`distortion_costs`)."""
-    costs = distortion_costs(table)
-    return costs[(costs["family"] == scale.family) & (costs["dose"] == scale.dose)]
 
 
 def comparing_costs(
@@ -243,26 +241,25 @@ def comparing_costs(
     """
 
     def compare(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Comparison]:
-        costs = judged_costs(table, scale)
+        costs = judged(distortion_costs(table), scale)
         for name in known_architectures(costs):
             wide = costs[costs["architecture"] == name].pivot(
                 index="seed", columns=["arm", "adapters"], values="cost"
             )
             mixed = wide[MIXED, adapters]
-            words = f"total, plain {MINUS} {_words(scale)}, {MIXED}, {adapters}"
+            words = f"total lost by {_words(scale)}, {MIXED}, {adapters}"
             if not less:
                 yield Comparison(name, words, mixed.dropna(), "examples")
             for arm, matching in less:
                 difference = (mixed - wide[arm, ONE]).dropna()
-                yield Comparison(name, f"{words}, {MINUS} {arm}", difference, matching)
+                yield Comparison(name, f"{words} {MINUS} {arm}", difference, matching)
 
     return compare
 
 
 def compare_benefit(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Comparison]:
     """Compare mixed training with its rows alone where both have the distortion."""
-    ends = totals(table)
-    bent = ends[(ends["family"] == scale.family) & (ends["dose"] == scale.dose)]
+    bent = judged(understanding_totals(table), scale)
     for name in known_architectures(bent):
         wide = bent[bent["architecture"] == name].pivot(
             index="seed", columns=["arm", "adapters"], values="value"
@@ -270,7 +267,7 @@ def compare_benefit(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Comp
         for adapters in (ONE, TWO):
             yield Comparison(
                 name,
-                f"total, {_words(scale)}, {MIXED}, {adapters}, {MINUS} {ONCE}",
+                f"total with {_words(scale)}, {MIXED}, {adapters} {MINUS} {ONCE}",
                 (wide[MIXED, adapters] - wide[ONCE, ONE]).dropna(),
                 "examples",
             )
@@ -288,12 +285,11 @@ def compare_last_layers(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[
     for name in known_architectures(found):
         own = found[found["architecture"] == name]
         own = own[own["attribute"] == _places(own)[-1]]
-        plain = own[own["family"] == "none"].set_index("seed")["value"]
-        bent = own[(own["family"] == scale.family) & (own["dose"] == scale.dose)]
+        plain, bent = (rows.set_index("seed") for rows in (undistorted(own), judged(own, scale)))
         yield Comparison(
             name,
-            f"CKA at the last layer, plain {MINUS} {_words(scale)}, {MIXED}",
-            (plain - bent.set_index("seed")["value"]).dropna(),
+            f"CKA at the last layer lost by {_words(scale)}, {MIXED}, {ONE}",
+            (plain["value"] - bent["value"]).dropna(),
             "examples",
         )
 
@@ -315,9 +311,8 @@ def draw_costs(opened: OpenedStudy) -> Drawn:
     """Draw where each arm ends, plain and distorted, and what the distortion costs it."""
     table, scale = opened.table, opened.scale
     need(table, "affine_alignment", _ALIGNMENT_COLUMNS)
-    ends = totals(table)
-    bent = (ends["family"] == scale.family) & (ends["dose"] == scale.dose)
-    shown = ends[bent | (ends["family"] == "none")]
+    ends = understanding_totals(table)
+    shown = pd.concat([undistorted(ends), judged(ends, scale)])
     names = known_architectures(shown)
     figure = Figure(figsize=(PAGE, 2.9))
     left, right = figure.subplots(1, 2)
@@ -326,7 +321,7 @@ def draw_costs(opened: OpenedStudy) -> Drawn:
     for number, (name, plain) in enumerate(series):
         own = shown[(shown["architecture"] == name) & ((shown["family"] == "none") == plain)]
         _draw_arms(left, own, "value", _face(name, plain), (number + 0.5) / len(series) - 0.5)
-    costs = judged_costs(table, scale)
+    costs = judged(distortion_costs(table), scale)
     right.axhline(0, color="black", linewidth=0.6)
     for number, name in enumerate(names):
         own = costs[costs["architecture"] == name]
@@ -401,7 +396,7 @@ def draw_families(opened: OpenedStudy) -> Drawn:
                 at, look = kinds.index(kind) + shift, look | {"color": COLOURS[name]}
                 draw_mean(axes, at, group["cost"], look, upright=False)
         axes.set_title(name)
-        axes.set(ylim=(len(kinds) - 0.5, -0.5), xlabel="lost total partial credit")
+        axes.set(ylim=(len(kinds) - 0.5, -0.5), xlabel="total partial credit lost")
         axes.grid(False, axis="y")
     grid[0].set_yticks(
         range(len(kinds)), [_IN_WORDS[family].format(dose) for family, dose in kinds]
@@ -411,7 +406,7 @@ def draw_families(opened: OpenedStudy) -> Drawn:
         for arm, look in _FAMILY_LOOKS.items()
     ]
     headline(figure, headline_of_families(opened), [*handles, *spread_handles(shown)])
-    ends = totals(opened.table)
+    ends = understanding_totals(opened.table)
     compared = ends[(ends["adapters"] == ONE) & ends["arm"].isin(_FAMILY_LOOKS)]
     counts = shown.groupby(["family", "dose"])["seed"].nunique()
     fewest, most = int(counts.min()), int(counts.max())
@@ -433,8 +428,7 @@ def draw_layers(opened: OpenedStudy) -> Drawn:
     """Draw linear CKA of the two sides by place, before and after training, by adapters."""
     need(opened.table, "affine_alignment_layers", _ALIGNMENT_COLUMNS)
     scale, found = opened.scale, agreement(opened.table)
-    bent = (found["family"] == scale.family) & (found["dose"] == scale.dose)
-    shown = found[bent | (found["family"] == "none")]
+    shown = pd.concat([undistorted(found), judged(found, scale)])
     names, places = known_architectures(shown), _places(shown)
     figure = Figure(figsize=(PAGE, 2.9))
     for axes, adapters in zip(figure.subplots(1, 2, sharey=True), (ONE, TWO), strict=True):
@@ -477,7 +471,8 @@ def headline_of_layers(opened: OpenedStudy) -> str:
 
 def tell_costs(opened: OpenedStudy) -> str:
     """Say what the distortion costs each arm, and what mixed training still gains."""
-    means = judged_costs(opened.table, opened.scale).groupby(["arm", "adapters"])["cost"].mean()
+    costs = judged(distortion_costs(opened.table), opened.scale)
+    means = costs.groupby(["arm", "adapters"])["cost"].mean()
     lost = "; ".join(f"{words} {means[key]:+.3f}" for key, words in _IN_A_LINE.items())
     lost = lost.replace("-", MINUS)
     return (
@@ -495,7 +490,7 @@ def tell_costs(opened: OpenedStudy) -> str:
 
 def _read_back(opened: OpenedStudy) -> str:
     """Say how much of what mixed models draw is as requested, plain and distorted."""
-    table, scale = opened.table, opened.scale
+    table = opened.table
     own = table[
         (table["metric"] == table["architecture"].map(generation_metric))
         & (table["attribute"] == "total")
@@ -503,10 +498,12 @@ def _read_back(opened: OpenedStudy) -> str:
         & (table["arm"] == MIXED)
         & (table["adapters"] == ONE)
     ]
-    means = own.groupby(["architecture", "family", "dose"])["value"].mean()
+    plain, bent = (
+        rows.groupby("architecture")["value"].mean()
+        for rows in (undistorted(own), judged(own, opened.scale))
+    )
     return "; ".join(
-        f"{name} {means[name, 'none', 0.0]:.2f} plain, "
-        f"{means[name, scale.family, scale.dose]:.2f} distorted"
+        f"{name} {plain[name]:.2f} plain, {bent[name]:.2f} distorted"
         for name in known_architectures(own)
     )
 
@@ -522,7 +519,7 @@ def tell_families(opened: OpenedStudy) -> str:
         for _, row in moved.iterrows()
     ]
     text = f"How far the tokens that are read move: {', '.join(told)}." if told else ""
-    alone = totals(table)
+    alone = understanding_totals(table)
     alone = alone[
         (alone["architecture"] == "VQ-VQ")
         & (alone["arm"] == ONCE)
@@ -541,14 +538,15 @@ def tell_layers(opened: OpenedStudy) -> str:
     """Say how alike the two sides are at the last layer, before and after training."""
     found, told = agreement(opened.table), []
     found = found[found["attribute"] == _places(found)[-1]]
-    means = found.groupby(["architecture", "adapters", "family", "fraction"])["value"].mean()
+    plain, bent = (
+        rows.groupby(["architecture", "adapters", "fraction"])["value"].mean()
+        for rows in (undistorted(found), judged(found, opened.scale))
+    )
     for name in known_architectures(found):
         for adapters in (ONE, TWO):
-            kinds = {"plain": "none", "distorted": opened.scale.family}
             ends = ", ".join(
-                f"{means[name, adapters, family, 0.0]:.2f} and "
-                f"{means[name, adapters, family, 1.0]:.2f} {words}"
-                for words, family in kinds.items()
+                f"{means[name, adapters, 0.0]:.2f} and {means[name, adapters, 1.0]:.2f} {words}"
+                for means, words in ((plain, "plain"), (bent, "distorted"))
             )
             told.append(
                 f"CKA at the last layer before and after training, {name} by {adapters}: {ends}."
@@ -563,7 +561,7 @@ STUDY = Study(
     name="affine_alignment",
     number=4,
     section="4.1, figure 4",
-    question="Is the benefit lost if a model reads images in one space and draws in another?",
+    question="Is the benefit of mixed training lost if the two image spaces disagree?",
     scales={
         "smoke": AlignmentScale(1, ("VQ-VQ",), 16, 16, 8, others=(("authors", 0.3),)),
         "laptop": AlignmentScale(
@@ -572,7 +570,7 @@ STUDY = Study(
             1600,
             7000,
             3500,
-            others=(("authors", 0.3),),
+            others=(("shift", 1.0), ("rotation", 1.0), ("authors", 0.3)),
         ),
         "smollm": AlignmentScale(1, ("VQ-VQ",), 1600, 7000, 3500, others=(("authors", 0.3),)),
         "paper": AlignmentScale(
@@ -598,7 +596,7 @@ STUDY = Study(
             "and more than it hurts training on understanding alone",
             "4.1, figure 4",
             comparing_costs(ONE, (ONCE, "examples"), (REPEATED, "steps")),
-            "which it leaves alone",
+            "yes: it does not hurt that",
         ),
         Claim(
             NOT_BY_SHARING,

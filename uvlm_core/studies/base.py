@@ -204,6 +204,13 @@ def metric_of(task: str, architecture: str) -> str:
     return "partial" if task == "understanding" else generation_metric(architecture)
 
 
+def understanding_totals(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the total partial credit of every run after training."""
+    return table[
+        (table["metric"] == "partial") & (table["attribute"] == "total") & (table["fraction"] == 1)
+    ]
+
+
 def chance(metric: str, attribute: str) -> float:
     """Return a metric's chance level; for "total", the mean over the attributes.
 

@@ -27,6 +27,7 @@ from uvlm_core.studies.base import (
     generation_metric,
     tell_contrasts,
     tell_counts,
+    understanding_totals,
 )
 from uvlm_core.studies.baselines import (
     GENERATION,
@@ -133,9 +134,7 @@ def exchange_rates(table: pd.DataFrame, rows: int) -> pd.DataFrame:
     """
     from sklearn.isotonic import IsotonicRegression  # late, as it takes a second
 
-    chosen = table[
-        (table["metric"] == "partial") & (table["attribute"] == "total") & (table["fraction"] == 1)
-    ]
+    chosen = understanding_totals(table)
     alone = chosen[chosen["arm"] == ONCE]
     counts = np.sort(alone["understanding_rows"].unique())
     curve = (

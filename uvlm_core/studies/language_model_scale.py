@@ -34,6 +34,7 @@ from uvlm_core.studies.base import (
     chance,
     count_verdicts,
     tell_verdicts,
+    understanding_totals,
 )
 from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale, baselines
 from uvlm_core.studies.style import (
@@ -49,7 +50,7 @@ from uvlm_core.studies.style import (
     spread_handles,
     theme,
 )
-from uvlm_core.studies.trained_parts import gains, totals
+from uvlm_core.studies.trained_parts import gains
 from uvlm_core.training.profiles import Profile
 
 TAUGHT, RANDOM = "pre-trained", "random"
@@ -182,7 +183,7 @@ def _words(count: int) -> str:
 def draw_totals(opened: OpenedStudy) -> Drawn:
     """Draw the understanding total of every arm by size; a panel for each start."""
     need(opened.table, "language_model_scale", _SIZE_COLUMNS)
-    shown = totals(opened.table)
+    shown = understanding_totals(opened.table)
     figure = Figure(figsize=(PAGE, 2.9))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (start, names) in zip(panels, STARTS.items(), strict=True):
@@ -273,7 +274,11 @@ def headline_of_gains(opened: OpenedStudy) -> str:
 
 def tell_totals(opened: OpenedStudy) -> str:
     """Say where the arms end at each size, and what size and pre-training do to the gain."""
-    means = totals(opened.table).groupby(["language_model", "parameters", "arm"])["value"].mean()
+    means = (
+        understanding_totals(opened.table)
+        .groupby(["language_model", "parameters", "arm"])["value"]
+        .mean()
+    )
     told = [
         f"Mean total of {', '.join(names)}, {start} language model: "
         + "; ".join(

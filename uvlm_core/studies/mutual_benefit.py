@@ -28,6 +28,7 @@ from uvlm_core.studies.base import (
     metric_of,
     tell_contrasts,
     tell_counts,
+    understanding_totals,
 )
 from uvlm_core.studies.baselines import (
     GENERATION,
@@ -264,11 +265,7 @@ def tell_benefit(opened: OpenedStudy) -> str:
         "these rows repeated for as many steps": (OUTLASTS, ""),
     }
     drawn = {"its requests alone": (DRAWS, "")}
-    table = opened.table
-    last = table[
-        (table["fraction"] == 1) & (table["attribute"] == "total") & (table["metric"] == "partial")
-    ]
-    means = last.groupby("arm")["value"].mean()
+    means = understanding_totals(opened.table).groupby("arm")["value"].mean()
     ends = ", ".join(f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, MIXED))
     return (
         f"Mixed training, understanding: {tell_contrasts(opened, against)}.\n"

@@ -21,6 +21,7 @@ from uvlm_core.studies.base import (
     arm_of,
     scores,
     sized,
+    understanding_totals,
 )
 from uvlm_core.studies.style import (
     COLUMN,
@@ -89,9 +90,7 @@ def changes(found: pd.DataFrame) -> pd.DataFrame:
 
     Adds the column difference.
     """
-    shown = found[
-        (found["metric"] == "partial") & (found["attribute"] == "total") & (found["fraction"] == 1)
-    ]
+    shown = understanding_totals(found)
     keys = ["architecture", "regime", "seed"]
     plain = shown[shown["switch"] == PLAIN].set_index(keys)["value"]
     before = plain.reindex(pd.MultiIndex.from_frame(shown[keys])).to_numpy()

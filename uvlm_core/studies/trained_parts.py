@@ -37,6 +37,7 @@ from uvlm_core.studies.base import (
     chance,
     count_verdicts,
     tell_verdicts,
+    understanding_totals,
 )
 from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale
 from uvlm_core.studies.style import (
@@ -52,7 +53,7 @@ from uvlm_core.studies.style import (
     spread_handles,
     theme,
 )
-from uvlm_core.studies.training_order import SMALL, at_end, specs_of
+from uvlm_core.studies.training_order import SMALL, specs_of
 from uvlm_core.training.profiles import Profile
 
 FROZEN, FULL = "frozen LM", "full LM"
@@ -106,11 +107,6 @@ def arms(base: Profile, scale: MixedScale) -> list[Arm]:
     ]
 
 
-def totals(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the total partial credit of every run after training."""
-    return at_end(table).query("attribute == 'total'")
-
-
 def gains(table: pd.DataFrame, conditions: tuple[str, ...] = ("trained",)) -> pd.DataFrame:
     """Return what mixed training has more than each baseline in the final total, by seed.
 
@@ -118,7 +114,7 @@ def gains(table: pd.DataFrame, conditions: tuple[str, ...] = ("trained",)) -> pd
     that tell settings of an architecture apart.
     """
     keys = ["architecture", *conditions, "seed"]
-    wide = totals(table).pivot(index=keys, columns="arm", values="value")
+    wide = understanding_totals(table).pivot(index=keys, columns="arm", values="value")
     found = wide.drop(columns=MIXED).rsub(wide[MIXED], axis=0).reset_index()
     # where a setting lacks a baseline there is no difference
     return found.melt(keys, var_name="baseline", value_name="difference").dropna()
@@ -147,7 +143,7 @@ def compare_learning(table: pd.DataFrame, scale: MixedScale) -> Iterator[Compari
 
 def compare_adapters(table: pd.DataFrame, scale: MixedScale) -> Iterator[Comparison]:
     """Compare mixed training by one adapter and by two, with a frozen language model."""
-    mixed = totals(table)
+    mixed = understanding_totals(table)
     mixed = mixed[mixed["arm"] == MIXED]
     for name in known_architectures(mixed):
         own = mixed[mixed["architecture"] == name]
@@ -169,7 +165,7 @@ def _by_part(table: pd.DataFrame, baseline: str) -> Iterator[tuple[str, pd.DataF
 def draw_totals(opened: OpenedStudy) -> Drawn:
     """Draw the understanding total of every arm, by trained part, with chance."""
     need(opened.table, "trained_parts", _TOTAL_COLUMNS)
-    shown = totals(opened.table)
+    shown = understanding_totals(opened.table)
     figure = Figure(figsize=(PAGE, 3.0))
     axes = figure.subplots()
     axes.axhline(chance("partial", "total"), **REFERENCES["chance"])
@@ -243,7 +239,7 @@ def headline_of_gains(opened: OpenedStudy) -> str:
 
 def tell_totals(opened: OpenedStudy) -> str:
     """Say where the arms end with each trained part, and how much more learning adds."""
-    means = totals(opened.table).groupby(["trained", "arm"])["value"].mean()
+    means = understanding_totals(opened.table).groupby(["trained", "arm"])["value"].mean()
     ends = "; ".join(
         f"{part} " + ", ".join(f"{means[part, arm]:.2f}" for arm in (ONCE, REPEATED, MIXED))
         for part in PARTS

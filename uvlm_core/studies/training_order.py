@@ -30,6 +30,7 @@ from uvlm_core.studies.base import (
     chance,
     count_verdicts,
     tell_contrasts,
+    understanding_totals,
 )
 from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, MixedScale, baselines
 from uvlm_core.studies.style import (
@@ -146,7 +147,7 @@ def comparing(
     """Return a comparison of the final total of pairs of arms, for each number of rows."""
 
     def compare(table: pd.DataFrame, scale: OrderScale) -> Iterator[Comparison]:
-        last = at_end(table).query("attribute == 'total'")
+        last = understanding_totals(table)
         for (rows, name), own in last.groupby(["understanding_rows", "architecture"], sort=False):
             wide = own.pivot_table(index="seed", columns="arm", values="value")
             for arm, baseline in pairs:
@@ -165,7 +166,7 @@ def comparing(
 def draw_orders(opened: OpenedStudy) -> Drawn:
     """Draw the understanding total of every arm, a panel for each number of understanding rows."""
     need(opened.table, "training_order", _COLUMNS)
-    shown = at_end(opened.table).query("attribute == 'total'")
+    shown = understanding_totals(opened.table)
     names, panels = known_architectures(shown), list(opened.scale.arms)
     known = [arm for arm in ARMS if arm in set(shown["arm"])]
     figure = Figure(figsize=(COLUMN if len(panels) == 1 else PAGE, 0.9 + 0.23 * len(known)))

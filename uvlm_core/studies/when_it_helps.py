@@ -29,6 +29,7 @@ from uvlm_core.studies.base import (
     arm_of,
     tell_counts,
     tell_verdicts,
+    understanding_totals,
 )
 from uvlm_core.studies.baselines import MIXED, ONCE, MixedScale, baselines
 from uvlm_core.studies.statistics import MARGIN
@@ -159,9 +160,7 @@ def cell_gains(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: architecture, the factors, seed, difference.
     """
-    last = table[
-        (table["metric"] == "partial") & (table["attribute"] == "total") & (table["fraction"] == 1)
-    ]
+    last = understanding_totals(table)
     keys = ["architecture", *FACTORS, "seed"]
     wide = last.pivot_table(index=keys, columns="arm", values="value")
     return (wide[MIXED] - wide[ONCE]).dropna().rename("difference").reset_index()
