@@ -73,7 +73,7 @@ _IN_WORDS = {  # family -> what a dose of it is
     "affine": "affine {0:g}: rotation, stretch, shift",
     "rotation": "rotation, {0:.0%} of the way",
     "scaling": "stretch, condition number 10^{0:g}",
-    "shift": "shift by {0:g} token lengths",
+    "shift": "shift of {0:g} times a token's length",
     "authors": "authors' recipe, strength {0:g}",
     "residual": "smooth bend, dose {0:g}",
     "warp": "squashed values, dose {0:g}",
