@@ -270,8 +270,22 @@ def tell_benefit(opened: OpenedStudy) -> str:
     return (
         f"Mixed training, understanding: {tell_contrasts(opened, against)}.\n"
         f"Mixed training, drawing: {tell_contrasts(opened, drawn)}.\n"
-        f"Mean total of understanding after training: {ends}."
+        f"Mean total of understanding after training: {ends}.\n"
+        f"Drawn as requested after {GENERATION}, in total: {_drawn(opened.table)}."
     )
+
+
+def _drawn(table: pd.DataFrame) -> str:
+    """Say how much of its requests generation alone follows, by architecture."""
+    own = table[
+        (table["fraction"] == 1) & (table["arm"] == GENERATION) & (table["attribute"] == "total")
+    ]
+    told, metrics = [], {name: metric_of("generation", name) for name in known_architectures(own)}
+    for name, metric in metrics.items():
+        found = own[(own["architecture"] == name) & (own["metric"] == metric)]
+        told.append(f"{name} {found['value'].mean():.2f}")
+    guess = chance(next(iter(metrics.values())), "total")
+    return f"{', '.join(told)}; a guess has {guess:.2f}"
 
 
 def tell_attributes(opened: OpenedStudy) -> str:
@@ -302,7 +316,7 @@ STUDY = Study(
     question="Does a model that learns to draw understand better, and the reverse?",
     scales={
         "smoke": MixedScale(1, ("VQ-VQ", "SigLIP-SigLIP"), 16, 16, 8),
-        "laptop": MixedScale(8, ("SigLIP-VQ", "VQ-VQ"), 1600, 7000, 3500),
+        "laptop": MixedScale(8, ARCHITECTURES, 1600, 7000, 3500),
         "smollm": MixedScale(1, ARCHITECTURES, 1600, 7000, 3500),
         "paper": MixedScale(3, ARCHITECTURES, 120_000, 60_000, 0),
     },
