@@ -14,9 +14,9 @@ from uvlm_core.runs.store import RunStore
 from uvlm_core.scoring.alignment import MEASURES
 from uvlm_core.scoring.probing import probe_classes
 from uvlm_core.studies.affine_alignment import ONE, TWO
-from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
+from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, FIRST_ABSENT
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
-from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
+from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
 from uvlm_core.studies.generation_heads import NEEDED
 from uvlm_core.studies.language_model_scale import STARTS
@@ -94,7 +94,7 @@ def scaling(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of affine_alignment at its smoke scale, out of random numbers."""
     rng, rows = np.random.default_rng(2), []
-    judged = [(ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO)]
+    judged = [(ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO), (FIRST, ONE)]
     arms = [(*arm, *how) for how in (("none", 0.0), ("affine", 1.0)) for arm in judged]
     arms += [(arm, ONE, "authors", 0.3) for arm in (ONCE, MIXED)]
     for name, how, seed in itertools.product(architectures, arms, range(seeds)):
@@ -118,7 +118,7 @@ def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of attribute_transfer, out of random numbers; the attributes of its smoke scale."""
     rng, rows = np.random.default_rng(4), []
-    arms = (ONCE, REPEATED, MIXED, ABSENT, FALSE)
+    arms = (ONCE, REPEATED, MIXED, ABSENT, FALSE, FIRST, FIRST_ABSENT)
     for name, arm, seed in itertools.product(architectures, arms, range(seeds)):
         drawn = () if arm in (ONCE, REPEATED) else (generation_metric(name),)
         found = [(metric, attribute) for attribute in ATTRIBUTES for metric in ("partial", *drawn)]

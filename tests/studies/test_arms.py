@@ -17,12 +17,14 @@ from uvlm_core.studies.affine_alignment import ONE, OTHER_SEEDS, TWO, Distortion
 from uvlm_core.studies.attribute_transfer import PixelProbes
 from uvlm_core.studies.base import REGIME_CHANGES, Measurement, find_study, scores, sized
 from uvlm_core.studies.baselines import (
+    FIRST,
     GENERATION,
     MIXED,
     ONCE,
     REPEATED,
     MixedScale,
     baselines,
+    generation_first,
 )
 from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.learning_curves import FeatureCeiling
@@ -160,13 +162,13 @@ def test_a_switch_changes_one_thing():
         assert own == [spec.vary(**change) for spec in plain]
 
 
-def test_alignment_distorts_every_arm_and_trains_mixed_by_one_adapter_and_by_two():
+def test_alignment_distorts_both_orders_and_trains_mixed_by_one_adapter_and_by_two():
     scale = find_study("affine_alignment").scale("laptop")
     arms = [arm for arm in arms_of("affine_alignment", seeds=6) if arm.labels["arm"] != "none"]
     names = ("seed", "arm", "adapters", "family", "dose")
     found = {tuple(arm.labels[name] for name in names): arm.spec for arm in arms}
     assert len({spec.canonical() for spec in found.values()}) == len(arms)  # none is in vain
-    judged = ((ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO))
+    judged = ((ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO), (FIRST, ONE))
     kinds = (("none", 0.0), ("affine", 1.0))
     wanted = {(seed, *arm, *how) for seed in range(6) for arm in judged for how in kinds}
     wanted |= {
@@ -178,7 +180,8 @@ def test_alignment_distorts_every_arm_and_trains_mixed_by_one_adapter_and_by_two
     assert set(found) == wanted
     for (seed, arm, adapters, family, dose), spec in found.items():
         same = {"seed": seed, "architecture": "VQ-VQ"}
-        plain = baselines(BASE, scale, scale.seen, **same)[arm]
+        known = baselines(BASE, scale, scale.seen, **same)
+        plain = generation_first(known[MIXED]) if arm == FIRST else known[arm]
         bent = () if family == "none" else (Distortion(family, dose),)
         assert spec == plain.vary(distortions=bent, shared_adapter=adapters == ONE)
 
@@ -191,11 +194,11 @@ def test_a_distortion_that_leaves_no_common_adapter_is_refused():
         arms_of("affine_alignment", seeds=1, family="shear")
 
 
-def test_transfer_has_a_mixed_arm_two_baselines_and_two_controls_in_every_seed():
+def test_transfer_has_two_orders_two_baselines_and_their_controls_in_every_seed():
     scale = find_study("attribute_transfer").scale("laptop")
     arms = arms_of("attribute_transfer", seeds=2)
     specs = {(arm.labels["seed"], arm.labels["arm"]): arm.spec for arm in arms}
-    assert len(set(specs.values())) == len(arms) == 2 * 5
+    assert len(set(specs.values())) == len(arms) == 2 * 7
     few = tuple(AttributeBias(name, 0.03) for name in ("weather", "weather_corner"))
     never = tuple(AttributeBias(name, 0.0, ("generation",)) for name in scale.rare)
     exchanged = ("weather", "weather_corner", "battery_corner")
@@ -211,6 +214,8 @@ def test_transfer_has_a_mixed_arm_two_baselines_and_two_controls_in_every_seed()
         absent, false = (specs[seed, arm] for arm in (transfer.ABSENT, transfer.FALSE))
         assert absent == rare[MIXED].vary(biases=few + never)
         assert false == rare[MIXED].vary(shuffled_attributes=exchanged)
+        assert specs[seed, FIRST] == generation_first(rare[MIXED])
+        assert specs[seed, transfer.FIRST_ABSENT] == generation_first(absent)
         steps = {arm: specs[seed, arm].steps for arm in (ONCE, REPEATED, MIXED)}
         assert steps[ONCE] == 200 and abs(steps[REPEATED] - steps[MIXED]) <= 1
 

@@ -9,9 +9,9 @@ from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.models.language_models import LM_LAYERS, parameters_of
 from uvlm_core.studies import generation_heads, task_gradients, training_order
 from uvlm_core.studies.affine_alignment import ONE, TWO, distortion_costs
-from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, PIXELS, at_end
+from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, FIRST_ABSENT, PIXELS, at_end
 from uvlm_core.studies.base import chance, find_study, generation_metric
-from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
+from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawing_architectures
 from uvlm_core.studies.data_scaling import exchange_rates
 from uvlm_core.studies.language_model_scale import STARTS, slopes
@@ -121,15 +121,17 @@ def test_a_planted_benefit_is_judged_against_each_baseline_as_it_is():
     assert set(found["difference"].round(9)) == {0.1, -0.1, 0}
 
 
-def distorted(mixed: float, alone: float, longer: float, two: float, seeds=8) -> pd.DataFrame:
+def distorted(mixed: float, alone: float, longer: float, two: float, first: float, seeds=8):
     """As the table of affine_alignment: what the distortion costs mixed training, its baselines,
-    and mixed training by two adapters. Plain mixed training is .1 above its rows alone. The CKA of
-    the last layer falls by .3, that of the adapter does not."""
+    mixed training by two adapters, and training that generates first. Plain training on both tasks
+    is .1 above its rows alone. The CKA of the last layer falls by .3, that of the adapter does
+    not."""
     costs = {
         (ONCE, ONE): (0.6, alone),
         (REPEATED, ONE): (0.8, longer),
         (MIXED, ONE): (0.7, mixed),
         (MIXED, TWO): (0.7, two),
+        (FIRST, ONE): (0.7, first),
     }
     rows = []
     for (arm, adapters), (start, cost) in costs.items():
@@ -155,7 +157,7 @@ def distorted(mixed: float, alone: float, longer: float, two: float, seeds=8) ->
 
 
 def test_a_planted_cost_of_a_distortion_is_judged_against_each_baseline_as_it_is():
-    found = verdicts("affine_alignment", distorted(0.2, 0.05, 0.3, 0.1))
+    found = verdicts("affine_alignment", distorted(0.2, 0.05, 0.3, 0.1, 0.15))
     assert set(found["seeds"]) == {8}
     told = found[["claim", "matching", "verdict"]].to_numpy().tolist()
     assert told == [
@@ -166,20 +168,25 @@ def test_a_planted_cost_of_a_distortion_is_judged_against_each_baseline_as_it_is
         ["benefit without alignment", "examples", "no"],  # .5 and .55
         ["benefit without alignment", "examples", "yes"],  # .6 and .55
         ["apart to the last layer", "examples", "yes"],
+        ["distortion hurts generation first", "examples", "yes"],
+        ["distortion hurts generation first more", "examples", "yes"],
+        ["distortion hurts generation first more", "steps", "no"],
+        ["generation first without alignment", "examples", "no effect"],  # .55 and .55
     ]
-    wanted = [0.2, 0.15, -0.1, 0.1, -0.05, 0.05, 0.3]
+    wanted = [0.2, 0.15, -0.1, 0.1, -0.05, 0.05, 0.3, 0.15, 0.1, -0.15, 0.0]
     assert found["difference"].tolist() == pytest.approx(wanted, abs=1e-3)
 
 
 def test_a_distortion_that_costs_nothing_has_no_effect_on_any_arm():
-    found = verdicts("affine_alignment", distorted(0, 0, 0, 0)).set_index("claim")["verdict"]
+    found = verdicts("affine_alignment", distorted(0, 0, 0, 0, 0)).set_index("claim")["verdict"]
     costs = ["distortion hurts", "distortion hurts more", "not by sharing"]
+    costs += ["distortion hurts generation first", "distortion hurts generation first more"]
     assert set(found[costs]) == {"no effect"}
     assert set(found["benefit without alignment"]) == {"yes"}
 
 
 def test_a_cost_is_that_of_the_same_arm_adapters_and_seed():
-    table = distorted(0.2, 0.05, 0.3, 0.1)
+    table = distorted(0.2, 0.05, 0.3, 0.1, 0.15)
     costs = distortion_costs(table).set_index(["arm", "adapters", "family", "dose", "seed"])["cost"]
     assert costs[MIXED, TWO, "affine", 1.0, 3] == pytest.approx(0.1 - 0.001)
     assert set(costs.xs((0.5, 0), level=["dose", "seed"]).round(6)) == {9.0}
@@ -190,7 +197,8 @@ def test_a_cost_is_that_of_the_same_arm_adapters_and_seed():
 def transferred(gain: float, by_requests: float, selectivity: float, seeds=8) -> pd.DataFrame:
     """As the table of attribute_transfer: mixed training is `gain` above its rows alone on the rare
     weather, of which `by_requests` is lost if no request mentions it, and .2 below as many steps;
-    probes of the last of 11 layers read it by `selectivity`."""
+    training that generates first is .1 above mixed training, all of it by its requests; probes of
+    the last of 11 layers read the weather by `selectivity`."""
     rows = []
     for seed in range(seeds):
         start, noise = 0.3 + 0.001 * seed, 0.002 * (-1) ** seed
@@ -200,6 +208,8 @@ def transferred(gain: float, by_requests: float, selectivity: float, seeds=8) ->
             (MIXED, start + gain + noise),
             (ABSENT, start + gain - by_requests),
             (FALSE, start + gain),
+            (FIRST, start + gain + 0.1 + noise),
+            (FIRST_ABSENT, start + gain),
         ):
             rows += [
                 (arm, seed, "partial", name, value if name == "weather" else 0.9)
@@ -236,6 +246,9 @@ def test_a_planted_transfer_is_judged_as_it_is():
         "by their values": "no effect",
         "tokens carry it": "replicates",
         "more than pixels": "no",
+        "transfer, generation first": "yes",
+        "generation first, more than repeating": "no",
+        "generation first, by its requests": "yes",
     }
     assert found["difference"].to_dict() == pytest.approx(
         {
@@ -245,6 +258,9 @@ def test_a_planted_transfer_is_judged_as_it_is():
             "by their values": 0.0,
             "tokens carry it": 0.4035,
             "more than pixels": 0.7035 - 0.8,
+            "transfer, generation first": 0.4,
+            "generation first, more than repeating": -0.1,
+            "generation first, by its requests": 0.1,
         }
     )
     less = verdicts("attribute_transfer", with_pixels(transferred(-0.3, 0.0, 0.0)), **changes)
@@ -258,7 +274,7 @@ def test_only_runs_whose_understanding_data_lack_the_attribute_are_compared():
     table = transferred(0.3, 0.0, 0.0, seeds=2)
     earlier = table.assign(fraction=0.5, value=0.0)
     found = at_end(pd.concat([table, earlier, table.assign(rate=1.0)]), "partial", "weather")
-    assert len(found) == 2 * 5
+    assert len(found) == 2 * 7
     assert found.set_index(["arm", "seed"])["value"][ONCE].tolist() == pytest.approx([0.3, 0.301])
 
 

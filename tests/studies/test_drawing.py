@@ -38,7 +38,7 @@ from uvlm_core.studies import (
     style,
 )
 from uvlm_core.studies.affine_alignment import ONE, TWO
-from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
+from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, FIRST_ABSENT
 from uvlm_core.studies.base import (
     Arm,
     OpenedStudy,
@@ -47,7 +47,7 @@ from uvlm_core.studies.base import (
     find_study,
     generation_metric,
 )
-from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED
+from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.inspection import Inspection
 from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.learning_curves import (
@@ -784,9 +784,9 @@ def test_a_distortion_is_drawn_where_arms_end_and_in_what_they_lose():
     found = drawn("affine_alignment", "affine_alignment", distorted())
     left, right = found.figure.axes
     dots = [line for line in left.lines if line.get_marker() == "o"]
-    assert [line.get_markerfacecolor() == "white" for line in dots] == 4 * [False] + 4 * [True]
+    assert [line.get_markerfacecolor() == "white" for line in dots] == 5 * [False] + 5 * [True]
     assert set(found.shown["family"]) == {"none", "affine"}
-    arms = [(ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO)]
+    arms = [(ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO), (FIRST, ONE)]
     lost = [line.get_ydata()[0] for line in right.lines if line.get_marker() == "o"]
     assert lost == pytest.approx([costs_of(*arm).mean() for arm in arms])
     for arm in arms:
@@ -850,9 +850,13 @@ def test_a_distortion_is_said_to_cost_only_what_the_verdicts_say(spared, alone, 
     assert said in sentence(found.figure)
 
 
-def drawn_at(axes, line: int) -> list[list[float]]:
+def drawn_at(axes, line: float) -> list[list[float]]:
     """What is drawn along x on a line of a figure of attribute_transfer."""
-    return [list(each.get_xdata()) for each in axes.lines if set(each.get_ydata()) == {float(line)}]
+    return [
+        list(each.get_xdata())
+        for each in axes.lines
+        if set(np.round(each.get_ydata(), 9)) == {float(line)}
+    ]
 
 
 def test_transfer_draws_paired_differences_from_every_baseline_and_control():
@@ -861,16 +865,22 @@ def test_transfer_draws_paired_differences_from_every_baseline_and_control():
     names = [text.get_text() for text in found.figure.axes[0].get_yticklabels()]
     assert names == ["weather", "weather corner"]
     partial = table[table["metric"] == "partial"]
-    baselines = (ONCE, REPEATED, ABSENT, FALSE)
+    orders = (
+        {MIXED: ONCE, FIRST: ONCE},
+        {MIXED: REPEATED, FIRST: REPEATED},
+        {MIXED: ABSENT, FIRST: FIRST_ABSENT},
+        {MIXED: FALSE},
+    )
     for line, attribute in enumerate(("weather", "weather_corner")):
         own = partial[partial["attribute"] == attribute]
         wide = own.pivot_table(index="seed", columns="arm", values="value")
-        for axes, baseline in zip(found.figure.axes, baselines, strict=True):
-            mean, low, high = mean_interval(wide[MIXED] - wide[baseline])
-            assert drawn_at(axes, line) == [
-                [pytest.approx(low), pytest.approx(high)],
-                [pytest.approx(mean)],
-            ]
+        for axes, compared in zip(found.figure.axes, orders, strict=True):
+            for arm, at in ((MIXED, line - 0.15), (FIRST, line + 0.15)):
+                wanted = []
+                if arm in compared:
+                    mean, low, high = mean_interval(wide[arm] - wide[compared[arm]])
+                    wanted = [[pytest.approx(low), pytest.approx(high)], [pytest.approx(mean)]]
+                assert drawn_at(axes, at) == wanted
             assert [0, 0] in [list(each.get_xdata()) for each in axes.lines]
 
 

@@ -4,7 +4,7 @@ Distorts the space in which images are read, so that it no longer agrees with th
 they are drawn. Mixed training and both of its baselines, understanding alone, get the same
 distortion. What it costs a model is the undistorted score minus the distorted one, paired by seed.
 Mixed training is also run with two adapters, as one adapter for both spaces cannot undo the
-distortion of one of them (pitfall 2).
+distortion of one of them (pitfall 2). The same is asked of training that generates first.
 
 Belongs here: this study's runs, claims and figures. Not here: the distortions
 (`models/distortion.py`, `models/distort.py`), the undistorted runs (`baselines.py`), measures of
@@ -38,7 +38,15 @@ from uvlm_core.studies.base import (
     tell_verdicts,
     understanding_totals,
 )
-from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale, baselines
+from uvlm_core.studies.baselines import (
+    FIRST,
+    MIXED,
+    ONCE,
+    REPEATED,
+    MixedScale,
+    baselines,
+    generation_first,
+)
 from uvlm_core.studies.style import (
     COLOURS,
     MINUS,
@@ -59,6 +67,8 @@ ONE, TWO = "one adapter", "two adapters"  # of mixed training
 OTHER_SEEDS = 4  # of the distortions that are drawn and not judged
 HURTS, HURTS_MORE, NOT_BY_SHARING = "distortion hurts", "distortion hurts more", "not by sharing"
 STAYS, APART = "benefit without alignment", "apart to the last layer"
+FIRST_HURT, FIRST_HURT_MORE = f"distortion hurts {FIRST}", f"distortion hurts {FIRST} more"
+FIRST_STAYS = f"{FIRST} without alignment"
 # Reported by the authors (not ours): total of understanding-only VQ-VQ with their affine recipe at
 # this dose, on their own test set and questions
 REPORTED_DOSE, REPORTED_TOTAL = 0.3, 0.656
@@ -67,6 +77,7 @@ _ARMS = {  # (arm, adapters) -> how a figure calls it
     (REPEATED, ONE): "alone for\nlonger",
     (MIXED, ONE): f"mixed,\n{ONE}",
     (MIXED, TWO): f"mixed,\n{TWO}",
+    (FIRST, ONE): "generation\nfirst",
 }
 _FAMILY_LOOKS = {ONCE: {"marker": "s", "markerfacecolor": "white"}, MIXED: {"marker": "o"}}
 _IN_WORDS = {  # family -> what a dose of it is
@@ -158,10 +169,10 @@ class DistortionStrengths(Measurement):
 
 
 def arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
-    """Return mixed training and its baselines by seed and architecture, plain and distorted.
+    """Return both orders of training and their baselines by seed, plain and distorted.
 
-    Mixed training has one adapter and two. The other distortions have mixed training by one
-    adapter, and its rows alone, in the first `OTHER_SEEDS` seeds.
+    Mixed training has one adapter and two, the other arms have one. The other distortions have
+    mixed training by one adapter, and its rows alone, in the first `OTHER_SEEDS` seeds.
     """
     found, judged = [], (scale.family, scale.dose)
     for seed in range(scale.seeds):
@@ -179,9 +190,10 @@ def arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
                 )
                 labels = {"family": family, "dose": dose}
                 few = family != "none" and (family, dose) != judged
+                specs[FIRST] = generation_first(specs[MIXED])
                 found += [
                     arm_of(specs[arm], arm=arm, adapters=ONE, **labels)
-                    for arm in ((ONCE, MIXED) if few else (ONCE, REPEATED, MIXED))
+                    for arm in ((ONCE, MIXED) if few else (ONCE, REPEATED, MIXED, FIRST))
                 ]
                 if not few:
                     apart = specs[MIXED].vary(shared_adapter=False)
@@ -230,12 +242,12 @@ def distortion_costs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparing_costs(
-    adapters: str, *less: tuple[str, str]
+    trained: tuple[str, str], *less: tuple[str, str]
 ) -> Callable[[pd.DataFrame, AlignmentScale], Iterator[Comparison]]:
-    """Return a comparison of what the distortion costs mixed training.
+    """Return a comparison of what the distortion costs a training on both tasks.
 
     Args:
-        adapters: of mixed training, ONE or TWO.
+        trained: arm and adapters.
         less: baselines whose cost is subtracted, each with what it is matched by; without any, the
             cost is compared with zero.
     """
@@ -246,31 +258,39 @@ def comparing_costs(
             wide = costs[costs["architecture"] == name].pivot(
                 index="seed", columns=["arm", "adapters"], values="cost"
             )
-            mixed = wide[MIXED, adapters]
-            words = f"total lost by {_words(scale)}, {MIXED}, {adapters}"
+            cost, words = wide[trained], f"total lost by {_words(scale)}, {_trained(*trained)}"
             if not less:
-                yield Comparison(name, words, mixed.dropna(), "examples")
+                yield Comparison(name, words, cost.dropna(), "examples")
             for arm, matching in less:
-                difference = (mixed - wide[arm, ONE]).dropna()
+                difference = (cost - wide[arm, ONE]).dropna()
                 yield Comparison(name, f"{words} {MINUS} {arm}", difference, matching)
 
     return compare
 
 
-def compare_benefit(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Comparison]:
-    """Compare mixed training with its rows alone where both have the distortion."""
-    bent = judged(understanding_totals(table), scale)
-    for name in known_architectures(bent):
-        wide = bent[bent["architecture"] == name].pivot(
-            index="seed", columns=["arm", "adapters"], values="value"
-        )
-        for adapters in (ONE, TWO):
-            yield Comparison(
-                name,
-                f"total with {_words(scale)}, {MIXED}, {adapters} {MINUS} {ONCE}",
-                (wide[MIXED, adapters] - wide[ONCE, ONE]).dropna(),
-                "examples",
+def comparing_benefits(
+    *trained: tuple[str, str],
+) -> Callable[[pd.DataFrame, AlignmentScale], Iterator[Comparison]]:
+    """Return a comparison of trainings on both tasks, each an arm and its adapters.
+
+    They are compared with their understanding rows alone, where both have the distortion.
+    """
+
+    def compare(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Comparison]:
+        bent = judged(understanding_totals(table), scale)
+        for name in known_architectures(bent):
+            wide = bent[bent["architecture"] == name].pivot(
+                index="seed", columns=["arm", "adapters"], values="value"
             )
+            for arm, adapters in trained:
+                yield Comparison(
+                    name,
+                    f"total with {_words(scale)}, {_trained(arm, adapters)} {MINUS} {ONCE}",
+                    (wide[arm, adapters] - wide[ONCE, ONE]).dropna(),
+                    "examples",
+                )
+
+    return compare
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
@@ -292,6 +312,11 @@ def compare_last_layers(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[
             (plain["value"] - bent["value"]).dropna(),
             "examples",
         )
+
+
+def _trained(arm: str, adapters: str) -> str:
+    """Return how a comparison calls a training on both tasks."""
+    return f"{arm}, {adapters}" if arm == MIXED else arm
 
 
 def _words(scale: AlignmentScale) -> str:
@@ -475,16 +500,26 @@ def tell_costs(opened: OpenedStudy) -> str:
     means = costs.groupby(["arm", "adapters"])["cost"].mean()
     lost = "; ".join(f"{words} {means[key]:+.3f}" for key, words in _IN_A_LINE.items())
     lost = lost.replace("-", MINUS)
-    return (
-        f"Partial credit lost by the distortion: {lost}.\n"
+    told = [
+        f"Partial credit lost by the distortion: {lost}.",
         f"Mixed training loses {tell_verdicts(opened, HURTS)} by one adapter and "
-        f"{tell_verdicts(opened, NOT_BY_SHARING)} by two. Beyond what understanding alone loses: "
-        f"{tell_verdicts(opened, HURTS_MORE, f'{MINUS} {ONCE}')}. Beyond what alone for longer "
-        f"loses: {tell_verdicts(opened, HURTS_MORE, f'{MINUS} {REPEATED}')}.\n"
-        "Distorted mixed training minus its distorted rows alone: "
+        f"{tell_verdicts(opened, NOT_BY_SHARING)} by two. {_beyond(opened, HURTS_MORE)}",
+        f"Generation first loses {tell_verdicts(opened, FIRST_HURT)}. "
+        f"{_beyond(opened, FIRST_HURT_MORE)}",
+        f"Distorted, what mixed training knows more than its understanding rows alone: "
         f"{tell_verdicts(opened, STAYS, ONE)} by one adapter, {tell_verdicts(opened, STAYS, TWO)} "
-        "by two.\n"
-        f"What mixed training by one adapter draws, read back: {_read_back(opened)}."
+        f"by two. Generation first: {tell_verdicts(opened, FIRST_STAYS)}.",
+        f"What mixed training by one adapter draws, read back: {_read_back(opened)}.",
+    ]
+    return "\n".join(told)
+
+
+def _beyond(opened: OpenedStudy, claim: str) -> str:
+    """Say how much more than each baseline a training on both tasks loses."""
+    return (
+        f"Beyond what understanding alone loses: "
+        f"{tell_verdicts(opened, claim, f'{MINUS} {ONCE}')}. Beyond what alone for longer loses: "
+        f"{tell_verdicts(opened, claim, f'{MINUS} {REPEATED}')}."
     )
 
 
@@ -588,34 +623,53 @@ STUDY = Study(
             HURTS,
             "an affine distortion of the space in which images are read hurts mixed training",
             "4.1, figure 4",
-            comparing_costs(ONE),
+            comparing_costs((MIXED, ONE)),
             "yes",
         ),
         Claim(
             HURTS_MORE,
             "and more than it hurts training on understanding alone",
             "4.1, figure 4",
-            comparing_costs(ONE, (ONCE, "examples"), (REPEATED, "steps")),
+            comparing_costs((MIXED, ONE), (ONCE, "examples"), (REPEATED, "steps")),
             "yes: it does not hurt that",
         ),
         Claim(
             NOT_BY_SHARING,
             "the distortion hurts mixed training with two adapters too",
             "4.1",
-            comparing_costs(TWO),
+            comparing_costs((MIXED, TWO)),
         ),
         Claim(
             STAYS,
             "where the spaces disagree, mixed training still understands better than its "
             "understanding rows alone, shown as often",
             "4.1",
-            compare_benefit,
+            comparing_benefits((MIXED, ONE), (MIXED, TWO)),
         ),
         Claim(
             APART,
             "the distortion keeps the two sides of a mixed model less alike up to the last layer",
             "4.1",
             compare_last_layers,
+        ),
+        Claim(
+            FIRST_HURT,
+            "the distortion hurts training that generates first",
+            "4.1",
+            comparing_costs((FIRST, ONE)),
+        ),
+        Claim(
+            FIRST_HURT_MORE,
+            "and more than it hurts training on understanding alone",
+            "4.1",
+            comparing_costs((FIRST, ONE), (ONCE, "examples"), (REPEATED, "steps")),
+        ),
+        Claim(
+            FIRST_STAYS,
+            "where the spaces disagree, a model that generates first still understands better than "
+            "from its understanding rows alone, shown as often",
+            "4.1",
+            comparing_benefits((FIRST, ONE)),
         ),
     ),
     figures={

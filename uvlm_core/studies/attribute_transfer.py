@@ -3,15 +3,16 @@
 Attributes are rare in the understanding data and complete in the generation data. Mixed training is
 compared with understanding alone on the same rows, shown as often or repeated for as many steps.
 Two controls test whether it learns the attributes from its requests: requests that never mention
-them, and requests that give another watch's values. Text rows mention everything in all mixed arms.
+them, and requests that give another watch's values. Text rows mention everything in all of them.
+Training that generates first is asked the same, as it draws before it is asked what it sees.
 
 Belongs here: this study's runs, claims and figures. Not here: how rows are biased
 (`data/conversations.py`), the baselines (`baselines.py`), probes (`scoring/probing.py`).
 """
 
-import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -35,8 +36,17 @@ from uvlm_core.studies.base import (
     generation_metric,
     tell_contrasts,
 )
-from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale, baselines
+from uvlm_core.studies.baselines import (
+    FIRST,
+    MIXED,
+    ONCE,
+    REPEATED,
+    MixedScale,
+    baselines,
+    generation_first,
+)
 from uvlm_core.studies.style import (
+    COLOURS,
     MINUS,
     NAMES,
     PAGE,
@@ -54,7 +64,26 @@ from uvlm_core.training.profiles import Profile
 
 PIXEL_FEATURES = 128  # number of random pixel features; equals the width of the laptop's LM
 PIXELS = "random features"  # name of the arm that probes the pixels
-ABSENT, FALSE = "mixed, never requested", "mixed, false requests"
+ABSENT, FALSE = f"{MIXED}, never requested", f"{MIXED}, false requests"
+FIRST_ABSENT = f"{FIRST}, never requested"
+TRANSFER, MORE_THAN_REPEATED = "transfer", "more than repeating"
+BY_REQUESTS, BY_VALUES = "by its requests", "by their values"
+FIRST_TRANSFER = f"transfer, {FIRST}"
+FIRST_MORE_THAN_REPEATED = f"{FIRST}, more than repeating"
+FIRST_BY_REQUESTS = f"{FIRST}, by its requests"
+_AGAINST = {  # training on both tasks -> claim -> what it is compared with there, in words
+    f"{MIXED} training": {
+        TRANSFER: "these rows alone, shown as often",
+        MORE_THAN_REPEATED: "these rows repeated for as many steps",
+        BY_REQUESTS: "requests that never mention it",
+        BY_VALUES: "requests with another watch's value",
+    },
+    FIRST: {
+        FIRST_TRANSFER: "these rows alone, shown as often",
+        FIRST_MORE_THAN_REPEATED: "these rows repeated for as many steps",
+        FIRST_BY_REQUESTS: "requests that never mention it",
+    },
+}
 _TRANSFER_COLUMNS = (
     "architecture",
     "arm",
@@ -65,7 +94,14 @@ _TRANSFER_COLUMNS = (
     "attribute",
     "value",
 )
-_BASELINES = (ONCE, REPEATED, ABSENT, FALSE)  # what mixed training is compared with
+TRANSFER_ARMS = (ONCE, REPEATED, MIXED, ABSENT, FALSE, FIRST, FIRST_ABSENT)
+_COMPARED = {  # panel of the figure -> (training on both tasks, what it is compared with)
+    "understanding alone": ((MIXED, ONCE), (FIRST, ONCE)),
+    "alone for longer": ((MIXED, REPEATED), (FIRST, REPEATED)),
+    "the same,\nnever requested": ((MIXED, ABSENT), (FIRST, FIRST_ABSENT)),
+    "the same,\nfalse requests": ((MIXED, FALSE),),
+}
+_ORDER_MARKERS = {MIXED: "o", FIRST: "D"}
 _SHOWN = {  # metric -> panel of the figure of scores
     "partial": "answered",
     "constrained": "answered, given its values",
@@ -127,7 +163,9 @@ def arms(base: Profile, scale: TransferScale) -> list[Arm]:
             )
             specs[ABSENT] = specs[MIXED].vary(biases=few + never)
             specs[FALSE] = specs[MIXED].vary(shuffled_attributes=tuple(false))
-            found += [arm_of(specs[arm], arm=arm, rate=scale.rate) for arm in (MIXED, *_BASELINES)]
+            for first, mixed in ((FIRST, MIXED), (FIRST_ABSENT, ABSENT)):
+                specs[first] = generation_first(specs[mixed])
+            found += [arm_of(specs[arm], arm=arm, rate=scale.rate) for arm in TRANSFER_ARMS]
     return found + [pixel_probes(base, seed) for seed in range(scale.seeds)]
 
 
@@ -158,9 +196,9 @@ def at_end(table: pd.DataFrame, metric: str, attribute: str) -> pd.DataFrame:
 
 
 def differences(table: pd.DataFrame, scale: TransferScale) -> pd.DataFrame:
-    """Return what mixed training knows more of each rare attribute than each other arm, by seed.
+    """Return what training on both tasks knows more of each rare attribute, by seed.
 
-    Columns: architecture, attribute, baseline, seed, difference (in partial credit).
+    Columns: architecture, attribute, arm, baseline, seed, difference (in partial credit).
     """
     parts = []
     for attribute in scale.rare:
@@ -168,27 +206,28 @@ def differences(table: pd.DataFrame, scale: TransferScale) -> pd.DataFrame:
         for name in known_architectures(found):
             own = found[found["architecture"] == name]
             wide = own.pivot_table(index="seed", columns="arm", values="value")
-            for baseline in _BASELINES:
-                if {MIXED, baseline} <= set(wide):
-                    gain = (wide[MIXED] - wide[baseline]).dropna().rename("difference")
-                    labels = {"architecture": name, "attribute": attribute, "baseline": baseline}
+            for arm, baseline in chain(*_COMPARED.values()):
+                if {arm, baseline} <= set(wide):
+                    gain = (wide[arm] - wide[baseline]).dropna().rename("difference")
+                    labels = {"architecture": name, "attribute": attribute}
+                    labels |= {"arm": arm, "baseline": baseline}
                     parts.append(gain.reset_index().assign(**labels))
-    columns = ["architecture", "attribute", "baseline", "seed", "difference"]
+    columns = ["architecture", "attribute", "arm", "baseline", "seed", "difference"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 def comparing(
-    baseline: str, matching: str
+    arm: str, baseline: str, matching: str
 ) -> Callable[[pd.DataFrame, TransferScale], Iterator[Comparison]]:
-    """Return a comparison of mixed training with another arm, for each rare attribute."""
+    """Return a comparison of two arms, for each rare attribute."""
 
     def compare(table: pd.DataFrame, scale: TransferScale) -> Iterator[Comparison]:
         found = differences(table, scale)
-        found = found[found["baseline"] == baseline]
+        found = found[(found["arm"] == arm) & (found["baseline"] == baseline)]
         for (name, attribute), own in found.groupby(["architecture", "attribute"], sort=False):
             yield Comparison(
                 name,
-                f"{_rare(attribute, scale)}, {MIXED} {MINUS} {baseline}",
+                f"{_rare(attribute, scale)}, {arm} {MINUS} {baseline}",
                 own.set_index("seed")["difference"],
                 matching,
             )
@@ -248,41 +287,48 @@ def _pixels(table: pd.DataFrame, probes: pd.DataFrame, attribute: str) -> pd.Ser
 
 @theme()
 def draw_transfer(opened: OpenedStudy) -> Drawn:
-    """Draw what mixed training knows more than each other arm: one arm per panel."""
+    """Draw what training on both tasks knows more, a panel for each kind of baseline."""
     table, scale = opened.table, opened.scale
     need(table, "attribute_transfer", _TRANSFER_COLUMNS)
     shown = differences(table, scale)
     need(shown, "attribute_transfer", ("attribute", "difference"))
     names = known_architectures(shown)
     figure = Figure(figsize=(PAGE, 1.3 + 0.42 * max(2, len(scale.rare))))
-    grid = figure.subplots(1, len(_BASELINES), sharex=True, sharey=True)
-    for axes, baseline in zip(grid, _BASELINES, strict=True):
+    grid = figure.subplots(1, len(_COMPARED), sharex=True, sharey=True)
+    series = [(name, arm) for name in names for arm in _ORDER_MARKERS]
+    for axes, (title, pairs) in zip(grid, _COMPARED.items(), strict=True):
         axes.axvline(0, color="black", linewidth=0.6)
         for line, attribute in enumerate(scale.rare):
-            for place, name in enumerate(names):
+            for place, (name, arm) in enumerate(series):
                 own = shown[
-                    (shown["baseline"] == baseline)
+                    (shown["arm"] == arm)
+                    & shown["baseline"].isin([other for own, other in pairs if own == arm])
                     & (shown["attribute"] == attribute)
                     & (shown["architecture"] == name)
                 ]
                 if len(own):
-                    at = line + 0.6 * ((place + 0.5) / len(names) - 0.5)
-                    draw_mean(axes, at, own["difference"], style(name), upright=False)
-        axes.set(title=textwrap.fill(f"{MIXED} {MINUS} {baseline}", 20), xlabel="difference")
+                    at = line + 0.6 * ((place + 0.5) / len(series) - 0.5)
+                    look = {"color": COLOURS[name], "marker": _ORDER_MARKERS[arm]}
+                    draw_mean(axes, at, own["difference"], look, upright=False)
+        axes.set(title=f"{MINUS} {title}", xlabel="difference")
         axes.set_ylim(len(scale.rare) - 0.5, -0.5)
         axes.grid(False, axis="y")
     grid[0].set_yticks(range(len(scale.rare)), [NAMES.get(name, name) for name in scale.rare])
-    handles = [*colour_handles(names), *spread_handles(shown)]
-    headline(figure, headline_of_transfer(opened), handles)
+    handles = [
+        Line2D([], [], color="black", linestyle="", marker=marker, label=arm)
+        for arm, marker in _ORDER_MARKERS.items()
+    ]
+    handles = [*colour_handles(names), *handles, *spread_handles(shown)]
+    headline(figure, headline_of_transfer(opened), handles, ncols=4)
     return Drawn(figure, shown, records=set(table["record"]))
 
 
 def headline_of_transfer(opened: OpenedStudy) -> str:
     """Say of which rare attributes mixed training knows more, and whether by its requests."""
-    gains = _attributes(opened, "transfer")
+    gains = _attributes(opened, TRANSFER)
     if not gains:
         return "Mixed training is not shown to know more of a rare attribute"
-    why = [attribute for attribute in gains if attribute in _attributes(opened, "by its requests")]
+    why = [attribute for attribute in gains if attribute in _attributes(opened, BY_REQUESTS)]
     return f"Mixed training knows more of the rare {_names(gains)}, " + (
         f"and of the {_names(why)} by its requests"
         if why
@@ -308,7 +354,6 @@ def draw_known(opened: OpenedStudy) -> Drawn:
     """Draw what every arm answers about the rare attributes, and what it draws of them."""
     table, scale = opened.table, opened.scale
     need(table, "attribute_transfer_known", _TRANSFER_COLUMNS)
-    known = (ONCE, REPEATED, MIXED, ABSENT, FALSE)
     shown = pd.concat(
         [
             at_end(table[table["architecture"] == name], own, attribute).assign(
@@ -322,12 +367,12 @@ def draw_known(opened: OpenedStudy) -> Drawn:
         ignore_index=True,
     )
     names = known_architectures(shown)
-    figure = Figure(figsize=(PAGE, 1.2 + 1.25 * len(scale.rare)))
+    figure = Figure(figsize=(PAGE, 1.2 + 1.5 * len(scale.rare)))
     grid = figure.subplots(len(scale.rare), len(_SHOWN), sharex=True, sharey=True, squeeze=False)
     for line, attribute in zip(grid, scale.rare, strict=True):
         for axes, (metric, words) in zip(line, _SHOWN.items(), strict=True):
             axes.axvline(chance(metric, attribute), **REFERENCES["chance"])
-            for place, arm in enumerate(known):
+            for place, arm in enumerate(TRANSFER_ARMS):
                 for number, name in enumerate(names):
                     own = shown[
                         (shown["metric"] == metric)
@@ -340,7 +385,7 @@ def draw_known(opened: OpenedStudy) -> Drawn:
                         draw_mean(axes, at, own["value"], style(name), upright=False)
             axes.set_title(f"{NAMES.get(attribute, attribute)}\n{words}")
             axes.grid(False, axis="y")
-    grid[0, 0].set_yticks(range(len(known)), known)
+    grid[0, 0].set_yticks(range(len(TRANSFER_ARMS)), TRANSFER_ARMS)
     grid[0, 0].invert_yaxis()
     for axes in grid[-1]:
         axes.set(xlabel="share right", xlim=(-0.03, 1.03))
@@ -366,18 +411,15 @@ def headline_of_known(shown: pd.DataFrame) -> str:
 
 
 def tell_transfer(opened: OpenedStudy) -> str:
-    """Say what mixed training gains over each baseline and control, for each rare attribute."""
-    against = {
-        "these rows alone, shown as often": "transfer",
-        "these rows repeated for as many steps": "more than repeating",
-        "requests that never mention it": "by its requests",
-        "requests with another watch's value": "by their values",
-    }
+    """Say what both orders of training gain over each baseline and control."""
     told = []
     for name in opened.scale.rare:
         rare = _rare(name, opened.scale)
-        found = tell_contrasts(opened, {words: (claim, rare) for words, claim in against.items()})
-        told.append(f"{rare.capitalize()}, what mixed training knows of it: {found}.")
+        for arm, claims in _AGAINST.items():
+            found = tell_contrasts(
+                opened, {words: (claim, rare) for claim, words in claims.items()}
+            )
+            told.append(f"{rare.capitalize()}, what {arm} knows of it: {found}.")
     return "\n".join(told)
 
 
@@ -386,7 +428,7 @@ def tell_known(opened: OpenedStudy) -> str:
     table, told = opened.table, []
     for name in opened.scale.rare:
         means = at_end(table, "partial", name).groupby("arm")["value"].mean()
-        ends = ", ".join(f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, MIXED))
+        ends = ", ".join(f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, MIXED, FIRST))
         told.append(
             f"{NAMES.get(name, name).capitalize()} answered: {ends}; chance is "
             f"{chance('partial', name):.2f}."
@@ -418,30 +460,49 @@ STUDY = Study(
     arms=arms,
     claims=(
         Claim(
-            "transfer",
+            TRANSFER,
             "of an attribute that is rare in the understanding data the model of both tasks knows "
             "more than one of the same understanding rows alone, shown as often",
             "4.3, figure 6",
-            comparing(ONCE, "examples"),
+            comparing(MIXED, ONCE, "examples"),
             "yes, nearly all",
         ),
         Claim(
-            "more than repeating",
+            MORE_THAN_REPEATED,
             "and more than after as many steps on repeated understanding rows",
             "4.3",
-            comparing(REPEATED, "steps"),
+            comparing(MIXED, REPEATED, "steps"),
         ),
         Claim(
-            "by its requests",
+            BY_REQUESTS,
             "and more than with requests that do not mention the attribute",
             "4.3",
-            comparing(ABSENT, "examples"),
+            comparing(MIXED, ABSENT, "examples"),
         ),
         Claim(
-            "by their values",
+            BY_VALUES,
             "and more than with requests that mention it with another watch's values",
             "4.3",
-            comparing(FALSE, "examples"),
+            comparing(MIXED, FALSE, "examples"),
+        ),
+        Claim(
+            FIRST_TRANSFER,
+            "generating first, a model knows more of the rare attribute than one of the same "
+            "understanding rows alone, shown as often",
+            "4.3",
+            comparing(FIRST, ONCE, "examples"),
+        ),
+        Claim(
+            FIRST_MORE_THAN_REPEATED,
+            "and more than after as many steps on repeated understanding rows",
+            "4.3",
+            comparing(FIRST, REPEATED, "steps"),
+        ),
+        Claim(
+            FIRST_BY_REQUESTS,
+            "and more than with requests that do not mention the attribute",
+            "4.3",
+            comparing(FIRST, FIRST_ABSENT, "examples"),
         ),
         Claim(
             "tokens carry it",

@@ -8,7 +8,7 @@ Belongs here: these arms' runs, which several studies share. Not here: what a st
 (`mutual_benefit.py`, `training_order.py`), the paper's runs at full size (`learning_curves.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from uvlm_core.studies.base import Scale, sized
 from uvlm_core.training.profiles import Profile
@@ -17,6 +17,7 @@ from uvlm_core.training.stages import Stage
 
 ONCE, REPEATED = "understanding alone", "alone for longer"  # by more epochs
 GENERATION, MIXED = "generation alone", "mixed"
+FIRST = "generation first"
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,10 @@ def baselines(base: Profile, scale: MixedScale, rows: int, **same) -> dict[str, 
         GENERATION: mixed.vary(regime="generation"),
         MIXED: mixed,
     }
+
+
+def generation_first(mixed: RunSpec) -> RunSpec:
+    """Return the same rows as mixed training has, with the understanding rows after all others."""
+    (stage,) = mixed.training.stages
+    drawn, understood = replace(stage, understanding=0), replace(stage, generation=0, text=0)
+    return mixed.vary(stages=[drawn, understood])

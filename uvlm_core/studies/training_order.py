@@ -32,7 +32,16 @@ from uvlm_core.studies.base import (
     tell_contrasts,
     understanding_totals,
 )
-from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, MixedScale, baselines
+from uvlm_core.studies.baselines import (
+    FIRST,
+    GENERATION,
+    MIXED,
+    ONCE,
+    REPEATED,
+    MixedScale,
+    baselines,
+    generation_first,
+)
 from uvlm_core.studies.style import (
     COLOURS,
     COLUMN,
@@ -53,7 +62,6 @@ from uvlm_core.training.spec import RunSpec
 from uvlm_core.training.stages import Stage
 
 SMALL = "alone in small steps"  # as many steps as mixed, by fewer rows in each
-FIRST = "generation first"
 EDITS, SHUFFLED_EDITS = f"{MIXED} with edits", f"{MIXED} with edits of others' images"
 SHUFFLED, SHUFFLED_FIRST = f"{MIXED} with others' images", f"{FIRST} with others' images"
 ARMS = (
@@ -107,10 +115,10 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
     more = generation + text
     # rows in a step of mixed training that are to be understood
     few = max(1, round(both.training.batch_size * scale.seen / (scale.seen + more)))
-    drawn_first = [Stage(0, 1, 1), Stage(epochs)]
+    first = generation_first(both)
     return found | {
         SMALL: alone.vary(batch_size=few),
-        FIRST: both.vary(stages=drawn_first),
+        FIRST: first,
         "generation first, then mixed": both.vary(
             stages=[Stage(0, 0.5, 0.5), Stage(epochs, 0.5, 0.5)]
         ),
@@ -119,7 +127,7 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
             stages=[Stage(0, 1, 1, True), Stage(epochs)]
         ),
         SHUFFLED: both.vary(shuffled_requests=True),
-        SHUFFLED_FIRST: both.vary(stages=drawn_first, shuffled_requests=True),
+        SHUFFLED_FIRST: first.vary(shuffled_requests=True),
         # as many steps
         "text first": alone.vary(
             text_examples=text, stages=[Stage(text=more / text), Stage(epochs)]
