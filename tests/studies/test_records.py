@@ -1,5 +1,7 @@
 """`make records`: seeds come whole, every run once, and bad input is refused in one sentence."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -39,6 +41,20 @@ def test_missing_records_are_made_and_the_others_left(tmp_path, capsys, monkeypa
     assert records.main(words) == 0
     assert [len(specs) for specs in made] == [5, 5]
     assert capsys.readouterr().out.splitlines()[0] == "seed 0: 5 runs, 5 without a record"
+
+
+def test_runs_are_known_and_carried_out_without_what_only_figures_and_clusters_need():
+    """Where records are made, as on a machine with a GPU, those packages may be missing."""
+    code = """
+import sys
+for name in ("matplotlib", "seaborn", "umap", "papermill", "nbformat", "jupyterlab", "dask"):
+    sys.modules[name] = None  # importing it fails
+import uvlm_core.runs.carry_out, uvlm_core.training.stacked
+from uvlm_core.studies import records, studies
+from uvlm_core.training.profiles import profile
+assert list(records.runs_by_seed(studies(), profile("smoke")))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_runs_of_all_studies_whose_network_is_missing_are_left_out(tmp_path, capsys, monkeypatch):

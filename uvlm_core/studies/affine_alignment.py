@@ -14,11 +14,9 @@ alignment (`scoring/alignment.py`).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.data.smart_watch import render_batch, sample_watches
 from uvlm_core.models.distortion import Distortion
@@ -55,13 +53,19 @@ from uvlm_core.studies.style import (
     colour_handles,
     draw_mean,
     draw_points,
+    entry,
     headline,
     known_architectures,
     need,
+    new_figure,
     spread_handles,
     theme,
 )
 from uvlm_core.training.profiles import Profile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 ONE, TWO = "one adapter", "two adapters"  # of mixed training
 OTHER_SEEDS = 4  # of the distortions that are drawn and not judged
@@ -339,7 +343,7 @@ def draw_costs(opened: OpenedStudy) -> Drawn:
     ends = understanding_totals(table)
     shown = pd.concat([undistorted(ends), judged(ends, scale)])
     names = known_architectures(shown)
-    figure = Figure(figsize=(PAGE, 2.9))
+    figure = new_figure(PAGE, 2.9)
     left, right = figure.subplots(1, 2)
     left.axhline(chance("partial", "total"), **REFERENCES["chance"])
     series = [(name, plain) for name in names for plain in (True, False)]
@@ -357,13 +361,13 @@ def draw_costs(opened: OpenedStudy) -> Drawn:
         *colour_handles(names),
         *_face_handles(scale),
         *spread_handles(shown),
-        Line2D([], [], label="chance", **REFERENCES["chance"]),
+        entry(label="chance", **REFERENCES["chance"]),
     ]
     headline(figure, headline_of_costs(opened), handles)
     return Drawn(figure, shown)
 
 
-def _draw_arms(axes: Axes, table: pd.DataFrame, column: str, look: dict, shift: float) -> None:
+def _draw_arms(axes: "Axes", table: pd.DataFrame, column: str, look: dict, shift: float) -> None:
     """Draw the mean of a column for each arm, `shift` of its place to the side."""
     for place, (arm, adapters) in enumerate(_ARMS):
         own = table[(table["arm"] == arm) & (table["adapters"] == adapters)]
@@ -381,10 +385,10 @@ def _face(name: str, plain: bool) -> dict:
     return {"color": COLOURS[name], "marker": "o", "markerfacecolor": face}
 
 
-def _face_handles(scale: AlignmentScale) -> list[Line2D]:
+def _face_handles(scale: AlignmentScale) -> "list[Line2D]":
     """Return legend entries for plain and distorted models."""
     return [
-        Line2D([], [], color="black", linestyle="", marker="o", markerfacecolor=face, label=label)
+        entry(color="black", linestyle="", marker="o", markerfacecolor=face, label=label)
         for face, label in (("black", "plain"), ("white", f"distorted: {_words(scale)}"))
     ]
 
@@ -411,7 +415,7 @@ def draw_families(opened: OpenedStudy) -> Drawn:
     shown = costs[(costs["adapters"] == ONE) & costs["arm"].isin(_FAMILY_LOOKS)]
     names = known_architectures(shown)
     kinds = list(dict.fromkeys(zip(shown["family"], shown["dose"], strict=True)))
-    figure = Figure(figsize=(PAGE, 1.3 + 0.38 * len(kinds)))
+    figure = new_figure(PAGE, 1.3 + 0.38 * len(kinds))
     grid = figure.subplots(1, len(names), squeeze=False, sharex=True, sharey=True)[0]
     for axes, name in zip(grid, names, strict=True):
         axes.axvline(0, color="black", linewidth=0.6)
@@ -427,8 +431,7 @@ def draw_families(opened: OpenedStudy) -> Drawn:
         range(len(kinds)), [_IN_WORDS[family].format(dose) for family, dose in kinds]
     )
     handles = [
-        Line2D([], [], color="black", linestyle="", label=arm, **look)
-        for arm, look in _FAMILY_LOOKS.items()
+        entry(color="black", linestyle="", label=arm, **look) for arm, look in _FAMILY_LOOKS.items()
     ]
     headline(figure, headline_of_families(opened), [*handles, *spread_handles(shown)])
     ends = understanding_totals(opened.table)
@@ -455,7 +458,7 @@ def draw_layers(opened: OpenedStudy) -> Drawn:
     scale, found = opened.scale, agreement(opened.table)
     shown = pd.concat([undistorted(found), judged(found, scale)])
     names, places = known_architectures(shown), _places(shown)
-    figure = Figure(figsize=(PAGE, 2.9))
+    figure = new_figure(PAGE, 2.9)
     for axes, adapters in zip(figure.subplots(1, 2, sharey=True), (ONE, TWO), strict=True):
         for name in names:
             for plain, shift in ((True, -0.08), (False, 0.08)):
@@ -475,7 +478,7 @@ def draw_layers(opened: OpenedStudy) -> Drawn:
         axes.set_ylabel("CKA of the side that reads\nand the side that draws")
         axes.label_outer()
     handles = [
-        Line2D([], [], color="black", linestyle=line, label=label)
+        entry(color="black", linestyle=line, label=label)
         for line, label in ((":", "before training"), ("-", "after"))
     ]
     handles += [*colour_handles(names), *_face_handles(scale), *spread_handles(shown)]

@@ -16,8 +16,6 @@ from itertools import chain
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.conversations import AttributeBias
@@ -53,9 +51,11 @@ from uvlm_core.studies.style import (
     REFERENCES,
     colour_handles,
     draw_mean,
+    entry,
     headline,
     known_architectures,
     need,
+    new_figure,
     spread_handles,
     style,
     theme,
@@ -293,7 +293,7 @@ def draw_transfer(opened: OpenedStudy) -> Drawn:
     shown = differences(table, scale)
     need(shown, "attribute_transfer", ("attribute", "difference"))
     names = known_architectures(shown)
-    figure = Figure(figsize=(PAGE, 1.3 + 0.42 * max(2, len(scale.rare))))
+    figure = new_figure(PAGE, 1.3 + 0.42 * max(2, len(scale.rare)))
     grid = figure.subplots(1, len(_COMPARED), sharex=True, sharey=True)
     series = [(name, arm) for name in names for arm in _ORDER_MARKERS]
     for axes, (title, pairs) in zip(grid, _COMPARED.items(), strict=True):
@@ -315,7 +315,7 @@ def draw_transfer(opened: OpenedStudy) -> Drawn:
         axes.grid(False, axis="y")
     grid[0].set_yticks(range(len(scale.rare)), [NAMES.get(name, name) for name in scale.rare])
     handles = [
-        Line2D([], [], color="black", linestyle="", marker=marker, label=arm)
+        entry(color="black", linestyle="", marker=marker, label=arm)
         for arm, marker in _ORDER_MARKERS.items()
     ]
     handles = [*colour_handles(names), *handles, *spread_handles(shown)]
@@ -367,7 +367,7 @@ def draw_known(opened: OpenedStudy) -> Drawn:
         ignore_index=True,
     )
     names = known_architectures(shown)
-    figure = Figure(figsize=(PAGE, 1.2 + 1.5 * len(scale.rare)))
+    figure = new_figure(PAGE, 1.2 + 1.5 * len(scale.rare))
     grid = figure.subplots(len(scale.rare), len(_SHOWN), sharex=True, sharey=True, squeeze=False)
     for line, attribute in zip(grid, scale.rare, strict=True):
         for axes, (metric, words) in zip(line, _SHOWN.items(), strict=True):
@@ -390,7 +390,7 @@ def draw_known(opened: OpenedStudy) -> Drawn:
     for axes in grid[-1]:
         axes.set(xlabel="share right", xlim=(-0.03, 1.03))
     handles = [*colour_handles(names), *spread_handles(shown)]
-    handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
+    handles.append(entry(label="chance", **REFERENCES["chance"]))
     headline(figure, headline_of_known(shown), handles)
     return Drawn(figure, shown, records=set(table["record"]))
 

@@ -14,10 +14,10 @@ from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from uvlm_core.data.attributes import ATTRIBUTES, chances
 from uvlm_core.environment import ROOT
@@ -27,6 +27,9 @@ from uvlm_core.runs.store import SCORE_COLUMNS, RunStore, describe, record_key
 from uvlm_core.studies import statistics, studies, style
 from uvlm_core.training.profiles import Profile, profile
 from uvlm_core.training.spec import RunSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VERDICT_COLUMNS = (
     "study",
@@ -122,7 +125,7 @@ class Claim:
 class Drawn:
     """A figure, the rows that it shows (its CSV), and more facts for its provenance."""
 
-    figure: Figure
+    figure: "Figure"
     shown: pd.DataFrame
     facts: dict = field(default_factory=dict)
     # keys of its runs; None: column "record" of `shown`, or else all runs of the study

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.models.kinds import output_of
 from uvlm_core.studies.base import (
@@ -37,9 +35,11 @@ from uvlm_core.studies.style import (
     REFERENCES,
     colour_handles,
     draw_mean,
+    entry,
     headline,
     known_architectures,
     need,
+    new_figure,
     spread_handles,
     style,
     theme,
@@ -207,7 +207,7 @@ def draw_pictures(opened: OpenedStudy) -> Drawn:
     table = opened.table
     need(table, "captioned_pictures", _PICTURE_COLUMNS)
     names, shown = known_architectures(table), []
-    figure = Figure(figsize=(PAGE, 2.7))
+    figure = new_figure(PAGE, 2.7)
     grid = figure.subplots(1, len(_PICTURE_PANELS), sharey=True)
     for axes, (title, metric, attribute) in zip(grid, _PICTURE_PANELS, strict=True):
         scored = at_end(table, metric, attribute)
@@ -230,7 +230,7 @@ def draw_pictures(opened: OpenedStudy) -> Drawn:
     grid[0].set_ylim(len(_PICTURE_ARMS) - 0.5, -0.5)
     handles = [*colour_handles(names), *spread_handles(table)]
     handles += [
-        Line2D([], [], label=words, **REFERENCES[name])
+        entry(label=words, **REFERENCES[name])
         for name, words in (
             ("chance", "chance"),
             ("floor", "other real pictures"),

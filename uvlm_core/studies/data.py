@@ -12,19 +12,31 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from itertools import permutations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from uvlm_core.data.attributes import ATTRIBUTES, reader_classes
 from uvlm_core.data.conversations import TASKS, AttributeBias, make_conversations
 from uvlm_core.data.smart_watch import CORNERS, WEATHERS, Watch, render, sample_watches
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies.base import Arm, Drawn, Measurement, OpenedStudy, Scale, Study, recorded
-from uvlm_core.studies.style import GREYS, NAMES, PAGE, REFERENCES, draw_picture, need, theme
+from uvlm_core.studies.style import (
+    GREYS,
+    NAMES,
+    PAGE,
+    REFERENCES,
+    draw_picture,
+    need,
+    new_figure,
+    theme,
+)
 from uvlm_core.training.profiles import Profile, profile
 from uvlm_core.training.spec import RunSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DESCRIBED = 5000  # watches whose texts are counted
 BATCHES = 40  # batches whose padding is counted
@@ -240,7 +252,7 @@ def statistics_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
 
 
 @theme()
-def draw_gallery(table: pd.DataFrame) -> Figure:
+def draw_gallery(table: pd.DataFrame) -> "Figure":
     """Draw watches by weather, battery level and corners, at both sizes.
 
     `table` has one watch per row. Columns: panel, size (px), row, column, and the fields of
@@ -253,7 +265,7 @@ def draw_gallery(table: pd.DataFrame) -> Figure:
         ("panel", "size", "row", "column", *(field.name for field in fields(Watch))),
     )
     small, large = (table[table["panel"] == panel] for panel in ("grid", "line"))
-    figure = Figure(figsize=(PAGE, 5.2))
+    figure = new_figure(PAGE, 5.2)
     above, below = figure.subfigures(2, 1, height_ratios=(1.45, 1))
     grid = above.subplots(small["row"].max() + 1, small["column"].max() + 1, squeeze=False)
     for _, line in small.iterrows():
@@ -288,7 +300,7 @@ def _watch(line: pd.Series) -> Watch:
 
 
 @theme()
-def draw_statistics(table: pd.DataFrame) -> Figure:
+def draw_statistics(table: pd.DataFrame) -> "Figure":
     """Draw the attributes' distributions, the rows' mentions and lengths, and the padding.
 
     Columns: statistic, task, attribute, level, value, samples. `value` is the share of
@@ -299,7 +311,7 @@ def draw_statistics(table: pd.DataFrame) -> Figure:
     padding        padding among a batch's tokens, by regime (in column `task`)
     """
     need(table, "data_statistics", ("statistic", "task", "attribute", "level", "value"))
-    figure = Figure(figsize=(PAGE, 3.9))
+    figure = new_figure(PAGE, 3.9)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 3.4))
     kinds, ((battery, hands, mentioned), (words, tokens, padding)) = (
         left.subplots(),

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.studies.base import (
     Arm,
@@ -45,9 +43,11 @@ from uvlm_core.studies.style import (
     REPORTED,
     colour_handles,
     draw_points,
+    entry,
     headline,
     known_architectures,
     need,
+    new_figure,
     spread_handles,
     theme,
 )
@@ -284,7 +284,7 @@ def draw_scaling(opened: OpenedStudy) -> Drawn:
     added = gains(table, scale.seen).assign(grown="generation")
     drawn = read_back(table, scale.generation_rows).assign(grown="understanding", arm=MIXED)
     names = known_architectures(added)
-    figure = Figure(figsize=(PAGE, 2.9))
+    figure = new_figure(PAGE, 2.9)
     left, right = figure.subplots(1, 2)
     for axes, found, grown, most in (
         (left, added, "generation_rows", scale.generation_rows),
@@ -306,7 +306,7 @@ def draw_scaling(opened: OpenedStudy) -> Drawn:
     right.set_title(f"generation, {scale.generation_rows:,} requests in every run")
     right.set(xlabel="understanding rows beside them", ylabel="gain in total read back")
     looks = [
-        Line2D([], [], color="black", label=label, **_LOOKS[arm])
+        entry(color="black", label=label, **_LOOKS[arm])
         for arm, label in ((MIXED, "mixed"), (REPEATED, "as many steps on repeated rows"))
     ]
     handles = [*looks, *colour_handles(names), *spread_handles(added)]
@@ -337,7 +337,7 @@ def draw_exchange(opened: OpenedStudy) -> Drawn:
         ]
     )
     names = known_architectures(shown)
-    figure = Figure(figsize=(COLUMN, 3.1))
+    figure = new_figure(COLUMN, 3.1)
     axes = figure.subplots()
     for number, name in enumerate(names):
         own = shown[shown["architecture"] == name]
@@ -354,8 +354,8 @@ def draw_exchange(opened: OpenedStudy) -> Drawn:
     handles = [
         *colour_handles(names),
         *spread_handles(shown),
-        Line2D([], [], label="equal worth", **equal),
-        Line2D([], [], label="authors' record (SigLIP-VQ)", **reported),
+        entry(label="equal worth", **equal),
+        entry(label="authors' record (SigLIP-VQ)", **reported),
     ]
     headline(figure, headline_of_exchange(opened), handles, ncols=2)
     shown = shown[["architecture", "seed", "generation_rows", "worth", "rate", "beyond"]]

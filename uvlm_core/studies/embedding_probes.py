@@ -14,11 +14,10 @@ models (`inspection.py`), the probes (`scoring/probing.py`), the patching (`scor
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.data.attributes import find_attribute
 from uvlm_core.runs.store import RunStore, record_key
@@ -34,12 +33,17 @@ from uvlm_core.studies.style import (
     PAGE,
     REFERENCES,
     draw_points,
+    entry,
     headline,
     known_architectures,
+    new_figure,
     spread_handles,
     theme,
 )
 from uvlm_core.training.profiles import Profile
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ENCODER = "encoder's tokens"  # name of the arm that probes the encoder
 MAP_NEIGHBOURS = 10  # of a point of a map
@@ -170,7 +174,7 @@ def _inspected(opened: OpenedStudy, name: str) -> pd.DataFrame:
     return opened.arms[-1].spec.read(opened.store, name)
 
 
-def _drawn(opened: OpenedStudy, figure: Figure, shown: pd.DataFrame) -> Drawn:
+def _drawn(opened: OpenedStudy, figure: "Figure", shown: pd.DataFrame) -> Drawn:
     """Return a figure of the inspection, with its record and its three models."""
     inspection = opened.arms[-1].spec
     models = {name: record_key(spec) for name, spec in inspection.models.items()}
@@ -203,7 +207,7 @@ def draw_probes(opened: OpenedStudy) -> Drawn:
     names, places = known_architectures(models), list(dict.fromkeys(models["place"]))
     shortened = {"encoder": "enc", "adapter": "in"}
     ticks = [shortened.get(place, place.removeprefix("layer ")) for place in places]
-    figure = Figure(figsize=(PAGE, 2.9))
+    figure = new_figure(PAGE, 2.9)
     grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     for axes, architecture in zip(grid, names, strict=True):
         axes.axhline(pixels["accuracy"].mean(), **REFERENCES["baseline"])
@@ -219,12 +223,9 @@ def draw_probes(opened: OpenedStudy) -> Drawn:
         axes.grid(False, axis="x")
     grid[0].set_ylabel(f"accuracy of a probe, {_rare(opened)}")
     handles = [
-        *(
-            Line2D([], [], color="black", label=model.words, **model.look)
-            for model in _MODELS.values()
-        ),
-        Line2D([], [], label="random features of the pixels", **REFERENCES["baseline"]),
-        Line2D([], [], label="chance", **REFERENCES["chance"]),
+        *(entry(color="black", label=model.words, **model.look) for model in _MODELS.values()),
+        entry(label="random features of the pixels", **REFERENCES["baseline"]),
+        entry(label="chance", **REFERENCES["chance"]),
         *spread_handles(models),
     ]
     headline(figure, headline_of_probes(opened), handles)
@@ -262,7 +263,7 @@ def draw_tokens(opened: OpenedStudy) -> Drawn:
         f"{place}\n{_MODELS[model].words if place == last else 'of all models'}": own
         for (place, model), own in shown.groupby(["place", "model"], sort=False)["selectivity"]
     }
-    figure = Figure(figsize=(PAGE, 2.2))
+    figure = new_figure(PAGE, 2.2)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (words, own) in zip(grid, panels.items(), strict=True):
         side = math.isqrt(len(own))
@@ -292,7 +293,7 @@ def draw_maps(opened: OpenedStudy) -> Drawn:
     values = sorted(shown[attribute].unique())
     colours = dict(zip(values, _VALUE_COLOURS, strict=False))
     panels = dict(iter(shown.groupby(["method", "model"], sort=False)))
-    figure = Figure(figsize=(PAGE, 2.7))
+    figure = new_figure(PAGE, 2.7)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     alike = []
     for axes, ((method, model), own) in zip(grid, panels.items(), strict=True):
@@ -304,7 +305,7 @@ def draw_maps(opened: OpenedStudy) -> Drawn:
         axes.set_xlabel(f"{alike[-1]:.0%} of neighbours alike")
     shares = shown[attribute].value_counts(normalize=True)
     handles = [
-        Line2D([], [], linestyle="", marker="o", color=colour, label=value)
+        entry(linestyle="", marker="o", color=colour, label=value)
         for value, colour in colours.items()
     ]
     headline(
@@ -334,7 +335,7 @@ def draw_patching(opened: OpenedStudy) -> Drawn:
     table = _inspected(opened, "patching")
     found = taking_over(table)
     names = list(found) or list(dict.fromkeys(table["model"]))
-    figure = Figure(figsize=(PAGE, 2.9))
+    figure = new_figure(PAGE, 2.9)
     grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     for axes, name in zip(grid, names, strict=True):
         own = table[table["model"] == name]
@@ -354,10 +355,8 @@ def draw_patching(opened: OpenedStudy) -> Drawn:
     drawn = table.loc[table["model"].isin(names), ["effect", "low", "high"]].clip(-1, 2)
     grid[0].set_ylim(min(0, drawn.min().min()) - 0.06, max(1, drawn.max().max()) + 0.06)
     bar = {"color": "black", "linestyle": "", "marker": "|", "markersize": 8}
-    handles = [Line2D([], [], label=words, **look) for words, _, look in _PATCHED.values()]
-    handles.append(
-        Line2D([], [], label="95 % interval over pairs of watches", markeredgewidth=0.8, **bar)
-    )
+    handles = [entry(label=words, **look) for words, _, look in _PATCHED.values()]
+    handles.append(entry(label="95 % interval over pairs of watches", markeredgewidth=0.8, **bar))
     told = [f"{layer} ({_MODELS[name].words})" for name, layer in found.items()]
     sentence = (
         f"The last token takes over the answer from the image tokens at {', '.join(told)}"

@@ -9,10 +9,10 @@ Belongs here: this study's measurement and figures. Not here: the networks (`mod
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from uvlm_core.data.attributes import ATTRIBUTES, chances, reader_classes
 from uvlm_core.data.smart_watch import CARDS_STREAM, POOL_STREAM, render_batch, sample_watches
@@ -25,9 +25,13 @@ from uvlm_core.studies.style import (
     draw_picture,
     headline,
     need,
+    new_figure,
     theme,
 )
 from uvlm_core.training.profiles import Profile
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN_WATCHES = 6
 MEASURED_WATCHES = 1000  # most watches that the networks are measured on
@@ -281,7 +285,7 @@ def readings_table(arms: list[Arm], store: RunStore) -> pd.DataFrame:
 
 
 @theme()
-def draw_vq(errors: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
+def draw_vq(errors: pd.DataFrame, images: dict[str, np.ndarray]) -> "Figure":
     """Draw watches and their reconstructions in each space.
 
     `errors` has the columns space and error. `images` maps row names, spaces among them, to uint8
@@ -289,7 +293,7 @@ def draw_vq(errors: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
     """
     need(errors, "frozen_networks_vq", ("space", "error"))
     count = len(next(iter(images.values())))
-    figure = Figure(figsize=(PAGE, 0.6 + len(images) * PAGE / count))
+    figure = new_figure(PAGE, 0.6 + len(images) * PAGE / count)
     grid = figure.subplots(len(images), count, squeeze=False)
     for line, (name, pictures) in zip(grid, images.items(), strict=True):
         for axes, picture in zip(line, pictures, strict=True):
@@ -301,14 +305,14 @@ def draw_vq(errors: pd.DataFrame, images: dict[str, np.ndarray]) -> Figure:
 
 
 @theme()
-def draw_readings(table: pd.DataFrame) -> Figure:
+def draw_readings(table: pd.DataFrame) -> "Figure":
     """Draw the partial credit that a small network and a linear probe lose, by attribute and space.
 
     Columns: network, inputs, attribute, value, chance.
     """
     need(table, "frozen_networks_readings", ("network", "inputs", "attribute", "value", "chance"))
     attributes = list(dict.fromkeys(table["attribute"]))
-    figure = Figure(figsize=(PAGE, 1.6 + 0.24 * len(attributes)))
+    figure = new_figure(PAGE, 1.6 + 0.24 * len(attributes))
     grid = figure.subplots(1, len(_READERS), sharex=True, sharey=True)
     lost = []
     for axes, (network, inputs) in zip(grid, _READERS.items(), strict=True):

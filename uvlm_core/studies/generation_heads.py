@@ -15,11 +15,9 @@ training and its baselines (`baselines.py`), the verdicts on codes (`mutual_bene
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.data.smart_watch import TEST_STREAM, render_batch, sample_watches
@@ -47,13 +45,19 @@ from uvlm_core.studies.style import (
     PAGE,
     REFERENCES,
     draw_mean,
+    entry,
     headline,
     known_architectures,
     need,
+    new_figure,
     spread_handles,
     theme,
 )
 from uvlm_core.training.profiles import Profile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 CODES, REGRESSION, FLOW = "codes", "regression", "flow"
 # the laptop profile's: with the paper's weight, 1, hardly anything is learned to draw (docs/log.md)
@@ -217,7 +221,7 @@ def draw_gains(opened: OpenedStudy) -> Drawn:
     need(table, "generation_heads", _COLUMNS_OF_HEADS)
     shown = gains(table)
     heads = known_heads(shown)
-    figure = Figure(figsize=(PAGE, 1.3 + 0.3 * len(heads)))
+    figure = new_figure(PAGE, 1.3 + 0.3 * len(heads))
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for axes, (title, compared) in zip(panels, _PANELS.items(), strict=True):
         axes.axvline(0, color="black", linewidth=0.6)
@@ -237,7 +241,7 @@ def draw_read_backs(opened: OpenedStudy) -> Drawn:
     need(opened.table, "generation_heads_read_back", _COLUMNS_OF_HEADS)
     shown = read_backs(opened.table)
     heads, looked = known_heads(shown), ("total", *ATTRIBUTES)
-    figure = Figure(figsize=(PAGE, 1.5 + 0.3 * len(heads)))
+    figure = new_figure(PAGE, 1.5 + 0.3 * len(heads))
     panels = figure.subplots(1, len(looked), sharex=True, sharey=True)
     for axes, attribute in zip(panels, looked, strict=True):
         # a guess is worth the same whatever is read
@@ -249,7 +253,7 @@ def draw_read_backs(opened: OpenedStudy) -> Drawn:
         axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
     _name_rows(panels[0], heads)
     handles = _handles(shown, {GENERATION: GENERATION, MIXED: MIXED})
-    handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
+    handles.append(entry(label="chance", **REFERENCES["chance"]))
     headline(figure, headline_of_read_backs(opened), handles, ncols=5)
     return Drawn(figure, shown)
 
@@ -279,7 +283,7 @@ def draw_pictures(opened: OpenedStudy) -> Drawn:
 
 
 def _draw_heads(
-    axes: Axes, table: pd.DataFrame, heads: list[tuple[str, str]], arms: tuple[str, ...]
+    axes: "Axes", table: pd.DataFrame, heads: list[tuple[str, str]], arms: tuple[str, ...]
 ) -> None:
     """Draw the mean value of each arm, a row per head."""
     for place, (name, head) in enumerate(heads):
@@ -294,20 +298,20 @@ def _draw_heads(
     axes.grid(False, axis="y")
 
 
-def _name_rows(axes: Axes, heads: list[tuple[str, str]]) -> None:
+def _name_rows(axes: "Axes", heads: list[tuple[str, str]]) -> None:
     axes.set_yticks(range(len(heads)), [f"{name}, {head}" for name, head in heads])
     axes.set_ylim(len(heads) - 0.5, -0.5)
 
 
-def _handles(table: pd.DataFrame, words: dict[str, str]) -> list[Line2D]:
+def _handles(table: pd.DataFrame, words: dict[str, str]) -> "list[Line2D]":
     """Return legend entries for arms by their words, for heads that sample, and for the spread."""
     look = {"color": "black", "linestyle": "none"}
     return [
         *(
-            Line2D([], [], marker=_MARKERS[arm], markerfacecolor="white", label=label, **look)
+            entry(marker=_MARKERS[arm], markerfacecolor="white", label=label, **look)
             for arm, label in words.items()
         ),
-        Line2D([], [], marker="h", label="filled: the head samples", **look),
+        entry(marker="h", label="filled: the head samples", **look),
         *spread_handles(table),
     ]
 

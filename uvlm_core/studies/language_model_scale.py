@@ -15,12 +15,10 @@ language model, pre-trained (`mutual_benefit.py`).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.models.language_models import LM_LAYERS, SHIPPED_LM, parameters_of
 from uvlm_core.studies.base import (
@@ -44,14 +42,19 @@ from uvlm_core.studies.style import (
     REFERENCES,
     colour_handles,
     draw_points,
+    entry,
     headline,
     known_architectures,
     need,
+    new_figure,
     spread_handles,
     theme,
 )
 from uvlm_core.studies.trained_parts import gains
 from uvlm_core.training.profiles import Profile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TAUGHT, RANDOM = "pre-trained", "random"
 STARTS = {TAUGHT: (ONCE, REPEATED, MIXED), RANDOM: (ONCE, MIXED)}  # start -> its arms
@@ -184,7 +187,7 @@ def draw_totals(opened: OpenedStudy) -> Drawn:
     """Draw the understanding total of every arm by size; a panel for each start."""
     need(opened.table, "language_model_scale", _SIZE_COLUMNS)
     shown = understanding_totals(opened.table)
-    figure = Figure(figsize=(PAGE, 2.9))
+    figure = new_figure(PAGE, 2.9)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (start, names) in zip(panels, STARTS.items(), strict=True):
         axes.axhline(chance("partial", "total"), **REFERENCES["chance"])
@@ -195,9 +198,9 @@ def draw_totals(opened: OpenedStudy) -> Drawn:
     panels[0].set_ylabel("partial credit after training")
     handles = [
         *colour_handles(known_architectures(shown)),
-        *(Line2D([], [], color="black", label=arm, **look) for arm, look in _CURVES.items()),
+        *(entry(color="black", label=arm, **look) for arm, look in _CURVES.items()),
         *spread_handles(shown),
-        Line2D([], [], label="chance", **REFERENCES["chance"]),
+        entry(label="chance", **REFERENCES["chance"]),
     ]
     headline(figure, headline_of_totals(opened), handles, ncols=4)
     return Drawn(figure, shown)
@@ -208,7 +211,7 @@ def draw_gains(opened: OpenedStudy) -> Drawn:
     """Draw what mixed training has more than each baseline by size, paired by seed."""
     need(opened.table, "language_model_scale_gains", _SIZE_COLUMNS)
     shown = gains(opened.table, _CONDITIONS)
-    figure = Figure(figsize=(PAGE, 2.8))
+    figure = new_figure(PAGE, 2.8)
     axes = figure.subplots()
     axes.axhline(0, color="black", linewidth=0.6)
     keys = pd.MultiIndex.from_frame(shown[["language_model", "baseline"]])
@@ -218,7 +221,7 @@ def draw_gains(opened: OpenedStudy) -> Drawn:
     handles = [
         *colour_handles(known_architectures(shown)),
         *(
-            Line2D([], [], color="black", label=f"{start}, {MINUS} {baseline}", **look)
+            entry(color="black", label=f"{start}, {MINUS} {baseline}", **look)
             for (start, baseline), look in _GAINS.items()
         ),
         *spread_handles(shown),
@@ -227,7 +230,7 @@ def draw_gains(opened: OpenedStudy) -> Drawn:
     return Drawn(figure, shown, records=set(opened.table["record"]))
 
 
-def _draw_sizes(axes: Axes, series: list[tuple[pd.DataFrame, dict]], column: str) -> None:
+def _draw_sizes(axes: "Axes", series: list[tuple[pd.DataFrame, dict]], column: str) -> None:
     """Draw the mean of each series and architecture by size, slightly apart on a log axis."""
     sizes = sorted({count for own, _ in series for count in own["parameters"]})
     curves = [

@@ -12,13 +12,10 @@ Belongs here: this study's runs and figures. Not here: the claims (`mutual_benef
 import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from uvlm_core.data.conversations import make_conversations
 from uvlm_core.data.smart_watch import TEST_STREAM, render_batch, sample_watches
@@ -45,17 +42,24 @@ from uvlm_core.studies.style import (
     draw_mean,
     draw_picture,
     draw_points,
+    entry,
     headline,
     known_architectures,
     look_of,
     need,
+    new_figure,
     of_arm,
+    patch,
     regime_handles,
     spread_handles,
     theme,
 )
 from uvlm_core.training.profiles import Profile
 from uvlm_core.training.spec import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # share of the way from chance to a perfect score; outside this range no benefit can show
 HEADROOM = (0.1, 0.9)
@@ -217,7 +221,7 @@ def draw_learning(opened: OpenedStudy, task: str) -> Drawn:
     if task == "understanding":  # the control is about requests, the authors' record about answers
         shown = shown[shown["regime"] != "shuffled"]
         reported = REPORTED_SCORES[REPORTED_SCORES["architecture"].isin(names)]
-    figure = Figure(figsize=(PAGE, 3.9))
+    figure = new_figure(PAGE, 3.9)
     grid = figure.subplots(
         2, len(names), squeeze=False, sharex=True, sharey="row", height_ratios=(1.5, 1)
     )
@@ -243,20 +247,20 @@ def draw_learning(opened: OpenedStudy, task: str) -> Drawn:
     grid[0, 0].set_ylabel(f"unified {MINUS} {task}\nalone, total {score}")
     grid[1, 0].set_ylabel(f"mean total\n{score}")
     handles = [
-        Patch(label="while learning (mean above)", **_COUNTED),
+        patch(label="while learning (mean above)", **_COUNTED),
         *spread_handles(shown),
         *regime_handles(regime for _, regime in arms_of(shown)),
-        Line2D([], [], label="chance", **REFERENCES["chance"]),
+        entry(label="chance", **REFERENCES["chance"]),
     ]
     if len(reported):
         look = REPORTED | {"linestyle": "", "marker": "D"}
-        handles.append(Line2D([], [], label="authors' record (7B)", **look))
+        handles.append(entry(label="authors' record (7B)", **look))
     headline(figure, headline_of_learning(gains, task), handles)
     facts = {"reported by the authors": reported.to_dict("records")} if len(reported) else {}
     return Drawn(figure, shown, facts)
 
 
-def _draw_differences(axes: Axes, table: pd.DataFrame) -> None:
+def _draw_differences(axes: "Axes", table: pd.DataFrame) -> None:
     """Draw the paired differences of one architecture over the fractions of the data."""
     counted = table.loc[table["counted"], "fraction"]
     axes.axvspan(counted.min() / 1.1, counted.max() * 1.1, zorder=0, **_COUNTED)
@@ -311,7 +315,7 @@ def draw_features(opened: OpenedStudy) -> Drawn:
     if drawn.empty:
         raise ValueError("The table of figure 'learning_curves_features' has no feature_cosine.")
     names = known_architectures(drawn)
-    figure = Figure(figsize=(COLUMN, 1.5 + 0.3 * len(names)))
+    figure = new_figure(COLUMN, 1.5 + 0.3 * len(names))
     axes = figure.subplots()
     for kind in ("floor", "ceiling"):
         axes.axvline(
@@ -328,8 +332,8 @@ def draw_features(opened: OpenedStudy) -> Drawn:
     handles = [
         *regime_handles((regime for _, regime in arms_of(drawn)), linestyle=""),
         *spread_handles(drawn),
-        Line2D([], [], label="another watch", **REFERENCES["floor"]),
-        Line2D([], [], label="best answer to a request", **REFERENCES["ceiling"]),
+        entry(label="another watch", **REFERENCES["floor"]),
+        entry(label="best answer to a request", **REFERENCES["ceiling"]),
     ]
     headline(figure, headline_of_features(drawn), handles, ncols=2)
     return Drawn(figure, shown)
@@ -384,7 +388,7 @@ def draw_watches(
     images: dict[str, np.ndarray],
     name: str = "learning_curves_watches",
     sentence: str = "What each model draws after training, below the request",
-) -> Figure:
+) -> "Figure":
     """Draw watches below their requests.
 
     `table` has the column request, one row per column of the figure. `images` maps row names, in
@@ -395,7 +399,7 @@ def draw_watches(
     if not images or any(len(pictures) < len(table) for pictures in images.values()):
         raise ValueError(f"Figure {name!r} needs {len(table)} images for each of at least one arm.")
     width = PAGE / len(table)
-    figure = Figure(figsize=(PAGE, 1.1 + 0.86 * width * len(images)))
+    figure = new_figure(PAGE, 1.1 + 0.86 * width * len(images))
     grid = figure.subplots(len(images), len(table), squeeze=False)
     for line, (label, pictures) in zip(grid, images.items(), strict=True):
         for axes, image in zip(line, pictures, strict=False):

@@ -9,11 +9,9 @@ Belongs here: this study's claims and figures. Not here: its runs, which other s
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.studies.base import (
@@ -49,14 +47,19 @@ from uvlm_core.studies.style import (
     REPORTED,
     colour_handles,
     draw_mean,
+    entry,
     headline,
     known_architectures,
     need,
+    new_figure,
     spread_handles,
     theme,
 )
 from uvlm_core.training.profiles import Profile
 from uvlm_core.training.spec import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 UNDERSTANDS, OUTLASTS, DRAWS = "understanding gains", "more than repeating", "generation gains"
 BASELINES = {ONCE: UNDERSTANDS, REPEATED: OUTLASTS, GENERATION: DRAWS}  # with the claims about them
@@ -133,7 +136,7 @@ def draw_benefit(opened: OpenedStudy) -> Drawn:
     gains = gains[gains["attribute"] == "total"]
     names = known_architectures(gains)
     last = table[(table["fraction"] == 1) & (table["attribute"] == "total")]
-    figure = Figure(figsize=(PAGE, 4.3))
+    figure = new_figure(PAGE, 4.3)
     grid = figure.subplots(2, 2, sharey="row", height_ratios=(1.2, 1), width_ratios=(3, 2))
     for (above, below), (task, score) in zip(grid.T, _SCORE_OF.items(), strict=True):
         compared = [arm for arm in BASELINES if _task(arm) == task]
@@ -160,15 +163,15 @@ def draw_benefit(opened: OpenedStudy) -> Drawn:
     handles = [
         *colour_handles(names),
         *spread_handles(last),
-        Line2D([], [], label="chance", **REFERENCES["chance"]),
+        entry(label="chance", **REFERENCES["chance"]),
     ]
     if reported:
-        handles.append(Line2D([], [], label="authors' record (7B)", **look))
+        handles.append(entry(label="authors' record (7B)", **look))
     headline(figure, headline_of_benefit(opened), handles, ncols=4)
     return Drawn(figure, last, {"reported by the authors": reported} if reported else {})
 
 
-def _draw_arms(axes: Axes, table: pd.DataFrame, arms: list[str], names: list[str]) -> None:
+def _draw_arms(axes: "Axes", table: pd.DataFrame, arms: list[str], names: list[str]) -> None:
     """Draw the mean value of each arm and architecture, side by side."""
     for place, arm in enumerate(arms):
         for number, name in enumerate(names):
@@ -221,7 +224,7 @@ def draw_attributes(opened: OpenedStudy) -> Drawn:
     need(opened.table, "mutual_benefit_attributes", _BENEFIT_COLUMNS)
     shown = attribute_benefits(opened.table)
     names, reach = known_architectures(shown), shown["difference"].abs().max()
-    figure = Figure(figsize=(PAGE, 2.5))
+    figure = new_figure(PAGE, 2.5)
     grid = figure.subplots(1, len(BASELINES), sharey=True)
     for axes, baseline in zip(grid, BASELINES, strict=True):
         own = shown[shown["baseline"] == baseline].set_index(["attribute", "architecture"])

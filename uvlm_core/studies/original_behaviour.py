@@ -9,7 +9,6 @@ Belongs here: this study's runs and figure. Not here: the pitfalls themselves (`
 from dataclasses import dataclass
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies.base import (
@@ -30,6 +29,7 @@ from uvlm_core.studies.style import (
     headline,
     look_of,
     need,
+    new_figure,
     of_arm,
     regime_handles,
     spread_handles,
@@ -107,7 +107,7 @@ def draw_switches(opened: OpenedStudy) -> Drawn:
     )
     shown = changes(opened.table)
     switches = [name for name in dict.fromkeys(shown["switch"]) if name != PLAIN]
-    figure = Figure(figsize=(COLUMN, 1.7 + 0.3 * len(switches)))
+    figure = new_figure(COLUMN, 1.7 + 0.3 * len(switches))
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.6)
     for name, regime in arms_of(shown):

@@ -11,12 +11,10 @@ import argparse
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from uvlm_core.environment import ROOT
 from uvlm_core.runs.store import record_key
@@ -33,11 +31,17 @@ from uvlm_core.studies.style import (
     MINUS,
     PAGE,
     colour_handles,
+    entry,
+    new_figure,
+    patch,
     provenance,
     save_figure,
     stamp,
     theme,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REACH = 0.45  # the picture's axis goes from -REACH to REACH
 MARKERS = {  # verdict -> marker and whether it is filled
@@ -88,7 +92,7 @@ def all_verdicts(opened: list[OpenedStudy]) -> pd.DataFrame:
 
 
 @theme()
-def draw_scoreboard(verdicts: pd.DataFrame) -> Figure:
+def draw_scoreboard(verdicts: pd.DataFrame) -> "Figure":
     """Draw a forest plot of all differences with their 95 % t intervals, grouped by study.
 
     A row is a claim and its quantity, with one mark per architecture. The marker stands for the
@@ -116,7 +120,7 @@ def draw_scoreboard(verdicts: pd.DataFrame) -> Figure:
             ]
         )
         at += height + _ROW_GAP
-    figure = Figure(figsize=(PAGE, at + 1.2))
+    figure = new_figure(PAGE, at + 1.2)
     axes = figure.subplots()
     axes.axvspan(-MARGIN, MARGIN, color="#ececec", linewidth=0)
     axes.axvline(0, color="black", linewidth=0.6)
@@ -146,9 +150,7 @@ def draw_scoreboard(verdicts: pd.DataFrame) -> Figure:
     handles = [
         *colour_handles(names),
         *(
-            Line2D(
-                [],
-                [],
+            entry(
                 color="black",
                 linestyle="",
                 marker=marker,
@@ -158,7 +160,7 @@ def draw_scoreboard(verdicts: pd.DataFrame) -> Figure:
             )
             for label, (marker, filled) in _legend_markers(verdicts).items()
         ),
-        Patch(color="#ececec", label=f"within {MARGIN:g}"),
+        patch(color="#ececec", label=f"within {MARGIN:g}"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure

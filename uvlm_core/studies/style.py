@@ -1,5 +1,7 @@
 """Common style of the figures, and saving them with data and provenance (not in the paper).
 
+matplotlib and seaborn are imported when something is drawn, so that records are made without them.
+
 Belongs here: the style table, `save_figure`, `provenance`, and how arms, means, legends and
 pictures are drawn. Not here: the figures themselves (each study's file).
 """
@@ -15,14 +17,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from PIL import Image
 
 from uvlm_core.data.smart_watch import WORLD_VERSION
@@ -31,6 +29,12 @@ from uvlm_core.runs.provenance import code_state, versions
 from uvlm_core.studies.publishing import says_the_same
 from uvlm_core.studies.statistics import mean_interval
 from uvlm_core.training.spec import REGIMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
 COLUMN, PAGE = 3.3, 6.9  # inches: width of a figure in one column, and across both
 # In every figure, colour stands for the architecture, line and marker for the regime. Grey is for
@@ -120,12 +124,36 @@ def style(architecture: str, regime: str = "unified") -> dict:
 @contextmanager
 def theme() -> Iterator[None]:
     """Apply the common style: legible in one column, text of at least 7 pt."""
+    import matplotlib as mpl
+    import seaborn as sns
+
     with mpl.rc_context(), sns.axes_style("whitegrid"):
         mpl.rcParams.update(_RC)
         yield
 
 
-def stamp(figure: Figure, profile: str, seeds: int | str, records: int) -> None:
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of this size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def entry(**look) -> "Line2D":
+    """Return a legend's entry with a line or a marker; `look` is that of a line."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **look)
+
+
+def patch(**look) -> "Patch":
+    """Return a legend's entry with a patch of colour; `look` is that of a patch."""
+    from matplotlib.patches import Patch
+
+    return Patch(**look)
+
+
+def stamp(figure: "Figure", profile: str, seeds: int | str, records: int) -> None:
     """Write a figure's scale into its corner: profile, seeds per arm, number of runs.
 
     `seeds` may be a range, such as "2 to 8".
@@ -170,7 +198,7 @@ def provenance(
 
 
 def save_figure(
-    figure: Figure, data: pd.DataFrame, name: str, folder: Path | str, provenance: dict
+    figure: "Figure", data: pd.DataFrame, name: str, folder: Path | str, provenance: dict
 ) -> dict[str, Path]:
     """Write `name`.png, .pdf, .csv (data) and .json (provenance) into `folder`, all or none.
 
@@ -215,7 +243,7 @@ def save_figure(
     return {suffix[1:]: folder / f"{name}{suffix}" for suffix in _SUFFIXES}
 
 
-def _save_picture(figure: Figure, path: Path) -> None:
+def _save_picture(figure: "Figure", path: Path) -> None:
     """Write the PNG with a palette of its own, which looks the same and takes a third."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -223,7 +251,7 @@ def _save_picture(figure: Figure, path: Path) -> None:
     colours.save(path, format="png", optimize=True)
 
 
-def _save_document(figure: Figure, parts: dict[str, Path], earlier: Path) -> None:
+def _save_document(figure: "Figure", parts: dict[str, Path], earlier: Path) -> None:
     """Write the PDF; copy the earlier one if all else is the same, because drawing takes longer."""
     document = earlier / parts[".pdf"].name
     others = [part for suffix, part in parts.items() if suffix != ".pdf"]
@@ -270,7 +298,7 @@ def look_of(architecture: str, regime: str) -> dict:
     )
 
 
-def draw_picture(axes: Axes, image: np.ndarray) -> Axes:
+def draw_picture(axes: "Axes", image: np.ndarray) -> "Axes":
     """Draw an image pixel by pixel, without ticks."""
     axes.imshow(image, interpolation="none")  # a PDF then holds the image's own pixels
     axes.set(xticks=[], yticks=[])
@@ -280,7 +308,7 @@ def draw_picture(axes: Axes, image: np.ndarray) -> Axes:
     return axes
 
 
-def draw_mean(axes: Axes, at: float, values, look: dict, upright: bool = True) -> float:
+def draw_mean(axes: "Axes", at: float, values, look: dict, upright: bool = True) -> float:
     """Draw the mean over seeds with its 95 % t interval, and return the mean.
 
     With fewer than `INTERVAL_SEEDS` seeds, each seed is a small dot instead. Values run along the y
@@ -299,35 +327,37 @@ def draw_mean(axes: Axes, at: float, values, look: dict, upright: bool = True) -
     return mean
 
 
-def draw_points(axes: Axes, at: pd.Series, values: pd.Series, look: dict) -> None:
+def draw_points(axes: "Axes", at: pd.Series, values: pd.Series, look: dict) -> None:
     """Draw the mean over seeds at each place (`draw_mean`), joined by a line."""
     groups = values.groupby(np.asarray(at))
     means = [draw_mean(axes, place, group, look) for place, group in groups]
     axes.plot(list(groups.groups), means, **look | {"linewidth": 1.0})
 
 
-def spread_handles(table: pd.DataFrame) -> list[Line2D]:
+def spread_handles(table: pd.DataFrame) -> "list[Line2D]":
     """Return the legend entry for single seeds or intervals; an empty list for one seed."""
     seeds = table["seed"].nunique()
     if seeds < 2:
         return []
     if seeds < INTERVAL_SEEDS:
         dot = {"linestyle": "", "marker": "o", "markersize": SEED_SIZE}
-        return [Line2D([], [], color="black", label="one seed", **dot)]
-    return [Line2D([], [], color="black", linewidth=0.8, label="95 % t interval")]
+        return [entry(color="black", label="one seed", **dot)]
+    return [entry(color="black", linewidth=0.8, label="95 % t interval")]
 
 
-def regime_handles(regimes: Iterable[str], **changes) -> list[Line2D]:
+def regime_handles(regimes: Iterable[str], **changes) -> "list[Line2D]":
     """Return legend entries for regimes, in black; `changes` replace parts of their look."""
     words = {"unified": "unified", "shuffled": "control: other watches' images"}
     found = []
     for regime in dict.fromkeys(regimes):
         look = look_of(next(iter(COLOURS)), regime) | {"color": "black"} | changes
-        found.append(Line2D([], [], label=words.get(regime, f"{regime} alone"), **look))
+        found.append(entry(label=words.get(regime, f"{regime} alone"), **look))
     return found
 
 
-def headline(figure: Figure, sentence: str, handles: Iterable[Line2D] = (), ncols: int = 3) -> None:
+def headline(
+    figure: "Figure", sentence: str, handles: "Iterable[Line2D]" = (), ncols: int = 3
+) -> None:
     """Write what a figure says above its panels, and below that its legend."""
     # as the legend's title, because matplotlib's layout lets a figure's title cover a legend
     figure.legend(
@@ -336,19 +366,19 @@ def headline(figure: Figure, sentence: str, handles: Iterable[Line2D] = (), ncol
         ncols=ncols,
         columnspacing=1.2,
         title=textwrap.fill(sentence, int(13 * figure.get_figwidth())),  # letters in an inch
-        title_fontproperties={"size": mpl.rcParams["figure.titlesize"]},
+        title_fontproperties={"size": _RC["figure.titlesize"]},
     )
 
 
-def said(figure: Figure) -> str:
+def said(figure: "Figure") -> str:
     """Return the headline of a figure, "" if it has none."""
     titles = [legend.get_title().get_text() for legend in figure.legends]
     return " ".join(titles[0].split()) if titles else ""
 
 
-def colour_handles(names: Iterable[str]) -> list[Line2D]:
+def colour_handles(names: Iterable[str]) -> "list[Line2D]":
     """Return legend entries for the colours of architectures."""
-    return [Line2D([], [], color=COLOURS[name], linewidth=3, label=name) for name in names]
+    return [entry(color=COLOURS[name], linewidth=3, label=name) for name in names]
 
 
 def known_architectures(table: pd.DataFrame) -> list[str]:

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.studies.base import (
     Arm,
@@ -34,10 +32,12 @@ from uvlm_core.studies.style import (
     PAGE,
     colour_handles,
     draw_points,
+    entry,
     headline,
     known_architectures,
     look_of,
     need,
+    new_figure,
     regime_handles,
     spread_handles,
     theme,
@@ -203,7 +203,7 @@ def draw_cosines(opened: OpenedStudy) -> Drawn:
     keys = ["architecture", "arm", "seed", "fraction", "layer"]
     shown = own.groupby(keys, sort=False)["value"].mean().reset_index()  # of attention and MLP
     names, fractions = known_architectures(shown), sorted(shown["fraction"].unique())
-    figure = Figure(figsize=(PAGE, 1.2 + 1.15 * len(names)))
+    figure = new_figure(PAGE, 1.2 + 1.15 * len(names))
     grid = figure.subplots(len(names), len(fractions), sharex=True, sharey=True, squeeze=False)
     for line, name in zip(grid, names, strict=True):
         line[0].set_ylabel(f"{name}\ncosine")
@@ -244,7 +244,7 @@ def draw_steps(opened: OpenedStudy) -> Drawn:
     need(table, "task_gradients_steps", _GRADIENT_COLUMNS)
     shown = rows_add(table)
     names = known_architectures(shown)
-    figure = Figure(figsize=(PAGE, 2.6))
+    figure = new_figure(PAGE, 2.6)
     grid = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(grid, names, strict=True):
         axes.axhline(0, color="black", linewidth=0.6)
@@ -259,7 +259,7 @@ def draw_steps(opened: OpenedStudy) -> Drawn:
         axes.set_xlim(0, 1)
     grid[0].set_ylabel("loss change by rows\nof one step (nats / 1,000)")
     looks = [
-        Line2D([], [], label=words, **look_of(names[0], look) | {"color": "black"})
+        entry(label=words, **look_of(names[0], look) | {"color": "black"})
         for look, words in _STEPS.values()
     ]
     headline(figure, headline_of_steps(opened), [*looks, *spread_handles(shown)], ncols=4)

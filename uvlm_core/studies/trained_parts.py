@@ -20,11 +20,9 @@ and `training_order.py`), what a tuning trains (`training/networks.py`).
 
 import textwrap
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.studies.base import (
     Arm,
@@ -47,14 +45,20 @@ from uvlm_core.studies.style import (
     REFERENCES,
     colour_handles,
     draw_mean,
+    entry,
     headline,
     known_architectures,
     need,
+    new_figure,
     spread_handles,
     theme,
 )
 from uvlm_core.studies.training_order import SMALL, specs_of
 from uvlm_core.training.profiles import Profile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 FROZEN, FULL = "frozen LM", "full LM"
 FROZEN_APART, FULL_APART = f"{FROZEN} with two adapters", f"{FULL} with two adapters"
@@ -166,13 +170,13 @@ def draw_totals(opened: OpenedStudy) -> Drawn:
     """Draw the understanding total of every arm, by trained part, with chance."""
     need(opened.table, "trained_parts", _TOTAL_COLUMNS)
     shown = understanding_totals(opened.table)
-    figure = Figure(figsize=(PAGE, 3.0))
+    figure = new_figure(PAGE, 3.0)
     axes = figure.subplots()
     axes.axhline(chance("partial", "total"), **REFERENCES["chance"])
     _draw_parts(axes, shown, tuple(_ARM_LOOKS))
     axes.set_ylabel("partial credit after training")
     handles = _handles(shown, {arm: arm for arm in _ARM_LOOKS})
-    handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
+    handles.append(entry(label="chance", **REFERENCES["chance"]))
     headline(figure, headline_of_totals(opened), handles, ncols=4)
     return Drawn(figure, shown)
 
@@ -182,7 +186,7 @@ def draw_gains(opened: OpenedStudy) -> Drawn:
     """Draw what mixed training has more than each baseline, by trained part, paired by seed."""
     need(opened.table, "trained_parts_gains", _TOTAL_COLUMNS)
     shown = gains(opened.table)
-    figure = Figure(figsize=(PAGE, 2.8))
+    figure = new_figure(PAGE, 2.8)
     axes = figure.subplots()
     axes.axhline(0, color="black", linewidth=0.6)
     named = shown.rename(columns={"baseline": "arm", "difference": "value"})
@@ -193,7 +197,7 @@ def draw_gains(opened: OpenedStudy) -> Drawn:
     return Drawn(figure, shown)
 
 
-def _draw_parts(axes: Axes, table: pd.DataFrame, arms: tuple[str, ...]) -> None:
+def _draw_parts(axes: "Axes", table: pd.DataFrame, arms: tuple[str, ...]) -> None:
     """Draw the mean value of each arm and architecture, side by side, for each trained part."""
     series = [(name, arm) for name in known_architectures(table) for arm in arms]
     for number, (name, arm) in enumerate(series):
@@ -208,10 +212,10 @@ def _draw_parts(axes: Axes, table: pd.DataFrame, arms: tuple[str, ...]) -> None:
     axes.grid(False, axis="x")
 
 
-def _handles(table: pd.DataFrame, words: dict[str, str]) -> list[Line2D]:
+def _handles(table: pd.DataFrame, words: dict[str, str]) -> "list[Line2D]":
     """Return legend entries for architectures, for arms by their words, and for the spread."""
     arms = [
-        Line2D([], [], color="black", linestyle="none", label=label, **_ARM_LOOKS[arm])
+        entry(color="black", linestyle="none", label=label, **_ARM_LOOKS[arm])
         for arm, label in words.items()
     ]
     return [*colour_handles(known_architectures(table)), *arms, *spread_handles(table)]

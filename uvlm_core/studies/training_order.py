@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.studies.base import (
@@ -51,9 +49,11 @@ from uvlm_core.studies.style import (
     REFERENCES,
     colour_handles,
     draw_mean,
+    entry,
     headline,
     known_architectures,
     need,
+    new_figure,
     spread_handles,
     theme,
 )
@@ -177,7 +177,7 @@ def draw_orders(opened: OpenedStudy) -> Drawn:
     shown = understanding_totals(opened.table)
     names, panels = known_architectures(shown), list(opened.scale.arms)
     known = [arm for arm in ARMS if arm in set(shown["arm"])]
-    figure = Figure(figsize=(COLUMN if len(panels) == 1 else PAGE, 0.9 + 0.23 * len(known)))
+    figure = new_figure(COLUMN if len(panels) == 1 else PAGE, 0.9 + 0.23 * len(known))
     grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, rows in zip(grid, panels, strict=True):
         axes.axvline(chance("partial", "total"), **REFERENCES["chance"])
@@ -196,7 +196,7 @@ def draw_orders(opened: OpenedStudy) -> Drawn:
     grid[0].set_yticks(range(len(known)), known)
     grid[0].invert_yaxis()
     handles = [*colour_handles(names), *spread_handles(shown)]
-    handles.append(Line2D([], [], label="chance", **REFERENCES["chance"]))
+    handles.append(entry(label="chance", **REFERENCES["chance"]))
     headline(figure, headline_of_orders(opened), handles)
     return Drawn(figure, shown)
 
@@ -235,7 +235,7 @@ def draw_attributes(opened: OpenedStudy) -> Drawn:
         ],
         ignore_index=True,
     )
-    figure = Figure(figsize=(PAGE, 2.4))
+    figure = new_figure(PAGE, 2.4)
     for axes, baseline in zip(figure.subplots(1, 2, sharey=True), (ONCE, REPEATED), strict=True):
         axes.axhline(0, color="black", linewidth=0.6)
         series = [(name, arm) for name in names for arm in (MIXED, FIRST)]
@@ -255,7 +255,7 @@ def draw_attributes(opened: OpenedStudy) -> Drawn:
         axes.set_xticks(range(len(looked)), labels)
         axes.grid(False, axis="x")
     arms_drawn = [
-        Line2D([], [], color="black", linestyle="none", marker=marker, label=arm)
+        entry(color="black", linestyle="none", marker=marker, label=arm)
         for arm, marker in ((MIXED, "o"), (FIRST, "D"))
     ]
     sentence = f"What generation adds to {rows:,} understanding rows, attribute by attribute"

@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from uvlm_core.studies.base import (
     Arm,
@@ -42,6 +40,8 @@ from uvlm_core.studies.style import (
     headline,
     known_architectures,
     need,
+    new_figure,
+    patch,
     spread_handles,
     theme,
 )
@@ -230,7 +230,7 @@ def draw_map(opened: OpenedStudy) -> Drawn:
     names = known_architectures(found)
     order = found.groupby(list(FACTORS))["difference"].mean().sort_values(ascending=False).index
     shown = found.set_index(list(FACTORS)).loc[list(order)]
-    figure = Figure(figsize=(PAGE, 4.6))
+    figure = new_figure(PAGE, 4.6)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.1))
     left.axvline(0, color="black", linewidth=0.6)
     for place, cell in enumerate(order):
@@ -285,7 +285,7 @@ def draw_effects(opened: OpenedStudy) -> Drawn:
     need(opened.table, "when_it_helps_effects", _MAP_COLUMNS)
     scale, found = opened.scale, effects(opened.table, opened.scale)
     names = known_architectures(found)
-    figure = Figure(figsize=(PAGE, 3.1))
+    figure = new_figure(PAGE, 3.1)
     axes = figure.subplots()
     axes.axvspan(-MARGIN, MARGIN, color="#ececec", linewidth=0)
     axes.axvline(0, color="black", linewidth=0.6)
@@ -300,7 +300,7 @@ def draw_effects(opened: OpenedStudy) -> Drawn:
     axes.set_ylim(len(FACTORS) - 0.5, -0.5)
     axes.set_xlabel("difference in gain, mean of 8 cells minus mean of the other 8")
     axes.grid(False, axis="y")
-    margin = Patch(color="#ececec", label=f"within {MARGIN:g}")
+    margin = patch(color="#ececec", label=f"within {MARGIN:g}")
     handles = [*colour_handles(names), *spread_handles(found), margin]
     headline(figure, headline_of_effects(opened), handles, 4)
     return Drawn(figure, found, records=set(opened.table["record"]))
