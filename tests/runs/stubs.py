@@ -89,6 +89,13 @@ def execute_environment(spec, folder):
     }, None
 
 
+def execute_beyond_memory(spec, folder):
+    """A run that is too large for its GPU."""
+    from torch import OutOfMemoryError
+
+    raise OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has 8 GiB.")
+
+
 def execute_or_fail(spec, folder):
     """Seed 2 raises; the others return their process."""
     if spec.seed == 2:

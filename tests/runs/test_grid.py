@@ -19,6 +19,7 @@ from stubs import (
     body,
     execute,
     execute_and_die,
+    execute_beyond_memory,
     execute_environment,
     execute_or_fail,
     execute_with_a_grid,
@@ -179,6 +180,12 @@ def test_a_workers_death_costs_its_own_run_only_and_says_so(store, tmp_path):
     assert "seed 2): ValueError: seed 2 is not to our taste." in message
     assert set(failed.value.failures) == {record_key(specs[1]), record_key(specs[2])}
     assert len(run_grid(specs, store, workers=2, work_folder=tmp_path, execute=execute)) == 5
+
+
+def test_a_run_that_its_gpu_cannot_hold_says_so_in_a_sentence(store, tmp_path):
+    with pytest.raises(RunsFailed) as failed:
+        run_grid([Stub()], store, work_folder=tmp_path, execute=execute_beyond_memory)
+    assert str(failed.value).endswith("): a GPU has too little memory for it, even alone")
 
 
 def test_a_run_finds_what_its_killed_predecessor_left(store, tmp_path):

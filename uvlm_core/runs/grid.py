@@ -243,4 +243,6 @@ def _reason(error: BaseException) -> str:
     """Return why a run failed, in a clause."""
     if isinstance(error, BrokenProcessPool):
         return "its worker died (it was killed, or there was no memory left)"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which a grid does not import
+        return "a GPU has too little memory for it, even alone"
     return f"{type(error).__name__}: {error}"
