@@ -79,8 +79,8 @@ REPORTED_DOSE, REPORTED_TOTAL = 0.3, 0.656
 _ARMS = {  # (arm, adapters) -> how a figure calls it
     (ONCE, ONE): "understanding\nalone",
     (REPEATED, ONE): "alone for\nlonger",
-    (MIXED, ONE): f"mixed,\n{ONE}",
-    (MIXED, TWO): f"mixed,\n{TWO}",
+    (MIXED, ONE): "mixed,\none\nadapter",
+    (MIXED, TWO): "mixed,\ntwo\nadapters",
     (FIRST, ONE): "generation\nfirst",
 }
 _FAMILY_LOOKS = {ONCE: {"marker": "s", "markerfacecolor": "white"}, MIXED: {"marker": "o"}}
