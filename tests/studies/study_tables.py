@@ -14,7 +14,7 @@ from uvlm_core.runs.store import RunStore
 from uvlm_core.scoring.alignment import MEASURES
 from uvlm_core.scoring.probing import probe_classes
 from uvlm_core.studies.affine_alignment import ONE, TWO
-from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, FIRST_ABSENT
+from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
 from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawn_metric
@@ -118,7 +118,7 @@ def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of attribute_transfer, out of random numbers; the attributes of its smoke scale."""
     rng, rows = np.random.default_rng(4), []
-    arms = (ONCE, REPEATED, MIXED, ABSENT, FALSE, FIRST, FIRST_ABSENT)
+    arms = (ONCE, REPEATED, MIXED, ABSENT, FALSE, FIRST)
     for name, arm, seed in itertools.product(architectures, arms, range(seeds)):
         drawn = () if arm in (ONCE, REPEATED) else (generation_metric(name),)
         found = [(metric, attribute) for attribute in ATTRIBUTES for metric in ("partial", *drawn)]

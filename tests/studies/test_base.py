@@ -31,7 +31,7 @@ TOY = """
 
     from uvlm_core.studies.base import (
         Arm, Claim, Comparison, Drawn, Measurement, Scale, Study, arm_of)
-    from uvlm_core.studies.style import draw_mean, look_of, theme, Figure
+    from uvlm_core.studies.style import COLUMN, draw_mean, look_of, new_figure, theme
 
 
     @dataclass(frozen=True)
@@ -61,7 +61,7 @@ TOY = """
     def draw(opened):
         table = opened.table
         shown = table[(table["metric"] == "partial") & (table["attribute"] == "total")]
-        figure = Figure()
+        figure = new_figure(COLUMN, 2.4)
         for place, (_, own) in enumerate(shown.groupby("regime")):
             draw_mean(figure.gca(), place, own["value"], look_of("VQ-VQ", own["regime"].iloc[0]))
         return Drawn(figure, shown)

@@ -9,7 +9,7 @@ from uvlm_core.data.attributes import ATTRIBUTES
 from uvlm_core.models.language_models import LM_LAYERS, parameters_of
 from uvlm_core.studies import generation_heads, task_gradients, training_order
 from uvlm_core.studies.affine_alignment import ONE, TWO, distortion_costs
-from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, FIRST_ABSENT, PIXELS, at_end
+from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, PIXELS, at_end
 from uvlm_core.studies.base import chance, find_study, generation_metric
 from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED
 from uvlm_core.studies.captioned_pictures import drawing_architectures
@@ -197,8 +197,8 @@ def test_a_cost_is_that_of_the_same_arm_adapters_and_seed():
 def transferred(gain: float, by_requests: float, selectivity: float, seeds=8) -> pd.DataFrame:
     """As the table of attribute_transfer: mixed training is `gain` above its rows alone on the rare
     weather, of which `by_requests` is lost if no request mentions it, and .2 below as many steps;
-    training that generates first is .1 above mixed training, all of it by its requests; probes of
-    the last of 11 layers read the weather by `selectivity`."""
+    training that generates first is .1 above mixed training; probes of the last of 11 layers read
+    the weather by `selectivity`."""
     rows = []
     for seed in range(seeds):
         start, noise = 0.3 + 0.001 * seed, 0.002 * (-1) ** seed
@@ -209,7 +209,6 @@ def transferred(gain: float, by_requests: float, selectivity: float, seeds=8) ->
             (ABSENT, start + gain - by_requests),
             (FALSE, start + gain),
             (FIRST, start + gain + 0.1 + noise),
-            (FIRST_ABSENT, start + gain),
         ):
             rows += [
                 (arm, seed, "partial", name, value if name == "weather" else 0.9)
@@ -248,7 +247,6 @@ def test_a_planted_transfer_is_judged_as_it_is():
         "more than pixels": "no",
         "transfer, generation first": "yes",
         "generation first, more than repeating": "no",
-        "generation first, by its requests": "yes",
     }
     assert found["difference"].to_dict() == pytest.approx(
         {
@@ -260,7 +258,6 @@ def test_a_planted_transfer_is_judged_as_it_is():
             "more than pixels": 0.7035 - 0.8,
             "transfer, generation first": 0.4,
             "generation first, more than repeating": -0.1,
-            "generation first, by its requests": 0.1,
         }
     )
     less = verdicts("attribute_transfer", with_pixels(transferred(-0.3, 0.0, 0.0)), **changes)
@@ -274,7 +271,7 @@ def test_only_runs_whose_understanding_data_lack_the_attribute_are_compared():
     table = transferred(0.3, 0.0, 0.0, seeds=2)
     earlier = table.assign(fraction=0.5, value=0.0)
     found = at_end(pd.concat([table, earlier, table.assign(rate=1.0)]), "partial", "weather")
-    assert len(found) == 2 * 7
+    assert len(found) == 2 * 6
     assert found.set_index(["arm", "seed"])["value"][ONCE].tolist() == pytest.approx([0.3, 0.301])
 
 

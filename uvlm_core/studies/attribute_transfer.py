@@ -65,12 +65,10 @@ from uvlm_core.training.profiles import Profile
 PIXEL_FEATURES = 128  # number of random pixel features; equals the width of the laptop's LM
 PIXELS = "random features"  # name of the arm that probes the pixels
 ABSENT, FALSE = f"{MIXED}, never requested", f"{MIXED}, false requests"
-FIRST_ABSENT = f"{FIRST}, never requested"
 TRANSFER, MORE_THAN_REPEATED = "transfer", "more than repeating"
 BY_REQUESTS, BY_VALUES = "by its requests", "by their values"
 FIRST_TRANSFER = f"transfer, {FIRST}"
 FIRST_MORE_THAN_REPEATED = f"{FIRST}, more than repeating"
-FIRST_BY_REQUESTS = f"{FIRST}, by its requests"
 _AGAINST = {  # training on both tasks -> claim -> what it is compared with there, in words
     f"{MIXED} training": {
         TRANSFER: "these rows alone, shown as often",
@@ -81,7 +79,6 @@ _AGAINST = {  # training on both tasks -> claim -> what it is compared with ther
     FIRST: {
         FIRST_TRANSFER: "these rows alone, shown as often",
         FIRST_MORE_THAN_REPEATED: "these rows repeated for as many steps",
-        FIRST_BY_REQUESTS: "requests that never mention it",
     },
 }
 _TRANSFER_COLUMNS = (
@@ -94,12 +91,12 @@ _TRANSFER_COLUMNS = (
     "attribute",
     "value",
 )
-TRANSFER_ARMS = (ONCE, REPEATED, MIXED, ABSENT, FALSE, FIRST, FIRST_ABSENT)
+TRANSFER_ARMS = (ONCE, REPEATED, MIXED, ABSENT, FALSE, FIRST)
 _COMPARED = {  # panel of the figure -> (training on both tasks, what it is compared with)
     "understanding alone": ((MIXED, ONCE), (FIRST, ONCE)),
     "alone for longer": ((MIXED, REPEATED), (FIRST, REPEATED)),
-    "the same,\nnever requested": ((MIXED, ABSENT), (FIRST, FIRST_ABSENT)),
-    "the same,\nfalse requests": ((MIXED, FALSE),),
+    "mixed,\nnever requested": ((MIXED, ABSENT),),
+    "mixed,\nfalse requests": ((MIXED, FALSE),),
 }
 _ORDER_MARKERS = {MIXED: "o", FIRST: "D"}
 _SHOWN = {  # metric -> panel of the figure of scores
@@ -163,8 +160,7 @@ def arms(base: Profile, scale: TransferScale) -> list[Arm]:
             )
             specs[ABSENT] = specs[MIXED].vary(biases=few + never)
             specs[FALSE] = specs[MIXED].vary(shuffled_attributes=tuple(false))
-            for first, mixed in ((FIRST, MIXED), (FIRST_ABSENT, ABSENT)):
-                specs[first] = generation_first(specs[mixed])
+            specs[FIRST] = generation_first(specs[MIXED])
             found += [arm_of(specs[arm], arm=arm, rate=scale.rate) for arm in TRANSFER_ARMS]
     return found + [pixel_probes(base, seed) for seed in range(scale.seeds)]
 
@@ -497,12 +493,6 @@ STUDY = Study(
             "and more than after as many steps on repeated understanding rows",
             "4.3",
             comparing(FIRST, REPEATED, "steps"),
-        ),
-        Claim(
-            FIRST_BY_REQUESTS,
-            "and more than with requests that do not mention the attribute",
-            "4.3",
-            comparing(FIRST, FIRST_ABSENT, "examples"),
         ),
         Claim(
             "tokens carry it",

@@ -27,6 +27,7 @@ from uvlm_core.studies.base import (
     arm_of,
     chance,
     count_verdicts,
+    generation_metric,
     tell_contrasts,
     understanding_totals,
 )
@@ -290,7 +291,25 @@ def tell_orders(opened: OpenedStudy) -> str:
             )
             if found:
                 told.append(f"{arm.capitalize()}, {rows:,} understanding rows: {found}.")
+    told.append(f"Drawn as requested after training, in total: {_drawn_at_end(opened)}.")
     return "\n".join(told)
+
+
+def _drawn_at_end(opened: OpenedStudy) -> str:
+    """Say what both orders of training still draw as requested, at the first number of rows."""
+    table, told = opened.table, []
+    own = table[
+        (table["fraction"] == 1)
+        & (table["attribute"] == "total")
+        & (table["understanding_rows"] == next(iter(opened.scale.arms)))
+    ]
+    for name in known_architectures(own):
+        metric = generation_metric(name)
+        found = own[(own["architecture"] == name) & (own["metric"] == metric)]
+        means = found.groupby("arm")["value"].mean()
+        ends = ", ".join(f"{means[arm]:.2f} {arm}" for arm in (MIXED, FIRST) if arm in means)
+        told.append(f"{name} {ends}, where a guess has {chance(metric, 'total'):.2f}")
+    return "; ".join(told)
 
 
 def tell_attributes(opened: OpenedStudy) -> str:
