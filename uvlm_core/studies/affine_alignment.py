@@ -4,7 +4,8 @@ Distorts the space in which images are read, so that it no longer agrees with th
 they are drawn. Mixed training and both of its baselines, understanding alone, get the same
 distortion. What it costs a model is the undistorted score minus the distorted one, paired by seed.
 Mixed training is also run with two adapters, as one adapter for both spaces cannot undo the
-distortion of one of them (pitfall 2). The same is asked of training that generates first.
+distortion of one of them (pitfall 2). Training that generates first is compared with the same
+baselines.
 
 Belongs here: this study's runs, claims and figures. Not here: the distortions
 (`models/distortion.py`, `models/distort.py`), the undistorted runs (`baselines.py`), measures of
@@ -509,9 +510,9 @@ def tell_costs(opened: OpenedStudy) -> str:
         f"{tell_verdicts(opened, NOT_BY_SHARING)} by two. {_beyond(opened, HURTS_MORE)}",
         f"Generation first loses {tell_verdicts(opened, FIRST_HURT)}. "
         f"{_beyond(opened, FIRST_HURT_MORE)}",
-        f"Distorted, what mixed training knows more than its understanding rows alone: "
+        "With the distortion, mixed training minus its understanding rows alone: "
         f"{tell_verdicts(opened, STAYS, ONE)} by one adapter, {tell_verdicts(opened, STAYS, TWO)} "
-        f"by two. Generation first: {tell_verdicts(opened, FIRST_STAYS)}.",
+        f"by two. Generation first minus these rows: {tell_verdicts(opened, FIRST_STAYS)}.",
         f"What mixed training by one adapter draws, read back: {_read_back(opened)}.",
     ]
     return "\n".join(told)
@@ -520,7 +521,7 @@ def tell_costs(opened: OpenedStudy) -> str:
 def _beyond(opened: OpenedStudy, claim: str) -> str:
     """Say how much more than each baseline a training on both tasks loses."""
     return (
-        f"Beyond what understanding alone loses: "
+        "Beyond what understanding alone loses: "
         f"{tell_verdicts(opened, claim, f'{MINUS} {ONCE}')}. Beyond what alone for longer loses: "
         f"{tell_verdicts(opened, claim, f'{MINUS} {REPEATED}')}."
     )

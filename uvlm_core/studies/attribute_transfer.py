@@ -3,8 +3,9 @@
 Attributes are rare in the understanding data and complete in the generation data. Mixed training is
 compared with understanding alone on the same rows, shown as often or repeated for as many steps.
 Two controls test whether it learns the attributes from its requests: requests that never mention
-them, and requests that give another watch's values. Text rows mention everything in all of them.
-Training that generates first is asked the same, as it draws before it is asked what it sees.
+them, and requests that give another watch's values. Text rows mention everything in every arm that
+has any. Training that generates first is compared with the same baselines: there the model can draw
+before it learns to understand.
 
 Belongs here: this study's runs, claims and figures. Not here: how rows are biased
 (`data/conversations.py`), the baselines (`baselines.py`), probes (`scoring/probing.py`).
