@@ -261,6 +261,8 @@ def gradients(architectures=("VQ-VQ",), seeds=3, fractions=(0.25, 0.5, 1.0)) -> 
         if fraction < 1:
             kinds = ("understanding", "generation", "empty")
             found += [("loss_change", f"one {kind} step") for kind in kinds]
+        places = ("adapter", *(f"layer {layer}" for layer in (1, 2, 3, 4)))
+        found += itertools.product(("alignment_cka", "alignment_neighbours"), places)
         rows += [
             (name, _REGIMES[arm], seed, fraction, metric, part, rng.random() - 0.5, 4, arm)
             for metric, part in found

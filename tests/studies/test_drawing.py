@@ -395,31 +395,40 @@ def test_the_map_and_the_effects_say_what_is_judged(gain, words):
     )
 
 
-def test_cosines_are_drawn_by_layer_as_means_of_attention_and_mlp():
-    table = gradients(("SigLIP-VQ", "VQ-VQ"))
-    found = drawn("task_gradients", "task_gradients", table)
-    panels = found.figure.axes
-    assert [axes.get_title() for axes in panels] == [
-        *("after 25%", "after 50%", "after 100%"),
-        *[""] * 3,
+def test_gradients_are_drawn_by_part_as_means_over_the_training_and_in_all_over_time():
+    own = gradients()
+    cosines, ratios, over_time = drawn("task_gradients", "task_gradients", own).figure.axes
+    assert [label.get_text() for label in cosines.get_yticklabels()] == [
+        label.replace("all", "all shared parameters") for label in own["attribute"].unique()[:10]
     ]
-    wanted = {
-        regime: [
-            own[own["attribute"].str.startswith(f"layer {layer}, ")]["value"].mean()
-            for layer in (1, 2, 3, 4)
-        ]
-        for regime in ("unified", "shuffled")
-        for own in [
-            table[
-                (table["architecture"] == "VQ-VQ")
-                & (table["regime"] == regime)
-                & (table["fraction"] == 0.5)
-                & (table["metric"] == "gradient_cosine")
+    for look, arm in (("unified", MIXED), ("shuffled", SHUFFLED)):
+        some = own[own["arm"] == arm]
+        for axes, metric in ((cosines, "gradient_cosine"), (ratios, "gradient_ratio")):
+            means = some[some["metric"] == metric].groupby("attribute", sort=False)["value"].mean()
+            marks = [
+                line.get_xdata()[0]
+                for line in axes.lines
+                if line.get_marker() == style.LINES[look]["marker"]
+                and line.get_color() == style.COLOURS["VQ-VQ"]
             ]
-        ]
-    }
-    for regime, means in wanted.items():  # the second row is VQ-VQ
-        assert curve(panels[4], regime).get_ydata() == pytest.approx(means)
+            assert marks == pytest.approx(means.tolist())
+        total = some[(some["metric"] == "gradient_cosine") & (some["attribute"] == "all")]
+        assert curve(over_time, look).get_ydata() == pytest.approx(
+            total.groupby("fraction")["value"].mean().tolist()
+        )
+
+
+def test_both_sides_are_drawn_over_time_at_each_place():
+    table = gradients()
+    panels = drawn("task_gradients", "task_gradients_sides", table).figure.axes
+    places = ["adapter", *(f"layer {layer}" for layer in (1, 2, 3, 4))]
+    assert [axes.get_title() for axes in panels] == ["adapter's output", *places[1:], *[""] * 5]
+    wanted = itertools.product(("alignment_cka", "alignment_neighbours"), places)
+    for axes, (metric, place) in zip(panels, wanted, strict=True):
+        own = table[(table["metric"] == metric) & (table["attribute"] == place)]
+        for look, arm in (("unified", MIXED), ("shuffled", SHUFFLED)):
+            means = own[own["arm"] == arm].groupby("fraction")["value"].mean()
+            assert curve(axes, look).get_ydata() == pytest.approx(means.tolist())
 
 
 def test_what_rows_do_is_drawn_beyond_an_empty_step():

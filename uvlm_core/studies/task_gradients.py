@@ -10,6 +10,7 @@ Belongs here: this study's runs, claims and figures, and the rule that chooses a
 what is measured (`scoring/gradients.py`), what mixing gains in the end (`mutual_benefit.py`).
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ from uvlm_core.studies.style import (
     MINUS,
     PAGE,
     colour_handles,
+    draw_mean,
     draw_points,
     entry,
     headline,
@@ -48,6 +50,7 @@ from uvlm_core.training.profiles import Profile
 AGREE, AGREE_MORE = "gradients agree", "more than other images'"
 LOWERS, AS_MUCH = "generation lowers the loss", "as much as understanding"
 LOWERS_MORE = "lowers it by what is drawn"
+ALIKE_MORE = "two sides alike by what is drawn"
 STORIES = {  # story -> the verdicts that it needs, by claim, and how it is read off
     "shared features": (
         {AGREE: ("yes",), AGREE_MORE: ("yes",)},
@@ -67,6 +70,15 @@ STORIES = {  # story -> the verdicts that it needs, by claim, and how it is read
     "forgetting": ({AGREE: ("no",)}, "the two tasks' gradients oppose each other"),
 }
 _REGIMES = {MIXED: "unified", SHUFFLED: "shuffled"}  # arm -> its look
+_MEASURES = {  # metric -> its axis
+    "gradient_cosine": "cosine of the two gradients",
+    "gradient_ratio": "length, generation over\nunderstanding",
+}
+_PARTS = {"all": "all shared parameters"}  # part of a model -> its words, where they differ
+_LIKENESS = {  # metric -> its axis
+    "alignment_cka": "linear CKA",
+    "alignment_neighbours": "neighbours\nin common",
+}
 _STEPS = {  # rows of a step, and the arm they come from -> its look and its name
     ("understanding", MIXED): ("understanding", "understanding rows"),
     ("generation", MIXED): ("generation", "generation rows"),
@@ -131,6 +143,21 @@ def lowered(table: pd.DataFrame) -> pd.DataFrame:
     return -rows_add(table).pivot_table(index="seed", columns=["rows", "arm"], values="value")
 
 
+def likeness_at_end(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return linear CKA of the model's two sides after training, mean over the LM's layers.
+
+    By architecture: one row per seed and one column per arm.
+    """
+    own = table[(table["metric"] == "alignment_cka") & (table["fraction"] == 1)]
+    own = own[own["attribute"] != "adapter"]
+    return {
+        name: own[own["architecture"] == name].pivot_table(
+            index="seed", columns="arm", values="value"
+        )
+        for name in known_architectures(own)
+    }
+
+
 def comparing(
     quantity: str, of: Callable[[pd.DataFrame], pd.Series]
 ) -> Callable[[pd.DataFrame, GradientScale], Iterator[Comparison]]:
@@ -166,6 +193,11 @@ def _lowered_by_images(table: pd.DataFrame) -> pd.Series:
     return found["generation", MIXED] - found["generation", SHUFFLED]
 
 
+def _alike_by_images(table: pd.DataFrame) -> pd.Series:
+    (found,) = likeness_at_end(table).values()
+    return found[MIXED] - found[SHUFFLED]
+
+
 def stories(opened: OpenedStudy) -> dict[str, str]:
     """Return the story that the verdicts on each architecture fit (`STORIES`), "" for none."""
     found = {}
@@ -194,37 +226,54 @@ def by_story(opened: OpenedStudy) -> dict[str, list[str]]:
 
 @theme()
 def draw_cosines(opened: OpenedStudy) -> Drawn:
-    """Draw the cosine of the two gradients by layer, a row of panels for each architecture."""
-    table = opened.table
-    need(table, "task_gradients", _GRADIENT_COLUMNS)
-    own = table[table["metric"] == "gradient_cosine"]
-    layer = own["attribute"].str.extract(r"^layer (\d+), ", expand=False)
-    own = own[layer.notna()].assign(layer=layer.dropna().astype(int))
-    keys = ["architecture", "arm", "seed", "fraction", "layer"]
-    shown = own.groupby(keys, sort=False)["value"].mean().reset_index()  # of attention and MLP
-    names, fractions = known_architectures(shown), sorted(shown["fraction"].unique())
-    figure = new_figure(PAGE, 1.2 + 1.15 * len(names))
-    grid = figure.subplots(len(names), len(fractions), sharex=True, sharey=True, squeeze=False)
-    for line, name in zip(grid, names, strict=True):
-        line[0].set_ylabel(f"{name}\ncosine")
-        for axes, fraction in zip(line, fractions, strict=True):
-            axes.axhline(0, color="black", linewidth=0.6)
-            for arm, shift in ((MIXED, -0.08), (SHUFFLED, 0.08)):  # no seed hides another
-                some = shown[
-                    (shown["architecture"] == name)
-                    & (shown["fraction"] == fraction)
-                    & (shown["arm"] == arm)
-                ]
-                look = look_of(name, _REGIMES[arm])
-                draw_points(axes, some["layer"] + shift, some["value"], look)
-    for axes, fraction in zip(grid[0], fractions, strict=True):
-        axes.set_title(f"after {fraction:.0%}")
-    for axes in grid[-1]:
-        axes.set_xticks(sorted(shown["layer"].unique()))
-        axes.set_xlabel("layer")
+    """Draw cosine and length ratio of the two gradients by part, and the cosine over time."""
+    need(opened.table, "task_gradients", _GRADIENT_COLUMNS)
+    shown = opened.table[opened.table["metric"].isin(_MEASURES)]
+    means = _over_time(shown)
+    names, parts = known_architectures(shown), list(dict.fromkeys(shown["attribute"]))
+    figure = new_figure(PAGE, 1.5 + 0.26 * len(parts))
+    *by_part, over_time = figure.subplots(1, 3, width_ratios=(1, 1, 0.9))
+    for axes, (metric, words) in zip(by_part, _MEASURES.items(), strict=True):
+        own = means[means["metric"] == metric]
+        for place, part in enumerate(parts):
+            for at, look, some in _by_arm(own[own["attribute"] == part], names, place):
+                draw_mean(axes, at, some["value"], look, upright=False)
+        axes.set(title="mean over the training", xlabel=words, ylim=(len(parts) - 0.5, -0.5))
+        axes.grid(False, axis="y")
+        axes.set_yticks(range(len(parts)), [_PARTS.get(part, part) for part in parts])
+    by_part[1].tick_params(labelleft=False)
+    cosine = shown[(shown["metric"] == "gradient_cosine") & (shown["attribute"] == "all")]
+    for _, look, some in _by_arm(cosine, names):
+        draw_points(over_time, some["fraction"], some["value"], look)
+    over_time.set(title=_PARTS["all"], xlabel="fraction of the training", xlim=(0, 1.05))
+    over_time.set_ylabel("cosine")
+    by_part[0].axvline(0, color="black", linewidth=0.6)
+    by_part[1].axvline(1, color="black", linewidth=0.6)
+    over_time.axhline(0, color="black", linewidth=0.6)
     handles = [*colour_handles(names), *regime_handles(_REGIMES.values()), *spread_handles(shown)]
     headline(figure, headline_of_cosines(opened), handles)
-    return Drawn(figure, shown, records=set(table["record"]))
+    return Drawn(figure, shown, records=set(opened.table["record"]))
+
+
+def _over_time(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over the fractions of the training, of each seed."""
+    keys = ["architecture", "arm", "seed", "metric", "attribute"]
+    return table.groupby(keys, sort=False)["value"].mean().reset_index()
+
+
+def _by_arm(
+    table: pd.DataFrame, names: list[str], place: float = 0
+) -> Iterator[tuple[float, dict, pd.DataFrame]]:
+    """Yield a place close to `place`, the look and the rows of each arm that has any."""
+    arms = list(itertools.product(names, _REGIMES))
+    for number, (name, arm) in enumerate(arms):
+        own = table[(table["architecture"] == name) & (table["arm"] == arm)]
+        if len(own):
+            yield (
+                place + 0.6 * ((number + 0.5) / len(arms) - 0.5),
+                look_of(name, _REGIMES[arm]),
+                own,
+            )
 
 
 def headline_of_cosines(opened: OpenedStudy) -> str:
@@ -275,6 +324,42 @@ def headline_of_steps(opened: OpenedStudy) -> str:
     return "A step on generation rows alone is not shown to lower or raise the understanding loss"
 
 
+@theme()
+def draw_sides(opened: OpenedStudy) -> Drawn:
+    """Draw how alike the side that reads and the side that draws are over time, by place."""
+    need(opened.table, "task_gradients_sides", _GRADIENT_COLUMNS)
+    shown = opened.table[opened.table["metric"].isin(_LIKENESS)]
+    names, places = known_architectures(shown), list(dict.fromkeys(shown["attribute"]))
+    figure = new_figure(PAGE, 3.8)
+    grid = figure.subplots(len(_LIKENESS), len(places), sharex=True, sharey="row")
+    for line, (metric, words) in zip(grid, _LIKENESS.items(), strict=True):
+        line[0].set(ylabel=words, ylim=(0, 1.05))
+        for axes, place in zip(line, places, strict=True):
+            own = shown[(shown["metric"] == metric) & (shown["attribute"] == place)]
+            for _, look, some in _by_arm(own, names):
+                draw_points(axes, some["fraction"], some["value"], look)
+    for axes, place in zip(grid[0], places, strict=True):
+        axes.set_title(place.replace("adapter", "adapter's output"))
+    for axes in grid[-1]:
+        axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        axes.set_xlabel("fraction\ntrained")
+    handles = [*colour_handles(names), *regime_handles(_REGIMES.values()), *spread_handles(shown)]
+    headline(figure, headline_of_sides(opened), handles)
+    return Drawn(figure, shown, records=set(opened.table["record"]))
+
+
+def headline_of_sides(opened: OpenedStudy) -> str:
+    """Return whether drawing what is read makes the two sides alike, in one sentence."""
+    words = "more alike than drawing other watches", "less alike than drawing other watches"
+    told = tell_counts(opened, ALIKE_MORE, *words)
+    if told:
+        return f"Drawing the watch that is asked for makes the model's two sides {told}"
+    return (
+        "Drawing the watch that is asked for is not shown to make the model's two sides more "
+        "alike than drawing other watches"
+    )
+
+
 def tell_cosines(opened: OpenedStudy) -> str:
     """Say how the gradients agree, and which of the three stories that fits."""
     told = []
@@ -284,9 +369,13 @@ def tell_cosines(opened: OpenedStudy) -> str:
             told.append(f"{where}: this fits {story}, because {STORIES[story][1]}.")
         else:
             told.append(f"{where}: the verdicts fit none of the three stories.")
+    ratio = _over_time(opened.table).query("metric == 'gradient_ratio' and attribute == 'all'")
+    ratios = ratio[ratio["arm"] == MIXED].groupby("architecture", sort=False)["value"].mean()
+    lengths = ", ".join(f"{name} {value:.2f}" for name, value in ratios.items())
     return (
         f"Cosine of the two gradients, mean over the training: {tell_verdicts(opened, AGREE)}; "
-        f"minus that with other watches' images: {tell_verdicts(opened, AGREE_MORE)}. "
+        f"minus that with other watches' images: {tell_verdicts(opened, AGREE_MORE)}. Length of "
+        f"the generation gradient over understanding's, weighed as in training: {lengths}. "
         + " ".join(told)
     )
 
@@ -298,6 +387,20 @@ def tell_steps(opened: OpenedStudy) -> str:
         f"nats: {tell_verdicts(opened, LOWERS)}; more than with other watches' images: "
         f"{tell_verdicts(opened, LOWERS_MORE)}. As a multiple of what as many understanding rows "
         f"do, minus 1: {tell_verdicts(opened, AS_MUCH)}."
+    )
+
+
+def tell_sides(opened: OpenedStudy) -> str:
+    """Say how alike the two sides are at the end, and whether what is drawn matters."""
+    ends = likeness_at_end(opened.table)
+    means = "; ".join(
+        f"{name} {own[MIXED].mean():.2f}, with other watches' images {own[SHUFFLED].mean():.2f}"
+        for name, own in ends.items()
+    )
+    return (
+        "Linear CKA of the side that reads and the side that draws, mean over the layers after "
+        f"training: {means}. Difference: {tell_verdicts(opened, ALIKE_MORE)}. Each vector of a "
+        "watch's image has its position's mean over the watches taken away first."
     )
 
 
@@ -353,8 +456,26 @@ STUDY = Study(
             ),
             margin=None,
         ),
+        Claim(
+            ALIKE_MORE,
+            "drawing the watch that is asked for makes the side that reads and the side that "
+            "draws more alike than drawing other watches",
+            "4",
+            comparing(
+                f"CKA after training, mean of the layers, {MIXED} {MINUS} {SHUFFLED}",
+                _alike_by_images,
+            ),
+        ),
     ),
-    figures={"task_gradients": draw_cosines, "task_gradients_steps": draw_steps},
-    findings={"task_gradients": tell_cosines, "task_gradients_steps": tell_steps},
+    figures={
+        "task_gradients": draw_cosines,
+        "task_gradients_steps": draw_steps,
+        "task_gradients_sides": draw_sides,
+    },
+    findings={
+        "task_gradients": tell_cosines,
+        "task_gradients_steps": tell_steps,
+        "task_gradients_sides": tell_sides,
+    },
     waiting=("laptop",),
 )
