@@ -22,6 +22,7 @@ from uvlm_core.studies.baselines import (
     MIXED,
     ONCE,
     REPEATED,
+    TEXT,
     MixedScale,
     baselines,
     generation_first,
@@ -79,7 +80,7 @@ def test_baselines_see_the_same_understanding_rows_as_often_or_for_as_many_steps
     scale = find_study("mutual_benefit").scale("laptop")
     arms = arms_of("mutual_benefit", seeds=1, architectures=("SigLIP-VQ",))
     found = {arm.labels["arm"]: arm.spec for arm in arms}
-    assert list(found) == [ONCE, REPEATED, GENERATION, MIXED]
+    assert list(found) == [ONCE, REPEATED, GENERATION, MIXED, TEXT]
     rows = {
         name: [stage.seen(spec.rows_of_kinds) for stage, _ in spec.schedule()]
         for name, spec in found.items()
@@ -90,10 +91,17 @@ def test_baselines_see_the_same_understanding_rows_as_often_or_for_as_many_steps
     assert list(rows[REPEATED][0].values()) == [seen + requests + texts, 0, 0]
     assert list(rows[GENERATION][0].values()) == [0, requests, texts]
     assert list(rows[MIXED][0].values()) == [seen, requests, texts]
-    assert found[REPEATED].steps == found[MIXED].steps and found[ONCE].steps == seen / 8
+    assert list(rows[TEXT][0].values()) == [seen, 0, requests + texts]
+    assert found[TEXT].data.text_examples == texts  # repeated, as no other text was there
+    assert (
+        found[REPEATED].steps == found[TEXT].steps == found[MIXED].steps
+        and found[ONCE].steps == seen / 8
+    )
     assert {spec.alpha for spec in found.values()} == {0.2}
     features = arms_of("mutual_benefit", seeds=1, architectures=("VQ-SigLIP",))
     assert {arm.spec.alpha for arm in features} == {1.0}
+    without = arms_of("mutual_benefit", seeds=1, architectures=("VQ-VQ",), text_rows=0)
+    assert TEXT not in {arm.labels["arm"] for arm in without}
 
 
 def test_studies_share_the_runs_of_mixed_training_and_its_baselines():
@@ -101,12 +109,13 @@ def test_studies_share_the_runs_of_mixed_training_and_its_baselines():
         name: {
             (arm.labels["arm"], arm.spec.canonical())
             for arm in arms_of(name, seeds=1, architectures=("VQ-VQ",))
-            if arm.spec.understanding_rows == 1600 and arm.labels["arm"] in (ONCE, REPEATED, MIXED)
+            if arm.spec.understanding_rows == 1600
+            and arm.labels["arm"] in (ONCE, REPEATED, TEXT, MIXED)
         }
         for name in ("mutual_benefit", "training_order")
     }
     assert (
-        shared["mutual_benefit"] == shared["training_order"] and len(shared["training_order"]) == 3
+        shared["mutual_benefit"] == shared["training_order"] and len(shared["training_order"]) == 4
     )
 
 

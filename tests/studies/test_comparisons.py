@@ -11,7 +11,7 @@ from uvlm_core.studies import generation_heads, task_gradients, training_order
 from uvlm_core.studies.affine_alignment import ONE, TWO, distortion_costs
 from uvlm_core.studies.attribute_transfer import ABSENT, FALSE, PIXELS, at_end
 from uvlm_core.studies.base import chance, find_study, generation_metric
-from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED
+from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED, TEXT
 from uvlm_core.studies.captioned_pictures import drawing_architectures
 from uvlm_core.studies.data_scaling import exchange_rates
 from uvlm_core.studies.language_model_scale import STARTS, slopes
@@ -86,7 +86,9 @@ def test_a_planted_gain_while_learning_is_found_and_the_control_is_no_part_of_it
     )
 
 
-def mixed_against(once: float, repeated: float, generation: float, seeds=8) -> pd.DataFrame:
+def mixed_against(
+    once: float, repeated: float, text: float, generation: float, seeds=8
+) -> pd.DataFrame:
     """As the table of mutual_benefit: how far mixed training is above each baseline."""
     rows = []
     for architecture in ARCHITECTURES:
@@ -94,6 +96,7 @@ def mixed_against(once: float, repeated: float, generation: float, seeds=8) -> p
         for arm, metric, less in (
             (ONCE, "partial", once),
             (REPEATED, "partial", repeated),
+            (TEXT, "partial", text),
             (GENERATION, read, generation),
             (MIXED, "partial", 0),
             (MIXED, read, 0),
@@ -109,16 +112,17 @@ def mixed_against(once: float, repeated: float, generation: float, seeds=8) -> p
 
 
 def test_a_planted_benefit_is_judged_against_each_baseline_as_it_is():
-    found = verdicts("mutual_benefit", mixed_against(0.1, -0.1, 0.0))
+    found = verdicts("mutual_benefit", mixed_against(0.1, -0.1, 0.08, 0.0))
     told = found.set_index("claim")[["matching", "verdict"]].drop_duplicates()
     assert told.to_dict("index") == {
         "understanding gains": {"matching": "examples", "verdict": "replicates"},
         "more than repeating": {"matching": "steps", "verdict": "no"},
+        "more than text": {"matching": "steps", "verdict": "yes"},
         "generation gains": {"matching": "examples", "verdict": "no effect"},
     }
     for _, own in found.groupby("claim"):  # equal ones count once
         assert set(", ".join(own["architecture"]).split(", ")) == set(ARCHITECTURES)
-    assert set(found["difference"].round(9)) == {0.1, -0.1, 0}
+    assert set(found["difference"].round(9)) == {0.1, -0.1, 0.08, 0}
 
 
 def distorted(mixed: float, alone: float, longer: float, two: float, first: float, seeds=8):
@@ -345,9 +349,11 @@ def test_a_planted_order_is_judged_against_each_baseline_and_control():
         ONCE: 0.7,
         training_order.SMALL: 0.72,
         REPEATED: 0.99,
+        TEXT: 0.8,
         MIXED: 0.87,
         training_order.FIRST: 0.9,
         training_order.SHUFFLED: 0.87,
+        training_order.NO_WORDS: 0.93,
     }
     rows = [
         ("VQ-VQ", arm, 16, seed, 1.0, "partial", "total", level + 0.01 * (-1) ** seed * (arm < "b"))
@@ -360,13 +366,27 @@ def test_a_planted_order_is_judged_against_each_baseline_and_control():
     assert found[["claim", "matching", "verdict"]].to_numpy().tolist() == [
         ["mixing helps", "examples", "replicates"],
         ["generating first helps", "examples", "yes"],
+        ["text helps", "examples", "yes"],
+        ["more than text", "steps", "yes"],
+        ["by what is asked", "examples", "no"],
         ["more than smaller steps", "steps", "yes"],
         ["more than smaller steps", "steps", "yes"],
         ["more than repeating", "steps", "no"],
         ["more than repeating", "steps", "no"],
         ["by what is drawn", "examples", "no effect"],
     ]
-    assert found["difference"].round(3).tolist() == [0.17, 0.2, 0.15, 0.18, -0.12, -0.09, 0]
+    assert found["difference"].round(3).tolist() == [
+        0.17,
+        0.2,
+        0.1,
+        0.07,
+        -0.06,
+        0.15,
+        0.18,
+        -0.12,
+        -0.09,
+        0,
+    ]
 
 
 def map_of(mean: float, seeds=8, **planted: float) -> pd.DataFrame:

@@ -47,7 +47,7 @@ from uvlm_core.studies.base import (
     find_study,
     generation_metric,
 )
-from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED
+from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED, TEXT
 from uvlm_core.studies.inspection import Inspection
 from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.learning_curves import (
@@ -326,8 +326,8 @@ def test_mixed_training_is_drawn_as_the_paired_difference_from_each_baseline():
     own = table[(table["metric"] == "partial") & (table["attribute"] == "total")]
     wide = own.pivot(index="seed", columns="arm", values="value")
     means = [line for line in above.lines if line.get_marker() == "o"]
-    assert [line.get_xdata()[0] for line in means] == pytest.approx([0, 1])
-    for mean, baseline in zip(means, (ONCE, REPEATED), strict=True):
+    assert [line.get_xdata()[0] for line in means] == pytest.approx([0, 1, 2])
+    for mean, baseline in zip(means, (ONCE, REPEATED, TEXT), strict=True):
         assert mean.get_ydata() == pytest.approx([(wide[MIXED] - wide[baseline]).mean()])
 
 

@@ -18,6 +18,7 @@ from uvlm_core.training.stages import Stage
 ONCE, REPEATED = "understanding alone", "alone for longer"  # by more epochs
 GENERATION, MIXED = "generation alone", "mixed"
 FIRST = "generation first"
+TEXT = "understanding and text"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ def baselines(base: Profile, scale: MixedScale, rows: int, **same) -> dict[str, 
         GENERATION: mixed.vary(regime="generation"),
         MIXED: mixed,
     }
+
+
+def text_in_place_of_requests(mixed: RunSpec) -> RunSpec:
+    """Return mixed training whose requests are replaced by its text rows, repeated, as many.
+
+    Nothing is drawn then. It tells what requests do from what text rows beside them do.
+    """
+    (stage,), data = mixed.training.stages, mixed.data
+    more = data.generation_examples + data.text_examples
+    again = replace(stage, generation=0, text=more / data.text_examples)
+    return mixed.vary(regime="understanding", stages=[again])
 
 
 def generation_first(mixed: RunSpec) -> RunSpec:

@@ -33,8 +33,10 @@ from uvlm_core.studies.baselines import (
     MIXED,
     ONCE,
     REPEATED,
+    TEXT,
     MixedScale,
     baselines,
+    text_in_place_of_requests,
 )
 from uvlm_core.studies.learning_curves import REPORTED_SCORES
 from uvlm_core.studies.statistics import mean_interval, verdict
@@ -61,20 +63,31 @@ from uvlm_core.training.spec import ARCHITECTURES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-UNDERSTANDS, OUTLASTS, DRAWS = "understanding gains", "more than repeating", "generation gains"
-BASELINES = {ONCE: UNDERSTANDS, REPEATED: OUTLASTS, GENERATION: DRAWS}  # with the claims about them
+UNDERSTANDS, DRAWS = "understanding gains", "generation gains"
+OUTLASTS, BEYOND_TEXT = "more than repeating", "more than text"
+BASELINES = {  # with the claims about them
+    ONCE: UNDERSTANDS,
+    REPEATED: OUTLASTS,
+    TEXT: BEYOND_TEXT,
+    GENERATION: DRAWS,
+}
 _SCORE_OF = {"understanding": "partial credit", "generation": "read back"}
 _BENEFIT_COLUMNS = ("architecture", "arm", "seed", "fraction", "metric", "attribute", "value")
 
 
 def arms(base: Profile, scale: MixedScale) -> list[Arm]:
-    """Return mixed training and its baselines, by seed and architecture."""
-    return [
-        arm_of(spec, arm=arm)
-        for seed in range(scale.seeds)
-        for name in scale.architectures
-        for arm, spec in baselines(base, scale, scale.seen, seed=seed, architecture=name).items()
-    ]
+    """Return mixed training and its baselines, by seed and architecture.
+
+    Without text rows in mixed training, there are none to take the requests' place.
+    """
+    found = []
+    for seed in range(scale.seeds):
+        for name in scale.architectures:
+            specs = baselines(base, scale, scale.seen, seed=seed, architecture=name)
+            if scale.text_rows:
+                specs[TEXT] = text_in_place_of_requests(specs[MIXED])
+            found += [arm_of(spec, arm=arm) for arm, spec in specs.items()]
+    return found
 
 
 def _task(arm: str) -> str:
@@ -137,7 +150,7 @@ def draw_benefit(opened: OpenedStudy) -> Drawn:
     names = known_architectures(gains)
     last = table[(table["fraction"] == 1) & (table["attribute"] == "total")]
     figure = new_figure(PAGE, 4.3)
-    grid = figure.subplots(2, 2, sharey="row", height_ratios=(1.2, 1), width_ratios=(3, 2))
+    grid = figure.subplots(2, 2, sharey="row", height_ratios=(1.2, 1), width_ratios=(2, 1))
     for (above, below), (task, score) in zip(grid.T, _SCORE_OF.items(), strict=True):
         compared = [arm for arm in BASELINES if _task(arm) == task]
         above.axhline(0, color="black", linewidth=0.6)
@@ -156,7 +169,8 @@ def draw_benefit(opened: OpenedStudy) -> Drawn:
     reported = REPORTED_SCORES[REPORTED_SCORES["fraction"] == 1].set_index("architecture")["value"]
     reported = {name: value for name, value in reported.items() if name in names}
     look = REPORTED | {"linestyle": "", "marker": "D"}
-    at = [_place(2, names.index(name), names) for name in reported]
+    arms = [arm for arm in BASELINES if _task(arm) == "understanding"]
+    at = [_place(len(arms), names.index(name), names) for name in reported]  # beside mixed
     grid[1, 0].plot(at, list(reported.values()), **look)
     grid[0, 0].set_ylabel(f"mixed {MINUS} baseline")
     grid[1, 0].set_ylabel("after training")
@@ -192,13 +206,19 @@ def _place(place: int, number: int, names: list[str]) -> float:
 def headline_of_benefit(opened: OpenedStudy) -> str:
     """Return what the verdicts say of mixed training and understanding, in one sentence."""
     gains = tell_counts(opened, UNDERSTANDS, "better", "worse")
-    longer = tell_counts(opened, OUTLASTS, "better", "worse")
-    start = (
+    told = [
         f"Mixed training understands {gains} than from its understanding rows alone"
         if gains
         else "Mixed training is not shown to understand better or worse than understanding alone"
-    )
-    return f"{start}; {longer} than from repeating them" if longer else start
+    ]
+    for claim, words in (
+        (OUTLASTS, "from repeating them"),
+        (BEYOND_TEXT, "with text for requests"),
+    ):
+        counts = tell_counts(opened, claim, "better", "worse")
+        if counts:
+            told.append(f"{counts} than {words}")
+    return "; ".join(told)
 
 
 def attribute_benefits(table: pd.DataFrame) -> pd.DataFrame:
@@ -266,10 +286,13 @@ def tell_benefit(opened: OpenedStudy) -> str:
     against = {
         "its understanding rows alone, shown as often": (UNDERSTANDS, ""),
         "these rows repeated for as many steps": (OUTLASTS, ""),
+        "text rows in place of requests": (BEYOND_TEXT, ""),
     }
     drawn = {"its requests alone": (DRAWS, "")}
     means = understanding_totals(opened.table).groupby("arm")["value"].mean()
-    ends = ", ".join(f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, MIXED))
+    ends = ", ".join(
+        f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, TEXT, MIXED) if arm in means
+    )
     return (
         f"Mixed training, understanding: {tell_contrasts(opened, against)}.\n"
         f"Mixed training, drawing: {tell_contrasts(opened, drawn)}.\n"
@@ -338,6 +361,12 @@ STUDY = Study(
             "it understands better than after as many steps on repeated understanding rows",
             "4, figure 3",
             comparing(REPEATED, "steps"),
+        ),
+        Claim(
+            BEYOND_TEXT,
+            "it understands better than with text rows in place of requests, for as many steps",
+            "4, figure 3",
+            comparing(TEXT, "steps"),
         ),
         Claim(
             DRAWS,

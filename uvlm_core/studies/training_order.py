@@ -1,10 +1,10 @@
 """When does generation help: mixed in, or first? (Not asked by the paper; section 4 mixes.)
 
 Arms that generate see the same understanding rows, and each generation and text row once, in steps
-of one size. They differ in the order of the rows. In controls, requests have other watches' images.
-More rows also mean more training. So three baselines learn to understand only: from the same rows,
-shown as often; from the same rows in as many but smaller steps; and for as many steps, with the
-rows repeated. 1,600 understanding rows are shown once each. Fewer rows are shown more often, so
+of one size. They differ in the order of the rows. In controls, requests have other watches' images
+or say nothing of the watch to draw. More rows also mean more training. So four baselines learn to
+understand only: from the same rows, shown as often; from the same rows in as many but smaller
+steps; for as many steps, with the rows repeated; and with text rows in place of requests. 1,600 understanding rows are shown once each. Fewer rows are shown more often, so
 that every arm but the longer baseline sees 1,600 in all.
 
 Belongs here: this study's runs, claims and figures. Not here: what a stage is
@@ -37,9 +37,11 @@ from uvlm_core.studies.baselines import (
     MIXED,
     ONCE,
     REPEATED,
+    TEXT,
     MixedScale,
     baselines,
     generation_first,
+    text_in_place_of_requests,
 )
 from uvlm_core.studies.style import (
     COLOURS,
@@ -63,27 +65,29 @@ from uvlm_core.training.spec import RunSpec
 from uvlm_core.training.stages import Stage
 
 SMALL = "alone in small steps"  # as many steps as mixed, by fewer rows in each
+NO_WORDS = f"{MIXED} with requests without words"
 EDITS, SHUFFLED_EDITS = f"{MIXED} with edits", f"{MIXED} with edits of others' images"
 SHUFFLED, SHUFFLED_FIRST = f"{MIXED} with others' images", f"{FIRST} with others' images"
 ARMS = (
     ONCE,
     SMALL,
     REPEATED,
+    TEXT,
     MIXED,
     FIRST,
     SHUFFLED,
+    NO_WORDS,
     SHUFFLED_FIRST,
     "generation first, then mixed",
     "mixed, then understanding",
     "generation first with a frozen LM",
     "text first",
     "generation first without text",
-    "mixed with text alone",
-    "mixed with requests without words",
     EDITS,  # every request shows a watch and asks to change it
     SHUFFLED_EDITS,
 )
 HELPS, FIRST_HELPS, DRAWN_MATTERS = "mixing helps", "generating first helps", "by what is drawn"
+TEXT_HELPS, MORE_THAN_TEXT, WORDS_MATTER = "text helps", "more than text", "by what is asked"
 EDITS_HELP, MORE_THAN_REQUESTS = "edits help", "edits more than requests"
 SMALLER, LONGER = "more than smaller steps", "more than repeating"
 _COLUMNS = ("architecture", "arm", "understanding_rows", "seed", "metric", "attribute", "value")
@@ -136,10 +140,8 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
         "generation first without text": both.vary(
             stages=[Stage(generation=more / generation), Stage(epochs)]
         ),
-        "mixed with text alone": alone.vary(
-            text_examples=text, stages=[Stage(epochs, text=more / text)]
-        ),
-        "mixed with requests without words": both.vary(wordless_requests=True),
+        TEXT: text_in_place_of_requests(both),
+        NO_WORDS: both.vary(wordless_requests=True),
         EDITS: both.vary(edit_requests=True),
         SHUFFLED_EDITS: both.vary(edit_requests=True, shuffled_requests=True),
     }
@@ -274,16 +276,18 @@ def _gains(table: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
 
 def tell_orders(opened: OpenedStudy) -> str:
     """Say what each arm gains over each baseline and over its control, for each number of rows."""
-    helps = {MIXED: HELPS, FIRST: FIRST_HELPS, EDITS: EDITS_HELP}
+    helps = {MIXED: HELPS, FIRST: FIRST_HELPS, TEXT: TEXT_HELPS, EDITS: EDITS_HELP}
     against = {
         "these rows in smaller steps": SMALLER,
         "these rows repeated for as many steps": LONGER,
         "the same with other watches' images": DRAWN_MATTERS,
+        "text rows in place of requests": MORE_THAN_TEXT,
+        "requests without words": WORDS_MATTER,
         "mixed": MORE_THAN_REQUESTS,
     }
     told = []
     for rows in opened.scale.arms:
-        for arm in (MIXED, FIRST, EDITS):
+        for arm in helps:
             quantity = f" {rows:,} rows, {arm} {MINUS}"
             claims = {"these rows alone, shown as often": helps[arm]} | against
             found = tell_contrasts(
@@ -331,17 +335,17 @@ STUDY = Study(
     section="4",
     question="Does generation help understanding, mixed in or first, more than longer training?",
     scales={
-        "smoke": OrderScale(1, ("VQ-VQ",), 16, 16, 8, {16: ARMS[:5]}),
+        "smoke": OrderScale(1, ("VQ-VQ",), 16, 16, 8, {16: ARMS[:6]}),
         "laptop": OrderScale(
             8,
             ("VQ-VQ",),
             1600,
             7000,
             3500,
-            {1600: ARMS[:6], 100: (ONCE, REPEATED, MIXED, SHUFFLED)},
+            {1600: ARMS[:7], 100: (ONCE, REPEATED, MIXED, SHUFFLED)},
         ),
-        "smollm": OrderScale(1, ("VQ-VQ",), 1600, 7000, 3500, {1600: ARMS[:6]}),
-        "paper": OrderScale(1, ("VQ-VQ",), 60_000, 120_000, 60_000, {60_000: ARMS[:6]}),
+        "smollm": OrderScale(1, ("VQ-VQ",), 1600, 7000, 3500, {1600: ARMS[:7]}),
+        "paper": OrderScale(1, ("VQ-VQ",), 60_000, 120_000, 60_000, {60_000: ARMS[:7]}),
     },
     arms=arms,
     claims=(
@@ -359,6 +363,25 @@ STUDY = Study(
             "alone, shown as often",
             "4",
             comparing(((FIRST, ONCE),), "examples"),
+        ),
+        Claim(
+            TEXT_HELPS,
+            "trained on text rows in place of requests, it understands better than from its "
+            "understanding rows alone, shown as often",
+            "4",
+            comparing(((TEXT, ONCE),), "examples"),
+        ),
+        Claim(
+            MORE_THAN_TEXT,
+            "trained on both tasks, it understands better than with text rows in place of requests",
+            "4",
+            comparing(((MIXED, TEXT),), "steps"),
+        ),
+        Claim(
+            WORDS_MATTER,
+            "it understands better than if its requests said nothing of the watch to draw",
+            "4",
+            comparing(((MIXED, NO_WORDS),), "examples"),
         ),
         Claim(
             EDITS_HELP,
