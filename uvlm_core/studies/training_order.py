@@ -4,8 +4,9 @@ Arms that generate see the same understanding rows, and each generation and text
 of one size. They differ in the order of the rows. In controls, requests have other watches' images
 or say nothing of the watch to draw. More rows also mean more training. So four baselines learn to
 understand only: from the same rows, shown as often; from the same rows in as many but smaller
-steps; for as many steps, with the rows repeated; and with text rows in place of requests. 1,600 understanding rows are shown once each. Fewer rows are shown more often, so
-that every arm but the longer baseline sees 1,600 in all.
+steps; for as many steps, with the rows repeated; and with text rows in place of requests. 1,600
+understanding rows are shown once each. Fewer rows are shown more often, so that every arm but the
+longer baseline sees 1,600 in all.
 
 Belongs here: this study's runs, claims and figures. Not here: what a stage is
 (`training/stages.py`), mixed training at full size (`mutual_benefit.py`).
