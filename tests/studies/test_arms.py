@@ -342,7 +342,7 @@ def test_gradients_are_measured_in_mixed_training_and_its_control_alone(name):
     arms = arms_of("task_gradients", base)
     assert len(arms) == len({arm.spec.canonical() for arm in arms})
     assert (
-        len(arms) == 2 * scale.seeds * len(scale.architectures) == {"smoke": 2, "laptop": 32}[name]
+        len(arms) == 2 * scale.seeds * len(scale.architectures) == {"smoke": 2, "laptop": 16}[name]
     )
     for mixed, control in zip(arms[::2], arms[1::2], strict=True):
         assert (mixed.labels["arm"], control.labels["arm"]) == (MIXED, training_order.SHUFFLED)

@@ -412,9 +412,7 @@ STUDY = Study(
     "or forgetting?",
     scales={
         "smoke": GradientScale(1, ("VQ-VQ",), 16, 16, 8, 4, (0.5, 1.0)),
-        "laptop": GradientScale(
-            8, ("SigLIP-VQ", "VQ-VQ"), 1600, 7000, 3500, 64, (0.1, 0.25, 0.5, 0.75, 1.0)
-        ),
+        "laptop": GradientScale(8, ("VQ-VQ",), 1600, 7000, 3500, 64, (0.1, 0.25, 0.5, 0.75, 1.0)),
     },
     arms=arms,
     claims=(
@@ -477,5 +475,4 @@ STUDY = Study(
         "task_gradients_steps": tell_steps,
         "task_gradients_sides": tell_sides,
     },
-    waiting=("laptop",),
 )
