@@ -264,8 +264,9 @@ def gradients(architectures=("VQ-VQ",), seeds=3, fractions=(0.25, 0.5, 1.0)) -> 
         places = ("adapter", *(f"layer {layer}" for layer in (1, 2, 3, 4)))
         found += itertools.product(("alignment_cka", "alignment_neighbours"), places)
         rows += [
-            (name, _REGIMES[arm], seed, fraction, metric, part, rng.random() - 0.5, 4, arm)
+            (name, _REGIMES[arm], seed, fraction, metric, part, value, 4, arm)
             for metric, part in found
+            for value in [rng.random() - 0.5 * (metric != "gradient_ratio")]
         ]
     return pd.DataFrame(rows, columns=[*SCORES, "arm"])
 

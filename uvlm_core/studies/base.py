@@ -463,11 +463,12 @@ def tell_counts(
 ) -> str:
     """Say in how many architectures a claim holds and in how many its opposite; "" if in none.
 
-    For example "faster in 2 of 4 architectures", where `holds` is "faster".
+    For example "faster in 2 of 4 architectures", where `holds` is "faster". Of one architecture it
+    is "faster".
     """
     above, below, count = count_verdicts(opened, claim, quantity)
     return " and ".join(
-        f"{words} in {number} of {count} architectures"
+        words if count == 1 else f"{words} in {number} of {count} architectures"
         for words, number in ((holds, above), (opposite, below))
         if number
     )

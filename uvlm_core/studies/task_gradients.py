@@ -11,9 +11,11 @@ what is measured (`scoring/gradients.py`), what mixing gains in the end (`mutual
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from uvlm_core.studies.base import (
@@ -24,6 +26,7 @@ from uvlm_core.studies.base import (
     OpenedStudy,
     Study,
     arm_of,
+    count_verdicts,
     tell_counts,
     tell_verdicts,
 )
@@ -242,13 +245,15 @@ def draw_cosines(opened: OpenedStudy) -> Drawn:
         axes.grid(False, axis="y")
         axes.set_yticks(range(len(parts)), [_PARTS.get(part, part) for part in parts])
     by_part[1].tick_params(labelleft=False)
+    powers = np.arange(math.ceil(by_part[1].get_xlim()[0]), by_part[1].get_xlim()[1])
+    by_part[1].set_xticks(powers, [f"{2.0**power:g}" for power in powers])
     cosine = shown[(shown["metric"] == "gradient_cosine") & (shown["attribute"] == "all")]
     for _, look, some in _by_arm(cosine, names):
         draw_points(over_time, some["fraction"], some["value"], look)
     over_time.set(title=_PARTS["all"], xlabel="fraction of the training", xlim=(0, 1.05))
     over_time.set_ylabel("cosine")
     by_part[0].axvline(0, color="black", linewidth=0.6)
-    by_part[1].axvline(1, color="black", linewidth=0.6)
+    by_part[1].axvline(0, color="black", linewidth=0.6)  # as long as each other
     over_time.axhline(0, color="black", linewidth=0.6)
     handles = [*colour_handles(names), *regime_handles(_REGIMES.values()), *spread_handles(shown)]
     headline(figure, headline_of_cosines(opened), handles)
@@ -256,8 +261,10 @@ def draw_cosines(opened: OpenedStudy) -> Drawn:
 
 
 def _over_time(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean over the fractions of the training, of each seed."""
+    """Return the mean over the fractions of each seed; of ratios, that of their logarithm to 2."""
     keys = ["architecture", "arm", "seed", "metric", "attribute"]
+    ratio = table["metric"] == "gradient_ratio"
+    table = table.assign(value=table["value"].mask(ratio, np.log2(table["value"].where(ratio))))
     return table.groupby(keys, sort=False)["value"].mean().reset_index()
 
 
@@ -281,7 +288,10 @@ def headline_of_cosines(opened: OpenedStudy) -> str:
     found = by_story(opened)
     fitting = [f"{story} in {', '.join(names)}" for story, names in found.items() if story]
     if not fitting:
-        return "The two tasks' gradients fit none of the three stories"
+        *_, count = count_verdicts(opened, AGREE)
+        apart = (opened.verdicts["claim"] == AGREE) & (opened.verdicts["verdict"] == "no effect")
+        unlike = "neither agree nor oppose each other, and " if apart.sum() == count else ""
+        return f"The two tasks' gradients {unlike}fit none of the three stories"
     none = f", and none of the three stories in {', '.join(found[''])}" if "" in found else ""
     return f"The two tasks' gradients fit {' and '.join(fitting)}{none}"
 
@@ -318,9 +328,12 @@ def draw_steps(opened: OpenedStudy) -> Drawn:
 def headline_of_steps(opened: OpenedStudy) -> str:
     """Return whether generation rows lower the understanding loss, in one sentence."""
     words = "lower the understanding loss", "raise the understanding loss"
-    told = tell_counts(opened, LOWERS, *words)
-    if told:
-        return f"In one step, generation rows alone {told}"
+    told = [tell_counts(opened, LOWERS, *words)]
+    if told[0]:
+        if count_verdicts(opened, LOWERS)[1] == 0:  # none raises it
+            rows = "than as many understanding rows do"
+            told.append(tell_counts(opened, AS_MUCH, f"by more {rows}", f"by less {rows}"))
+        return f"In one step, generation rows alone {', '.join(filter(None, told))}"
     return "A step on generation rows alone is not shown to lower or raise the understanding loss"
 
 
@@ -371,7 +384,7 @@ def tell_cosines(opened: OpenedStudy) -> str:
             told.append(f"{where}: the verdicts fit none of the three stories.")
     ratio = _over_time(opened.table).query("metric == 'gradient_ratio' and attribute == 'all'")
     ratios = ratio[ratio["arm"] == MIXED].groupby("architecture", sort=False)["value"].mean()
-    lengths = ", ".join(f"{name} {value:.2f}" for name, value in ratios.items())
+    lengths = ", ".join(f"{name} {2**value:.2f}" for name, value in ratios.items())
     return (
         f"Cosine of the two gradients, mean over the training: {tell_verdicts(opened, AGREE)}; "
         f"minus that with other watches' images: {tell_verdicts(opened, AGREE_MORE)}. Length of "

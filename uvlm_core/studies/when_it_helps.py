@@ -57,7 +57,6 @@ FACTORS = {  # column of the table -> words for a level
     "sharing": "{} adapters",
 }
 AVERAGE, DEPENDS = "generation helps on average", "the gain depends"
-_ONE_OF_ONE = " in 1 of 1 architectures"  # left out of a sentence
 # the profile's own rates are Muon's
 _ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3, "adapter_learning_rate": 1e-3}
 _MAP_COLUMNS = (
@@ -259,7 +258,7 @@ def draw_map(opened: OpenedStudy) -> Drawn:
 
 def headline_of_map(opened: OpenedStudy) -> str:
     """Return what the verdict on the average says, in one sentence."""
-    told = tell_counts(opened, AVERAGE, "helps", "hurts").replace(_ONE_OF_ONE, "")
+    told = tell_counts(opened, AVERAGE, "helps", "hurts")
     told = told or "is not shown to help or hurt"
     return f"Averaged over {len(design())} combinations of six conditions, generation {told}"
 
@@ -314,7 +313,7 @@ def headline_of_effects(opened: OpenedStudy) -> str:
         quantity = quantity_of(factor, opened.scale)
         told.append(tell_counts(opened, DEPENDS, f"with {high}", f"with {low}", quantity))
     if any(told):
-        said = ", ".join(filter(None, told)).replace(_ONE_OF_ONE, "")
+        said = ", ".join(filter(None, told))
         return f"What generation adds to understanding is larger {said}"
     return "What generation adds to understanding is not shown to depend on any of six conditions"
 
