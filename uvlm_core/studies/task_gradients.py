@@ -245,8 +245,6 @@ def draw_cosines(opened: OpenedStudy) -> Drawn:
         axes.grid(False, axis="y")
         axes.set_yticks(range(len(parts)), [_PARTS.get(part, part) for part in parts])
     by_part[1].tick_params(labelleft=False)
-    powers = np.arange(math.ceil(by_part[1].get_xlim()[0]), by_part[1].get_xlim()[1])
-    by_part[1].set_xticks(powers, [f"{2.0**power:g}" for power in powers])
     cosine = shown[(shown["metric"] == "gradient_cosine") & (shown["attribute"] == "all")]
     for _, look, some in _by_arm(cosine, names):
         draw_points(over_time, some["fraction"], some["value"], look)
@@ -254,6 +252,8 @@ def draw_cosines(opened: OpenedStudy) -> Drawn:
     over_time.set_ylabel("cosine")
     by_part[0].axvline(0, color="black", linewidth=0.6)
     by_part[1].axvline(0, color="black", linewidth=0.6)  # as long as each other
+    powers = np.arange(math.ceil(by_part[1].get_xlim()[0]), by_part[1].get_xlim()[1])
+    by_part[1].set_xticks(powers, [f"{2.0**power:g}" for power in powers])
     over_time.axhline(0, color="black", linewidth=0.6)
     handles = [*colour_handles(names), *regime_handles(_REGIMES.values()), *spread_handles(shown)]
     headline(figure, headline_of_cosines(opened), handles)
