@@ -39,7 +39,8 @@ from uvlm_core.data.tokens import Processor, collate, padding_share
 from uvlm_core.environment import variable
 from uvlm_core.explore.playground import Playground
 from uvlm_core.models.decoding import ROWS_A_CALL, answer, generate_images
-from uvlm_core.models.encoders import SiglipEncoder, VQEncoder, cached_features
+from uvlm_core.models.encoders import LatentEncoder, SiglipEncoder, VQEncoder, cached_features
+from uvlm_core.models.heads import SAMPLERS
 from uvlm_core.models.unified import build_model
 from uvlm_core.places import resolve
 from uvlm_core.runs.backends import open_backend
@@ -237,6 +238,55 @@ def image_generation(laptop: Laptop, alone: int) -> tuple[list[Line], bool]:
         ),
         Line(f"the {alone} images of both ways are equal", str(equal), "", "", "True", equal),
     ], equal
+
+
+def heads(laptop: Laptop) -> list[Line]:
+    """A training step and a drawing with heads that sample latents, against regression."""
+    latents = LatentEncoder.load(laptop.spec.model.vq_tokenizer)
+    count = len(laptop.watches)
+    table = np.random.default_rng(0).standard_normal((count, latents.tokens, latents.width))
+    requests = make_conversations(laptop.watches[:ROWS_A_CALL], "generation", 0)
+    actions = []
+    for loss in ("cosine", *SAMPLERS):
+        spec = laptop.spec.vary(architecture="VQ-Latent", feature_loss=loss)
+        rows = training_rows(spec, laptop.processor, laptop.watches)
+        codes = laptop.steps.images_in
+        steps = Steps(spec, laptop.processor, *rows, codes, table.astype(np.float32))
+        model = build_model(
+            resolve(spec.model.language_model),
+            laptop.encoder,
+            latents,
+            seed=0,
+            image_in_id=laptop.processor.image_in,
+            image_out_id=laptop.processor.image_out,
+            shared_adapter=False,
+            adapter_positions=True,
+            feature_loss=loss,
+            images=laptop.images,
+        )
+        buckets = steps[0]["buckets"]
+        actions += [
+            lambda model=model, buckets=buckets: model.train()(buckets=buckets).loss.backward(),
+            lambda model=model: generate_images(model, laptop.processor, requests),
+        ]
+    step, drawing, *sampled = medians(laptop.repeats, *actions)
+    lines = []
+    for number, loss in enumerate(SAMPLERS):
+        for what, ours, usual, most in (
+            ("training step", sampled[2 * number], step, 1.25),
+            (f"drawing of {ROWS_A_CALL} images", sampled[2 * number + 1], drawing, 3.0),
+        ):
+            lines.append(
+                Line(
+                    f"{what} with the loss {loss} against regression",
+                    f"{ours:.2f} s",
+                    f"{usual:.2f} s",
+                    f"{ours / usual:.2f}",
+                    f"<= {most:g}",
+                    ours <= most * usual,
+                )
+            )
+    return lines
 
 
 def questions(laptop: Laptop, alone: int) -> tuple[list[Line], bool]:
@@ -569,7 +619,7 @@ def main() -> int:
         return 0
     lines, same = [], True
     with tqdm(
-        total=10, bar_format="{desc} |{bar}| {elapsed} passed", disable=not sys.stderr.isatty()
+        total=11, bar_format="{desc} |{bar}| {elapsed} passed", disable=not sys.stderr.isatty()
     ) as bar:
 
         def show(name):
@@ -584,6 +634,8 @@ def main() -> int:
         show("images")
         more, same = image_generation(laptop, alone=2 if quick else 4)
         lines += more
+        show("heads")
+        lines += heads(laptop)
         show("questions")
         more, equal = questions(laptop, alone=4 if quick else 16)
         lines += more

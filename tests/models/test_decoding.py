@@ -5,6 +5,7 @@ Where values are compared, models are in float64: random ones are chaotic, and r
 decide.
 """
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from uvlm_core.data.conversations import IMAGE, Conversation, Turn, make_convers
 from uvlm_core.data.edits import make_edits
 from uvlm_core.data.tokens import Row, bucket_of, collate
 from uvlm_core.models.decoding import answer, generate_images, log_likelihoods
-from uvlm_core.models.heads import SilentLinear, sample
+from uvlm_core.models.heads import FLOW_STEPS, SilentLinear, sample, unscaled
 from uvlm_core.models.unified import UnifiedVLM
 from uvlm_core.training.loop import make_optimizer
 from uvlm_core.training.networks import tune
@@ -176,10 +177,11 @@ def test_images_are_those_of_each_row_by_itself(architecture, new_model, process
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("loss", ["flow", "image_flow"])
 def test_sampled_features_are_those_of_each_row_by_itself_and_of_its_noise(
-    new_model, processor, requests, images
+    loss, new_model, processor, requests, images
 ):
-    model = new_model("VQ-SigLIP", feature_loss="flow", images=images).eval()
+    model = new_model("VQ-SigLIP", feature_loss=loss, images=images).eval()
     torch.manual_seed(0)
     for part in model.generation_head.modules():
         if isinstance(part, SilentLinear):  # else the state does not matter yet
@@ -192,6 +194,71 @@ def test_sampled_features_are_those_of_each_row_by_itself_and_of_its_noise(
     assert np.abs(changed - first).max() > 1e-3
     again = generate_images(model, processor, requests, seed=1).tokens
     assert np.abs(again - first).max() > 0.1
+
+
+def test_an_image_at_once_gives_either_of_two_values(
+    new_model, processor, requests, images, monkeypatch
+):
+    model = new_model("VQ-SigLIP", feature_loss="image_flow", images=images).eval()
+    read = {}
+
+    def embed_points(points, times, embed=model.embed_points):
+        read.update(points=points, times=times)
+        return embed(points, times)
+
+    def exact(hidden):  # velocity if all features are -1 or 1, in their scale, equally likely
+        points, left = read["points"], 1 - read["times"]
+        expected = torch.tanh(read["times"] * points / left**2)
+        return ((expected - points) / left).flatten(0, 1)
+
+    monkeypatch.setattr(model, "embed_points", embed_points)
+    monkeypatch.setattr(model, "velocity", exact)
+    head = model.generation_head
+    found = generate_images(model, processor, requests).tokens
+    found = (torch.from_numpy(found) - head.mean) / head.scale
+    assert ((found.abs() - 1).abs() < 0.1).float().mean() > 0.95
+    assert 0.4 < (found > 0).float().mean() < 0.6
+
+
+@torch.no_grad()
+def test_an_image_at_once_is_drawn_as_whole_rows_would_be(new_model, processor, requests, images):
+    model = new_model("VQ-SigLIP", feature_loss="image_flow", images=images).eval()
+    torch.manual_seed(0)
+    for part in model.generation_head.modules():
+        if isinstance(part, SilentLinear):  # else the state does not matter yet
+            torch.nn.init.normal_(part.weight, std=0.3)
+    model, head = model.double(), model.generation_head
+    space = model.config.generation_space
+    noise = model.head.draws((1, space["tokens"]), space, torch.Generator().manual_seed(0)).double()
+    for request in requests[:3]:
+        asked = [processor.bos, *processor.human_ids(request.turns[0].human), processor.generate]
+        ids = torch.tensor([asked + space["tokens"] * [processor.image_out]])
+        slots, points = ids == processor.image_out, noise
+        for step in range(FLOW_STEPS):
+            times = torch.full((1, 1, 1), step / FLOW_STEPS, dtype=torch.double)
+            embeds = model.embed(ids)
+            embeds[slots] = model.embed_points(points, times)[0]
+            hidden = model.hidden_states(embeds, attention_mask=model.attention_mask(ids))
+            points = points + head(model.drawing_states(hidden, ids))[None] / FLOW_STEPS
+        found = generate_images(model, processor, [request]).tokens
+        np.testing.assert_allclose(found, unscaled(head, points), rtol=1e-6, atol=1e-8)
+
+
+def test_an_image_at_once_needs_no_trigger_of_its_own_and_says_whether_there_was_one(
+    new_model, processor, requests, images
+):
+    model = new_model("VQ-SigLIP", feature_loss="image_flow", images=images).eval()
+    prompts = [[processor.bos] + processor.human_ids(row.turns[0].human) for row in requests]
+    wanted = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        hidden = model.hidden_states(model.embed(ids), use_cache=False)[0, -1]
+        wanted.append(model.language_model.lm_head(hidden).argmax().item())
+    processor = copy.copy(processor)
+    processor.generate = max(set(wanted), key=wanted.count)
+    found = generate_images(model, processor, requests)
+    assert found.triggered.tolist() == [token == processor.generate for token in wanted]
+    assert found.triggered.any()
 
 
 @pytest.mark.parametrize("architecture", ["VQ-VQ", "VQ-SigLIP"])

@@ -10,6 +10,8 @@ from uvlm_core.models.heads import (
     FeatureHead,
     FlowHead,
     FlowNetwork,
+    ImageFlowHead,
+    ImageFlowNetwork,
     SilentLinear,
     head_of,
 )
@@ -36,6 +38,7 @@ def network(width: int = 8, features: int = 3) -> FlowNetwork:
         (SIGLIP, "cosine", FeatureHead),
         (SIGLIP, "mse", FeatureHead),
         (SIGLIP, "flow", FlowHead),
+        (SIGLIP, "image_flow", ImageFlowHead),
     ],
 )
 def test_a_space_and_a_loss_have_their_head(space, loss, head):
@@ -58,6 +61,32 @@ def test_the_flow_loss_is_that_of_a_plain_reference():
             velocity = made(point[None], time.view(1, 1), hidden[slot : slot + 1])[0]
             errors.append((velocity - (wanted - draw[:3])) ** 2)
     assert found.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+
+
+def test_the_loss_of_an_image_at_once_is_that_of_a_plain_reference():
+    torch.manual_seed(0)
+    made = ImageFlowNetwork(8, 3)
+    nn.init.normal_(made.last.weight)
+    made.mean.copy_(torch.tensor([1.0, -2.0, 0.5]))
+    made.scale.copy_(torch.tensor([2.0, 0.5, 1.0]))
+    features, noise = torch.randn(2, 4, 3), torch.randn(2, 4, 1, 4)  # of two images
+    points, times = ImageFlowHead.between(made, features, noise)
+    hidden = torch.randn(8, 8)
+    terms = ImageFlowHead.terms(made, hidden, features.flatten(0, 1), noise.flatten(0, 1))
+    found, errors = ImageFlowHead.loss(*terms, "image_flow"), []
+    for image in range(2):
+        time = 1 / (1 + torch.exp(-noise[image, 0, 0, 3]))  # one for all tokens
+        assert times[image].item() == pytest.approx(time.item())
+        for token in range(4):
+            wanted = (features[image, token] - made.mean) / made.scale
+            start = noise[image, token, 0, :3]
+            torch.testing.assert_close(points[image, token], time * wanted + (1 - time) * start)
+            velocity = made.last.weight @ hidden[4 * image + token]
+            errors.append((velocity - (wanted - start)) ** 2)
+    assert found.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+    as_they_are, times = ImageFlowHead.between(made, features, None)
+    torch.testing.assert_close(as_they_are * made.scale + made.mean, features)
+    assert (times == 1).all()
 
 
 def test_an_untrained_flow_leaves_the_noise_and_gives_it_the_features_scale():

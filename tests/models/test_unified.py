@@ -691,8 +691,40 @@ def test_a_saved_model_comes_back_with_every_tensor_and_the_same_loss(
         assert back.config.to_dict()["understanding_space"] == model.config.understanding_space
 
 
-def test_a_saved_head_that_samples_comes_back_with_its_scale(new_model, images, tmp_path):
-    model = new_model("VQ-SigLIP", feature_loss="flow", images=images)
+@torch.no_grad()
+def test_tokens_that_are_drawn_at_once_see_each_other_and_their_request_sees_none(
+    new_model, batch, images
+):
+    model = new_model("VQ-SigLIP", feature_loss="image_flow", images=images).eval()
+    plain = new_model("VQ-SigLIP").eval()
+    (bucket, *_) = [one for one in batch("VQ-SigLIP") if "images_out" in one]
+    ids = bucket["input_ids"]
+    noise = torch.randn(*bucket["images_out"].shape[:2], 1, bucket["images_out"].shape[2] + 1)
+    hidden = model.bucket_states(bucket | {"noise": noise})
+    changed = noise.clone()
+    changed[:, -1, :, :-1] += 1  # the last token of each image
+    other = model.bucket_states(bucket | {"noise": changed})
+    moved = (hidden - other).abs().amax(-1) > 1e-5  # (rows, tokens)
+    for row, own in zip(moved, ids, strict=True):
+        (slots,) = (own == model.config.image_out_id).nonzero(as_tuple=True)
+        if len(slots):
+            assert not row[: slots[0]].any() and row[slots].all()
+    # the paper's heads predict a token from those before it
+    shorter = bucket["images_out"].clone()
+    shorter[:, -1] += 1
+    first, second = (
+        plain.bucket_states(bucket | {"images_out": one}) for one in (bucket["images_out"], shorter)
+    )
+    states = plain.drawing_states(first, ids), plain.drawing_states(second, ids)
+    torch.testing.assert_close(*states)
+    text = {name: bucket[name] for name in ("input_ids", "labels")}
+    text["input_ids"] = text["input_ids"].clone().fill_(7)
+    assert model.attention_mask(text["input_ids"]) is None
+
+
+@pytest.mark.parametrize("loss", ["flow", "image_flow"])
+def test_a_saved_head_that_samples_comes_back_with_its_scale(loss, new_model, images, tmp_path):
+    model = new_model("VQ-SigLIP", feature_loss=loss, images=images)
     model.save_pretrained(tmp_path)
     back = UnifiedVLM.from_pretrained(tmp_path)
     assert model.generation_head.scale.min() > 0 and model.generation_head.mean.abs().max() > 0

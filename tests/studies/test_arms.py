@@ -393,6 +393,7 @@ def test_heads_differ_from_the_baselines_in_what_they_need_alone():
         **{(name, "regression"): generation_heads.REGRESSED for name in ("VQ-SigLIP", "VQ-Latent")},
         ("VQ-SigLIP", "flow"): generation_heads.SAMPLED_FEATURES,
         ("VQ-Latent", "flow"): generation_heads.SAMPLED_LATENTS,
+        ("VQ-Latent", "image flow"): generation_heads.SAMPLED_IMAGES,
     }
     assert len(found) == len(arms) == 4 * len(heads) + 1
     for (name, head), needed in heads.items():
@@ -403,7 +404,8 @@ def test_heads_differ_from_the_baselines_in_what_they_need_alone():
             assert found[name, head, arm] == spec.vary(**needed, **kept)
             assert spec.vary(architecture="VQ-VQ") == found["VQ-VQ", "codes", arm]
     losses = {head: needed.get("feature_loss") for (_, head), needed in heads.items()}
-    assert losses == {"codes": None, "regression": "cosine", "flow": "flow"}
+    named = {"codes": None, "regression": "cosine", "flow": "flow", "image flow": "image_flow"}
+    assert losses == named
     extra = found["VQ-VQ", "codes", generation_heads.PICTURED]
     assert extra == found["VQ-VQ", "codes", MIXED].vary(shown_watches=5)
 
@@ -417,9 +419,9 @@ def test_heads_of_a_seed_share_understanding_alone_and_codes_are_those_of_mutual
     for seed in range(seeds):
         for alone in (ONCE, REPEATED):
             own = [arm for arm in arms if arm.labels["seed"] == seed and arm.labels["arm"] == alone]
-            assert len(own) == 5 and len({arm.spec.canonical() for arm in own}) == 1
+            assert len(own) == 6 and len({arm.spec.canonical() for arm in own}) == 1
     runs = set(study.specs(base))
-    assert len(arms) == 20 * seeds + 1 and len(runs) == 12 * seeds + 1
+    assert len(arms) == 24 * seeds + 1 and len(runs) == 14 * seeds + 1
     shared = {arm.spec.canonical() for arm in arms if arm.labels["head"] == "codes"} & set(
         find_study("mutual_benefit").specs(base)
     )
@@ -435,7 +437,7 @@ def test_seeds_of_a_head_share_a_stack_and_heads_do_not():
     generating = {
         labels: keys for labels, keys in stacks.items() if labels[2] in (GENERATION, MIXED)
     }
-    assert len(generating) == len(set.union(*generating.values())) == 10
+    assert len(generating) == len(set.union(*generating.values())) == 12
 
 
 def test_language_models_differ_in_size_and_start_alone_and_share_no_stack():

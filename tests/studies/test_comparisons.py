@@ -586,8 +586,8 @@ def heads_with(gained: dict, drawn: dict, noise=0.001, seeds=8) -> pd.DataFrame:
                 for arm, metric, value in (
                     (ONCE, "partial", level),
                     (REPEATED, "partial", level + gain + 0.2),
-                    (MIXED, "partial", level + gain + odd * (1 + (head == "flow"))),
-                    (GENERATION, read, level + drawn[name, head] + odd * (head == "flow")),
+                    (MIXED, "partial", level + gain + odd * (1 + ("flow" in head))),
+                    (GENERATION, read, level + drawn[name, head] + odd * ("flow" in head)),
                     (MIXED, read, level + drawn[name, head] + 0.1 + 2 * odd),
                 )
             ]
@@ -600,8 +600,9 @@ def test_a_planted_gain_of_each_head_is_judged_as_it_is_and_codes_are_not():
     heads += [
         (name, head) for name in ("VQ-SigLIP", "VQ-Latent") for head in ("regression", "flow")
     ]
-    gained = dict(zip(heads, (0.3, 0.1, 0.2, 0.0, -0.1), strict=True))
-    drawn = dict(zip(heads, (0.3, 0.1, 0.3, 0.1, 0.1), strict=True))
+    heads.append(("VQ-Latent", "image flow"))
+    gained = dict(zip(heads, (0.3, 0.1, 0.2, 0.0, -0.1, 0.08), strict=True))
+    drawn = dict(zip(heads, (0.3, 0.1, 0.3, 0.1, 0.1, 0.04), strict=True))
     found = verdicts("generation_heads", heads_with(gained, drawn))
     minus = "mixed \N{MINUS SIGN}"
     apart = "flow \N{MINUS SIGN} regression"
@@ -616,31 +617,36 @@ def test_a_planted_gain_of_each_head_is_judged_as_it_is_and_codes_are_not():
         ("VQ-SigLIP", alone.format("flow")): ("examples", "yes"),
         ("VQ-Latent", alone.format("regression")): ("examples", "no effect"),
         ("VQ-Latent", alone.format("flow")): ("examples", "no"),
+        ("VQ-Latent", alone.format("image flow")): ("examples", "yes"),
     }
     for name, head in heads[1:]:
         wanted[name, f"total, partial credit, {head}, {minus} {REPEATED}"] = ("steps", "no")
         quantity = f"total, {reads[name]}, {head}, {minus} {GENERATION}"
         wanted[name, quantity] = ("examples", "yes")
-    for name, drew, kept in (("VQ-SigLIP", "yes", "yes"), ("VQ-Latent", "no effect", "no")):
-        wanted[name, f"total, {reads[name]}, {GENERATION}, {apart}"] = ("examples", drew)
-        quantity = f"total, partial credit, {minus} {ONCE}, {apart}"
+    for name, head, drew, kept in (
+        ("VQ-SigLIP", "", "yes", "yes"),
+        ("VQ-Latent", "", "no effect", "no"),
+        ("VQ-Latent", "image ", "no", "yes"),
+    ):
+        wanted[name, f"total, {reads[name]}, {GENERATION}, {head}{apart}"] = ("examples", drew)
+        quantity = f"total, partial credit, {minus} {ONCE}, {head}{apart}"
         wanted[name, quantity] = ("examples", kept)
     assert told == wanted and len(found) == len(wanted)
     differences = found.groupby("claim", sort=False)["difference"].apply(list).to_dict()
     assert {claim: pytest.approx(values) for claim, values in differences.items()} == {
         "understanding gains by regression": [0.1],
-        "understanding gains by others": [0.2, 0.0, -0.1],
-        "more than repeating, by head": [-0.2] * 4,
-        "generation gains, by head": [0.1] * 4,
-        "sampling draws better": [0.2, 0.0],
-        "no smaller benefit by sampling": [0.1, -0.1],
+        "understanding gains by others": [0.2, 0.0, -0.1, 0.08],
+        "more than repeating, by head": [-0.2] * 5,
+        "generation gains, by head": [0.1] * 5,
+        "sampling draws better": [0.2, 0.0, -0.06],
+        "no smaller benefit by sampling": [0.1, -0.1, 0.08],
     }
     # nothing planted: repeating is .2 above and drawing .1, and the rest is no effect
     level = heads_with(dict.fromkeys(heads, 0.0), dict.fromkeys(heads, 0.0))
     nothing = verdicts("generation_heads", level)
     nothing = nothing[~nothing["claim"].str.endswith(", by head")]
     assert set(nothing["verdict"]) == {"no effect"}  # equal ones of two architectures share a row
-    assert nothing["architecture"].str.split(", ").map(len).sum() == 8
+    assert nothing["architecture"].str.split(", ").map(len).sum() == 11
 
 
 def test_the_run_with_pictures_is_in_no_comparison():

@@ -349,17 +349,18 @@ def test_dropout_hides_whole_images_from_the_language_model_and_never_a_target(s
     assert not any("read_back" in bucket for step in range(6) for bucket in codes[step]["buckets"])
 
 
-def test_every_image_of_a_step_has_its_own_noise_and_a_resumed_run_has_it_again(spec):
-    steps = prepare(spec.vary(architecture="VQ-SigLIP", feature_loss="flow"))[2]
+@pytest.mark.parametrize(("loss", "noises"), [("flow", FLOW_DRAWS), ("image_flow", 1)])
+def test_every_image_of_a_step_has_its_own_noise_and_a_resumed_run_has_it_again(spec, loss, noises):
+    steps = prepare(spec.vary(architecture="VQ-SigLIP", feature_loss=loss))[2]
     found = [
         torch.cat([bucket["noise"] for bucket in steps[step]["buckets"] if "noise" in bucket])
         for step in (0, 1, 0)
     ]
-    assert found[0].shape[1:] == (16, FLOW_DRAWS, steps.images_out.shape[2] + 1)
+    assert found[0].shape[1:] == (16, noises, steps.images_out.shape[2] + 1)
     assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
     values = found[0].flatten()
     assert len(values.unique()) > 0.99 * len(values) and 0.95 < values.std() < 1.05
-    codes = prepare(spec.vary(feature_loss="flow"))[2]
+    codes = prepare(spec.vary(feature_loss=loss))[2]
     assert not any("noise" in bucket for bucket in codes[0]["buckets"])
 
 

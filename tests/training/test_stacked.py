@@ -31,6 +31,7 @@ CHANGES = [
     {"random_language_model": True},
     {"architecture": "VQ-SigLIP", "feature_loss": "flow", "feature_dropout": 0.5},
     {"architecture": "VQ-Latent", "feature_dropout": 0.5},
+    {"architecture": "VQ-Latent", "feature_loss": "image_flow"},
 ]
 
 
@@ -81,12 +82,18 @@ def test_stacked_runs_are_trained_as_if_each_were_alone(spec, change, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "edits"), [("VQ-VQ", False), ("SigLIP-SigLIP", False), ("VQ-SigLIP", True)]
+    "change",
+    [
+        {"architecture": "VQ-VQ"},
+        {"architecture": "SigLIP-SigLIP"},
+        {"architecture": "VQ-SigLIP", "edit_requests": True},
+        {"architecture": "VQ-Latent", "feature_loss": "image_flow"},
+    ],
+    ids=str,
 )
-def test_stacked_runs_have_the_records_of_runs_alone(spec, architecture, edits, tmp_path):
+def test_stacked_runs_have_the_records_of_runs_alone(spec, change, tmp_path):
     biases = [AttributeBias("weather", 0.5, ("vqa",))]
-    specs = seeds(spec, architecture=architecture, biases=biases, test_watches=12, probe_watches=12)
-    specs = [one.vary(edit_requests=edits) for one in specs]
+    specs = seeds(spec, biases=biases, test_watches=12, probe_watches=12, **change)
     specs = [one.vary(shown_watches=2).canonical() for one in specs]
     outcomes = execute_stack(specs, tmp_path / "stack", lambda done: None)
     for number, (body, pictures) in enumerate(outcomes):

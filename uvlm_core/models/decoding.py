@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from uvlm_core.data.conversations import Conversation
 from uvlm_core.data.tokens import Processor, image_rows
-from uvlm_core.models.heads import sample
+from uvlm_core.models.heads import FLOW_STEPS, sample, unscaled
 from uvlm_core.models.unified import UnifiedVLM
 
 ROWS_A_CALL = 64  # default batch size, chosen by `make bench`; results do not depend on it
@@ -304,7 +304,8 @@ def generate_images(
     by image position, as for `tokens.collate`.
 
     `temperature`, from 0 (greedy) to 10, applies to codes only. Features are regressed, or sampled
-    from noise that `seed` draws (`feature_loss` "flow").
+    from noise that `seed` draws (`heads.SAMPLERS`). Tokens are decoded one after another, with a
+    cache if `cached`, or all of an image at once, as the head does it.
     ValueError when it is out of range or `batch_size` is below 1.
     """
     _check(temperature, batch_size)
@@ -316,6 +317,13 @@ def generate_images(
     for start in range(0, len(requests), batch_size):
         rows = list(requests[start : start + batch_size]) * model.copies
         prompts = [[processor.bos] + processor.human_ids(row.turns[0].human) for row in rows]
+        if model.head.at_once:
+            noise = torch.cat([draws[start : start + batch_size]] * model.copies)
+            shown = _shown(model, rows, images_in)
+            made = _drawn_at_once(model, processor, prompts, shown, noise)
+            for found, one in zip((images, triggered), made, strict=True):
+                found.append(one)
+            continue
         ids, valid = _segment(prompts, processor.pad, model.device)
         continuation = Continuation(model, cached)
         hidden = continuation.read(model.embed(ids, _shown(model, rows, images_in)), valid)
@@ -336,6 +344,46 @@ def generate_images(
         by_model(images, model.copies).cpu().numpy(),
         by_model(triggered, model.copies).cpu().numpy(),
     )
+
+
+def _drawn_at_once(
+    model: UnifiedVLM,
+    processor: Processor,
+    prompts: list[list[int]],
+    shown: torch.Tensor | None,
+    points: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn noise into features after prompts, by Euler's method, all tokens of an image together.
+
+    `points`, the noise, and the features are (rows, tokens, width). Also returned: whether the
+    model emits the trigger by itself, (rows,).
+    """
+    pieces = [[*prompt, processor.generate] for prompt in prompts]
+    ids, valid = _segment(pieces, processor.pad, model.device)
+    before, tokens = Continuation(model), points.shape[1]
+    states = before.read(model.embed(ids, shown), valid, whole=True)
+    lengths = valid.sum(1)  # (rows,)
+    asked = states[torch.arange(len(pieces), device=model.device), lengths - 2]
+    triggered = model.language_model.lm_head(asked).argmax(-1) == processor.generate
+    places = lengths[:, None] + torch.arange(tokens, device=model.device)  # (rows, tokens)
+    # tokens of an image see the prompt and each other: (rows, 1, 1, positions)
+    seen = torch.cat([valid, valid.new_ones(len(pieces), tokens)], 1)[:, None, None]
+    mask = torch.zeros_like(seen, dtype=states.dtype)
+    mask = mask.masked_fill(~seen, torch.finfo(states.dtype).min).expand(-1, -1, tokens, -1)
+    points = points.to(states.dtype)
+    for step in range(FLOW_STEPS):
+        times = torch.full_like(points[:, :1, :1], step / FLOW_STEPS)
+        hidden = model.hidden_states(
+            model.embed_points(points, times),
+            attention_mask=mask,
+            position_ids=places,
+            past_key_values=before.cache,
+            use_cache=True,
+        )
+        before.cache.crop(-tokens)  # the next step reads other points
+        velocity = model.velocity(hidden.flatten(0, 1)).unflatten(0, points.shape[:2])
+        points = points + velocity / FLOW_STEPS
+    return unscaled(model.generation_head, points), triggered
 
 
 @torch.inference_mode()

@@ -11,6 +11,8 @@ A head is a class of functions. Its network is a part of the model, `generation_
     the same with the loss "flow"     a small network turns noise into a sample of the possible
                                       features (flow matching, Lipman et al. 2023; applied to each
                                       token as in Li et al. 2024)
+    with the loss "image_flow"        the language model itself does so, for all tokens of an image
+                                      at once, which see each other (as in Zhou et al. 2024)
 """
 
 import math
@@ -22,7 +24,7 @@ from torch.nn import functional as F
 from uvlm_core.models.kinds import kind_of_space
 
 FLOW_DRAWS = 2  # noises for each token and step of training
-FLOW_STEPS = 24  # from noise to features, in decoding
+FLOW_STEPS = 20  # from noise to features, in decoding
 FLOW_LIMIT = 4.0  # standard deviations that decoded features are held within
 FLOW_BLOCKS = 3
 TIME_WAVES = 32  # sines, and as many cosines, that tell a time
@@ -30,6 +32,9 @@ TIME_WAVES = 32  # sines, and as many cosines, that tell a time
 
 class CodeHead:
     """The head for codes: logits, cross-entropy, greedy or sampled decoding."""
+
+    at_once = False  # whether all tokens of an image are decoded together
+    noises = 0  # of each token and step of training
 
     @staticmethod
     def build(width: int, space: dict) -> nn.Module:
@@ -61,6 +66,8 @@ class CodeHead:
 
 class FeatureHead:
     """The head for continuous features: regression, decoded as predicted."""
+
+    at_once, noises = False, 0
 
     @staticmethod
     def build(width: int, space: dict) -> nn.Module:
@@ -98,6 +105,8 @@ class FlowHead:
     Features stand at time 1, standard normal noise at time 0, and their weighted means between. The
     network learns the velocity from one to the other: features - noise.
     """
+
+    at_once, noises = False, FLOW_DRAWS
 
     @staticmethod
     def build(width: int, space: dict) -> nn.Module:
@@ -138,7 +147,79 @@ class FlowHead:
         for step in range(FLOW_STEPS):
             times = torch.full_like(features[:, :1], step / FLOW_STEPS)
             features = features + network(features, times, hidden) / FLOW_STEPS
-        return features.clamp(-FLOW_LIMIT, FLOW_LIMIT) * network.scale + network.mean
+        return unscaled(network, features)
+
+
+class ImageFlowHead:
+    """The head for continuous features that samples an image at once: flow matching by the LM.
+
+    As in `FlowHead`, features stand at time 1 and noise at time 0. Here the LM reads a point
+    between, the same time for all tokens of an image, and its states give the velocities.
+    """
+
+    at_once, noises = True, 1
+
+    @staticmethod
+    def build(width: int, space: dict) -> nn.Module:
+        """Return the network, from hidden states of this width."""
+        return ImageFlowNetwork(width, space["width"])
+
+    @staticmethod
+    def between(
+        network: nn.Module, features: torch.Tensor, noise: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the LM reads of features (images, tokens, width), and the times.
+
+        These are points of the same shape, and times (images, 1, 1). `noise` (images, tokens, 1,
+        width + 1) is standard normal; the last value of an image's first token tells the time, as
+        the logit. Without noise, the time is 1: the features as they are.
+        """
+        features = (features - network.mean) / network.scale
+        if noise is None:
+            return features, torch.ones_like(features[:, :1, :1])
+        times = torch.sigmoid(noise[:, :1, 0, -1:])
+        return times * features + (1 - times) * noise[:, :, 0, :-1], times
+
+    @staticmethod
+    def terms(network: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, noise: torch.Tensor):
+        """Return predicted and true velocities, both (slots, width), with noise as above."""
+        return network(hidden), (targets - network.mean) / network.scale - noise[:, 0, :-1]
+
+    loss, draws = FlowHead.loss, FlowHead.draws
+
+
+def unscaled(network: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """Return a flow's last points, held within bounds, at the scale of the features."""
+    return features.clamp(-FLOW_LIMIT, FLOW_LIMIT) * network.scale + network.mean
+
+
+class ImageFlowNetwork(nn.Module):
+    """The velocities from the LM's states, and what tells it the time; both start at zero."""
+
+    def __init__(self, width: int, features: int):
+        super().__init__()
+        self.time = nn.Sequential(
+            nn.Linear(2 * TIME_WAVES, width), nn.SiLU(), SilentLinear(width, width)
+        )
+        self.last = SilentLinear(width, features)
+        # of the features, by dimension
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map states (..., LM width) to velocities (..., features)."""
+        return self.last(hidden)
+
+    def tell(self, times: torch.Tensor) -> torch.Tensor:
+        """Map times (..., 1) to what is added to the LM's inputs (..., LM width)."""
+        return self.time(waves(times))
+
+
+def waves(times: torch.Tensor) -> torch.Tensor:
+    """Map times (..., 1), from 0 to 1, to sines and cosines (..., 2 * `TIME_WAVES`)."""
+    steps = torch.arange(TIME_WAVES, device=times.device) / TIME_WAVES
+    angles = times * 1000 * torch.exp(-math.log(10_000) * steps)  # (..., TIME_WAVES)
+    return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 class FlowNetwork(nn.Module):
@@ -164,9 +245,7 @@ class FlowNetwork(nn.Module):
         self, points: torch.Tensor, times: torch.Tensor, hidden: torch.Tensor
     ) -> torch.Tensor:
         """Map points (..., features), times (..., 1), states (..., LM width) to velocities."""
-        waves = torch.arange(TIME_WAVES, device=times.device) / TIME_WAVES
-        angles = times * 1000 * torch.exp(-math.log(10_000) * waves)  # (..., TIME_WAVES)
-        told = self.time(torch.cat([angles.sin(), angles.cos()], -1))  # (..., LM width)
+        told = self.time(waves(times))  # (..., LM width)
         told = F.silu(told + self.state(hidden))
         values = self.point(points)
         for block in self.blocks:
@@ -197,14 +276,15 @@ class SilentLinear(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
-# of the kinds of output, unless `feature_loss` "flow" asks to sample what is continuous
+# of the kinds of output, unless `feature_loss` asks to sample what is continuous
 HEADS = {"codes": CodeHead, "features": FeatureHead, "latents": FeatureHead}
+SAMPLERS = {"flow": FlowHead, "image_flow": ImageFlowHead}  # by `feature_loss`
 
 
-def head_of(space: dict, feature_loss: str) -> type[CodeHead] | type[FeatureHead] | type[FlowHead]:
+def head_of(space: dict, feature_loss: str) -> type:
     """Return the head of a generation space, given as in a model's configuration."""
     head = HEADS[kind_of_space(space).output]
-    return FlowHead if head is FeatureHead and feature_loss == "flow" else head
+    return SAMPLERS.get(feature_loss, head) if head is FeatureHead else head
 
 
 def sample(logits: torch.Tensor, temperature: float, draws: torch.Tensor | None) -> torch.Tensor:

@@ -13,7 +13,8 @@ output is an entry in `OUTPUTS`, a head in `heads.HEADS` and scores in `scoring/
 
 from dataclasses import dataclass
 
-FEATURE_LOSSES = ("cosine", "mse", "flow")  # "flow" samples features, the others regress them
+# the first two regress features; the others sample them, token by token or an image at once
+FEATURE_LOSSES = ("cosine", "mse", "flow", "image_flow")
 
 
 @dataclass(frozen=True)

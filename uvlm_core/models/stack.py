@@ -58,12 +58,11 @@ class StackedVLM(UnifiedVLM):
         """
         hidden, drawn, targets, noise = [], [], [], []
         for bucket in buckets:
-            ids, images_out = bucket["input_ids"], bucket.get("images_out")
-            embeds = self.embed(ids, bucket.get("images_in"), images_out, bucket.get("read_back"))
-            states = self.hidden_states(embeds, use_cache=False)[:, :-1]
-            hidden.append(_apart(states, self.copies).flatten(1, 2))  # (models, positions, width)
+            images_out, states = bucket.get("images_out"), self.bucket_states(bucket)
+            # (models, positions, width)
+            hidden.append(_apart(states[:, :-1], self.copies).flatten(1, 2))
             if images_out is not None:
-                slots = states[ids[:, 1:] == self.config.image_out_id]
+                slots = self.drawing_states(states, bucket["input_ids"])
                 drawn.append(_apart(slots, self.copies))  # (models, slots, LM width)
                 targets.append(_apart(images_out.flatten(0, 1), self.copies))
                 if "noise" in bucket:

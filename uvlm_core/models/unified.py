@@ -37,7 +37,7 @@ from uvlm_core.data.tokens import IGNORED
 from uvlm_core.models.distort import Distort
 from uvlm_core.models.distortion import SIDES, Distortion
 from uvlm_core.models.encoders import describe
-from uvlm_core.models.heads import FlowHead, SilentLinear, head_of
+from uvlm_core.models.heads import SAMPLERS, SilentLinear, head_of
 from uvlm_core.models.kinds import FEATURE_LOSSES, KINDS, kind_of_space
 from uvlm_core.models.weights import load_network
 from uvlm_core.places import adapted, refusing, resolve_folder
@@ -55,8 +55,8 @@ class UnifiedVLMConfig(PreTrainedConfig):
         shared_adapter: one adapter for both spaces (pitfall 2); needs equal kind, tokens and width.
         adapter_positions: learned row and column embeddings on image slots (the paper has none).
         image_loss_weight: alpha of the loss, for codes and features alike.
-        feature_loss: loss of SigLIP output, "cosine" (1 - cosine, the paper's), "mse", or "flow",
-            which makes the head one that samples (`heads.FlowHead`).
+        feature_loss: loss of continuous output, "cosine" (1 - cosine, the paper's), "mse", or
+            "flow" and "image_flow", which make the head one that samples (`heads.SAMPLERS`).
         feature_length: length that generated features get before the LM reads them, in training and
             decoding; 0 keeps theirs. Used with "cosine", which leaves their length open.
         understanding_distortion, generation_distortion: dictionaries of family, dose and place
@@ -253,12 +253,31 @@ class UnifiedVLM(PreTrainedModel):
         return self._embed("understanding", images, self.understanding_adapter)
 
     def embed_generation(
-        self, images: torch.Tensor, start: int = 0, read_back: torch.Tensor | None = None
+        self,
+        images: torch.Tensor,
+        start: int = 0,
+        read_back: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Map generated images, from token `start` on, to LM inputs (images, tokens, LM width).
 
         Where `read_back` (images,) is False, the adapter gets zeros instead of the image's tokens.
+        If all tokens of an image are decoded at once, the LM reads them with `noise`.
         """
+        if self.head.at_once:
+            return self.embed_points(*self.head.between(self.generation_head, images, noise))
+        return self._embed_drawn(images, start, read_back)
+
+    def embed_points(self, points: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """Map images between noise and features (images, tokens, width) to LM inputs.
+
+        `times` (images, 1, 1) is 0 for noise and 1 for features.
+        """
+        return self._embed_drawn(points) + self.generation_head.tell(times)
+
+    def _embed_drawn(
+        self, images: torch.Tensor, start: int = 0, read_back: torch.Tensor | None = None
+    ) -> torch.Tensor:
         adapter = (
             self.understanding_adapter if self.config.shared_adapter else self.generation_adapter
         )
@@ -300,6 +319,7 @@ class UnifiedVLM(PreTrainedModel):
         images_in: torch.Tensor | None = None,
         images_out: torch.Tensor | None = None,
         read_back: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Map token ids and the images in their slots to LM inputs (rows, tokens, LM width)."""
         embeds = self.get_input_embeddings()(input_ids)
@@ -308,13 +328,38 @@ class UnifiedVLM(PreTrainedModel):
             (
                 images_out,
                 self.config.image_out_id,
-                partial(self.embed_generation, read_back=read_back),
+                partial(self.embed_generation, read_back=read_back, noise=noise),
             ),
         ):
             if images is not None:
                 slots = (input_ids == slot).unsqueeze(-1)  # (rows, tokens, 1)
                 embeds = embeds.masked_scatter(slots, embed(images).to(embeds.dtype))
         return embeds
+
+    def attention_mask(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """Return what the LM adds to the attention of token ids; None if that is causal.
+
+        (rows, 1, tokens, tokens). If all tokens of a drawn image are decoded at once, they see each
+        other. Other tokens see those before them. A row has one drawn image at most.
+        """
+        drawn, tokens = input_ids == self.config.image_out_id, input_ids.shape[1]
+        if not (self.head.at_once and drawn.any()):
+            return None
+        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=input_ids.device).tril()
+        seen = causal | (drawn[:, :, None] & drawn[:, None])  # (rows, tokens, tokens)
+        dtype = self.language_model.dtype
+        return torch.zeros_like(seen[:, None], dtype=dtype).masked_fill(
+            ~seen[:, None], torch.finfo(dtype).min
+        )
+
+    def drawing_states(self, hidden: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the states that predict image tokens, (image slots, LM width).
+
+        Out of `hidden` (rows, tokens, LM width). A token is predicted at the one before it, or in
+        its own place if all are decoded at once.
+        """
+        drawn = input_ids == self.config.image_out_id
+        return hidden[drawn] if self.head.at_once else hidden[:, :-1][drawn[:, 1:]]
 
     def hidden_states(self, embeds: torch.Tensor, **kwargs) -> torch.Tensor:
         """Map LM inputs to the last hidden states (rows, tokens, LM width)."""
@@ -341,7 +386,7 @@ class UnifiedVLM(PreTrainedModel):
                 input_ids, labels (rows, tokens); images_in, images_out (images, tokens) or (images,
                 tokens, width); read_back (images,), False for generated images that the LM does not
                 read back (`feature_dropout`). It reads all of them back by default. noise (images,
-                tokens, draws, width + 1), which only the loss "flow" takes (`heads.FlowHead`).
+                tokens, noises, width + 1), which only heads that sample take (`heads.SAMPLERS`).
             padding: a bucket of padding images as in the authors' code. Their image loss counts as
                 zero in the mean, and their text labels are trained (pitfall 3). It exists only to
                 measure that effect.
@@ -360,18 +405,16 @@ class UnifiedVLM(PreTrainedModel):
         text_hidden, text_labels, image_hidden, image_targets, noise = [], [], [], [], []
         padded = 0  # image slots that count in the mean with a loss of zero
         for bucket in buckets + ([] if padding is None else [padding]):
-            ids, images_out = bucket["input_ids"], bucket.get("images_out")
-            embeds = self.embed(ids, bucket.get("images_in"), images_out, bucket.get("read_back"))
-            hidden = self.hidden_states(embeds, use_cache=False)
-            hidden = hidden[:, :-1]  # the hidden state at a position predicts the next token
+            images_out, hidden = bucket.get("images_out"), self.bucket_states(bucket)
+            # the hidden state at a position predicts the next token
             labels = bucket["labels"][:, 1:]
-            text_hidden.append(hidden[labels != IGNORED])  # (labelled positions, LM width)
+            # (labelled positions, LM width)
+            text_hidden.append(hidden[:, :-1][labels != IGNORED])
             text_labels.append(labels[labels != IGNORED])
             if bucket is padding:
                 padded = images_out.shape[0] * images_out.shape[1]
             elif images_out is not None:
-                # (image slots, LM width)
-                image_hidden.append(hidden[ids[:, 1:] == self.config.image_out_id])
+                image_hidden.append(self.drawing_states(hidden, bucket["input_ids"]))
                 image_targets.append(images_out.flatten(0, 1))
                 noise += [bucket["noise"].flatten(0, 1)] if "noise" in bucket else []
         text_hidden, text_labels = torch.cat(text_hidden), torch.cat(text_labels)
@@ -402,12 +445,26 @@ class UnifiedVLM(PreTrainedModel):
             image_positions=slots,
         )
 
+    def bucket_states(self, bucket: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the last hidden states of a bucket, given as for `forward`."""
+        ids = bucket["input_ids"]
+        images = (bucket.get(name) for name in ("images_in", "images_out", "read_back", "noise"))
+        mask = self.attention_mask(ids)
+        return self.hidden_states(self.embed(ids, *images), attention_mask=mask, use_cache=False)
+
     def choose(self, hidden: torch.Tensor, temperature: float, draws: torch.Tensor) -> torch.Tensor:
         """Return the next image tokens after hidden states (rows, LM width) of any dtype.
 
         These are codes (rows,) or features (rows, width). `draws` are of the head (`heads.py`).
         """
         return self.head.choose(self.generation_head, self._for_head(hidden), temperature, draws)
+
+    def velocity(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the velocities (slots, width) at hidden states (slots, LM width) of any dtype.
+
+        Of a head that decodes all tokens of an image at once.
+        """
+        return self.generation_head(self._for_head(hidden))
 
     def image_terms(
         self, hidden: torch.Tensor, targets: torch.Tensor, noise: torch.Tensor | None
@@ -546,7 +603,7 @@ def build_model(
         )
     if generation.codes:
         _start_head(model)
-    elif model.head is FlowHead:
+    elif model.head in SAMPLERS.values():
         features = torch.from_numpy(generation.encode(images)).flatten(0, 1)  # (tokens, width)
         model.generation_head.mean.copy_(features.mean(0))
         model.generation_head.scale.copy_(features.std(0))

@@ -100,7 +100,10 @@ def representations(
         bucket = {name: tensor.to(model.device) for name, tensor in bucket.items()}
         embeds = model.embed(bucket["input_ids"], bucket.get("images_in"), bucket.get("images_out"))
         states = model.language_model.model(
-            inputs_embeds=embeds, use_cache=False, output_hidden_states=True
+            inputs_embeds=embeds,
+            attention_mask=model.attention_mask(bucket["input_ids"]),
+            use_cache=False,
+            output_hidden_states=True,
         )
         chosen = bucket["input_ids"] == slot  # (rows, tokens), equally many in each row
         for layer, hidden in enumerate((embeds, *states.hidden_states[1:])):

@@ -334,7 +334,12 @@ class DrawnWatchFeatures:
         return rows
 
     def forced_scores(self, model, processor: Processor, requests, shown) -> list[list[dict]]:
-        """Return every model's cosines of teacher-forced predictions (`predict_features`)."""
+        """Return every model's cosines of teacher-forced predictions (`predict_features`).
+
+        Nothing is forced where all tokens of an image are decoded at once: then there are no rows.
+        """
+        if model.head.at_once:
+            return [[]] * model.copies
         features = predict_features(model, processor, requests, self.real, shown)
         return [
             [

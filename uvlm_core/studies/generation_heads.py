@@ -1,11 +1,12 @@
 """Does the benefit hold with a generation component that samples? (The paper's open question.)
 
 The paper's generation components predict codes, or regress SigLIP features. It leaves open whether
-its claims hold for components like diffusion. Here mixed training and its baselines have five
-heads: codes; SigLIP features, by regression and by flow matching; and a VQ tokenizer's vectors
-before rounding (latents), by regression and by flow matching. A flow samples one of the possible
-features, a regression predicts their mean. All models understand VQ codes, so all heads share the
-runs of understanding alone.
+its claims hold for components like diffusion. Here mixed training and its baselines have six heads:
+codes; SigLIP features, by regression and by flow matching; and a VQ tokenizer's vectors before
+rounding (latents), by regression and by two kinds of flow matching. A flow samples one of the
+possible features, a regression predicts their mean. One flow draws token by token, the other
+("image flow") all tokens of an image at once. All models understand VQ codes, so all heads share
+the runs of understanding alone.
 
 Heads are compared within a space only. Codes and latents are read back from pixels, SigLIP output
 from its features. With codes, both sides share an adapter; features and latents have their own.
@@ -59,23 +60,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-CODES, REGRESSION, FLOW = "codes", "regression", "flow"
+CODES, REGRESSION = "codes", "regression"
+FLOW, IMAGE_FLOW = "flow", "image flow"  # token by token, and all tokens of an image at once
+SAMPLING = (FLOW, IMAGE_FLOW)
 # the laptop profile's: with the paper's weight, 1, hardly anything is learned to draw (docs/log.md)
 REGRESSED = {"feature_loss": "cosine", "feature_loss_weight": 5.0, "feature_dropout": 0.5}
 # to be set by trials on seeds from 100 up, before the runs; the first trial had weight 1, and no
 # guidance, which has no setting
 SAMPLED_FEATURES = {"feature_loss": "flow", "feature_loss_weight": 1.0, "feature_dropout": 0.5}
 SAMPLED_LATENTS = {"feature_loss": "flow", "feature_loss_weight": 1.0, "feature_dropout": 0.5}
+SAMPLED_IMAGES = {"feature_loss": "image_flow", "feature_loss_weight": 1.0}
 NEEDED = {  # kind of output -> head -> all that it changes in mixed training and its baselines
     "codes": {CODES: {}},
     "features": {REGRESSION: REGRESSED, FLOW: SAMPLED_FEATURES},
     # a latent is a unit vector, and its code is the nearest by the cosine, so that loss suits it
-    "latents": {REGRESSION: REGRESSED, FLOW: SAMPLED_LATENTS},
+    "latents": {REGRESSION: REGRESSED, FLOW: SAMPLED_LATENTS, IMAGE_FLOW: SAMPLED_IMAGES},
 }
 KEPT_PICTURES = 5  # of each run that generates, except runs of codes, which other studies share
 PICTURED = f"{MIXED}, with pictures"  # an extra run of codes, for its pictures alone
 REPORTED_HEADS = (("features", REGRESSION),)  # (kind of output, head)
-OTHER_HEADS = (("features", FLOW), ("latents", REGRESSION), ("latents", FLOW))
+OTHER_HEADS = (
+    ("features", FLOW),
+    ("latents", REGRESSION),
+    ("latents", FLOW),
+    ("latents", IMAGE_FLOW),
+)
 FEATURES_GAIN, OTHERS_GAIN = "understanding gains by regression", "understanding gains by others"
 HEADS_OUTLAST, HEADS_DRAW = "more than repeating, by head", "generation gains, by head"
 SAMPLING_DRAWS, SAMPLING_KEEPS = "sampling draws better", "no smaller benefit by sampling"
@@ -192,13 +201,15 @@ def compare_benefits(table: pd.DataFrame, scale: MixedScale) -> Iterator[Compari
 
 
 def _compare_heads(table: pd.DataFrame, column: str, what: str) -> Iterator[Comparison]:
-    """Compare a column between flow and regression, for each architecture that has both."""
+    """Compare a column between each flow and regression, for each architecture that has both."""
     for name in known_architectures(table):
         own = table[table["architecture"] == name]
         wide = own.pivot(index="seed", columns="head", values=column)
-        if {FLOW, REGRESSION} <= set(wide):
-            quantity = f"total, {_words(own)}, {what}, {FLOW} {MINUS} {REGRESSION}"
-            yield Comparison(name, quantity, (wide[FLOW] - wide[REGRESSION]).dropna(), "examples")
+        for head in SAMPLING:
+            if {head, REGRESSION} <= set(wide):
+                quantity = f"total, {_words(own)}, {what}, {head} {MINUS} {REGRESSION}"
+                gained = (wide[head] - wide[REGRESSION]).dropna()
+                yield Comparison(name, quantity, gained, "examples")
 
 
 def _of_head(table: pd.DataFrame, architecture: str, head: str) -> pd.DataFrame:
@@ -221,7 +232,7 @@ def draw_gains(opened: OpenedStudy) -> Drawn:
     need(table, "generation_heads", _COLUMNS_OF_HEADS)
     shown = gains(table)
     heads = known_heads(shown)
-    figure = new_figure(PAGE, 1.3 + 0.3 * len(heads))
+    figure = new_figure(PAGE, 1.5 + 0.3 * len(heads))
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for axes, (title, compared) in zip(panels, _PANELS.items(), strict=True):
         axes.axvline(0, color="black", linewidth=0.6)
@@ -292,7 +303,7 @@ def _draw_heads(
             values = own.loc[own["arm"] == arm, "value"]
             if len(values):
                 at = place + 0.5 * ((number + 0.5) / len(arms) - 0.5)
-                face = colour if head == FLOW else "white"
+                face = colour if head in SAMPLING else "white"
                 look = {"color": colour, "marker": _MARKERS[arm], "markerfacecolor": face}
                 draw_mean(axes, at, values, look, upright=False)
     axes.grid(False, axis="y")
@@ -324,8 +335,8 @@ def headline_of_gains(opened: OpenedStudy) -> str:
     understands = _say("understand", opened, OTHERS_GAIN, f", {FLOW},")
     draws = _say("draw", opened, HEADS_DRAW, f", {FLOW},")
     return (
-        f"With a head that samples, mixed training {understands} than from its rows alone, and "
-        f"{draws} than by generation alone"
+        f"With a head that samples token by token, mixed training {understands} than from its rows "
+        f"alone, and {draws} than by generation alone"
     )
 
 
@@ -358,7 +369,7 @@ def tell_gains(opened: OpenedStudy) -> str:
 def _tell_heads(opened: OpenedStudy, *claims: str) -> str:
     """Return the differences and verdicts of some claims, head by head."""
     parts = []
-    for head in (REGRESSION, FLOW):
+    for head in (REGRESSION, *SAMPLING):
         told = (tell_verdicts(opened, claim, f", {head},") for claim in claims)
         parts.append(f"{head} {', '.join(filter(None, told))}")
     return "; ".join(parts)

@@ -34,7 +34,7 @@ from transformers import (
 from uvlm_core import environment
 from uvlm_core.data.tokens import IGNORED, Processor, Row, collate
 from uvlm_core.files import read_json
-from uvlm_core.models.heads import FLOW_DRAWS
+from uvlm_core.models.heads import SAMPLERS
 from uvlm_core.models.weights import load_state
 from uvlm_core.places import reason
 from uvlm_core.training.divergence import Guard, odd_weight
@@ -163,7 +163,7 @@ class Steps(Dataset):
         drawing = [bucket for bucket in inputs["buckets"] if "images_out" in bucket]
         ends = np.cumsum([len(bucket["images_out"]) for bucket in drawing])
         count = int(ends[-1]) if drawing else 0
-        # (images,) and (images, tokens, draws, width + 1)
+        # (images,) and (images, tokens, noises, width + 1)
         for name, draw in (("read_back", self.read_back), ("noise", self.noise)):
             values = draw(item, count)
             if values is not None:
@@ -187,15 +187,16 @@ class Steps(Dataset):
         return np.random.default_rng([self.spec.training.seed, 4, item]).random(count) >= dropout
 
     def noise(self, item: int, count: int) -> np.ndarray | None:
-        """Return the noise of an item's generated images (`heads.FlowHead`), in the order above.
+        """Return the noise of an item's generated images (`heads.SAMPLERS`), in the order above.
 
-        Standard normal, float32 (images, tokens, draws, width + 1). None for losses without noise.
+        Standard normal, float32 (images, tokens, noises, width + 1). None for losses without noise.
         """
-        if not (self.spec.training.feature_loss == "flow" and count and self.images_out.ndim == 3):
+        head = SAMPLERS.get(self.spec.training.feature_loss)
+        if not (head and count and self.images_out.ndim == 3):
             return None
         _, tokens, width = self.images_out.shape
         rng = np.random.default_rng([self.spec.training.seed, 5, item])
-        return rng.standard_normal((count, tokens, FLOW_DRAWS, width + 1), np.float32)
+        return rng.standard_normal((count, tokens, head.noises, width + 1), np.float32)
 
     def _drawn(self, rows: list[Row]) -> int:
         return sum(int((row.ids == self.processor.image_out).sum()) for row in rows)

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from uvlm_core.data.tokens import Processor
 from uvlm_core.models.encoders import SiglipEncoder, VQEncoder, load_encoder
+from uvlm_core.models.heads import SAMPLERS
 from uvlm_core.models.unified import UnifiedVLM, build_model, load_language_model
 from uvlm_core.models.weights import load_into
 from uvlm_core.training.pool import sample_images, training_pool
@@ -79,7 +80,7 @@ def built(spec: RunSpec, parts: Parts) -> UnifiedVLM:
     Its language model is that of `parts`, not a copy, or a new one with random weights.
     """
     measured = spec.training.feature_loss == "cosine" and not parts.generation.codes
-    scaled = spec.training.feature_loss == "flow" and not parts.generation.codes
+    scaled = spec.training.feature_loss in SAMPLERS and not parts.generation.codes
     looks = measured or scaled or spec.model.distortions
     images = sample_images(training_pool(spec)) if looks else None
     language_model = parts.language_model

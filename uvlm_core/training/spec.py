@@ -234,7 +234,7 @@ class TrainingSpec(_Part):
     warmup: float = 0.03  # fraction of the steps
     image_loss_weight: float = 0.2  # alpha, the weight of the image loss, if the output is codes
     feature_loss_weight: float = 1.0  # alpha, if the output is features
-    feature_loss: str = "cosine"  # if the output is features: "cosine" or "mse"
+    feature_loss: str = "cosine"  # if the output is continuous, one of FEATURE_LOSSES
     feature_dropout: float = 0.0  # share of images whose generated features are not read back
     padding_image: bool = False  # the authors' padding image in every step (pitfall 3)
     batch_size: int = 393  # rows per step, over all processes
@@ -498,6 +498,8 @@ class RunSpec:
             (("picture_folder", "sam_pictures"), data.pictures),
             (("lora_rank", "lora_alpha"), training.tuning == "lora"),
             (("momentum",), training.optimizer == "muon"),
+            # an image that is drawn at once is not read back
+            (("feature_dropout",), training.feature_loss != "image_flow"),
         ):
             unseen += () if seen else names
         return unseen
