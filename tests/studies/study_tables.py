@@ -16,7 +16,7 @@ from uvlm_core.scoring.probing import probe_classes
 from uvlm_core.studies.affine_alignment import ONE, TWO
 from uvlm_core.studies.attribute_transfer import ABSENT, FALSE
 from uvlm_core.studies.base import REGIME_CHANGES, OpenedStudy, find_study, generation_metric
-from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED, TEXT
+from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, NO_TEXT, ONCE, REPEATED, TEXT
 from uvlm_core.studies.captioned_pictures import drawn_metric
 from uvlm_core.studies.generation_heads import NEEDED
 from uvlm_core.studies.language_model_scale import STARTS
@@ -210,9 +210,9 @@ def mixed(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     found = [
         (name, "unified", seed, 1.0, metric, attribute, rng.random(), 9, arm)
         for name in architectures
-        for arm in (ONCE, REPEATED, TEXT, GENERATION, MIXED)
+        for arm in (ONCE, REPEATED, TEXT, GENERATION, MIXED, NO_TEXT)
         for metric in ("partial", generation_metric(name))
-        if arm == MIXED or (arm == GENERATION) != (metric == "partial")
+        if arm in (MIXED, NO_TEXT) or (arm == GENERATION) != (metric == "partial")
         for seed in range(seeds)
         for attribute in ("total", *ATTRIBUTES, *ATTRIBUTES["time"].parts)
     ]

@@ -20,12 +20,14 @@ from uvlm_core.studies.baselines import (
     FIRST,
     GENERATION,
     MIXED,
+    NO_TEXT,
     ONCE,
     REPEATED,
     TEXT,
     MixedScale,
     baselines,
     generation_first,
+    text_in_place_of_requests,
 )
 from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.learning_curves import FeatureCeiling
@@ -80,7 +82,7 @@ def test_baselines_see_the_same_understanding_rows_as_often_or_for_as_many_steps
     scale = find_study("mutual_benefit").scale("laptop")
     arms = arms_of("mutual_benefit", seeds=1, architectures=("SigLIP-VQ",))
     found = {arm.labels["arm"]: arm.spec for arm in arms}
-    assert list(found) == [ONCE, REPEATED, GENERATION, MIXED, TEXT]
+    assert list(found) == [ONCE, REPEATED, GENERATION, MIXED, TEXT, NO_TEXT]
     rows = {
         name: [stage.seen(spec.rows_of_kinds) for stage, _ in spec.schedule()]
         for name, spec in found.items()
@@ -92,6 +94,7 @@ def test_baselines_see_the_same_understanding_rows_as_often_or_for_as_many_steps
     assert list(rows[GENERATION][0].values()) == [0, requests, texts]
     assert list(rows[MIXED][0].values()) == [seen, requests, texts]
     assert list(rows[TEXT][0].values()) == [seen, 0, requests + texts]
+    assert list(rows[NO_TEXT][0].values()) == [seen, requests, 0]
     assert found[TEXT].data.text_examples == texts  # repeated, as no other text was there
     assert (
         found[REPEATED].steps == found[TEXT].steps == found[MIXED].steps
@@ -101,7 +104,7 @@ def test_baselines_see_the_same_understanding_rows_as_often_or_for_as_many_steps
     features = arms_of("mutual_benefit", seeds=1, architectures=("VQ-SigLIP",))
     assert {arm.spec.alpha for arm in features} == {1.0}
     without = arms_of("mutual_benefit", seeds=1, architectures=("VQ-VQ",), text_rows=0)
-    assert TEXT not in {arm.labels["arm"] for arm in without}
+    assert {arm.labels["arm"] for arm in without} == {ONCE, REPEATED, GENERATION, MIXED}
 
 
 def test_studies_share_the_runs_of_mixed_training_and_its_baselines():
@@ -277,9 +280,9 @@ def test_the_orders_control_differs_in_whose_images_are_drawn_only():
 
 def test_the_map_is_balanced_orthogonal_and_of_resolution_4():
     found, scale = design(), find_study("when_it_helps").scale("laptop")
-    assert found.shape == (16, 6) and len({tuple(cell) for cell in found}) == 16
+    assert found.shape == (16, 7) and len({tuple(cell) for cell in found}) == 16
     assert set(found.flat) == {-1, 1} and not found.sum(0).any()
-    assert (found.T @ found == 16 * np.eye(6)).all()
+    assert (found.T @ found == 16 * np.eye(7)).all()
     columns = dict(zip(FACTORS, found.T, strict=True))
     pairs = {
         pair: columns[pair[0]] * columns[pair[1]] for pair in itertools.combinations(FACTORS, 2)
@@ -287,8 +290,8 @@ def test_the_map_is_balanced_orthogonal_and_of_resolution_4():
     # no interaction of two has anything of a main effect, or of the mean
     assert not any(product @ column for product in pairs.values() for column in found.T)
     assert not any(product.sum() for product in pairs.values())
-    # but each is that of another pair, or of two
-    assert sorted(len(group) for group in confounded()) == [2] * 6 + [3]
+    # but each is that of two other pairs
+    assert [len(group) for group in confounded()] == [3] * 7
     assert [pair for group in confounded() for pair in group if pair not in pairs] == []
     for group in confounded():
         assert all((pairs[pair] == pairs[group[0]]).all() for pair in group)
@@ -306,7 +309,8 @@ def test_the_arms_of_a_cell_are_mixed_and_understanding_alone_at_its_levels():
         assert rows in (100, 1600) and spec.understanding_rows == rows
         ((stage, steps),) = spec.schedule()
         mixed = labels["arm"] == MIXED
-        seen = {"understanding": 1600, "generation": requests * mixed, "text": requests * mixed / 2}
+        texts = requests / 2 * mixed * (labels["text"] == "with")
+        seen = {"understanding": 1600, "generation": requests * mixed, "text": texts}
         assert stage.seen(spec.rows_of_kinds) == seen and steps == -(-sum(seen.values()) // 8)
         assert spec.training.image_loss_weight == labels["image_loss_weight"] or not mixed
         assert spec.training.optimizer == labels["optimizer"].lower()
@@ -395,11 +399,12 @@ def test_heads_differ_from_the_baselines_in_what_they_need_alone():
         ("VQ-Latent", "flow"): generation_heads.SAMPLED_LATENTS,
         ("VQ-Latent", "image flow"): generation_heads.SAMPLED_IMAGES,
     }
-    assert len(found) == len(arms) == 4 * len(heads) + 1
+    assert len(found) == len(arms) == 5 * len(heads) + 1
     for (name, head), needed in heads.items():
         assert set(needed) <= {"feature_loss", "feature_loss_weight", "feature_dropout"}
         kept = {} if head == "codes" else {"shown_watches": 5}
         plain = baselines(BASE, scale, scale.seen, seed=0, architecture=name)
+        plain[TEXT] = text_in_place_of_requests(plain[MIXED])
         for arm, spec in plain.items():
             assert found[name, head, arm] == spec.vary(**needed, **kept)
             assert spec.vary(architecture="VQ-VQ") == found["VQ-VQ", "codes", arm]
@@ -417,15 +422,15 @@ def test_heads_of_a_seed_share_understanding_alone_and_codes_are_those_of_mutual
     study = find_study("generation_heads")
     arms = study.arms(base, study.scale(base.name))
     for seed in range(seeds):
-        for alone in (ONCE, REPEATED):
+        for alone in (ONCE, REPEATED, TEXT):
             own = [arm for arm in arms if arm.labels["seed"] == seed and arm.labels["arm"] == alone]
             assert len(own) == 6 and len({arm.spec.canonical() for arm in own}) == 1
     runs = set(study.specs(base))
-    assert len(arms) == 24 * seeds + 1 and len(runs) == 14 * seeds + 1
+    assert len(arms) == 30 * seeds + 1 and len(runs) == 15 * seeds + 1
     shared = {arm.spec.canonical() for arm in arms if arm.labels["head"] == "codes"} & set(
         find_study("mutual_benefit").specs(base)
     )
-    assert len(shared) == 4 * seeds  # all of codes but the one with pictures
+    assert len(shared) == 5 * seeds  # all of codes but the one with pictures
 
 
 def test_seeds_of_a_head_share_a_stack_and_heads_do_not():

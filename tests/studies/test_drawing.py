@@ -47,7 +47,7 @@ from uvlm_core.studies.base import (
     find_study,
     generation_metric,
 )
-from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, ONCE, REPEATED, TEXT
+from uvlm_core.studies.baselines import FIRST, GENERATION, MIXED, NO_TEXT, ONCE, REPEATED, TEXT
 from uvlm_core.studies.inspection import Inspection
 from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.learning_curves import (
@@ -326,9 +326,10 @@ def test_mixed_training_is_drawn_as_the_paired_difference_from_each_baseline():
     own = table[(table["metric"] == "partial") & (table["attribute"] == "total")]
     wide = own.pivot(index="seed", columns="arm", values="value")
     means = [line for line in above.lines if line.get_marker() == "o"]
-    assert [line.get_xdata()[0] for line in means] == pytest.approx([0, 1, 2])
-    for mean, baseline in zip(means, (ONCE, REPEATED, TEXT), strict=True):
-        assert mean.get_ydata() == pytest.approx([(wide[MIXED] - wide[baseline]).mean()])
+    assert [line.get_xdata()[0] for line in means] == pytest.approx([0, 1, 2, 3])
+    pairs = ((NO_TEXT, ONCE), (MIXED, ONCE), (MIXED, REPEATED), (MIXED, TEXT))
+    for mean, (arm, baseline) in zip(means, pairs, strict=True):
+        assert mean.get_ydata() == pytest.approx([(wide[arm] - wide[baseline]).mean()])
 
 
 @pytest.mark.parametrize(
@@ -384,14 +385,14 @@ def test_the_map_and_the_effects_say_what_is_judged(gain, words):
     table.loc[table["arm"] == MIXED, "value"] += gain
     table.loc[(table["arm"] == MIXED) & (table["optimizer"] == "Muon"), "value"] += gain
     assert sentence(drawn("when_it_helps", "when_it_helps", table).figure) == (
-        f"Averaged over 16 combinations of six conditions, generation {words}"
+        f"Averaged over 16 combinations of seven conditions, generation {words}"
     )
     said = sentence(drawn("when_it_helps", "when_it_helps_effects", table).figure)
     larger = {0.2: "Muon", -0.2: "AdamW"}.get(gain)
     assert said == (
         f"What generation adds to understanding is larger with {larger}"
         if larger
-        else "What generation adds to understanding is not shown to depend on any of six conditions"
+        else "What generation adds to understanding is not shown to depend on any condition"
     )
 
 
@@ -613,6 +614,7 @@ def test_every_head_has_a_row_of_its_gains_and_is_filled_if_it_samples():
     for axes, baseline, marker in (
         (left, ONCE, "s"),
         (left, REPEATED, "D"),
+        (left, TEXT, "v"),
         (right, GENERATION, "^"),
     ):
         means = [line for line in axes.lines if line.get_marker() == marker]

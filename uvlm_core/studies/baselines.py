@@ -18,7 +18,7 @@ from uvlm_core.training.stages import Stage
 ONCE, REPEATED = "understanding alone", "alone for longer"  # by more epochs
 GENERATION, MIXED = "generation alone", "mixed"
 FIRST = "generation first"
-TEXT = "understanding and text"
+TEXT, NO_TEXT = "understanding and text", "mixed without text"
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,16 @@ from uvlm_core.studies.base import (
     tell_counts,
     tell_verdicts,
 )
-from uvlm_core.studies.baselines import GENERATION, MIXED, ONCE, REPEATED, MixedScale, baselines
+from uvlm_core.studies.baselines import (
+    GENERATION,
+    MIXED,
+    ONCE,
+    REPEATED,
+    TEXT,
+    MixedScale,
+    baselines,
+    text_in_place_of_requests,
+)
 from uvlm_core.studies.learning_curves import draw_watches
 from uvlm_core.studies.mutual_benefit import differences
 from uvlm_core.studies.style import (
@@ -87,10 +96,11 @@ OTHER_HEADS = (
 )
 FEATURES_GAIN, OTHERS_GAIN = "understanding gains by regression", "understanding gains by others"
 HEADS_OUTLAST, HEADS_DRAW = "more than repeating, by head", "generation gains, by head"
+HEADS_BEYOND_TEXT = "more than text, by head"
 SAMPLING_DRAWS, SAMPLING_KEEPS = "sampling draws better", "no smaller benefit by sampling"
-_MARKERS = {ONCE: "s", REPEATED: "D", GENERATION: "^", MIXED: "o"}
+_MARKERS = {ONCE: "s", REPEATED: "D", TEXT: "v", GENERATION: "^", MIXED: "o"}
 _PANELS = {
-    "understanding, total partial credit": (ONCE, REPEATED),
+    "understanding, total partial credit": (ONCE, REPEATED, TEXT),
     "drawing, total read back": (GENERATION,),
 }
 _COLUMNS_OF_HEADS = (
@@ -114,6 +124,7 @@ def arms(base: Profile, scale: MixedScale) -> list[Arm]:
     for seed in range(scale.seeds):
         for name in scale.architectures:
             specs = baselines(base, scale, scale.seen, seed=seed, architecture=name)
+            specs[TEXT] = text_in_place_of_requests(specs[MIXED])
             for head, needed in NEEDED[_output(name)].items():
                 changes = needed if head == CODES else needed | kept
                 found += [
@@ -359,7 +370,8 @@ def tell_gains(opened: OpenedStudy) -> str:
     return (
         f"{headline_of_gains(opened)}. Mixed training minus its understanding rows alone, shown as "
         f"often: {_tell_heads(opened, FEATURES_GAIN, OTHERS_GAIN)}. Minus these rows repeated for "
-        f"as many steps: {_tell_heads(opened, HEADS_OUTLAST)}. Read-back, minus generation alone: "
+        f"as many steps: {_tell_heads(opened, HEADS_OUTLAST)}. Minus text rows in place of "
+        f"requests: {_tell_heads(opened, HEADS_BEYOND_TEXT)}. Read-back, minus generation alone: "
         f"{_tell_heads(opened, HEADS_DRAW)}. With a head that samples, the benefit for "
         f"understanding {changed} than with one that regresses: "
         f"{tell_verdicts(opened, SAMPLING_KEEPS)}. The study of mutual benefit judges codes."
@@ -433,6 +445,13 @@ STUDY = Study(
             "understanding rows",
             "4",
             comparing(REPEATED, REPORTED_HEADS + OTHER_HEADS, "steps"),
+        ),
+        Claim(
+            HEADS_BEYOND_TEXT,
+            "with features or latents, it understands better than with text rows in place of "
+            "requests, for as many steps",
+            "4",
+            comparing(TEXT, REPORTED_HEADS + OTHER_HEADS, "steps"),
         ),
         Claim(
             HEADS_DRAW,

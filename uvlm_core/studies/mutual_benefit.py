@@ -9,6 +9,7 @@ Belongs here: this study's claims and figures. Not here: its runs, which other s
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -31,6 +32,7 @@ from uvlm_core.studies.base import (
 from uvlm_core.studies.baselines import (
     GENERATION,
     MIXED,
+    NO_TEXT,
     ONCE,
     REPEATED,
     TEXT,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 UNDERSTANDS, DRAWS = "understanding gains", "generation gains"
+PLAIN_GAINS = "understanding gains, without text"
 OUTLASTS, BEYOND_TEXT = "more than repeating", "more than text"
 BASELINES = {  # with the claims about them
     ONCE: UNDERSTANDS,
@@ -71,6 +74,7 @@ BASELINES = {  # with the claims about them
     TEXT: BEYOND_TEXT,
     GENERATION: DRAWS,
 }
+_PAIRS = ((NO_TEXT, ONCE), *((MIXED, baseline) for baseline in BASELINES))
 _SCORE_OF = {"understanding": "partial credit", "generation": "read back"}
 _BENEFIT_COLUMNS = ("architecture", "arm", "seed", "fraction", "metric", "attribute", "value")
 
@@ -78,7 +82,8 @@ _BENEFIT_COLUMNS = ("architecture", "arm", "seed", "fraction", "metric", "attrib
 def arms(base: Profile, scale: MixedScale) -> list[Arm]:
     """Return mixed training and its baselines, by seed and architecture.
 
-    Without text rows in mixed training, there are none to take the requests' place.
+    If mixed training has text rows, it is there without them as well, and so are text rows in place
+    of its requests.
     """
     found = []
     for seed in range(scale.seeds):
@@ -86,6 +91,9 @@ def arms(base: Profile, scale: MixedScale) -> list[Arm]:
             specs = baselines(base, scale, scale.seen, seed=seed, architecture=name)
             if scale.text_rows:
                 specs[TEXT] = text_in_place_of_requests(specs[MIXED])
+                without = replace(scale, text_rows=0)
+                same = {"seed": seed, "architecture": name}
+                specs[NO_TEXT] = baselines(base, without, scale.seen, **same)[MIXED]
             found += [arm_of(spec, arm=arm) for arm, spec in specs.items()]
     return found
 
@@ -94,38 +102,40 @@ def _task(arm: str) -> str:
     return "generation" if arm == GENERATION else "understanding"
 
 
-def differences(table: pd.DataFrame) -> pd.DataFrame:
+def differences(table: pd.DataFrame, arm: str = MIXED) -> pd.DataFrame:
     """Return what mixed training has more than each baseline after training, by seed.
 
-    Read-back is compared with generation alone, and partial credit with the others. Columns:
-    architecture, baseline, metric, attribute (or "total"), seed, difference.
+    `arm` is mixed training with or without text. Read-back is compared with generation alone, and
+    partial credit with the others. Columns: architecture, baseline, metric, attribute (or "total"),
+    seed, difference.
     """
     last, parts = table[table["fraction"] == 1], []
     for name in known_architectures(last):
-        for arm in BASELINES:
-            metric = metric_of(_task(arm), name)
+        for baseline in BASELINES:
+            metric = metric_of(_task(baseline), name)
             own = last[(last["architecture"] == name) & (last["metric"] == metric)]
             wide = own.pivot_table(index=["attribute", "seed"], columns="arm", values="value")
-            if {arm, MIXED} <= set(wide):
-                found = (wide[MIXED] - wide[arm]).dropna().rename("difference").reset_index()
+            if {arm, baseline} <= set(wide):
+                found = (wide[arm] - wide[baseline]).dropna().rename("difference").reset_index()
                 known = found["attribute"].isin(["total", *ATTRIBUTES])
-                parts.append(found[known].assign(architecture=name, baseline=arm, metric=metric))
+                labels = {"architecture": name, "baseline": baseline, "metric": metric}
+                parts.append(found[known].assign(**labels))
     columns = ["architecture", "baseline", "metric", "attribute", "seed", "difference"]
     return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 def comparing(
-    baseline: str, matching: str
+    baseline: str, matching: str, arm: str = MIXED
 ) -> Callable[[pd.DataFrame, MixedScale], Iterator[Comparison]]:
     """Return a comparison of mixed training with a baseline in the final total."""
 
     def compare(table: pd.DataFrame, scale: MixedScale) -> Iterator[Comparison]:
-        found = differences(table)
+        found = differences(table, arm)
         found = found[(found["baseline"] == baseline) & (found["attribute"] == "total")]
         for (name, metric), own in found.groupby(["architecture", "metric"], sort=False):
             yield Comparison(
                 name,
-                f"total, {_words(metric)}, {MIXED} {MINUS} {baseline}",
+                f"total, {_words(metric)}, {arm} {MINUS} {baseline}",
                 own.set_index("seed")["difference"],
                 matching,
             )
@@ -145,34 +155,46 @@ def draw_benefit(opened: OpenedStudy) -> Drawn:
     """
     table = opened.table
     need(table, "mutual_benefit", _BENEFIT_COLUMNS)
-    gains = differences(table)
+    gains = pd.concat(differences(table, arm).assign(mixed=arm) for arm in (MIXED, NO_TEXT))
     gains = gains[gains["attribute"] == "total"]
     names = known_architectures(gains)
     last = table[(table["fraction"] == 1) & (table["attribute"] == "total")]
-    figure = new_figure(PAGE, 4.3)
-    grid = figure.subplots(2, 2, sharey="row", height_ratios=(1.2, 1), width_ratios=(2, 1))
+    figure = new_figure(PAGE, 4.6)
+    grid = figure.subplots(2, 2, sharey="row", height_ratios=(1.2, 1), width_ratios=(2.6, 1))
+    gains["arm"] = gains["mixed"] + f"\n{MINUS} " + gains["baseline"]
+    gains, known = gains.rename(columns={"difference": "value"}), set(gains["arm"])
     for (above, below), (task, score) in zip(grid.T, _SCORE_OF.items(), strict=True):
-        compared = [arm for arm in BASELINES if _task(arm) == task]
+        pairs = {
+            f"{arm}\n{MINUS} {baseline}": (arm, baseline)
+            for arm, baseline in _PAIRS
+            if _task(baseline) == task
+        }
+        pairs = {label: pair for label, pair in pairs.items() if label in known}
         above.axhline(0, color="black", linewidth=0.6)
-        own = gains.rename(columns={"baseline": "arm", "difference": "value"})
-        _draw_arms(above, own, compared, names)
-        above.set_xticks(range(len(compared)), [f"{MINUS} {arm}" for arm in compared])
-        arms = [*compared, MIXED]
+        _draw_arms(above, gains, list(pairs), names)
+        mixed, compared = zip(*pairs.values(), strict=True)
+        labels = [
+            f"{arm}\n{MINUS} {_lines(baseline)}"
+            for arm, baseline in zip(mixed, compared, strict=True)
+        ]
+        above.set_xticks(range(len(pairs)), labels)
+        arms = list(dict.fromkeys((*compared, *mixed)))
         own = pd.concat(
             last[(last["architecture"] == name) & (last["metric"] == metric_of(task, name))]
             for name in names
         )
         _draw_arms(below, own, arms, names)
-        below.set_xticks(range(len(arms)), arms)
+        below.set_xticks(range(len(arms)), [_lines(arm) for arm in arms])
         below.axhline(chance(metric_of(task, names[0]), "total"), **REFERENCES["chance"])
         above.set_title(f"{task}, total {score}")
+        if task == "understanding":
+            mixed_at = arms.index(MIXED)
     reported = REPORTED_SCORES[REPORTED_SCORES["fraction"] == 1].set_index("architecture")["value"]
     reported = {name: value for name, value in reported.items() if name in names}
     look = REPORTED | {"linestyle": "", "marker": "D"}
-    arms = [arm for arm in BASELINES if _task(arm) == "understanding"]
-    at = [_place(len(arms), names.index(name), names) for name in reported]  # beside mixed
+    at = [_place(mixed_at, names.index(name), names) for name in reported]
     grid[1, 0].plot(at, list(reported.values()), **look)
-    grid[0, 0].set_ylabel(f"mixed {MINUS} baseline")
+    grid[0, 0].set_ylabel("difference")
     grid[1, 0].set_ylabel("after training")
     handles = [
         *colour_handles(names),
@@ -196,6 +218,11 @@ def _draw_arms(axes: "Axes", table: pd.DataFrame, arms: list[str], names: list[s
     axes.set_xlim(-0.5, len(arms) - 0.5)
     axes.margins(y=0.1)
     axes.grid(False, axis="x")
+
+
+def _lines(arm: str) -> str:
+    """Return an arm's name in two lines."""
+    return arm.replace(" ", "\n", 1)
 
 
 def _place(place: int, number: int, names: list[str]) -> float:
@@ -291,10 +318,13 @@ def tell_benefit(opened: OpenedStudy) -> str:
     drawn = {"its requests alone": (DRAWS, "")}
     means = understanding_totals(opened.table).groupby("arm")["value"].mean()
     ends = ", ".join(
-        f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, TEXT, MIXED) if arm in means
+        f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, TEXT, NO_TEXT, MIXED) if arm in means
     )
+    plain = {"its understanding rows alone, shown as often": (PLAIN_GAINS, "")}
+    told = tell_contrasts(opened, plain)
+    without = f"Without text rows, understanding: {told}.\n" if told else ""
     return (
-        f"Mixed training, understanding: {tell_contrasts(opened, against)}.\n"
+        f"Mixed training, understanding: {tell_contrasts(opened, against)}.\n{without}"
         f"Mixed training, drawing: {tell_contrasts(opened, drawn)}.\n"
         f"Mean total of understanding after training: {ends}.\n"
         f"Drawn as requested after {GENERATION}, in total: {_drawn(opened.table)}."
@@ -354,6 +384,13 @@ STUDY = Study(
             "alone, shown as often",
             "4, figure 3",
             comparing(ONCE, "examples"),
+            "in all four architectures",
+        ),
+        Claim(
+            PLAIN_GAINS,
+            "it does so without rows of text, on the paper's kinds of data",
+            "4, figure 3",
+            comparing(ONCE, "examples", NO_TEXT),
             "in all four architectures",
         ),
         Claim(

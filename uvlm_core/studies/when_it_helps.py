@@ -1,10 +1,10 @@
 """Under which conditions does generation help understanding? (Not asked by the paper; section 4.)
 
-The paper varies one condition at a time. Here six factors of two levels vary together, in 16 of
-their 64 combinations. A cell is one combination. Its gain is the total of mixed training minus that
-of understanding alone, whose rows are shown as often. No main effect is confounded with another one
-or with an interaction of two factors (resolution IV). Interactions of two are confounded with each
-other, so they are in the data of a figure and are not judged.
+The paper varies one condition at a time. Here seven factors of two levels vary together, in 16 of
+their 128 combinations. A cell is one combination. Its gain is the total of mixed training minus
+that of understanding alone, whose rows are shown as often. No main effect is confounded with
+another one or with an interaction of two factors (resolution IV). Interactions of two are
+confounded with each other, so they are in the data of a figure and are not judged.
 
 Belongs here: this design, its claims and figures. Not here: the two arms of a cell
 (`baselines.py`), each factor by itself (`data_scaling.py`, `training_order.py`).
@@ -55,6 +55,7 @@ FACTORS = {  # column of the table -> words for a level
     "optimizer": "{}",
     "language_model": "{} language model",
     "sharing": "{} adapters",
+    "text": "{} text",
 }
 AVERAGE, DEPENDS = "generation helps on average", "the gain depends"
 # the profile's own rates are Muon's
@@ -75,9 +76,10 @@ _MAP_COLUMNS = (
 class MapScale(MixedScale):
     """With the smaller number of understanding rows and of requests.
 
-    All six factors are there in VQ-VQ alone: one space to share an adapter of, and a loss of codes.
+    All factors are there in VQ-VQ alone: one space to share an adapter of, and a loss of codes.
 
-    The larger ones are `seen` and `generation_rows`. Text rows come in proportion to requests.
+    The larger ones are `seen` and `generation_rows`. Text rows, where there are any, come in
+    proportion to requests.
     """
 
     few_rows: int = 0
@@ -93,6 +95,7 @@ def levels(scale: MapScale) -> dict[str, tuple]:
         "optimizer": ("Muon", "AdamW"),
         "language_model": ("pre-trained", "random"),
         "sharing": ("shared", "separate"),
+        "text": ("no", "with"),
     }
 
 
@@ -100,10 +103,11 @@ def design() -> np.ndarray:
     """Return the cells (16, factors): -1 for a factor's first level, 1 for its second.
 
     The first four factors are crossed. The fifth is the product of the first three, the sixth that
-    of the second, third and fourth.
+    of the second, third and fourth, the seventh that of the first, third and fourth.
     """
     crossed = np.array(list(itertools.product((-1, 1), repeat=4)))
-    return np.column_stack([crossed, crossed[:, :3].prod(1), crossed[:, 1:].prod(1)])
+    products = [crossed[:, places].prod(1) for places in ([0, 1, 2], [1, 2, 3], [0, 2, 3])]
+    return np.column_stack([crossed, *products])
 
 
 def cells(scale: MapScale) -> list[dict]:
@@ -145,6 +149,7 @@ def specs_of_cell(base: Profile, scale: MapScale, cell: dict, **same) -> dict[st
         same |= _ADAMW
     rows, requests = cell["understanding_rows"], cell["generation_rows"]
     texts = round(scale.text_rows * requests / scale.generation_rows)
+    texts *= cell["text"] == "with"
     own = replace(scale, generation_rows=requests, text_rows=texts)
     mixed = baselines(base, own, rows, **same)[MIXED]
     return {
@@ -260,7 +265,7 @@ def headline_of_map(opened: OpenedStudy) -> str:
     """Return what the verdict on the average says, in one sentence."""
     told = tell_counts(opened, AVERAGE, "helps", "hurts")
     told = told or "is not shown to help or hurt"
-    return f"Averaged over {len(design())} combinations of six conditions, generation {told}"
+    return f"Averaged over {len(design())} combinations of seven conditions, generation {told}"
 
 
 def tell_map(opened: OpenedStudy) -> str:
@@ -315,7 +320,7 @@ def headline_of_effects(opened: OpenedStudy) -> str:
     if any(told):
         said = ", ".join(filter(None, told))
         return f"What generation adds to understanding is larger {said}"
-    return "What generation adds to understanding is not shown to depend on any of six conditions"
+    return "What generation adds to understanding is not shown to depend on any condition"
 
 
 def tell_effects(opened: OpenedStudy) -> str:
