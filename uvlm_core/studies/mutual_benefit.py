@@ -238,6 +238,9 @@ def headline_of_benefit(opened: OpenedStudy) -> str:
         if gains
         else "Mixed training is not shown to understand better or worse than understanding alone"
     ]
+    plain = tell_counts(opened, PLAIN_GAINS, "better", "worse")
+    if plain:
+        told[0] += f" (without text rows {plain})"
     for claim, words in (
         (OUTLASTS, "from repeating them"),
         (BEYOND_TEXT, "with text for requests"),
