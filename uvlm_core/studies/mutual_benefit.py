@@ -248,7 +248,8 @@ def headline_of_benefit(opened: OpenedStudy) -> str:
         counts = tell_counts(opened, claim, "better", "worse")
         if counts:
             told.append(f"{counts} than {words}")
-    return "; ".join(told)
+    first, *others = "; ".join(told).split(" architectures")
+    return first + " architectures" * bool(others) + "".join(others)  # the word once
 
 
 def attribute_benefits(table: pd.DataFrame) -> pd.DataFrame:
