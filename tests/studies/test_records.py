@@ -39,8 +39,8 @@ def test_missing_records_are_made_and_the_others_left(tmp_path, capsys, monkeypa
     monkeypatch.setattr(records, "run_grid", lambda specs, store, workers: made.append(specs))
     words = ["--study=training_order", "--profile=smoke", "--seeds=2", f"--records={tmp_path}"]
     assert records.main(words) == 0
-    assert [len(specs) for specs in made] == [5, 5]
-    assert capsys.readouterr().out.splitlines()[0] == "seed 0: 5 runs, 5 without a record"
+    assert [len(specs) for specs in made] == [6, 6]
+    assert capsys.readouterr().out.splitlines()[0] == "seed 0: 6 runs, 6 without a record"
 
 
 def test_runs_are_known_and_carried_out_without_what_only_figures_and_clusters_need():
