@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from uvlm_core.data.conversations import Conversation
 from uvlm_core.data.tokens import Processor, image_rows
 from uvlm_core.models.heads import FLOW_STEPS, sample, unscaled
-from uvlm_core.models.unified import UnifiedVLM
+from uvlm_core.models.unified import UnifiedVLM, attention_bias
 
 ROWS_A_CALL = 64  # default batch size, chosen by `make bench`; results do not depend on it
 
@@ -320,9 +320,9 @@ def generate_images(
         if model.head.at_once:
             noise = torch.cat([draws[start : start + batch_size]] * model.copies)
             shown = _shown(model, rows, images_in)
-            made = _drawn_at_once(model, processor, prompts, shown, noise)
-            for found, one in zip((images, triggered), made, strict=True):
-                found.append(one)
+            features, said = _drawn_at_once(model, processor, prompts, shown, noise)
+            images.append(features)
+            triggered.append(said)
             continue
         ids, valid = _segment(prompts, processor.pad, model.device)
         continuation = Continuation(model, cached)
@@ -368,8 +368,7 @@ def _drawn_at_once(
     places = lengths[:, None] + torch.arange(tokens, device=model.device)  # (rows, tokens)
     # tokens of an image see the prompt and each other: (rows, 1, 1, positions)
     seen = torch.cat([valid, valid.new_ones(len(pieces), tokens)], 1)[:, None, None]
-    mask = torch.zeros_like(seen, dtype=states.dtype)
-    mask = mask.masked_fill(~seen, torch.finfo(states.dtype).min).expand(-1, -1, tokens, -1)
+    mask = attention_bias(seen.expand(-1, -1, tokens, -1), states.dtype)
     points = points.to(states.dtype)
     for step in range(FLOW_STEPS):
         times = torch.full_like(points[:, :1, :1], step / FLOW_STEPS)

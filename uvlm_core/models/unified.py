@@ -347,10 +347,7 @@ class UnifiedVLM(PreTrainedModel):
             return None
         causal = torch.ones(tokens, tokens, dtype=torch.bool, device=input_ids.device).tril()
         seen = causal | (drawn[:, :, None] & drawn[:, None])  # (rows, tokens, tokens)
-        dtype = self.language_model.dtype
-        return torch.zeros_like(seen[:, None], dtype=dtype).masked_fill(
-            ~seen[:, None], torch.finfo(dtype).min
-        )
+        return attention_bias(seen[:, None], self.language_model.dtype)
 
     def drawing_states(self, hidden: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the states that predict image tokens, (image slots, LM width).
@@ -483,6 +480,11 @@ class UnifiedVLM(PreTrainedModel):
 
     def _for_head(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.to(next(self.generation_head.parameters()).dtype)
+
+
+def attention_bias(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to attention scores: 0 where a token is seen, else the least number."""
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def _look_up(images: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Does each task help the other? (Paper section 4, figure 3.)
 
 Compares mixed training with each task alone, for each pairing of an understanding space with a
-generation space. Arms of one seed share initial weights, understanding rows and their order, so
-their differences are paired.
+generation space. Mixed training has rows of text beside the requests, which the paper's data lack.
+So it is there without them as well, and one baseline has text in place of the requests. Arms of one
+seed share initial weights, understanding rows and their order, so their differences are paired.
 
 Belongs here: this study's claims and figures. Not here: its runs, which other studies share
 (`baselines.py`), how scores grow during training (`learning_curves.py`).
@@ -248,8 +249,8 @@ def headline_of_benefit(opened: OpenedStudy) -> str:
         counts = tell_counts(opened, claim, "better", "worse")
         if counts:
             told.append(f"{counts} than {words}")
-    first, *others = "; ".join(told).split(" architectures")
-    return first + " architectures" * bool(others) + "".join(others)  # the word once
+    start, word, rest = "; ".join(told).partition(" architectures")
+    return start + word + rest.replace(" architectures", "")  # the word once
 
 
 def attribute_benefits(table: pd.DataFrame) -> pd.DataFrame:
