@@ -21,7 +21,7 @@ from uvlm_core.studies.captioned_pictures import drawn_metric
 from uvlm_core.studies.generation_heads import NEEDED
 from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.trained_parts import PARTS
-from uvlm_core.studies.training_order import ARMS, SHUFFLED, SMALL
+from uvlm_core.studies.training_order import ARMS, SHUFFLED
 from uvlm_core.studies.when_it_helps import cells
 from uvlm_core.training.profiles import profile
 
@@ -281,7 +281,7 @@ def parted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
         (name, "unified", seed, 1.0, "partial", attribute, rng.random(), 9, arm, part)
         for name in architectures
         for part in PARTS
-        for arm in (ONCE, SMALL, REPEATED, MIXED)
+        for arm in (ONCE, TEXT, REPEATED, MIXED)
         for seed in range(seeds)
         for attribute in ("total", *ATTRIBUTES)
     ]

@@ -27,7 +27,6 @@ from uvlm_core.studies.baselines import (
     MixedScale,
     baselines,
     generation_first,
-    text_in_place_of_requests,
 )
 from uvlm_core.studies.language_model_scale import STARTS
 from uvlm_core.studies.learning_curves import FeatureCeiling
@@ -363,7 +362,7 @@ def test_trained_parts_differ_from_training_in_full_in_tuning_rank_and_adapters_
         (arm.labels["trained"], arm.labels["arm"]): arm.spec
         for arm in arms_of("trained_parts", seeds=1)
     }
-    names = (ONCE, training_order.SMALL, REPEATED, MIXED)
+    names = (ONCE, TEXT, REPEATED, MIXED)
     assert set(found) == {(part, arm) for part in PARTS for arm in names}
     trained = {"tuning", "lora_rank", "lora_alpha", "shared_adapter"}
     for (part, arm), spec in found.items():
@@ -380,7 +379,7 @@ def test_baselines_with_two_adapters_and_runs_in_full_are_not_made_again(base, s
     own = set(study.specs(base))
     assert len(study.arms(base, study.scale(base.name))) == 24 * seeds
     assert len(own) == 18 * seeds  # 4 of each of 4 parts, and mixed with two adapters twice
-    others = set(find_study("training_order").specs(base))
+    others = set(find_study("mutual_benefit").specs(base))
     assert len(own & others) == 4 * seeds
     assert {spec.training.tuning for spec in own & others} == {"full"}
 
@@ -404,7 +403,6 @@ def test_heads_differ_from_the_baselines_in_what_they_need_alone():
         assert set(needed) <= {"feature_loss", "feature_loss_weight", "feature_dropout"}
         kept = {} if head == "codes" else {"shown_watches": 5}
         plain = baselines(BASE, scale, scale.seen, seed=0, architecture=name)
-        plain[TEXT] = text_in_place_of_requests(plain[MIXED])
         for arm, spec in plain.items():
             assert found[name, head, arm] == spec.vary(**needed, **kept)
             assert spec.vary(architecture="VQ-VQ") == found["VQ-VQ", "codes", arm]
@@ -465,7 +463,7 @@ def test_language_models_differ_in_size_and_start_alone_and_share_no_stack():
     assert stack_key(found[shipped, "random", MIXED].vary(seed=5).canonical()) in keys
 
 
-@pytest.mark.parametrize(("base", "count", "shared"), [(profile("smoke"), 5, 3), (BASE, 160, 24)])
+@pytest.mark.parametrize(("base", "count", "shared"), [(profile("smoke"), 7, 4), (BASE, 224, 32)])
 def test_runs_of_the_shipped_language_model_are_those_of_mutual_benefit(base, count, shared):
     study = find_study("language_model_scale")  # its language models are not in the cache
     own = set(study.specs(base))

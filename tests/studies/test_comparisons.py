@@ -541,7 +541,7 @@ def test_a_planted_gain_of_each_trained_part_is_judged_as_it_is():
         for part, gain in gained.items()
         for arm, more in (
             (ONCE, 0.0),
-            (training_order.SMALL, gain),
+            (TEXT, gain - 0.07 * (part == FULL)),
             (REPEATED, 0.2),
             (MIXED, gain),
         )
@@ -560,14 +560,14 @@ def test_a_planted_gain_of_each_trained_part_is_judged_as_it_is():
         },
         **{f"total, {part}, {minus} {REPEATED}": ("steps", "no") for part in parts},
         **{
-            f"total, {part}, {minus} {training_order.SMALL}": ("steps", "no effect")
-            for part in parts
+            f"total, {part}, {minus} {TEXT}": ("steps", "no effect")
+            for part in (*parts, FULL_APART)
         },
         f"total, mixed, {FROZEN} \N{MINUS SIGN} {FROZEN_APART}": ("examples", "no effect"),
-        f"total, {minus} {ONCE}, {FULL} \N{MINUS SIGN} {FROZEN}": ("examples", "replicates"),
+        f"total, {minus} {TEXT}, {FULL} \N{MINUS SIGN} {FROZEN}": ("steps", "replicates"),
         f"total, {FULL_APART}, {minus} {ONCE}": ("examples", "yes"),
     }
-    wanted = [*list(gained.values())[:4], -0.2, -0.18, -0.1, -0.3, 0, 0, 0, 0, 0.02, 0.18, 0.15]
+    wanted = [*list(gained.values())[:4], -0.2, -0.18, -0.1, -0.3, 0, 0, 0, 0, 0, 0.02, 0.07, 0.15]
     assert found["difference"].to_numpy() == pytest.approx(wanted, abs=1e-9)
     level = table.assign(value=0.5 + 0.01 * table["seed"])
     assert set(verdicts("trained_parts", level)["verdict"]) == {"no effect"}
@@ -676,6 +676,7 @@ def by_size(slope: float, start: float, seeds=8) -> pd.DataFrame:
             for model, arms in STARTS.items():
                 gain = 0.1 + (slope + 0.002 * (-1) ** seed) * np.log10(count / 1e6)
                 gained = {ONCE: 0.0, REPEATED: 0.3, MIXED: gain - start * (model == "random")}
+                gained[TEXT] = 0.5 * gained[MIXED]
                 rows += [
                     ("VQ-VQ", model, count, arm, seed, 0.4 + 0.01 * seed + gained[arm])
                     for arm in arms
@@ -688,8 +689,8 @@ def by_size(slope: float, start: float, seeds=8) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("slope", "start", "grows", "larger"),
     [
-        (0.08, 0.06, "yes", "yes"),
-        (-0.08, -0.06, "no", "no"),
+        (0.16, 0.12, "yes", "yes"),
+        (-0.16, -0.12, "no", "no"),
         (0.02, 0.0, "no effect", "no effect"),
     ],
 )
@@ -699,22 +700,26 @@ def test_a_planted_slope_over_sizes_and_a_planted_start_are_judged_as_they_are(
     found = verdicts("language_model_scale", by_size(slope, start))
     assert found["claim"].tolist() == [
         *["gains by size"] * 7,
-        "grows with the language model",
-        "more if pre-trained",
+        *["gains by size over text"] * 7,
+        *["grows with the language model"] * 2,
+        *["more if pre-trained"] * 2,
         *["gains by size over repeating"] * 3,
     ]
-    growth, starts = found.iloc[7], found.iloc[8]
-    assert (growth["difference"], growth["verdict"]) == (pytest.approx(slope), grows)
-    assert (starts["difference"], starts["verdict"]) == (pytest.approx(start, abs=1e-9), larger)
+    growth, starts = found.iloc[14:16], found.iloc[16:18]  # over its rows alone, and text with them
+    for part, wanted, verdict in ((growth, slope, grows), (starts, start, larger)):
+        assert part["difference"].tolist() == pytest.approx([wanted, wanted / 2], abs=1e-9)
+        assert set(part["verdict"]) == {verdict}
     counts = np.array([parameters_of(name) for name in LM_LAYERS])
     gain = 0.1 + slope * np.log10(counts / 1e6)
     others = np.delete(gain, 1)  # without the shipped one, which mutual benefit judges
-    wanted = [*others, *(gain - start), *(others - 0.3)]
-    judged = found.drop(index=[7, 8])
+    over = [*others, *(gain - start)]
+    wanted = [*over, *(0.5 * np.array(over)), *(others - 0.3)]
+    judged = found.drop(index=range(14, 18))
     assert judged["difference"].to_numpy() == pytest.approx(wanted)
-    assert found["matching"].tolist() == ["examples"] * 9 + ["steps"] * 3
+    matched = ["examples"] * 7 + ["steps"] * 7 + ["examples", "steps"] * 2 + ["steps"] * 3
+    assert found["matching"].tolist() == matched
     minus = f"mixed \N{MINUS SIGN} {ONCE}"
-    assert found["quantity"].iloc[[0, 3, 4, 7, 8]].tolist() == [
+    assert found["quantity"].iloc[[0, 3, 4, 14, 16]].tolist() == [
         f"total, 0.17 M parameters, pre-trained, {minus}",
         f"total, 0.17 M parameters, random, {minus}",
         f"total, 0.93 M parameters, random, {minus}",

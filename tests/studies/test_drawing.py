@@ -60,7 +60,7 @@ from uvlm_core.studies.learning_curves import (
 from uvlm_core.studies.mutual_benefit import BASELINES
 from uvlm_core.studies.statistics import MARGIN, mean_interval
 from uvlm_core.studies.trained_parts import FROZEN, FULL, PARTS
-from uvlm_core.studies.training_order import ARMS, SHUFFLED, SMALL
+from uvlm_core.studies.training_order import ARMS, SHUFFLED
 from uvlm_core.studies.when_it_helps import FACTORS, cell_gains, effects, levels
 from uvlm_core.training.profiles import profile
 from uvlm_core.training.spec import ARCHITECTURES, REGIMES
@@ -579,7 +579,7 @@ def test_every_trained_part_shows_its_totals_with_chance_and_its_paired_gains():
     gained = drawn("trained_parts", "trained_parts_gains", table).figure.axes[0]
     chance = sum(chances()[name] for name in ATTRIBUTES) / 5
     assert any(list(line.get_ydata()) == pytest.approx([chance] * 2) for line in above.lines)
-    for arm, marker in ((ONCE, "s"), (SMALL, "^"), (REPEATED, "D"), (MIXED, "o")):
+    for arm, marker in ((ONCE, "s"), (TEXT, "v"), (REPEATED, "D"), (MIXED, "o")):
         for axes, values in ((above, wide[arm]), (gained, wide[MIXED] - wide[arm])):
             means = [line for line in axes.lines if line.get_marker() == marker]
             if axes is gained and arm == MIXED:
@@ -715,12 +715,12 @@ def test_totals_and_gains_are_drawn_by_size_with_chance_and_for_each_start():
             assert line.get_xdata() == pytest.approx(counts, rel=0.1)
             wanted = wide.loc[start, arm].groupby("parameters").mean()
             assert line.get_ydata() == pytest.approx(wanted.tolist())
-    (axes,) = drawn("language_model_scale", "language_model_scale_gains", table).figure.axes
-    curves = [line for line in axes.lines if len(line.get_xdata()) == len(counts)]
-    drawn_pairs = (("pre-trained", ONCE), ("random", ONCE), ("pre-trained", REPEATED))
-    for line, (start, baseline) in zip(curves, drawn_pairs, strict=True):
-        own = (wide[MIXED] - wide[baseline]).loc[start].groupby("parameters").mean()
-        assert line.get_ydata() == pytest.approx(own.tolist())
+    panels = drawn("language_model_scale", "language_model_scale_gains", table).figure.axes
+    for axes, (start, arms) in zip(panels, STARTS.items(), strict=True):
+        curves = [line for line in axes.lines if len(line.get_xdata()) == len(counts)]
+        for line, baseline in zip(curves, arms[:-1], strict=True):
+            own = (wide[MIXED] - wide[baseline]).loc[start].groupby("parameters").mean()
+            assert line.get_ydata() == pytest.approx(own.tolist())
 
 
 @pytest.mark.parametrize(

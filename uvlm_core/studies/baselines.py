@@ -1,8 +1,9 @@
 """Mixed training and its baselines, with the same understanding rows (paper section 4).
 
 Mixed training has more rows and so takes more steps. Its gain in understanding is therefore
-measured against two baselines that learn to understand only. One sees the same rows, shown as often
-(the paper's comparison). The other repeats these rows for as many steps.
+measured against baselines that learn to understand only. One sees the same rows, shown as often
+(the paper's comparison). Another repeats these rows for as many steps. If mixed training has text
+rows, which the paper's has not, a third sees them in place of the requests.
 
 Belongs here: these arms' runs, which several studies share. Not here: what a study compares
 (`mutual_benefit.py`, `training_order.py`), the paper's runs at full size (`learning_curves.py`).
@@ -39,31 +40,25 @@ def baselines(base: Profile, scale: MixedScale, rows: int, **same) -> dict[str, 
 
     `same` holds further fields of all of them.
     """
-    more, epochs = scale.generation_rows + scale.text_rows, scale.seen / rows
+    texts, epochs = scale.text_rows, scale.seen / rows
+    more = scale.generation_rows + texts
     # the paper's weights of the image loss, of codes and of features, and its steps of one size
     same |= {"image_loss_weight": 0.2, "feature_loss_weight": 1.0, "batch_counts": "all"}
     # enough to see whether drawing is learned
     same |= {"generated_watches": min(100, base.spec.scoring.generated_watches)}
-    both = sized(base, rows, scale.generation_rows, text_examples=scale.text_rows, **same)
+    both = sized(base, rows, scale.generation_rows, text_examples=texts, **same)
     mixed = both.vary(stages=[Stage(epochs, 1, 1)])
     alone = both.vary(regime="understanding", text_examples=0)
-    return {
+    found = {
         ONCE: alone.vary(stages=[Stage(epochs)]),
         REPEATED: alone.vary(stages=[Stage(epochs + more / rows)]),
         GENERATION: mixed.vary(regime="generation"),
         MIXED: mixed,
     }
-
-
-def text_in_place_of_requests(mixed: RunSpec) -> RunSpec:
-    """Return mixed training whose requests are replaced by its text rows, repeated, as many.
-
-    Nothing is drawn then. It tells what requests do from what text rows beside them do.
-    """
-    (stage,), data = mixed.training.stages, mixed.data
-    more = data.generation_examples + data.text_examples
-    again = replace(stage, generation=0, text=more / data.text_examples)
-    return mixed.vary(regime="understanding", stages=[again])
+    if texts:  # as often as they replace the requests, so in as many steps
+        again = Stage(epochs, text=more / texts)
+        found[TEXT] = mixed.vary(regime="understanding", stages=[again])
+    return found
 
 
 def generation_first(mixed: RunSpec) -> RunSpec:

@@ -44,7 +44,6 @@ from uvlm_core.studies.baselines import (
     TEXT,
     MixedScale,
     baselines,
-    text_in_place_of_requests,
 )
 from uvlm_core.studies.learning_curves import draw_watches
 from uvlm_core.studies.mutual_benefit import differences
@@ -124,7 +123,6 @@ def arms(base: Profile, scale: MixedScale) -> list[Arm]:
     for seed in range(scale.seeds):
         for name in scale.architectures:
             specs = baselines(base, scale, scale.seen, seed=seed, architecture=name)
-            specs[TEXT] = text_in_place_of_requests(specs[MIXED])
             for head, needed in NEEDED[_output(name)].items():
                 changes = needed if head == CODES else needed | kept
                 found += [

@@ -34,7 +34,7 @@ from uvlm_core.studies.base import (
     tell_verdicts,
     understanding_totals,
 )
-from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale, baselines
+from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, TEXT, MixedScale, baselines
 from uvlm_core.studies.style import (
     COLOURS,
     MINUS,
@@ -57,20 +57,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TAUGHT, RANDOM = "pre-trained", "random"
-STARTS = {TAUGHT: (ONCE, REPEATED, MIXED), RANDOM: (ONCE, MIXED)}  # start -> its arms
+STARTS = {TAUGHT: (ONCE, TEXT, REPEATED, MIXED), RANDOM: (ONCE, TEXT, MIXED)}  # start -> arms
 GAINS_BY_SIZE, GROWS = "gains by size", "grows with the language model"
-MORE_IF_TAUGHT, OUTLASTS_BY_SIZE = "more if pre-trained", "gains by size over repeating"
+ADDS_BY_SIZE, OUTLASTS_BY_SIZE = "gains by size over text", "gains by size over repeating"
+MORE_IF_TAUGHT = "more if pre-trained"
 _CONDITIONS = ("language_model", "parameters")
+_MATCHINGS = {ONCE: "examples", TEXT: "steps"}  # baselines with both starts -> how arms match
 _UNJUDGED = "not judged at this scale"  # of one size
 _CURVES = {
     ONCE: {"marker": "s", "markerfacecolor": "white", "linestyle": "--"},
+    TEXT: {"marker": "v", "markerfacecolor": "white", "linestyle": "-."},
     REPEATED: {"marker": "D", "markerfacecolor": "white", "linestyle": ":"},
     MIXED: {"marker": "o", "linestyle": "-"},
-}
-_GAINS = {  # start and baseline -> how what mixed training adds is drawn
-    (TAUGHT, ONCE): {"marker": "o", "linestyle": "-"},
-    (RANDOM, ONCE): {"marker": "v", "markerfacecolor": "white", "linestyle": "--"},
-    (TAUGHT, REPEATED): {"marker": "D", "markerfacecolor": "white", "linestyle": ":"},
 }
 _SIZE_COLUMNS = (
     "architecture",
@@ -136,15 +134,16 @@ def comparing(
 
 
 def compare_growth(table: pd.DataFrame, scale: SizeScale) -> Iterator[Comparison]:
-    """Yield the slope of the gain over the size, per factor of ten, by seed."""
-    for name, wide in _by_size(table, TAUGHT, ONCE):
-        if len(wide.columns) > 1:
-            yield Comparison(
-                name,
-                f"total, {MIXED} {MINUS} {ONCE}, {TAUGHT}, per factor of ten in parameters",
-                slopes(wide),
-                "examples",
-            )
+    """Yield the slope of each gain over the size, per factor of ten, by seed."""
+    for baseline, matching in _MATCHINGS.items():
+        for name, wide in _by_size(table, TAUGHT, baseline):
+            if len(wide.columns) > 1:
+                yield Comparison(
+                    name,
+                    f"total, {MIXED} {MINUS} {baseline}, {TAUGHT}, per factor of ten in parameters",
+                    slopes(wide),
+                    matching,
+                )
 
 
 def slopes(gained: pd.DataFrame) -> pd.Series:
@@ -161,12 +160,13 @@ def slopes(gained: pd.DataFrame) -> pd.Series:
 
 
 def compare_starts(table: pd.DataFrame, scale: SizeScale) -> Iterator[Comparison]:
-    """Yield the gain if pre-trained minus that from random weights, mean over sizes, by seed."""
-    random = dict(_by_size(table, RANDOM, ONCE))
-    for name, taught in _by_size(table, TAUGHT, ONCE):
-        quantity = f"total, {MIXED} {MINUS} {ONCE}, {TAUGHT} {MINUS} {RANDOM}, mean over sizes"
-        difference = (taught - random[name]).dropna().mean(axis=1)
-        yield Comparison(name, quantity, difference, "examples")
+    """Yield each gain if pre-trained minus that from random weights, mean over sizes, by seed."""
+    for baseline, matching in _MATCHINGS.items():
+        random, gain = dict(_by_size(table, RANDOM, baseline)), f"{MIXED} {MINUS} {baseline}"
+        for name, taught in _by_size(table, TAUGHT, baseline):
+            quantity = f"total, {gain}, {TAUGHT} {MINUS} {RANDOM}, mean over sizes"
+            difference = (taught - random[name]).dropna().mean(axis=1)
+            yield Comparison(name, quantity, difference, matching)
 
 
 def _by_size(table: pd.DataFrame, start: str, baseline: str) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -208,25 +208,28 @@ def draw_totals(opened: OpenedStudy) -> Drawn:
 
 @theme()
 def draw_gains(opened: OpenedStudy) -> Drawn:
-    """Draw what mixed training has more than each baseline by size, paired by seed."""
+    """Draw what mixed training has more than each baseline by size; a panel for each start."""
     need(opened.table, "language_model_scale_gains", _SIZE_COLUMNS)
     shown = gains(opened.table, _CONDITIONS)
-    figure = new_figure(PAGE, 2.8)
-    axes = figure.subplots()
-    axes.axhline(0, color="black", linewidth=0.6)
-    keys = pd.MultiIndex.from_frame(shown[["language_model", "baseline"]])
-    series = [(shown[keys == key], look) for key, look in _GAINS.items()]
-    _draw_sizes(axes, series, "difference")
-    axes.set_ylabel(f"{MIXED} {MINUS} baseline")
+    figure = new_figure(PAGE, 2.9)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (start, names) in zip(panels, STARTS.items(), strict=True):
+        axes.axhline(0, color="black", linewidth=0.6)
+        own = shown[shown["language_model"] == start]
+        series = [(own[own["baseline"] == arm], _CURVES[arm]) for arm in names if arm != MIXED]
+        _draw_sizes(axes, series, "difference")
+        axes.set_title(f"{start} language model")
+    panels[0].set_ylabel(f"{MIXED} {MINUS} baseline")
     handles = [
         *colour_handles(known_architectures(shown)),
         *(
-            entry(color="black", label=f"{start}, {MINUS} {baseline}", **look)
-            for (start, baseline), look in _GAINS.items()
+            entry(color="black", label=f"{MINUS} {arm}", **look)
+            for arm, look in _CURVES.items()
+            if arm != MIXED
         ),
         *spread_handles(shown),
     ]
-    headline(figure, headline_of_gains(opened), handles, ncols=3)
+    headline(figure, headline_of_gains(opened), handles, ncols=4)
     return Drawn(figure, shown, records=set(opened.table["record"]))
 
 
@@ -260,18 +263,18 @@ def headline_of_totals(opened: OpenedStudy) -> str:
 
 
 def _word(opened: OpenedStudy, claim: str, holds: str, opposite: str, neither: str) -> str:
-    """Return the word for a claim that holds, or its opposite, in all architectures."""
-    above, below, count = count_verdicts(opened, claim)
+    """Return the word for a claim about the gain over understanding alone, in all architectures."""
+    above, below, count = count_verdicts(opened, claim, f"{MINUS} {ONCE}")
     return holds if above == count > 0 else opposite if below == count > 0 else neither
 
 
 def headline_of_gains(opened: OpenedStudy) -> str:
     """Return in how many cases mixed training beats its baselines, in one sentence."""
     beats, _, count = count_verdicts(opened, GAINS_BY_SIZE)
-    _, beaten, _ = count_verdicts(opened, OUTLASTS_BY_SIZE)
+    adds, _, _ = count_verdicts(opened, ADDS_BY_SIZE)
     return (
         f"Mixed training beats its understanding rows alone in {beats} of {count} comparisons, and "
-        f"is beaten by repeating them in {beaten}"
+        f"understanding and text in {adds}"
     )
 
 
@@ -292,9 +295,9 @@ def tell_totals(opened: OpenedStudy) -> str:
     ]
     grows = tell_verdicts(opened, GROWS) or _UNJUDGED
     return (
-        f"{'. '.join(told)}. Chance is {chance('partial', 'total'):.2f}. The gain over "
-        f"understanding alone changes with ten times the parameters by: {grows}. Its mean over "
-        f"sizes, pre-trained minus random: {tell_verdicts(opened, MORE_IF_TAUGHT)}."
+        f"{'. '.join(told)}. Chance is {chance('partial', 'total'):.2f}. The gains over "
+        f"{ONCE} and over {TEXT} change with ten times the parameters by: {grows}. Their means "
+        f"over sizes, pre-trained minus random: {tell_verdicts(opened, MORE_IF_TAUGHT)}."
     )
 
 
@@ -312,8 +315,10 @@ def tell_gains(opened: OpenedStudy) -> str:
     return (
         f"Mixed training minus its understanding rows alone, shown as often, {TAUGHT}: "
         f"{tell(GAINS_BY_SIZE, TAUGHT)}. The same, {RANDOM}: {tell(GAINS_BY_SIZE, RANDOM)}. Minus "
-        f"these rows repeated for as many steps, {TAUGHT}: {tell(OUTLASTS_BY_SIZE, TAUGHT)}. "
-        "Mutual benefit judges the shipped language model, pre-trained."
+        f"text rows in place of requests, {TAUGHT}: {tell(ADDS_BY_SIZE, TAUGHT)}. The same, "
+        f"{RANDOM}: {tell(ADDS_BY_SIZE, RANDOM)}. Minus its understanding rows repeated for as "
+        f"many steps, {TAUGHT}: {tell(OUTLASTS_BY_SIZE, TAUGHT)}. Mutual benefit judges the "
+        "shipped language model, pre-trained."
     )
 
 
@@ -337,9 +342,16 @@ STUDY = Study(
             comparing((TAUGHT, RANDOM), ONCE, "examples"),
         ),
         Claim(
+            ADDS_BY_SIZE,
+            "with a language model of this size and start, mixed training understands better than "
+            "with text rows in place of requests",
+            "B",
+            comparing((TAUGHT, RANDOM), TEXT, "steps"),
+        ),
+        Claim(
             GROWS,
-            "what mixed training adds to its understanding rows alone grows with the size of a "
-            "pre-trained language model",
+            "what mixed training adds to its understanding rows alone, or to these and text, grows "
+            "with the size of a pre-trained language model",
             "B",
             compare_growth,
         ),

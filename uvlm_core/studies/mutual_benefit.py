@@ -39,7 +39,6 @@ from uvlm_core.studies.baselines import (
     TEXT,
     MixedScale,
     baselines,
-    text_in_place_of_requests,
 )
 from uvlm_core.studies.learning_curves import REPORTED_SCORES
 from uvlm_core.studies.statistics import mean_interval, verdict
@@ -83,15 +82,13 @@ _BENEFIT_COLUMNS = ("architecture", "arm", "seed", "fraction", "metric", "attrib
 def arms(base: Profile, scale: MixedScale) -> list[Arm]:
     """Return mixed training and its baselines, by seed and architecture.
 
-    If mixed training has text rows, it is there without them as well, and so are text rows in place
-    of its requests.
+    If mixed training has text rows, it is there without them as well.
     """
     found = []
     for seed in range(scale.seeds):
         for name in scale.architectures:
             specs = baselines(base, scale, scale.seen, seed=seed, architecture=name)
             if scale.text_rows:
-                specs[TEXT] = text_in_place_of_requests(specs[MIXED])
                 without = replace(scale, text_rows=0)
                 same = {"seed": seed, "architecture": name}
                 specs[NO_TEXT] = baselines(base, without, scale.seen, **same)[MIXED]

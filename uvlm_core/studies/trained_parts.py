@@ -10,12 +10,12 @@ that embedding. A shared adapter learns from both tasks. With two adapters and a
 model, no weight has a gradient from both tasks, so no knowledge can cross. Text rows train nothing
 there. The tasks share only their steps: the number of steps, the mean of the text loss, and the
 norm to which the whole gradient is clipped. Even there mixed training takes more steps than
-understanding alone, each with fewer understanding rows, and any gain comes from that. Mixed
-training should gain nothing over the same rows in as many but smaller steps.
+understanding alone, each with fewer understanding rows, and any gain comes from that. Understanding
+and text takes the same steps. So mixed training should gain nothing over it.
 
 Belongs here: this study's runs, claims and figures. Not here: mixed training and its baselines
-(`training_order.py`), the verdicts on training in full with a shared adapter (`mutual_benefit.py`
-and `training_order.py`), what a tuning trains (`training/networks.py`).
+(`baselines.py`), the verdicts on training in full with a shared adapter (`mutual_benefit.py`), what
+a tuning trains (`training/networks.py`).
 """
 
 import textwrap
@@ -37,7 +37,7 @@ from uvlm_core.studies.base import (
     tell_verdicts,
     understanding_totals,
 )
-from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, MixedScale
+from uvlm_core.studies.baselines import MIXED, ONCE, REPEATED, TEXT, MixedScale, baselines
 from uvlm_core.studies.style import (
     COLOURS,
     MINUS,
@@ -53,7 +53,6 @@ from uvlm_core.studies.style import (
     spread_handles,
     theme,
 )
-from uvlm_core.studies.training_order import SMALL, specs_of
 from uvlm_core.training.profiles import Profile
 
 if TYPE_CHECKING:
@@ -72,13 +71,14 @@ PARTS = {  # what is trained of the language model -> changes to the profile's s
     FULL: {"tuning": "full"},
 }
 LESS_THAN_FULL = (FROZEN_APART, FROZEN, LOW_RANK, HIGH_RANK)
+JUDGED_HERE = (*LESS_THAN_FULL, FULL_APART)  # mutual benefit has the other one
 GAINS = "gains by trained part"
-EXCEEDS, ADDS = f"{GAINS} over repeating", f"{GAINS} over smaller steps"
+EXCEEDS, ADDS = f"{GAINS} over repeating", f"{GAINS} over text"
 BY_ADAPTER = "gains by a shared adapter"
 NEEDS_LEARNING, GAINS_APART = "more where the LM learns", "gains with two adapters"
 _ARM_LOOKS = {
     ONCE: {"marker": "s", "markerfacecolor": "white"},
-    SMALL: {"marker": "^", "markerfacecolor": "white"},
+    TEXT: {"marker": "v", "markerfacecolor": "white"},
     REPEATED: {"marker": "D", "markerfacecolor": "white"},
     MIXED: {"marker": "o"},
 }
@@ -104,7 +104,7 @@ def arms(base: Profile, scale: MixedScale) -> list[Arm]:
         for seed in range(scale.seeds)
         for name in scale.architectures
         for part, tuned in PARTS.items()
-        for arm, spec in specs_of(
+        for arm, spec in baselines(
             base, scale, scale.seen, seed=seed, architecture=name, **tuned
         ).items()
         if arm in _ARM_LOOKS
@@ -139,10 +139,10 @@ def comparing(
 
 
 def compare_learning(table: pd.DataFrame, scale: MixedScale) -> Iterator[Comparison]:
-    """Compare the gain over the same rows between a trained and a frozen language model."""
-    for name, wide in _by_part(table, ONCE):
-        quantity = f"total, {MIXED} {MINUS} {ONCE}, {FULL} {MINUS} {FROZEN}"
-        yield Comparison(name, quantity, wide[FULL] - wide[FROZEN], "examples")
+    """Compare what requests add, beyond text, between a trained and a frozen language model."""
+    for name, wide in _by_part(table, TEXT):
+        quantity = f"total, {MIXED} {MINUS} {TEXT}, {FULL} {MINUS} {FROZEN}"
+        yield Comparison(name, quantity, wide[FULL] - wide[FROZEN], "steps")
 
 
 def compare_adapters(table: pd.DataFrame, scale: MixedScale) -> Iterator[Comparison]:
@@ -190,9 +190,9 @@ def draw_gains(opened: OpenedStudy) -> Drawn:
     axes = figure.subplots()
     axes.axhline(0, color="black", linewidth=0.6)
     named = shown.rename(columns={"baseline": "arm", "difference": "value"})
-    _draw_parts(axes, named, (ONCE, SMALL, REPEATED))
+    _draw_parts(axes, named, (ONCE, TEXT, REPEATED))
     axes.set_ylabel(f"{MIXED} {MINUS} baseline")
-    handles = _handles(shown, {arm: f"{MINUS} {arm}" for arm in (ONCE, SMALL, REPEATED)})
+    handles = _handles(shown, {arm: f"{MINUS} {arm}" for arm in (ONCE, TEXT, REPEATED)})
     headline(figure, headline_of_gains(opened), handles, ncols=4)
     return Drawn(figure, shown)
 
@@ -226,8 +226,8 @@ def headline_of_totals(opened: OpenedStudy) -> str:
     above, below, count = count_verdicts(opened, NEEDS_LEARNING)
     word = "larger" if above == count else "smaller" if below == count else "not shown to be larger"
     return (
-        f"What mixed training adds to its understanding rows alone is {word} where the language "
-        "model learns than where it is frozen"
+        f"What requests add to understanding, beyond text rows, is {word} where the language model "
+        "learns than where it is frozen"
     )
 
 
@@ -245,13 +245,12 @@ def tell_totals(opened: OpenedStudy) -> str:
     """Say where the arms end with each trained part, and how much more learning adds."""
     means = understanding_totals(opened.table).groupby(["trained", "arm"])["value"].mean()
     ends = "; ".join(
-        f"{part} " + ", ".join(f"{means[part, arm]:.2f}" for arm in (ONCE, REPEATED, MIXED))
-        for part in PARTS
+        f"{part} " + ", ".join(f"{means[part, arm]:.2f}" for arm in _ARM_LOOKS) for part in PARTS
     )
     return (
-        f"Mean total of {ONCE}, {REPEATED} and {MIXED}, in this order: {ends}. Chance is "
-        f"{chance('partial', 'total'):.2f}. The gain over understanding alone with the full LM, "
-        f"minus the gain with a frozen one: {tell_verdicts(opened, NEEDS_LEARNING)}."
+        f"Mean total of {', '.join(_ARM_LOOKS)}, in this order: {ends}. Chance is "
+        f"{chance('partial', 'total'):.2f}. The gain over {TEXT} with the full LM, minus the gain "
+        f"with a frozen one: {tell_verdicts(opened, NEEDS_LEARNING)}."
     )
 
 
@@ -263,10 +262,10 @@ def tell_gains(opened: OpenedStudy) -> str:
 
     return (
         "Mixed training minus its understanding rows alone, shown as often: "
-        f"{tell(GAINS, LESS_THAN_FULL)}; {tell(GAINS_APART, (FULL_APART,))}. Minus these rows in "
-        f"as many but smaller steps: {tell(ADDS, LESS_THAN_FULL)}. Minus these rows repeated for "
-        f"as many steps: {tell(EXCEEDS, LESS_THAN_FULL)}. With a frozen LM, one adapter minus two: "
-        f"{tell_verdicts(opened, BY_ADAPTER)}. Other studies judge the full LM with one adapter."
+        f"{tell(GAINS, LESS_THAN_FULL)}; {tell(GAINS_APART, (FULL_APART,))}. Minus text rows in "
+        f"place of requests: {tell(ADDS, JUDGED_HERE)}. Minus these rows repeated for as many "
+        f"steps: {tell(EXCEEDS, LESS_THAN_FULL)}. With a frozen LM, one adapter minus two: "
+        f"{tell_verdicts(opened, BY_ADAPTER)}. Mutual benefit judges the full LM with one adapter."
     )
 
 
@@ -296,9 +295,10 @@ STUDY = Study(
         ),
         Claim(
             ADDS,
-            "it understands better than from these rows alone in as many but smaller steps",
+            "with LoRA, a frozen language model or two adapters, it understands better than with "
+            "text rows in place of requests",
             "4.3",
-            comparing(LESS_THAN_FULL, SMALL, "steps"),
+            comparing(JUDGED_HERE, TEXT, "steps"),
         ),
         Claim(
             BY_ADAPTER,
@@ -309,7 +309,7 @@ STUDY = Study(
         ),
         Claim(
             NEEDS_LEARNING,
-            "what mixed training adds to its understanding rows alone is larger where the language "
+            "what requests add to understanding, beyond text rows, is larger where the language "
             "model is trained in full than where it is frozen",
             "4.3",
             compare_learning,

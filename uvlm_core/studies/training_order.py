@@ -42,7 +42,6 @@ from uvlm_core.studies.baselines import (
     MixedScale,
     baselines,
     generation_first,
-    text_in_place_of_requests,
 )
 from uvlm_core.studies.style import (
     COLOURS,
@@ -141,7 +140,6 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
         "generation first without text": both.vary(
             stages=[Stage(generation=more / generation), Stage(epochs)]
         ),
-        TEXT: text_in_place_of_requests(both),
         NO_WORDS: both.vary(wordless_requests=True),
         EDITS: both.vary(edit_requests=True),
         SHUFFLED_EDITS: both.vary(edit_requests=True, shuffled_requests=True),
