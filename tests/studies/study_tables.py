@@ -79,7 +79,7 @@ def scaling(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     rng, rows = np.random.default_rng(1), []
     for name in architectures:
         runs = [(ONCE, count, 0) for count in (8, 16, 32)]
-        runs += [(arm, 16, requests) for arm in (MIXED, REPEATED) for requests in (8, 16)]
+        runs += [(arm, 16, requests) for arm in (MIXED, TEXT, REPEATED) for requests in (8, 16)]
         runs += [(GENERATION, 0, 16), (MIXED, 8, 16)]
         rows += [
             (name, "", seed, 1.0, metric, attribute, 0.5 + 0.3 * rng.random(), 9, *run)
@@ -94,7 +94,7 @@ def scaling(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of affine_alignment at its smoke scale, out of random numbers."""
     rng, rows = np.random.default_rng(2), []
-    judged = [(ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO), (FIRST, ONE)]
+    judged = [(arm, ONE) for arm in (ONCE, REPEATED, TEXT, MIXED, FIRST)] + [(MIXED, TWO)]
     arms = [(*arm, *how) for how in (("none", 0.0), ("affine", 1.0)) for arm in judged]
     arms += [(arm, ONE, "authors", 0.3) for arm in (ONCE, MIXED)]
     for name, how, seed in itertools.product(architectures, arms, range(seeds)):
@@ -118,9 +118,9 @@ def distorted(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
 def transferred(architectures=("VQ-VQ",), seeds=3) -> pd.DataFrame:
     """A table of attribute_transfer, out of random numbers; the attributes of its smoke scale."""
     rng, rows = np.random.default_rng(4), []
-    arms = (ONCE, REPEATED, MIXED, ABSENT, FALSE, FIRST)
+    arms = (ONCE, REPEATED, TEXT, MIXED, ABSENT, FALSE, FIRST)
     for name, arm, seed in itertools.product(architectures, arms, range(seeds)):
-        drawn = () if arm in (ONCE, REPEATED) else (generation_metric(name),)
+        drawn = () if arm in (ONCE, REPEATED, TEXT) else (generation_metric(name),)
         found = [(metric, attribute) for attribute in ATTRIBUTES for metric in ("partial", *drawn)]
         found += [
             (metric, f"{attribute}, {place}")

@@ -131,7 +131,8 @@ def test_scaling_lets_one_task_grow_and_keeps_the_other(name):
     base = profile(name)
     scale = find_study("data_scaling").scale(name)
     arms = arms_of("data_scaling", base, seeds=1, architectures=("VQ-VQ",))
-    found = {arm: [a for a in arms if a.labels["arm"] == arm] for arm in (ONCE, REPEATED, MIXED)}
+    names = (ONCE, REPEATED, TEXT, MIXED)
+    found = {arm: [a for a in arms if a.labels["arm"] == arm] for arm in names}
     for arm in arms:
         rows, shown = arm.spec.rows_of_kinds, arm.labels
         assert shown["understanding_rows"] == rows["understanding"]
@@ -143,10 +144,15 @@ def test_scaling_lets_one_task_grow_and_keeps_the_other(name):
         if a.labels["understanding_rows"] == scale.seen
     }
     assert list(grown) == [*scale.fewer_requests, scale.generation_rows]
-    repeated = {a.labels["generation_rows"]: a.spec for a in found[REPEATED]}
-    assert {n: spec.steps for n, spec in grown.items()} == {
-        n: spec.steps for n, spec in repeated.items()
-    }
+    for baseline in (REPEATED, TEXT):
+        assert {a.labels["generation_rows"]: a.spec.steps for a in found[baseline]} == {
+            requests: spec.steps for requests, spec in grown.items()
+        }
+    for arm in found[TEXT]:  # all rows but those to be understood are text
+        rows = arm.spec.rows_of_kinds
+        assert not arm.spec.generates and 2 * rows["text"] == arm.labels["generation_rows"]
+        seen = arm.spec.training.stages[0].seen(rows)
+        assert seen["text"] == 3 * rows["text"] and seen["understanding"] == scale.seen
     other = {
         a.labels["understanding_rows"]
         for a in found[MIXED]
@@ -179,7 +185,7 @@ def test_alignment_distorts_both_orders_and_trains_mixed_by_one_adapter_and_by_t
     names = ("seed", "arm", "adapters", "family", "dose")
     found = {tuple(arm.labels[name] for name in names): arm.spec for arm in arms}
     assert len({spec.canonical() for spec in found.values()}) == len(arms)  # none is in vain
-    judged = ((ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO), (FIRST, ONE))
+    judged = [(arm, ONE) for arm in (ONCE, REPEATED, TEXT, MIXED, FIRST)] + [(MIXED, TWO)]
     kinds = (("none", 0.0), ("affine", 1.0))
     wanted = {(seed, *arm, *how) for seed in range(6) for arm in judged for how in kinds}
     wanted |= {
@@ -205,11 +211,11 @@ def test_a_distortion_that_leaves_no_common_adapter_is_refused():
         arms_of("affine_alignment", seeds=1, family="shear")
 
 
-def test_transfer_has_two_orders_two_baselines_and_two_controls_in_every_seed():
+def test_transfer_has_two_orders_three_baselines_and_two_controls_in_every_seed():
     scale = find_study("attribute_transfer").scale("laptop")
     arms = arms_of("attribute_transfer", seeds=2)
     specs = {(arm.labels["seed"], arm.labels["arm"]): arm.spec for arm in arms}
-    assert len(set(specs.values())) == len(arms) == 2 * 6
+    assert len(set(specs.values())) == len(arms) == 2 * 7
     few = tuple(AttributeBias(name, 0.03) for name in ("weather", "weather_corner"))
     never = tuple(AttributeBias(name, 0.0, ("generation",)) for name in scale.rare)
     exchanged = ("weather", "weather_corner", "battery_corner")
@@ -219,15 +225,15 @@ def test_transfer_has_two_orders_two_baselines_and_two_controls_in_every_seed():
             arm: spec.vary(biases=few, probe_watches=BASE.spec.scoring.test_watches)
             for arm, spec in plain.items()
         }
-        assert {arm: specs[seed, arm] for arm in (ONCE, REPEATED, MIXED)} == {
-            arm: rare[arm] for arm in (ONCE, REPEATED, MIXED)
-        }
+        names = (ONCE, REPEATED, TEXT, MIXED)
+        assert {arm: specs[seed, arm] for arm in names} == {arm: rare[arm] for arm in names}
         absent, false = (specs[seed, arm] for arm in (transfer.ABSENT, transfer.FALSE))
         assert absent == rare[MIXED].vary(biases=few + never)
         assert false == rare[MIXED].vary(shuffled_attributes=exchanged)
         assert specs[seed, FIRST] == generation_first(rare[MIXED])
-        steps = {arm: specs[seed, arm].steps for arm in (ONCE, REPEATED, MIXED)}
-        assert steps[ONCE] == 200 and abs(steps[REPEATED] - steps[MIXED]) <= 1
+        steps = {arm: specs[seed, arm].steps for arm in names}
+        assert steps[ONCE] == 200 and steps[TEXT] == steps[MIXED]
+        assert abs(steps[REPEATED] - steps[MIXED]) <= 1
 
 
 @pytest.mark.parametrize("name", ["smoke", "laptop", "smollm", "paper"])

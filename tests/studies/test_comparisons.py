@@ -129,12 +129,13 @@ def test_a_planted_benefit_is_judged_against_each_baseline_as_it_is():
 
 def distorted(mixed: float, alone: float, longer: float, two: float, first: float, seeds=8):
     """As the table of affine_alignment: what the distortion costs mixed training, its baselines,
-    mixed training by two adapters, and training that generates first. Plain training on both tasks
-    is .1 above its rows alone. The CKA of the last layer falls by .3, that of the adapter does
-    not."""
+    mixed training by two adapters, and training that generates first. Understanding and text loses
+    nothing. Plain training on both tasks is .1 above its rows alone, and text is level with these.
+    The CKA of the last layer falls by .3, that of the adapter does not."""
     costs = {
         (ONCE, ONE): (0.6, alone),
         (REPEATED, ONE): (0.8, longer),
+        (TEXT, ONE): (0.6, 0.0),
         (MIXED, ONE): (0.7, mixed),
         (MIXED, TWO): (0.7, two),
         (FIRST, ONE): (0.7, first),
@@ -170,16 +171,19 @@ def test_a_planted_cost_of_a_distortion_is_judged_against_each_baseline_as_it_is
         ["distortion hurts", "examples", "replicates"],
         ["distortion hurts more", "examples", "replicates"],
         ["distortion hurts more", "steps", "contradicts"],
+        ["distortion hurts more", "steps", "replicates"],
         ["not by sharing", "examples", "yes"],
         ["benefit without alignment", "examples", "no"],  # .5 and .55
         ["benefit without alignment", "examples", "yes"],  # .6 and .55
+        ["more than text without alignment", "steps", "no"],  # .5 and .6
+        ["more than text without alignment", "steps", "no effect"],  # .6 and .6
         ["apart to the last layer", "examples", "yes"],
         ["distortion hurts generation first", "examples", "yes"],
         ["distortion hurts generation first more", "examples", "yes"],
         ["distortion hurts generation first more", "steps", "no"],
         ["generation first without alignment", "examples", "no effect"],  # .55 and .55
     ]
-    wanted = [0.2, 0.15, -0.1, 0.1, -0.05, 0.05, 0.3, 0.15, 0.1, -0.15, 0.0]
+    wanted = [0.2, 0.15, -0.1, 0.2, 0.1, -0.05, 0.05, -0.1, 0.0, 0.3, 0.15, 0.1, -0.15, 0.0]
     assert found["difference"].tolist() == pytest.approx(wanted, abs=1e-3)
 
 
@@ -202,15 +206,16 @@ def test_a_cost_is_that_of_the_same_arm_adapters_and_seed():
 
 def transferred(gain: float, by_requests: float, selectivity: float, seeds=8) -> pd.DataFrame:
     """As the table of attribute_transfer: mixed training is `gain` above its rows alone on the rare
-    weather, of which `by_requests` is lost if no request mentions it, and .2 below as many steps;
-    training that generates first is .1 above mixed training; probes of the last of 11 layers read
-    the weather by `selectivity`."""
+    weather, of which `by_requests` is lost if no request mentions it; it is .2 below as many steps
+    and .1 above text in place of requests. Training that generates first is .1 above mixed training.
+    Probes of the last of 11 layers read the weather by `selectivity`."""
     rows = []
     for seed in range(seeds):
         start, noise = 0.3 + 0.001 * seed, 0.002 * (-1) ** seed
         for arm, value in (
             (ONCE, start),
             (REPEATED, start + gain + 0.2),
+            (TEXT, start + gain - 0.1),
             (MIXED, start + gain + noise),
             (ABSENT, start + gain - by_requests),
             (FALSE, start + gain),
@@ -247,6 +252,7 @@ def test_a_planted_transfer_is_judged_as_it_is():
     assert found["verdict"].to_dict() == {
         "transfer": "replicates",
         "more than repeating": "no",
+        "more than by text": "yes",
         "by its requests": "yes",
         "by their values": "no effect",
         "tokens carry it": "replicates",
@@ -258,6 +264,7 @@ def test_a_planted_transfer_is_judged_as_it_is():
         {
             "transfer": 0.3,
             "more than repeating": -0.2,
+            "more than by text": 0.1,
             "by its requests": 0.25,
             "by their values": 0.0,
             "tokens carry it": 0.4035,
@@ -277,7 +284,7 @@ def test_only_runs_whose_understanding_data_lack_the_attribute_are_compared():
     table = transferred(0.3, 0.0, 0.0, seeds=2)
     earlier = table.assign(fraction=0.5, value=0.0)
     found = at_end(pd.concat([table, earlier, table.assign(rate=1.0)]), "partial", "weather")
-    assert len(found) == 2 * 6
+    assert len(found) == 2 * 7
     assert found.set_index(["arm", "seed"])["value"][ONCE].tolist() == pytest.approx([0.3, 0.301])
 
 
@@ -291,7 +298,7 @@ def test_a_metric_that_nobody_guesses_is_refused():
 
 def scaled(rate: float, seeds=8) -> pd.DataFrame:
     """As the table of data_scaling: a request is worth `rate` understanding rows, and as many steps
-    on repeated rows add .1."""
+    on repeated rows add .1. Text rows in place of requests add half of what these do."""
     found, rows = [], 16
 
     def add(arm, understood, requests, metric, value, seed):
@@ -305,6 +312,8 @@ def scaled(rate: float, seeds=8) -> pd.DataFrame:
             value = 0.1 * np.log(rows + rate * requests)
             add(MIXED, rows, requests, "partial", value, seed)
             add(REPEATED, rows, requests, "partial", 0.1 * np.log(rows) + 0.1, seed)
+            half = 0.05 * (np.log(rows + rate * requests) + np.log(rows))
+            add(TEXT, rows, requests, "partial", half, seed)
         for count in (8, 16):
             noise = 0.01 * (-1) ** seed * (count == 8)
             add(MIXED, count, 16, "read_back", 0.02 * count + noise, seed)
@@ -333,17 +342,26 @@ def test_planted_scaling_is_judged_as_it_is():
     assert found["verdict"].to_dict() == {
         "generation data help": "no effect",
         "more than repeating": "no",
+        "requests beyond text": "no effect",
         "benefit grows": "no effect",
+        "benefit beyond text grows": "no effect",
         "understanding data help": "replicates",
         "worth of a request": "contradicts",
     }
-    assert found["matching"].tolist() == ["examples", "steps", "examples", "examples", "examples"]
+    matched = ["examples", "steps", "steps", "examples", "steps", "examples", "examples"]
+    assert found["matching"].tolist() == matched
     gain = 0.1 * np.log((16 + 0.9 * 8) / 16)
     assert found.loc["generation data help", "difference"] == pytest.approx(gain)
     assert found.loc["more than repeating", "difference"] == pytest.approx(gain - 0.1)
+    assert found.loc["requests beyond text", "difference"] == pytest.approx(gain / 2)
+    more = 0.05 * np.log((16 + 0.9 * 16) / (16 + 0.9 * 8))
+    assert found.loc["benefit beyond text grows", "difference"] == pytest.approx(more)
     assert found.loc["understanding data help", "difference"] == pytest.approx(0.16)
     without = verdicts("data_scaling", scaled(0.9), fewer_understood=())  # no runs to compare with
     assert set(without["claim"]) == set(found.index) - {"understanding data help"}
+    table = scaled(0.9)
+    paper = verdicts("data_scaling", table[table["arm"] != TEXT])  # without text rows
+    assert set(paper["claim"]) == {name for name in found.index if "text" not in name}
 
 
 def test_a_planted_order_is_judged_against_each_baseline_and_control():

@@ -539,7 +539,7 @@ def test_the_scaling_figure_shows_what_a_seed_gains_by_the_other_tasks_rows():
     found = drawn("data_scaling", "data_scaling", table)
     left, right = found.figure.axes
     once = mean("partial", ONCE, 16, 0)
-    for arm, marker in ((MIXED, "o"), (REPEATED, "D")):
+    for arm, marker in ((MIXED, "o"), (TEXT, "v"), (REPEATED, "D")):
         (line,) = [x for x in left.lines if x.get_marker() == marker and len(x.get_xdata()) == 3]
         wanted = [(mean("partial", arm, 16, count) - once).mean() for count in (8, 16)]
         assert line.get_ydata() == pytest.approx([0, *wanted])
@@ -799,9 +799,9 @@ def test_a_distortion_is_drawn_where_arms_end_and_in_what_they_lose():
     found = drawn("affine_alignment", "affine_alignment", distorted())
     left, right = found.figure.axes
     dots = [line for line in left.lines if line.get_marker() == "o"]
-    assert [line.get_markerfacecolor() == "white" for line in dots] == 5 * [False] + 5 * [True]
+    assert [line.get_markerfacecolor() == "white" for line in dots] == 6 * [False] + 6 * [True]
     assert set(found.shown["family"]) == {"none", "affine"}
-    arms = [(ONCE, ONE), (REPEATED, ONE), (MIXED, ONE), (MIXED, TWO), (FIRST, ONE)]
+    arms = [(arm, ONE) for arm in (ONCE, TEXT, REPEATED, MIXED)] + [(MIXED, TWO), (FIRST, ONE)]
     lost = [line.get_ydata()[0] for line in right.lines if line.get_marker() == "o"]
     assert lost == pytest.approx([costs_of(*arm).mean() for arm in arms])
     for arm in arms:
@@ -883,6 +883,7 @@ def test_transfer_draws_paired_differences_from_every_baseline_and_control():
     orders = (
         {MIXED: ONCE, FIRST: ONCE},
         {MIXED: REPEATED, FIRST: REPEATED},
+        {MIXED: TEXT},
         {MIXED: ABSENT},
         {MIXED: FALSE},
     )
@@ -925,11 +926,14 @@ def test_what_arms_know_is_drawn_with_chance_and_only_where_it_was_scored():
         level = chance("partial", attribute)
         for axes in line:
             assert [level] * 2 in [list(each.get_xdata()) for each in axes.lines]
-        assert drawn_at(line[2], 0) == drawn_at(line[2], 1) == []  # they draw nothing
+        for place, arm in enumerate(attribute_transfer.TRANSFER_ARMS):
+            silent = arm in (ONCE, REPEATED, TEXT)  # they draw nothing
+            assert (drawn_at(line[2], place) == []) == silent
         own = table[(table["arm"] == MIXED) & (table["attribute"] == attribute)]
         for axes, metric in zip(line, ("partial", "constrained", "read_back"), strict=True):
             mean = own.loc[own["metric"] == metric, "value"].mean()
-            assert drawn_at(axes, 2)[-1] == [pytest.approx(mean)]
+            place = attribute_transfer.TRANSFER_ARMS.index(MIXED)
+            assert drawn_at(axes, place)[-1] == [pytest.approx(mean)]
 
 
 def test_scores_on_pictures_are_drawn_by_arm_with_their_references():

@@ -1,7 +1,7 @@
 """What does it cost if the two image spaces disagree? (Paper section 4.1, figure 4.)
 
 Distorts the space in which images are read, so that it no longer agrees with the space in which
-they are drawn. Mixed training and both of its baselines, understanding alone, get the same
+they are drawn. Mixed training and its baselines, which learn to understand only, get the same
 distortion. What it costs a model is the undistorted score minus the distorted one, paired by seed.
 Mixed training is also run with two adapters, as one adapter for both spaces cannot undo the
 distortion of one of them (pitfall 2). Training that generates first is compared with the same
@@ -42,6 +42,7 @@ from uvlm_core.studies.baselines import (
     MIXED,
     ONCE,
     REPEATED,
+    TEXT,
     MixedScale,
     baselines,
     generation_first,
@@ -72,6 +73,7 @@ ONE, TWO = "one adapter", "two adapters"  # of mixed training
 OTHER_SEEDS = 4  # of the distortions that are drawn and not judged
 HURTS, HURTS_MORE, NOT_BY_SHARING = "distortion hurts", "distortion hurts more", "not by sharing"
 STAYS, APART = "benefit without alignment", "apart to the last layer"
+STAYS_BEYOND_TEXT = "more than text without alignment"
 FIRST_HURT, FIRST_HURT_MORE = f"distortion hurts {FIRST}", f"distortion hurts {FIRST} more"
 FIRST_STAYS = f"{FIRST} without alignment"
 # Reported by the authors (not ours): total of understanding-only VQ-VQ with their affine recipe at
@@ -79,6 +81,7 @@ FIRST_STAYS = f"{FIRST} without alignment"
 REPORTED_DOSE, REPORTED_TOTAL = 0.3, 0.656
 _ARMS = {  # (arm, adapters) -> how a figure calls it
     (ONCE, ONE): "understanding\nalone",
+    (TEXT, ONE): "understand-\ning and\ntext",
     (REPEATED, ONE): "alone for\nlonger",
     (MIXED, ONE): "mixed,\none\nadapter",
     (MIXED, TWO): "mixed,\ntwo\nadapters",
@@ -95,7 +98,7 @@ _IN_WORDS = {  # family -> what a dose of it is
     "warp": "squashed values, dose {0:g}",
     "permutation": "exchange of {0:.0%} of the codes",
 }
-_IN_A_LINE = {key: words.replace("\n", " ") for key, words in _ARMS.items()}
+_IN_A_LINE = {key: words.replace("-\n", "").replace("\n", " ") for key, words in _ARMS.items()}
 _ALIGNMENT_COLUMNS = (
     "architecture",
     "arm",
@@ -196,9 +199,11 @@ def arms(base: Profile, scale: AlignmentScale) -> list[Arm]:
                 labels = {"family": family, "dose": dose}
                 few = family != "none" and (family, dose) != judged
                 specs[FIRST] = generation_first(specs[MIXED])
+                names = (ONCE, MIXED) if few else (ONCE, REPEATED, TEXT, MIXED, FIRST)
                 found += [
                     arm_of(specs[arm], arm=arm, adapters=ONE, **labels)
-                    for arm in ((ONCE, MIXED) if few else (ONCE, REPEATED, MIXED, FIRST))
+                    for arm in names
+                    if arm in specs
                 ]
                 if not few:
                     apart = specs[MIXED].vary(shared_adapter=False)
@@ -267,6 +272,8 @@ def comparing_costs(
             if not less:
                 yield Comparison(name, words, cost.dropna(), "examples")
             for arm, matching in less:
+                if (arm, ONE) not in wide:
+                    continue
                 difference = (cost - wide[arm, ONE]).dropna()
                 yield Comparison(name, f"{words} {MINUS} {arm}", difference, matching)
 
@@ -274,11 +281,11 @@ def comparing_costs(
 
 
 def comparing_benefits(
-    *trained: tuple[str, str],
+    *trained: tuple[str, str], baseline: str = ONCE, matching: str = "examples"
 ) -> Callable[[pd.DataFrame, AlignmentScale], Iterator[Comparison]]:
     """Return a comparison of trainings on both tasks, each an arm and its adapters.
 
-    They are compared with their understanding rows alone, where both have the distortion.
+    They are compared with a baseline that has the distortion, too.
     """
 
     def compare(table: pd.DataFrame, scale: AlignmentScale) -> Iterator[Comparison]:
@@ -287,12 +294,12 @@ def comparing_benefits(
             wide = bent[bent["architecture"] == name].pivot(
                 index="seed", columns=["arm", "adapters"], values="value"
             )
-            for arm, adapters in trained:
+            for arm, adapters in trained if (baseline, ONE) in wide else ():
                 yield Comparison(
                     name,
-                    f"total with {_words(scale)}, {_trained(arm, adapters)} {MINUS} {ONCE}",
-                    (wide[arm, adapters] - wide[ONCE, ONE]).dropna(),
-                    "examples",
+                    f"total with {_words(scale)}, {_trained(arm, adapters)} {MINUS} {baseline}",
+                    (wide[arm, adapters] - wide[baseline, ONE]).dropna(),
+                    matching,
                 )
 
     return compare
@@ -502,7 +509,9 @@ def tell_costs(opened: OpenedStudy) -> str:
     """Say what the distortion costs each arm, and what mixed training still gains."""
     costs = judged(distortion_costs(opened.table), opened.scale)
     means = costs.groupby(["arm", "adapters"])["cost"].mean()
-    lost = "; ".join(f"{words} {means[key]:+.3f}" for key, words in _IN_A_LINE.items())
+    lost = "; ".join(
+        f"{words} {means[key]:+.3f}" for key, words in _IN_A_LINE.items() if key in means
+    )
     lost = lost.replace("-", MINUS)
     told = [
         f"Partial credit lost by the distortion: {lost}.",
@@ -513,6 +522,9 @@ def tell_costs(opened: OpenedStudy) -> str:
         "With the distortion, mixed training minus its understanding rows alone: "
         f"{tell_verdicts(opened, STAYS, ONE)} by one adapter, {tell_verdicts(opened, STAYS, TWO)} "
         f"by two. Generation first minus these rows: {tell_verdicts(opened, FIRST_STAYS)}.",
+        "With the distortion, mixed training minus text rows in place of requests: "
+        f"{tell_verdicts(opened, STAYS_BEYOND_TEXT, ONE)} by one adapter, "
+        f"{tell_verdicts(opened, STAYS_BEYOND_TEXT, TWO)} by two.",
         f"What mixed training by one adapter draws, read back: {_read_back(opened)}.",
     ]
     return "\n".join(told)
@@ -520,10 +532,10 @@ def tell_costs(opened: OpenedStudy) -> str:
 
 def _beyond(opened: OpenedStudy, claim: str) -> str:
     """Say how much more than each baseline a training on both tasks loses."""
-    return (
-        "Beyond what understanding alone loses: "
-        f"{tell_verdicts(opened, claim, f'{MINUS} {ONCE}')}. Beyond what alone for longer loses: "
-        f"{tell_verdicts(opened, claim, f'{MINUS} {REPEATED}')}."
+    return " ".join(
+        f"Beyond what {baseline} loses: {told}."
+        for baseline in (ONCE, REPEATED, TEXT)
+        if (told := tell_verdicts(opened, claim, f"{MINUS} {baseline}"))
     )
 
 
@@ -634,7 +646,7 @@ STUDY = Study(
             HURTS_MORE,
             "and more than it hurts training on understanding alone",
             "4.1, figure 4",
-            comparing_costs((MIXED, ONE), (ONCE, "examples"), (REPEATED, "steps")),
+            comparing_costs((MIXED, ONE), (ONCE, "examples"), (REPEATED, "steps"), (TEXT, "steps")),
             "yes: it does not hurt that",
         ),
         Claim(
@@ -649,6 +661,12 @@ STUDY = Study(
             "understanding rows alone, shown as often",
             "4.1",
             comparing_benefits((MIXED, ONE), (MIXED, TWO)),
+        ),
+        Claim(
+            STAYS_BEYOND_TEXT,
+            "and better than with text rows in place of requests",
+            "4.1",
+            comparing_benefits((MIXED, ONE), (MIXED, TWO), baseline=TEXT, matching="steps"),
         ),
         Claim(
             APART,

@@ -1,11 +1,11 @@
 """Does knowledge cross from generation to understanding? (Paper section 4.3, figure 6.)
 
 Attributes are rare in the understanding data and complete in the generation data. Mixed training is
-compared with understanding alone on the same rows, shown as often or repeated for as many steps.
-Two controls test whether it learns the attributes from its requests: requests that never mention
-them, and requests that give another watch's values. Text rows mention everything in every arm that
-has any. Training that generates first is compared with the same baselines: there the model can draw
-before it learns to understand.
+compared with understanding alone on the same rows, shown as often or repeated for as many steps,
+and with text rows in place of requests. Text rows mention everything in every arm that has any. Two
+controls test whether it learns the attributes from its requests: requests that never mention them,
+and requests that give another watch's values. Training that generates first is compared with
+understanding alone, too: there the model can draw before it learns to understand.
 
 Belongs here: this study's runs, claims and figures. Not here: how rows are biased
 (`data/conversations.py`), the baselines (`baselines.py`), probes (`scoring/probing.py`).
@@ -40,6 +40,7 @@ from uvlm_core.studies.baselines import (
     MIXED,
     ONCE,
     REPEATED,
+    TEXT,
     MixedScale,
     baselines,
     generation_first,
@@ -67,6 +68,7 @@ PIXEL_FEATURES = 128  # number of random pixel features; equals the width of the
 PIXELS = "random features"  # name of the arm that probes the pixels
 ABSENT, FALSE = f"{MIXED}, never requested", f"{MIXED}, false requests"
 TRANSFER, MORE_THAN_REPEATED = "transfer", "more than repeating"
+MORE_THAN_BY_TEXT = "more than by text"
 BY_REQUESTS, BY_VALUES = "by its requests", "by their values"
 FIRST_TRANSFER = f"transfer, {FIRST}"
 FIRST_MORE_THAN_REPEATED = f"{FIRST}, more than repeating"
@@ -74,6 +76,7 @@ _AGAINST = {  # training on both tasks -> claim -> what it is compared with ther
     f"{MIXED} training": {
         TRANSFER: "these rows alone, shown as often",
         MORE_THAN_REPEATED: "these rows repeated for as many steps",
+        MORE_THAN_BY_TEXT: "text rows in place of requests",
         BY_REQUESTS: "requests that never mention it",
         BY_VALUES: "requests with another watch's value",
     },
@@ -92,10 +95,11 @@ _TRANSFER_COLUMNS = (
     "attribute",
     "value",
 )
-TRANSFER_ARMS = (ONCE, REPEATED, MIXED, ABSENT, FALSE, FIRST)
+TRANSFER_ARMS = (ONCE, REPEATED, TEXT, MIXED, ABSENT, FALSE, FIRST)
 _COMPARED = {  # panel of the figure -> (training on both tasks, what it is compared with)
     "understanding alone": ((MIXED, ONCE), (FIRST, ONCE)),
     "alone for longer": ((MIXED, REPEATED), (FIRST, REPEATED)),
+    "understanding\nand text": ((MIXED, TEXT),),
     "mixed,\nnever requested": ((MIXED, ABSENT),),
     "mixed,\nfalse requests": ((MIXED, FALSE),),
 }
@@ -162,7 +166,11 @@ def arms(base: Profile, scale: TransferScale) -> list[Arm]:
             specs[ABSENT] = specs[MIXED].vary(biases=few + never)
             specs[FALSE] = specs[MIXED].vary(shuffled_attributes=tuple(false))
             specs[FIRST] = generation_first(specs[MIXED])
-            found += [arm_of(specs[arm], arm=arm, rate=scale.rate) for arm in TRANSFER_ARMS]
+            found += [
+                arm_of(specs[arm], arm=arm, rate=scale.rate)
+                for arm in TRANSFER_ARMS
+                if arm in specs
+            ]
     return found + [pixel_probes(base, seed) for seed in range(scale.seeds)]
 
 
@@ -425,7 +433,8 @@ def tell_known(opened: OpenedStudy) -> str:
     table, told = opened.table, []
     for name in opened.scale.rare:
         means = at_end(table, "partial", name).groupby("arm")["value"].mean()
-        ends = ", ".join(f"{means[arm]:.2f} {arm}" for arm in (ONCE, REPEATED, MIXED, FIRST))
+        arms_told = (ONCE, REPEATED, TEXT, MIXED, FIRST)
+        ends = ", ".join(f"{means[arm]:.2f} {arm}" for arm in arms_told if arm in means)
         told.append(
             f"{NAMES.get(name, name).capitalize()} answered: {ends}; chance is "
             f"{chance('partial', name):.2f}."
@@ -469,6 +478,12 @@ STUDY = Study(
             "and more than after as many steps on repeated understanding rows",
             "4.3",
             comparing(MIXED, REPEATED, "steps"),
+        ),
+        Claim(
+            MORE_THAN_BY_TEXT,
+            "and more than with text rows in place of requests",
+            "4.3",
+            comparing(MIXED, TEXT, "steps"),
         ),
         Claim(
             BY_REQUESTS,

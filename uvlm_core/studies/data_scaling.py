@@ -1,9 +1,10 @@
 """What do more rows of one task do for the other? (Paper section 4.2, figure 5.)
 
 Understanding rows are fixed while generation rows grow, and the reverse. More generation rows also
-mean more steps (pitfall 1). So each number of them has a baseline that repeats the understanding
-rows for as many steps. The scores of understanding alone, with fewer and with more rows, tell how
-many understanding rows a request is worth.
+mean more steps (pitfall 1). So each number of them has two baselines of as many steps: one repeats
+the understanding rows, the other has text rows in place of the requests. The scores of
+understanding alone, with fewer and with more rows, tell how many understanding rows a request is
+worth.
 
 Belongs here: this study's runs, claims and figures. Not here: what a baseline is (`baselines.py`).
 """
@@ -32,6 +33,7 @@ from uvlm_core.studies.baselines import (
     MIXED,
     ONCE,
     REPEATED,
+    TEXT,
     MixedScale,
     baselines,
 )
@@ -65,7 +67,12 @@ _SCALING_COLUMNS = (
     "attribute",
     "value",
 )
-_LOOKS = {MIXED: {"marker": "o"}, REPEATED: {"marker": "D", "linestyle": "--"}}
+_LOOKS = {
+    MIXED: {"marker": "o"},
+    TEXT: {"marker": "v", "linestyle": "-."},
+    REPEATED: {"marker": "D", "linestyle": "--"},
+}
+BEYOND_TEXT, GROWS_BEYOND_TEXT = "requests beyond text", "benefit beyond text grows"
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class ScalingScale(MixedScale):
 def arms(base: Profile, scale: ScalingScale) -> list[Arm]:
     """Return the arms by seed and architecture.
 
-    `generation_rows` of the repeated baseline are those whose steps it takes.
+    `generation_rows` of a baseline are those whose steps it takes.
     """
     found = []
 
@@ -103,6 +110,8 @@ def arms(base: Profile, scale: ScalingScale) -> list[Arm]:
             for requests in (*scale.fewer_requests, most):
                 add(MIXED, scale.seen, requests, **same)
                 add(REPEATED, scale.seen, requests, **same)
+                if scale.text_rows:
+                    add(TEXT, scale.seen, requests, **same)
             for rows in scale.fewer_understood:
                 add(MIXED, rows, most, **same)
             add(GENERATION, scale.seen, most, **same)
@@ -161,8 +170,8 @@ def exchange_rates(table: pd.DataFrame, rows: int) -> pd.DataFrame:
 def gains(table: pd.DataFrame, rows: int) -> pd.DataFrame:
     """Return what requests, or as many steps, add to `rows` understanding rows, by seed.
 
-    Columns: architecture, arm (mixed, or the repeated baseline), generation_rows, seed, difference:
-    the final total minus that of these rows alone, shown once.
+    Columns: architecture, arm (mixed, or a baseline of as many steps), generation_rows, seed,
+    difference: the final total minus that of these rows alone, shown once.
     """
     own = table[table["understanding_rows"] == rows]
     parts = []
@@ -170,6 +179,8 @@ def gains(table: pd.DataFrame, rows: int) -> pd.DataFrame:
         once = totals(own, "partial", architecture=name, arm=ONCE)
         for arm in _LOOKS:
             counts = own.loc[own["arm"] == arm, "generation_rows"].unique()
+            if not len(counts):  # without text rows
+                continue
             for requests in (0, *sorted(counts)):
                 labels = {"architecture": name, "arm": arm, "generation_rows": requests}
                 value = once if requests == 0 else totals(own, "partial", **labels)
@@ -219,6 +230,8 @@ def comparing(
         }
         told = quantity.format(**{name: f"{value:,}" for name, value in named.items()})
         for name, differences in of(table, scale):
+            if not len(differences):  # an arm that this scale has not
+                continue
             yield Comparison(name, told, differences, matching)
 
     return compare
@@ -236,24 +249,42 @@ def few_requests(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str
         yield name, _gain(table, name, scale.fewer_requests[0], MIXED, scale.seen)
 
 
+def _beyond(table: pd.DataFrame, name: str, requests: int, arm: str, rows: int) -> pd.Series:
+    """Return what requests add beyond a baseline of as many steps, by seed."""
+    mixed, baseline = (_gain(table, name, requests, each, rows) for each in (MIXED, arm))
+    return (mixed - baseline).dropna()
+
+
 def few_against_steps(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
     """Yield what the fewest requests add beyond as many steps on repeated rows."""
     for name in known_architectures(table):
-        both = [
-            _gain(table, name, scale.fewer_requests[0], arm, scale.seen)
-            for arm in (MIXED, REPEATED)
-        ]
-        yield name, (both[0] - both[1]).dropna()
+        yield name, _beyond(table, name, scale.fewer_requests[0], REPEATED, scale.seen)
+
+
+def few_against_text(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
+    """Yield what the fewest requests add beyond text rows in their place."""
+    for name in known_architectures(table):
+        yield name, _beyond(table, name, scale.fewer_requests[0], TEXT, scale.seen)
 
 
 def growth(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
     """Yield what the most requests add beyond the fewest."""
     for name in known_architectures(table):
-        both = [
+        most, fewest = (
             _gain(table, name, requests, MIXED, scale.seen)
             for requests in (scale.generation_rows, scale.fewer_requests[0])
-        ]
-        yield name, (both[0] - both[1]).dropna()
+        )
+        yield name, (most - fewest).dropna()
+
+
+def growth_beyond_text(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
+    """Yield how much more the most requests add beyond text rows in their place than the fewest."""
+    for name in known_architectures(table):
+        most, fewest = (
+            _beyond(table, name, requests, TEXT, scale.seen)
+            for requests in (scale.generation_rows, scale.fewer_requests[0])
+        )
+        yield name, (most - fewest).dropna()
 
 
 def understood(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
@@ -307,7 +338,12 @@ def draw_scaling(opened: OpenedStudy) -> Drawn:
     right.set(xlabel="understanding rows beside them", ylabel="gain in total read back")
     looks = [
         entry(color="black", label=label, **_LOOKS[arm])
-        for arm, label in ((MIXED, "mixed"), (REPEATED, "as many steps on repeated rows"))
+        for arm, label in (
+            (MIXED, "mixed"),
+            (TEXT, "text rows in place of requests"),
+            (REPEATED, "as many steps on repeated rows"),
+        )
+        if arm in set(added["arm"])
     ]
     handles = [*looks, *colour_handles(names), *spread_handles(added)]
     headline(figure, headline_of_scaling(opened), handles)
@@ -378,6 +414,7 @@ def tell_scaling(opened: OpenedStudy) -> str:
     against = {
         "these rows alone": ("generation data help", ""),
         "these rows repeated for as many steps": ("more than repeating", ""),
+        "text rows in place of requests": (BEYOND_TEXT, ""),
     }
     more = {f"{fewer:,}": ("benefit grows", "")}
     told = [
@@ -385,6 +422,9 @@ def tell_scaling(opened: OpenedStudy) -> str:
         f"{tell_contrasts(opened, against)}.",
         f"With {scale.generation_rows:,} requests, understanding: {tell_contrasts(opened, more)}.",
     ]
+    beyond = tell_contrasts(opened, {f"{fewer:,}": (GROWS_BEYOND_TEXT, "")})
+    if beyond:
+        told.append(f"What {scale.generation_rows:,} requests add beyond text rows: {beyond}.")
     if scale.fewer_understood:
         less = {f"{scale.fewer_understood[0]:,}": ("understanding data help", "")}
         told.append(
@@ -445,11 +485,27 @@ STUDY = Study(
             comparing(few_against_steps, "total, {least} requests minus repeated rows", "steps"),
         ),
         Claim(
+            BEYOND_TEXT,
+            "and more than text rows in place of the requests",
+            "4.2",
+            comparing(few_against_text, "total, {least} requests minus text rows", "steps"),
+        ),
+        Claim(
             "benefit grows",
             "the benefit grows with the amount of generation data",
             "4.2, figure 5",
             comparing(growth, "total, {most} requests minus {least}", "examples"),
             "yes, SigLIP-VQ",
+        ),
+        Claim(
+            GROWS_BEYOND_TEXT,
+            "and so does what requests add beyond text rows in their place",
+            "4.2",
+            comparing(
+                growth_beyond_text,
+                "total, requests minus text rows, {most} minus {least}",
+                "steps",
+            ),
         ),
         Claim(
             "understanding data help",

@@ -341,10 +341,10 @@ STUDY = Study(
             1600,
             7000,
             3500,
-            {1600: ARMS[:7], 100: (ONCE, REPEATED, MIXED, SHUFFLED)},
+            {1600: ARMS[:8], 100: (ONCE, REPEATED, MIXED, SHUFFLED)},
         ),
-        "smollm": OrderScale(1, ("VQ-VQ",), 1600, 7000, 3500, {1600: ARMS[:7]}),
-        "paper": OrderScale(1, ("VQ-VQ",), 60_000, 120_000, 60_000, {60_000: ARMS[:7]}),
+        "smollm": OrderScale(1, ("VQ-VQ",), 1600, 7000, 3500, {1600: ARMS[:8]}),
+        "paper": OrderScale(1, ("VQ-VQ",), 60_000, 120_000, 60_000, {60_000: ARMS[:8]}),
     },
     arms=arms,
     claims=(
