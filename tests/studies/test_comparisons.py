@@ -207,7 +207,7 @@ def test_a_cost_is_that_of_the_same_arm_adapters_and_seed():
 def transferred(gain: float, by_requests: float, selectivity: float, seeds=8) -> pd.DataFrame:
     """As the table of attribute_transfer: mixed training is `gain` above its rows alone on the rare
     weather, of which `by_requests` is lost if no request mentions it; it is .2 below as many steps
-    and .1 above text in place of requests. Training that generates first is .1 above mixed training.
+    and .1 above text in place of requests. Training that generates first is .1 above it.
     Probes of the last of 11 layers read the weather by `selectivity`."""
     rows = []
     for seed in range(seeds):
