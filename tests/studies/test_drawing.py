@@ -742,9 +742,10 @@ def test_size_and_pre_training_are_said_to_matter_only_as_they_are_judged(more, 
 def test_one_size_is_drawn_and_told_as_not_judged():
     table = sized(seeds=1)
     found = opened("language_model_scale", table[table["parameters"] == parameters_of(SHIPPED_LM)])
-    for name, draw in found.study.figures.items():
+    told = ("not judged at this scale", "0.93 M parameters, pre-trained, mutual benefit judges it")
+    for (name, draw), words in zip(found.study.figures.items(), told, strict=True):
         check_layout(draw(found).figure)
-        assert "not judged at this scale" in found.study.findings[name](found)
+        assert words in found.study.findings[name](found)
 
 
 def test_a_restored_setting_is_drawn_as_a_change_of_its_seed():

@@ -31,6 +31,7 @@ from uvlm_core.studies.base import (
     arm_of,
     chance,
     count_verdicts,
+    tell_contrasts,
     tell_verdicts,
     understanding_totals,
 )
@@ -279,47 +280,48 @@ def headline_of_gains(opened: OpenedStudy) -> str:
 
 
 def tell_totals(opened: OpenedStudy) -> str:
-    """Say where the arms end at each size, and what size and pre-training do to the gain."""
+    """Say where the arms end at each size, and what size and pre-training do to the gains."""
     means = (
         understanding_totals(opened.table)
         .groupby(["language_model", "parameters", "arm"])["value"]
         .mean()
     )
     told = [
-        f"Mean total of {', '.join(names)}, {start} language model: "
-        + "; ".join(
-            f"{_words(count)} " + ", ".join(f"{means[start, count, arm]:.2f}" for arm in names)
-            for count in means[start].index.unique("parameters")
-        )
+        f"{_words(count)}, {start}: "
+        + ", ".join(f"{means[start, count, arm]:.2f} {arm}" for arm in names)
+        + "."
         for start, names in STARTS.items()
+        for count in means[start].index.unique("parameters")
     ]
-    grows = tell_verdicts(opened, GROWS) or _UNJUDGED
-    return (
-        f"{'. '.join(told)}. Chance is {chance('partial', 'total'):.2f}. The gains over "
-        f"{ONCE} and over {TEXT} change with ten times the parameters by: {grows}. Their means "
-        f"over sizes, pre-trained minus random: {tell_verdicts(opened, MORE_IF_TAUGHT)}."
-    )
+    told.append(f"A guess has {chance('partial', 'total'):.2f}.")
+    for baseline in _MATCHINGS:
+        gain = f"{MINUS} {baseline}"
+        grows = tell_verdicts(opened, GROWS, gain) or _UNJUDGED
+        more = tell_verdicts(opened, MORE_IF_TAUGHT, gain)
+        told.append(
+            f"The gain over {baseline} changes with ten times the parameters by: {grows}. Its mean "
+            f"over sizes, pre-trained minus random: {more}."
+        )
+    return "\n".join(told)
 
 
 def tell_gains(opened: OpenedStudy) -> str:
     """Say what mixed training gains over each baseline, at each size that is judged."""
-
-    def tell(claim: str, start: str) -> str:
-        parts = [
-            f"{_words(count)} {told}"
-            for count in sorted(opened.table["parameters"].unique())
-            if (told := tell_verdicts(opened, claim, f" {_words(count)}, {start},"))
-        ]
-        return "; ".join(parts) or _UNJUDGED
-
-    return (
-        f"Mixed training minus its understanding rows alone, shown as often, {TAUGHT}: "
-        f"{tell(GAINS_BY_SIZE, TAUGHT)}. The same, {RANDOM}: {tell(GAINS_BY_SIZE, RANDOM)}. Minus "
-        f"text rows in place of requests, {TAUGHT}: {tell(ADDS_BY_SIZE, TAUGHT)}. The same, "
-        f"{RANDOM}: {tell(ADDS_BY_SIZE, RANDOM)}. Minus its understanding rows repeated for as "
-        f"many steps, {TAUGHT}: {tell(OUTLASTS_BY_SIZE, TAUGHT)}. Mutual benefit judges the "
-        "shipped language model, pre-trained."
-    )
+    claims = {
+        "its understanding rows alone, shown as often": GAINS_BY_SIZE,
+        "text rows in place of requests": ADDS_BY_SIZE,
+        "these rows repeated for as many steps": OUTLASTS_BY_SIZE,
+    }
+    told = []
+    for start in STARTS:
+        for count in sorted(opened.table["parameters"].unique()):
+            quantity = f" {_words(count)}, {start},"
+            found = tell_contrasts(
+                opened, {words: (claim, quantity) for words, claim in claims.items()}
+            )
+            said = f"mixed training: {found}" if found else "mutual benefit judges it"
+            told.append(f"{_words(count)}, {start}, {said}.")
+    return "\n".join(told)
 
 
 STUDY = Study(

@@ -34,6 +34,7 @@ from uvlm_core.studies.base import (
     arm_of,
     chance,
     count_verdicts,
+    tell_contrasts,
     tell_verdicts,
     understanding_totals,
 )
@@ -244,29 +245,38 @@ def headline_of_gains(opened: OpenedStudy) -> str:
 def tell_totals(opened: OpenedStudy) -> str:
     """Say where the arms end with each trained part, and how much more learning adds."""
     means = understanding_totals(opened.table).groupby(["trained", "arm"])["value"].mean()
-    ends = "; ".join(
-        f"{part} " + ", ".join(f"{means[part, arm]:.2f}" for arm in _ARM_LOOKS) for part in PARTS
+    told = [
+        f"{part[0].upper()}{part[1:]}: "
+        + ", ".join(f"{means[part, arm]:.2f} {arm}" for arm in _ARM_LOOKS)
+        + "."
+        for part in PARTS
+    ]
+    told.append(
+        f"A guess has {chance('partial', 'total'):.2f}. The gain over {TEXT} with the full LM, "
+        f"minus the gain with a frozen one: {tell_verdicts(opened, NEEDS_LEARNING)}."
     )
-    return (
-        f"Mean total of {', '.join(_ARM_LOOKS)}, in this order: {ends}. Chance is "
-        f"{chance('partial', 'total'):.2f}. The gain over {TEXT} with the full LM, minus the gain "
-        f"with a frozen one: {tell_verdicts(opened, NEEDS_LEARNING)}."
-    )
+    return "\n".join(told)
 
 
 def tell_gains(opened: OpenedStudy) -> str:
     """Say what mixed training gains over each baseline, for each trained part that is judged."""
-
-    def tell(claim: str, parts: tuple[str, ...]) -> str:
-        return "; ".join(f"{part} {tell_verdicts(opened, claim, f' {part}, ')}" for part in parts)
-
-    return (
-        "Mixed training minus its understanding rows alone, shown as often: "
-        f"{tell(GAINS, LESS_THAN_FULL)}; {tell(GAINS_APART, (FULL_APART,))}. Minus text rows in "
-        f"place of requests: {tell(ADDS, JUDGED_HERE)}. Minus these rows repeated for as many "
-        f"steps: {tell(EXCEEDS, LESS_THAN_FULL)}. With a frozen LM, one adapter minus two: "
-        f"{tell_verdicts(opened, BY_ADAPTER)}. Mutual benefit judges the full LM with one adapter."
-    )
+    told = []
+    for part in JUDGED_HERE:
+        claims = {
+            "its understanding rows alone, shown as often": GAINS_APART
+            if part == FULL_APART
+            else GAINS,
+            "text rows in place of requests": ADDS,
+            "these rows repeated for as many steps": EXCEEDS,
+        }
+        found = tell_contrasts(
+            opened, {words: (claim, f" {part}, ") for words, claim in claims.items()}
+        )
+        told.append(f"{part[0].upper()}{part[1:]}, mixed training: {found}.")
+    shared = tell_contrasts(opened, {"by two": (BY_ADAPTER, "")})
+    told.append(f"With a frozen LM, mixed training by one adapter: {shared}.")
+    told.append("Mutual benefit judges the full LM with one adapter.")
+    return "\n".join(told)
 
 
 STUDY = Study(

@@ -58,6 +58,12 @@ FACTORS = {  # column of the table -> words for a level
     "text": "{} text",
 }
 AVERAGE, DEPENDS = "generation helps on average", "the gain depends"
+_GAIN_IS = {  # verdict on a factor -> what the findings say of it
+    "yes": "The gain is larger with",
+    "no": "The gain is smaller with",
+    "no effect": "The gain is as large with",
+    "undecided": "The gain is undecided with",
+}
 # the profile's own rates are Muon's
 _ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3, "adapter_learning_rate": 1e-3}
 _MAP_COLUMNS = (
@@ -235,7 +241,7 @@ def draw_map(opened: OpenedStudy) -> Drawn:
     order = found.groupby(list(FACTORS))["difference"].mean().sort_values(ascending=False).index
     shown = found.set_index(list(FACTORS)).loc[list(order)]
     figure = new_figure(PAGE, 4.6)
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.1))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.35))
     left.axvline(0, color="black", linewidth=0.6)
     for place, cell in enumerate(order):
         for number, name in enumerate(names):
@@ -278,8 +284,9 @@ def tell_map(opened: OpenedStudy) -> str:
         ends.append(f"{number} ({', '.join(words)})")
     return (
         f"Mixed training minus understanding alone, its rows shown as often, mean of "
-        f"{len(means)} cells: {tell_verdicts(opened, AVERAGE)}. The largest gain of a cell is "
-        f"{ends[0]}. The smallest is {ends[1]}. No single cell is judged."
+        f"{len(means)} cells: {tell_verdicts(opened, AVERAGE)}.\n"
+        f"The largest gain of a cell is {ends[0]}.\n"
+        f"The smallest is {ends[1]}. No single cell is judged."
     )
 
 
@@ -324,17 +331,20 @@ def headline_of_effects(opened: OpenedStudy) -> str:
 
 
 def tell_effects(opened: OpenedStudy) -> str:
-    """Say how the gain differs between the levels of every factor."""
-    parts = []
+    """Say how the gain differs between the levels of every factor, one verdict a line."""
+    found = opened.verdicts[opened.verdicts["claim"] == DEPENDS].set_index("quantity")
+    told = {words: [] for words in _GAIN_IS.values()}
     for factor in FACTORS:
-        quantity = quantity_of(factor, opened.scale)
-        words = quantity.removeprefix("gain in total, ")
-        parts.append(f"{words}: {tell_verdicts(opened, DEPENDS, quantity)}")
-    return (
-        f"The gain, mean of 8 cells minus mean of the other 8. {'; '.join(parts)}. Interactions of "
-        "two factors are in the figure's data and are not judged: the design cannot tell all of "
-        "them apart."
+        low, high = words_of(factor, opened.scale)
+        row = found.loc[quantity_of(factor, opened.scale)]
+        number = f"{row['difference']:+.3f}".replace("-", MINUS)
+        told[_GAIN_IS[row["verdict"]]].append(f"{high} instead of {low} ({number})")
+    lines = [f"{words} {', '.join(parts)}." for words, parts in told.items() if parts]
+    lines.append(
+        "Interactions of two factors are in the figure's data and are not judged: the design "
+        "cannot tell all of them apart."
     )
+    return "\n".join(lines)
 
 
 STUDY = Study(
