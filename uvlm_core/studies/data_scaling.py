@@ -351,12 +351,12 @@ def draw_scaling(opened: OpenedStudy) -> Drawn:
 
 
 def headline_of_scaling(opened: OpenedStudy) -> str:
-    """Return whether the gain grows with the requests, in one sentence."""
+    """Return whether the gain grows with the requests, and beyond text, in one sentence."""
     words = "grows", "shrinks"
-    told = tell_counts(opened, "benefit grows", *words)
-    if told:
-        return f"With more requests the gain over understanding alone {told}"
-    return "The gain over understanding alone is not shown to grow with the requests"
+    told = tell_counts(opened, "benefit grows", *words) or "is not shown to grow"
+    said = f"With more requests the gain over understanding alone {told}"
+    beyond = tell_counts(opened, GROWS_BEYOND_TEXT, *words)
+    return f"{said}; the gain over text rows in their place {beyond}" if beyond else said
 
 
 @theme()
@@ -424,7 +424,9 @@ def tell_scaling(opened: OpenedStudy) -> str:
     ]
     beyond = tell_contrasts(opened, {f"{fewer:,}": (GROWS_BEYOND_TEXT, "")})
     if beyond:
-        told.append(f"What {scale.generation_rows:,} requests add beyond text rows: {beyond}.")
+        told.append(
+            f"Beyond text rows in their place, {scale.generation_rows:,} requests: {beyond}."
+        )
     if scale.fewer_understood:
         less = {f"{scale.fewer_understood[0]:,}": ("understanding data help", "")}
         told.append(
