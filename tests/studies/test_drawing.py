@@ -853,8 +853,8 @@ def test_distortions_in_fewer_seeds_are_said_to_have_fewer():
     [
         (0.0, 0.0, "is not shown to cost mixed training"),
         (1.0, 0.0, "costs mixed training"),
-        (0.0, -1.0, "still understands better"),
-        (0.0, 1.0, "then understands worse"),
+        (0.0, -1.0, "distorted, it beats its understanding rows alone, and"),
+        (0.0, 1.0, "distorted, it is beaten by its understanding rows alone, and"),
     ],
 )
 def test_a_distortion_is_said_to_cost_only_what_the_verdicts_say(spared, alone, said):

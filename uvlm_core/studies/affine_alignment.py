@@ -34,6 +34,7 @@ from uvlm_core.studies.base import (
     chance,
     count_verdicts,
     generation_metric,
+    tell_contrasts,
     tell_verdicts,
     understanding_totals,
 )
@@ -80,8 +81,8 @@ FIRST_STAYS = f"{FIRST} without alignment"
 # this dose, on their own test set and questions
 REPORTED_DOSE, REPORTED_TOTAL = 0.3, 0.656
 _ARMS = {  # (arm, adapters) -> how a figure calls it
-    (ONCE, ONE): "understanding\nalone",
-    (TEXT, ONE): "understand-\ning and\ntext",
+    (ONCE, ONE): "under-\nstanding\nalone",
+    (TEXT, ONE): "under-\nstanding\nand text",
     (REPEATED, ONE): "alone for\nlonger",
     (MIXED, ONE): "mixed,\none\nadapter",
     (MIXED, TWO): "mixed,\ntwo\nadapters",
@@ -404,15 +405,22 @@ def _face_handles(scale: AlignmentScale) -> "list[Line2D]":
 def headline_of_costs(opened: OpenedStudy) -> str:
     """Say what the distortion costs mixed training, and what it still gains, in one sentence."""
     above, _, count = count_verdicts(opened, HURTS)
-    kept, lost, _ = count_verdicts(opened, STAYS, ONE)
     cost = "costs" if above == count else "is not shown to cost"
-    if kept == count:
-        gain = "it still understands better than from its understanding rows alone"
-    elif lost == count:
-        gain = "it then understands worse than from its understanding rows alone"
-    else:
-        gain = "a gain over its understanding rows alone is then not shown"
-    return f"Distorting what a model reads {cost} mixed training partial credit; {gain}"
+    stays = _against(opened, STAYS, "its understanding rows alone")
+    beyond = _against(opened, STAYS_BEYOND_TEXT, "text rows in place of requests")
+    told = ", and ".join(filter(None, (stays, beyond)))
+    return (
+        f"Distorting what a model reads {cost} mixed training partial credit; distorted, it {told}"
+    )
+
+
+def _against(opened: OpenedStudy, claim: str, baseline: str) -> str:
+    """Say whether distorted mixed training by one adapter beats a baseline; "" if not asked."""
+    above, below, count = count_verdicts(opened, claim, ONE)
+    word = (
+        "beats" if above == count else "is beaten by" if below == count else "is not shown to beat"
+    )
+    return f"{word} {baseline}" if count else ""
 
 
 @theme()
@@ -519,15 +527,26 @@ def tell_costs(opened: OpenedStudy) -> str:
         f"{tell_verdicts(opened, NOT_BY_SHARING)} by two. {_beyond(opened, HURTS_MORE)}",
         f"Generation first loses {tell_verdicts(opened, FIRST_HURT)}. "
         f"{_beyond(opened, FIRST_HURT_MORE)}",
-        "With the distortion, mixed training minus its understanding rows alone: "
-        f"{tell_verdicts(opened, STAYS, ONE)} by one adapter, {tell_verdicts(opened, STAYS, TWO)} "
-        f"by two. Generation first minus these rows: {tell_verdicts(opened, FIRST_STAYS)}.",
-        "With the distortion, mixed training minus text rows in place of requests: "
-        f"{tell_verdicts(opened, STAYS_BEYOND_TEXT, ONE)} by one adapter, "
-        f"{tell_verdicts(opened, STAYS_BEYOND_TEXT, TWO)} by two.",
+        *(
+            f"Distorted mixed training by {adapters}: {_distorted(opened, adapters)}."
+            for adapters in (ONE, TWO)
+        ),
+        f"Distorted generation first: {_distorted(opened, FIRST)}.",
         f"What mixed training by one adapter draws, read back: {_read_back(opened)}.",
     ]
     return "\n".join(told)
+
+
+def _distorted(opened: OpenedStudy, trained: str) -> str:
+    """Say what a distorted training on both tasks is better than; `trained` is in its quantity."""
+    alone = "its understanding rows alone, shown as often"
+    return tell_contrasts(
+        opened,
+        {
+            alone: (FIRST_STAYS if trained == FIRST else STAYS, trained),
+            "text rows in place of requests": (STAYS_BEYOND_TEXT, trained),
+        },
+    )
 
 
 def _beyond(opened: OpenedStudy, claim: str) -> str:
