@@ -126,7 +126,7 @@ def test_the_page_explains_the_verdicts_and_groups_claims_by_study():
     )
     few = "**undecided**; a verdict needs 8 seeds |"
     rows = [line for line in page.splitlines() if line.startswith("|") and few in line]
-    assert len(rows) == 5 * 2 + 3 and all(line.count("|") == 9 for line in rows)
+    assert len(rows) == 7 * 2 + 3 and all(line.count("|") == 9 for line in rows)
     assert "no effect | the 90 % t interval" in page and "does not ask" in page
 
 

@@ -72,7 +72,7 @@ _LOOKS = {
     TEXT: {"marker": "v", "linestyle": "-."},
     REPEATED: {"marker": "D", "linestyle": "--"},
 }
-BEYOND_TEXT, GROWS_BEYOND_TEXT = "requests beyond text", "benefit beyond text grows"
+ADDS_TO_TEXT, GROWS_BEYOND_TEXT = "requests beyond text", "benefit beyond text grows"
 
 
 @dataclass(frozen=True)
@@ -414,7 +414,7 @@ def tell_scaling(opened: OpenedStudy) -> str:
     against = {
         "these rows alone": ("generation data help", ""),
         "these rows repeated for as many steps": ("more than repeating", ""),
-        "text rows in place of requests": (BEYOND_TEXT, ""),
+        "text rows in place of requests": (ADDS_TO_TEXT, ""),
     }
     more = {f"{fewer:,}": ("benefit grows", "")}
     told = [
@@ -487,7 +487,7 @@ STUDY = Study(
             comparing(few_against_steps, "total, {least} requests minus repeated rows", "steps"),
         ),
         Claim(
-            BEYOND_TEXT,
+            ADDS_TO_TEXT,
             "and more than text rows in place of the requests",
             "4.2",
             comparing(few_against_text, "total, {least} requests minus text rows", "steps"),
