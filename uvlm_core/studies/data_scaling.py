@@ -442,10 +442,13 @@ def tell_exchange(opened: OpenedStudy) -> str:
         own = exchange_rates(table[table["architecture"] == name], scale.seen)
         own = own.loc[own["generation_rows"] == scale.generation_rows, "rate"]
         found.append(f"{own.mean():.2f} understanding rows for {name}".replace("-0", f"{MINUS}0"))
+    texts = " This includes what the text rows beside the requests are worth." * bool(
+        scale.text_rows
+    )
     return (
         f"At {scale.generation_rows:,} requests, each is worth {' and '.join(found)}, mean of "
-        f"{scale.seeds} seeds: so many more rows bring understanding alone to the same score. The "
-        f"authors report {REPORTED_RATE} for SigLIP-VQ."
+        f"{scale.seeds} seeds: so many more rows bring understanding alone to the same score."
+        f"{texts} The authors report {REPORTED_RATE} for SigLIP-VQ."
     )
 
 
