@@ -230,9 +230,8 @@ def comparing(
         }
         told = quantity.format(**{name: f"{value:,}" for name, value in named.items()})
         for name, differences in of(table, scale):
-            if not len(differences):  # an arm that this scale has not
-                continue
-            yield Comparison(name, told, differences, matching)
+            if len(differences):  # a scale may lack the baseline
+                yield Comparison(name, told, differences, matching)
 
     return compare
 
@@ -243,48 +242,36 @@ def _gain(table: pd.DataFrame, name: str, requests: int, arm: str, rows: int) ->
     return found[chosen & (found["generation_rows"] == requests)].set_index("seed")["difference"]
 
 
-def few_requests(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
-    """Yield what the fewest requests add to the understanding rows."""
-    for name in known_architectures(table):
-        yield name, _gain(table, name, scale.fewer_requests[0], MIXED, scale.seen)
+def _added(table: pd.DataFrame, name: str, requests: int, baseline: str, rows: int) -> pd.Series:
+    """Return what requests add beyond a baseline, by seed."""
+    mixed = _gain(table, name, requests, MIXED, rows)
+    if baseline == ONCE:  # gains are those over it
+        return mixed
+    return (mixed - _gain(table, name, requests, baseline, rows)).dropna()
 
 
-def _beyond(table: pd.DataFrame, name: str, requests: int, arm: str, rows: int) -> pd.Series:
-    """Return what requests add beyond a baseline of as many steps, by seed."""
-    mixed, baseline = (_gain(table, name, requests, each, rows) for each in (MIXED, arm))
-    return (mixed - baseline).dropna()
+def fewest(baseline: str) -> Callable[[pd.DataFrame, ScalingScale], Iterator]:
+    """Return what yields how much the fewest requests add beyond a baseline."""
+
+    def found(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
+        for name in known_architectures(table):
+            yield name, _added(table, name, scale.fewer_requests[0], baseline, scale.seen)
+
+    return found
 
 
-def few_against_steps(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
-    """Yield what the fewest requests add beyond as many steps on repeated rows."""
-    for name in known_architectures(table):
-        yield name, _beyond(table, name, scale.fewer_requests[0], REPEATED, scale.seen)
+def growth(baseline: str) -> Callable[[pd.DataFrame, ScalingScale], Iterator]:
+    """Return what yields how much more the most requests add beyond a baseline than the fewest."""
 
+    def found(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
+        for name in known_architectures(table):
+            few, most = (
+                _added(table, name, requests, baseline, scale.seen)
+                for requests in (scale.fewer_requests[0], scale.generation_rows)
+            )
+            yield name, (most - few).dropna()
 
-def few_against_text(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
-    """Yield what the fewest requests add beyond text rows in their place."""
-    for name in known_architectures(table):
-        yield name, _beyond(table, name, scale.fewer_requests[0], TEXT, scale.seen)
-
-
-def growth(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
-    """Yield what the most requests add beyond the fewest."""
-    for name in known_architectures(table):
-        most, fewest = (
-            _gain(table, name, requests, MIXED, scale.seen)
-            for requests in (scale.generation_rows, scale.fewer_requests[0])
-        )
-        yield name, (most - fewest).dropna()
-
-
-def growth_beyond_text(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
-    """Yield how much more the most requests add beyond text rows in their place than the fewest."""
-    for name in known_architectures(table):
-        most, fewest = (
-            _beyond(table, name, requests, TEXT, scale.seen)
-            for requests in (scale.generation_rows, scale.fewer_requests[0])
-        )
-        yield name, (most - fewest).dropna()
+    return found
 
 
 def understood(table: pd.DataFrame, scale: ScalingScale) -> Iterator[tuple[str, pd.Series]]:
@@ -480,26 +467,26 @@ STUDY = Study(
             "generation data help",
             "with the understanding data fixed, generation data improve understanding",
             "4.2, figure 5",
-            comparing(few_requests, "total, {least} requests minus none", "examples"),
+            comparing(fewest(ONCE), "total, {least} requests minus none", "examples"),
             "yes, SigLIP-VQ",
         ),
         Claim(
             "more than repeating",
             "and more than as many steps on repeated understanding rows",
             "4.2, figure 5",
-            comparing(few_against_steps, "total, {least} requests minus repeated rows", "steps"),
+            comparing(fewest(REPEATED), "total, {least} requests minus repeated rows", "steps"),
         ),
         Claim(
             ADDS_TO_TEXT,
             "and more than text rows in place of the requests",
             "4.2",
-            comparing(few_against_text, "total, {least} requests minus text rows", "steps"),
+            comparing(fewest(TEXT), "total, {least} requests minus text rows", "steps"),
         ),
         Claim(
             "benefit grows",
             "the benefit grows with the amount of generation data",
             "4.2, figure 5",
-            comparing(growth, "total, {most} requests minus {least}", "examples"),
+            comparing(growth(ONCE), "total, {most} requests minus {least}", "examples"),
             "yes, SigLIP-VQ",
         ),
         Claim(
@@ -507,7 +494,7 @@ STUDY = Study(
             "and so does what requests add beyond text rows in their place",
             "4.2",
             comparing(
-                growth_beyond_text,
+                growth(TEXT),
                 "total, requests minus text rows, {most} minus {least}",
                 "steps",
             ),
