@@ -356,8 +356,8 @@ def test_a_study_that_waits_for_its_runs_is_left_out_unless_it_is_named(run, tmp
         write_notebook(tmp_path / "notebooks", name, "print(seeds)")
     found = run()
     assert found.status == 0 and "[1/1] 02_now in" in found.out
-    assert "03_later is left out, because its 3 runs are still to be made" in found.out
-    assert "`make figures NOTEBOOK=03` makes" in found.out
+    assert "03_later is left out, because not all of its 3 runs are made" in found.out
+    assert "`make figures NOTEBOOK=03` makes the others" in found.out
     assert "[1/1] 03_later in" in run("--notebook", "03").out
 
 

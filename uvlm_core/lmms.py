@@ -73,8 +73,8 @@ class UVLM(lmms):
         batch_size: questions per call; answers do not depend on it. Not the run's own batch size.
         device: device of the model; the encoder uses the first GPU, if there is one.
 
-    Raises: ValueError when the arguments name no model, or two, or batch_size is not an integer
-    from 1 up.
+    Raises: ValueError when the arguments name no model, or two, batch_size is not an integer from
+    1 up, or torch cannot use the device.
     """
 
     def __init__(
@@ -102,7 +102,10 @@ class UVLM(lmms):
             ((model, self.processor, self.encoder, _),) = trained_models(
                 [find_profile(profile).spec.vary(**fields)]
             )
-        self.model = model.to(device)
+        try:
+            self.model = model.to(device)
+        except (RuntimeError, AssertionError) as error:  # torch's for an unknown and a missing one
+            raise ValueError(f"device {device!r} cannot be used: {error}") from None
 
     def generate_until(self, requests: Sequence) -> list[str]:
         """Return answers; requests' `args` are (question, generation settings, *image's place)."""

@@ -257,8 +257,8 @@ def _without_waiting(notebooks: list[Path], profile_name: str) -> list[Path]:
             study = waiting[path.stem]
             runs = len(study.specs(profile(profile_name)))
             print(
-                f"{path.stem} is left out, because its {runs} runs are still to be made; "
-                f"`make figures NOTEBOOK={study.number:02d}` makes and draws them."
+                f"{path.stem} is left out, because not all of its {runs} runs are made; "
+                f"`make figures NOTEBOOK={study.number:02d}` makes the others and draws them."
             )
     return [path for path in notebooks if path.stem not in waiting]
 

@@ -338,6 +338,7 @@ def test_lists_out_of_json_make_the_same_bias():
     ("arguments", "message"),
     [
         (("colour", 0.1), "bias attribute 'colour' is not one of time, weather"),
+        ((["time"], 0.1), r"bias attribute \['time'\] is not one of time, weather"),
         (("weather", 1.1), "bias rate 1.1 is not a number from 0 to 1"),
         (("weather", -0.1), "bias rate -0.1 is not a number from 0 to 1"),
         (("weather", float("nan")), "bias rate nan is not a number from 0 to 1"),

@@ -46,6 +46,9 @@ def test_every_control_of_the_watch_changes_its_picture_and_the_truth(opened):
     before = opened.answers.value
     opened.colour.value = "#205080"
     assert opened.watch.colour == (0x20, 0x50, 0x80) and opened.message.value == ""
+    for value, colour in (("#fff", (255, 255, 255)), ("navy", (0, 0, 128))):
+        opened.colour.value = value
+        assert opened.watch.colour == colour and opened.message.value == ""
     assert before.count("<tr>") == opened.answers.value.count("<tr>") == 1 + len(ATTRIBUTES) + 1
 
 

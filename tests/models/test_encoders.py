@@ -610,7 +610,6 @@ def test_features_of_many_chunks_are_put_together_in_order(encoders, images, tab
         (48, 16),
         np.uint16,
         lambda a, b: images[a:b],
-        False,
         chunk=7,
     )
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), tables["VQ"])

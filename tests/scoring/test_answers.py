@@ -188,6 +188,13 @@ def test_an_answer_out_of_range_scores_nothing(attribute, answer, true):
     assert score_answer(attribute, answer, true, "normalised") < 0
 
 
+def test_an_answer_may_have_hour_12_if_its_truth_has_it():
+    assert score_answer("time", "12:05:00", "12:05:00", "exact") == 1
+    assert score_answer("time", "12:05:00", "12:05:00") == 1
+    assert score_answer("time", "00:05:00", "12:05:00") == 1  # the hands are the same
+    assert score_answer("time", "12:05:00", "00:05:00") == 0
+
+
 def test_the_range_of_a_time_is_checked_as_a_whole():
     assert set(score_parts("time", "10:99:36", "10:09:36").values()) == {0.0}
 

@@ -40,7 +40,8 @@ TOY = """
 
         def run(self, folder):
             return {"scores": [{"fraction": 1.0, "metric": "shade", "attribute": "all",
-                                "value": 0.1 + self.size, "samples": 1}]}
+                                "value": 0.1 + self.size, "samples": 1}],
+                    "counts": {"shades": self.size}}
 
 
     def arms(base, scale):
@@ -126,6 +127,8 @@ def test_a_study_that_is_a_file_is_planned_run_judged_and_drawn(toy, tmp_path, c
     assert set(shown["regime"]) == {"understanding", "unified"} and "record" not in shown
     facts = json.loads((tmp_path / "figures" / "toy.json").read_text())
     assert len(facts["records"]) == 2 and facts["profile"] == "smoke"
+    own = opened.table[opened.table["metric"] == "partial"]["samples"]
+    assert facts["counts"] == {"shades": 3, "partial": f"{own.min():.0f} to {own.max():.0f}"}
     assert f"There are {len(opened.table)} scores." in capsys.readouterr().out
     page = scoreboard.results_page([opened])
     assert (
@@ -155,8 +158,9 @@ def test_what_a_study_does_not_have_is_refused_by_name(toy, tmp_path):
         ValueError, match="'rows' is not a setting of the study toy; its settings are seeds, arch"
     ):
         load_study("toy", "smoke", rows=3)
-    with pytest.raises(ValueError, match="seeds 0 is not an integer from 1"):
-        load_study("toy", "smoke", seeds=0)
+    for name in ("toys.toy", "toy.py", "../toy", ""):
+        with pytest.raises(ValueError, match=f"study '{name}' is not one of"):
+            load_study(name)
     opened = load_study("toy", "smoke", records=tmp_path / "none")
     with pytest.raises(ValueError, match="There is no record .*json; run `make figures` first"):
         opened.table  # noqa: B018
@@ -262,3 +266,25 @@ def test_a_measurement_is_named_by_its_kind_and_its_settings():
         "test_watches": 20,
         "seed": 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("study", "changes", "message"),
+    [
+        ("toy", {"seeds": 0}, "seeds 0 is not an integer from 1 up"),
+        ("toy", {"seeds": "2"}, "seeds '2' is not an integer from 1 up"),
+        ("toy", {"architectures": "VQ-VQ"}, "architectures 'VQ-VQ' is not a list of texts"),
+        ("toy", {"architectures": ("VQ-QV",)}, "architecture 'VQ-QV' is not one of SigLIP-VQ, VQ"),
+        ("affine_alignment", {"seen": 0}, "seen 0 is not an integer from 1 up"),
+        ("data_scaling", {"generation_rows": 0}, "generation_rows 0 is not an integer from 1 up"),
+        ("data_scaling", {"fewer_requests": 8}, "fewer_requests 8 is not a list of integers from"),
+        ("data_scaling", {"alone": (8, -1)}, r"alone \(8, -1\) is not a list of integers from 0"),
+        ("mutual_benefit", {"text_rows": -1}, "text_rows -1 is not an integer from 0 up"),
+        ("training_order", {"text_rows": 0}, "text_rows 0 is not an integer from 1 up"),
+        ("training_order", {"arms": {16: ("mixd",)}}, "arm 'mixd' is not one of understanding al"),
+        ("embedding_probes", {"pairs": 0}, "pairs 0 is not an integer from 1 up"),
+    ],
+)
+def test_a_setting_that_a_scale_cannot_have_is_refused(toy, study, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_study(study, "smoke", **changes)

@@ -331,6 +331,11 @@ def test_the_rate_of_exchange_is_the_planted_one(rate):
     assert not found["beyond"].any()
 
 
+def test_a_seed_is_read_on_its_own_curve():
+    found = exchange_rates(scaled(0.5, seeds=4), 16)  # totals rise from seed to seed
+    assert found["rate"].to_numpy() == pytest.approx(0.5, abs=1e-6) and len(found) == 8
+
+
 def test_a_score_beyond_the_scale_is_read_at_its_end_and_marked():
     found = exchange_rates(scaled(1.5, seeds=1), 16)
     assert found["beyond"].tolist() == [False, True]

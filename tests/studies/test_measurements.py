@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uvlm_core.data.smart_watch import WEATHERS
+from uvlm_core.data.smart_watch import WEATHERS, sample_watches
 from uvlm_core.runs import trained
 from uvlm_core.runs.store import RunStore, record_key
 from uvlm_core.scoring import probing
@@ -170,3 +170,10 @@ def test_runs_that_there_are_none_of_are_refused():
 def test_the_last_layer_is_that_of_the_highest_number():
     places = pd.Series(["encoder", "layer 9", "layer 10", "adapter", None])
     assert embedding_probes.last_layer(places) == "layer 10"
+
+
+def test_the_statistics_are_of_the_turns_that_the_runs_have():
+    spec = profile("smoke").spec.vary(turns=4, fewest_turns=1, images=40)
+    watches = sample_watches(0, 40)
+    talks = data.DataStatistics.of(spec)._talks(watches, "vqa")
+    assert {len(talk.turns) for talk in talks} == {1, 2, 3, 4}

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from study_tables import opened, pictured, scaling
 
+from uvlm_core import report
 from uvlm_core.studies import scoreboard
 from uvlm_core.studies.base import VERDICT_COLUMNS
 
@@ -128,6 +129,24 @@ def test_the_page_explains_the_verdicts_and_groups_claims_by_study():
     rows = [line for line in page.splitlines() if line.startswith("|") and few in line]
     assert len(rows) == 7 * 2 + 3 and all(line.count("|") == 9 for line in rows)
     assert "no effect | the 90 % t interval" in page and "does not ask" in page
+
+
+def test_a_comparison_that_two_studies_make_of_the_same_runs_counts_once():
+    table = scaling(("SigLIP-VQ", "VQ-VQ"), seeds=3)
+    found = [opened("data_scaling", table), opened("captioned_pictures", pictured(("VQ-VQ",)))]
+    wanted = scoreboard.all_verdicts(found)
+    twice = scoreboard.all_verdicts([found[0], opened("data_scaling", table), found[1]])
+    pd.testing.assert_frame_equal(twice, wanted)
+    assert set(wanted["study"]) == {"data_scaling", "captioned_pictures"}
+
+
+@pytest.mark.parametrize("write", [scoreboard.main, report.main])
+def test_an_unknown_profile_is_refused_and_nothing_is_written(write, capsys):
+    index, page = report.INDEX.read_bytes(), (scoreboard.ROOT / "docs/results.md").read_bytes()
+    assert write(["--profile=lapotp", *["--index"] * (write == report.main)]) == 2
+    assert capsys.readouterr().err.startswith("profile 'lapotp' is not one of smoke, laptop")
+    assert report.INDEX.read_bytes() == index
+    assert (scoreboard.ROOT / "docs/results.md").read_bytes() == page
 
 
 def test_missing_records_are_named_and_nothing_is_written(tmp_path, capsys):

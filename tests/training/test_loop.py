@@ -97,6 +97,14 @@ def test_a_run_cut_off_at_any_step_ends_as_if_it_had_not_been(
     assert_same(run(spec, tmp_path / "cut"), uninterrupted(spec))
 
 
+def test_a_frozen_language_model_refuses_steps_of_text_alone(spec):
+    few = {"vqa_examples": 2, "caption_examples": 0, "text_examples": 40}
+    spec = spec.vary(regime="understanding", tuning="frozen", batch_counts="all", **few)
+    with pytest.raises(ValueError, match="With tuning 'frozen' a step of text rows alone trains"):
+        prepare(spec)
+    prepare(spec.vary(tuning="full"))
+
+
 @pytest.mark.parametrize(
     ("tuning", "optimizer"),
     [

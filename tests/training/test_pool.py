@@ -574,3 +574,11 @@ def test_shuffled_attributes_are_another_watchs_and_the_rest_of_a_request_is_tru
             assert sorted(one for one, _ in pairs) == sorted(other for _, other in pairs)
         else:
             assert all(one == other for one, other in pairs)
+
+
+def test_generated_pictures_are_compared_at_the_tokenizers_size(pictured, encoders, processor):
+    spec = few(pictured, regime="generation", architecture="VQ-VQ", image_size=72)
+    scorer = PictureEvaluation(spec, processor, encoders["VQ"], encoders["VQ"]).drawn
+    same = {row["metric"]: row["value"] for row in scorer.scores(scorer.outputs)}
+    assert scorer.real.shape[1:] == (64, 64, 3)
+    assert same["efficientnet_kernel"] == same["efficientnet_kernel_tokenizer"]

@@ -409,6 +409,13 @@ def test_what_an_arm_cannot_see_is_left_out_of_its_key(arm, change):
     assert not {name for values in done.to_dict().values() for name in values} & change.keys()
 
 
+def test_a_stage_of_unknown_fields_is_told_which_there_are():
+    with pytest.raises(
+        ValueError, match=r"is not Stage as a dictionary of understanding, .*freeze\.$"
+    ):
+        LAPTOP.vary(stages=[{"epochs": 2}])
+
+
 def test_a_random_language_model_is_another_run_and_no_earlier_run_has_another_name():
     paths = sorted((ROOT / "figures" / "runs" / "laptop").glob("*.json"))
     found = ((json.loads(path.read_text())["spec"], path.stem) for path in paths)

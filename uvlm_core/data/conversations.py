@@ -199,7 +199,7 @@ class AttributeBias:
     tasks: tuple[str, ...] = ("vqa", "caption")
 
     def __post_init__(self):
-        if self.attribute not in ATTRIBUTES:
+        if not isinstance(self.attribute, str) or self.attribute not in ATTRIBUTES:
             raise ValueError(
                 f"bias attribute {self.attribute!r} is not one of {', '.join(ATTRIBUTES)}."
             )

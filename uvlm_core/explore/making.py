@@ -85,8 +85,8 @@ def _card(name: str, spec: RunSpec, network, rounded: Model) -> str:
             "drawn watches as they were."
         )
     rows = {
-        "understanding rows": spec.understanding_rows * spec.understands,
-        "generation rows": spec.generation_rows * spec.generates,
+        "understanding rows": spec.understanding_rows,
+        "generation rows": spec.generation_rows,
         "steps": spec.steps,
     }
     recorded = RunStore(ROOT / "figures" / "runs" / "laptop").load(spec)

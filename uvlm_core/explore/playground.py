@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
-from PIL import Image
+from PIL import Image, ImageColor
 
 from uvlm_core.data.attributes import ATTRIBUTES, read_caption
 from uvlm_core.data.conversations import DRAW_WATCH, is_known_wording
@@ -177,7 +177,8 @@ class Playground:
     @property
     def watch(self) -> Watch:
         """The watch that is set; ValueError for two icons in one corner."""
-        colour = tuple(bytes.fromhex(self.colour.value.removeprefix("#")))
+        # the widget also takes names, and short forms such as #fff
+        colour = ImageColor.getrgb(self.colour.value)
         return Watch(
             *(self.hour.value, self.minute.value, self.second.value),
             *(self.weather.value, self.battery.value),

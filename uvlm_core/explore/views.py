@@ -193,7 +193,6 @@ def tell(shown: View) -> list[str]:
     """Say what is seen at the right end: a mean with its interval, and of differences a verdict."""
     points = shown.points
     last = points[points["at"] == points["at"].max()]
-    margin = None if shown.chance is None else MARGIN  # it is a share of the way to a perfect score
     told = []
     for (panel, arm), own in last.groupby(["panel", "arm"], sort=False):
         mean, low, high = mean_interval(own["value"])
@@ -201,7 +200,7 @@ def tell(shown: View) -> list[str]:
         seeds = style.counted(len(own), "seed")
         if shown.minus:
             compared = f"{panel}: {arm} {style.MINUS} {shown.minus}"
-            said = verdict(own["value"], margin, own=True)
+            said = verdict(own["value"], MARGIN, own=True)
             told.append(f"{compared} {difference_text(row)}, {seeds}: {said}.")
         else:
             told.append(f"{panel}: {arm} {difference_text(row).lstrip('+')}, {seeds}.")

@@ -25,7 +25,6 @@ from filelock import FileLock
 from huggingface_hub import hf_hub_download
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import SiglipVisionModel
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
@@ -363,7 +362,6 @@ def cached_features(
     images_name: str,
     count: int,
     images: Callable[[int, int], np.ndarray],
-    progress: bool = False,
 ) -> np.ndarray:
     """Return the encoder's outputs for `count` images as a read-only memory map.
 
@@ -388,7 +386,7 @@ def cached_features(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # one grid worker computes, the others wait
             if not path.exists():
-                _compute_features(encoder, path, shape, kind, images, progress)
+                _compute_features(encoder, path, shape, kind, images)
     except OSError as error:
         raise ValueError(
             f"The feature cache {folder} cannot be written "
@@ -409,9 +407,7 @@ def cached_features(
     return table
 
 
-def _compute_features(
-    encoder, path: Path, shape, kind, images, progress: bool, chunk: int = 1024
-) -> None:
+def _compute_features(encoder, path: Path, shape, kind, images, chunk: int = 1024) -> None:
     partial = path.with_suffix(".partial")
     size, free = math.prod(shape) * np.dtype(kind).itemsize, shutil.disk_usage(path.parent).free
     if size > free:  # fail now, not after hours of encoding
@@ -427,9 +423,7 @@ def _compute_features(
                 "shape": shape,
             }
             np.lib.format.write_array_header_1_0(file, header)
-            for start in tqdm(
-                range(0, shape[0], chunk), desc=f"{encoder.kind} features", disable=not progress
-            ):
+            for start in range(0, shape[0], chunk):
                 outputs = encoder.encode(images(start, min(start + chunk, shape[0])))
                 file.write(np.ascontiguousarray(outputs, kind).tobytes())
         os.replace(partial, path)

@@ -34,7 +34,8 @@ def score_answer(attribute: str, answer: str, truth: str, rule: str = "partial")
     unchecked   partial without the range check, as the authors' code has it: 23:99:00 scores
                 above 1 (pitfall 9).
 
-    A truth may have the authors' hour 12 (pitfall 10), which is as far from any answer as hour 0.
+    A truth may have the authors' hour 12 (pitfall 10), and then an answer may have it too. It is as
+    far from any hour as hour 0.
 
     ValueError for an unknown attribute or rule, for anything but strings, and for a truth without
     exactly one value in range.
@@ -58,7 +59,8 @@ def score_parts(attribute: str, answer: str, truth: str, rule: str = "partial") 
     given, true = kind.parse(answer), kind.parse(truth)
     if true is None or not kind.in_range(true, hours=13):
         raise ValueError(f"truth {truth!r} is not a {attribute}; it has the form {kind.form}.")
-    if given is None or not (rule == "unchecked" or kind.in_range(given)):
+    hours = 12 if kind.in_range(true) else 13
+    if given is None or not (rule == "unchecked" or kind.in_range(given, hours)):
         return {part: _by_rule(kind, 0.0, False, rule) for part in kind.parts}
     values = zip(kind.parts, kind.split(given), kind.split(true), strict=True)
     return {

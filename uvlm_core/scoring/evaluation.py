@@ -3,8 +3,9 @@
 Belongs here: test watches, their questions, captions and requests, and the resulting score rows.
 Not here: how a single answer (`answers.py`) or a set of images (`images.py`) is scored.
 
-The test set is fixed: every arm, seed and checkpoint gets the same questions (pitfall 7). None of
-its attribute tuples occurs in a training set.
+The test set is fixed: every arm and seed gets the same questions, of which earlier checkpoints get
+the first ones (pitfall 7). Only the authors' hours change it (pitfall 10). None of its attribute
+tuples occurs in a training set.
 """
 
 import os

@@ -19,6 +19,7 @@ from uvlm_core.data.conversations import Conversation, Turn
 from uvlm_core.data.pictures import as_request, load_pictures, open_pictures
 from uvlm_core.data.tokens import IGNORED, Processor, collate
 from uvlm_core.models.decoding import generate_images, log_likelihoods
+from uvlm_core.models.encoders import resized
 from uvlm_core.models.kinds import KINDS, OUTPUTS, kinds_of
 from uvlm_core.scoring import images as fidelity
 from uvlm_core.scoring.alignment import measure_alignment, representations
@@ -173,6 +174,7 @@ class DrawnPicturePixels:
 
     def __init__(self, encoder, real: np.ndarray, others: np.ndarray):
         self.encoder, self.outputs = encoder, encoder.encode(real)
+        real, others = resized(real, encoder.size), resized(others, encoder.size)
         self.network = fidelity.EfficientNetFeatures()
         self.real = real
         self.known = self.network.features(real)

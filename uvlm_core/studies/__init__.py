@@ -10,12 +10,14 @@ A new study is a file here, a notebook and a test. No list of studies needs edit
 import importlib
 import pkgutil
 
+from uvlm_core.training.profiles import profile
+
 
 def studies(drawn_in: str | None = None) -> list:
     """Return the `STUDY` of every module in this package, ordered by notebook number and name.
 
     With the name of a profile, only those whose figures are drawn in it: they have a scale there,
-    and do not wait for their runs.
+    and do not wait for their runs. ValueError for an unknown profile.
     """
     modules = [
         importlib.import_module(f"{__name__}.{found.name}")
@@ -23,6 +25,7 @@ def studies(drawn_in: str | None = None) -> list:
     ]
     found = [module.STUDY for module in modules if hasattr(module, "STUDY")]
     if drawn_in is not None:
+        profile(drawn_in)
         found = [
             study for study in found if drawn_in in study.scales and drawn_in not in study.waiting
         ]

@@ -257,6 +257,7 @@ def comparing_probes(
                     f"{_rare(attribute, scale)}, probe of the last layer {MINUS} {words}, "
                     f"{REPEATED}",
                     (probes["probe"] - less(table, probes, attribute)).dropna(),
+                    "test watches",
                 )
 
     return compare

@@ -9,12 +9,12 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -45,20 +45,50 @@ VERDICT_COLUMNS = (
 )
 
 
+def _is_count(value) -> bool:
+    return type(value) is int and value >= 0
+
+
+_TYPES = {  # of a scale's field -> whether a value fits, what it is in words
+    int: (_is_count, "an integer from 0 up"),
+    str: (lambda value: isinstance(value, str), "a text"),
+    tuple[str, ...]: (
+        lambda value: isinstance(value, tuple | list) and all(type(each) is str for each in value),
+        "a list of texts",
+    ),
+    tuple[int, ...]: (
+        lambda value: isinstance(value, tuple | list) and all(map(_is_count, value)),
+        "a list of integers from 0 up",
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Scale:
     """The size of a study in one profile.
 
-    A study's subclass adds fields such as rows or doses. ValueError when `seeds` is not a positive
-    integer.
+    A study's subclass adds fields such as rows or doses, and names in `POSITIVE` those integers
+    that may not be 0. ValueError for a value of another type, a negative or missing count, and an
+    architecture that figures cannot draw.
     """
+
+    POSITIVE: ClassVar[tuple[str, ...]] = ("seeds",)
 
     seeds: int
     architectures: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if type(self.seeds) is not int or self.seeds < 1:
-            raise ValueError(f"seeds {self.seeds!r} is not an integer from 1 up.")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in self.POSITIVE and (type(value) is not int or value < 1):
+                raise ValueError(f"{each.name} {value!r} is not an integer from 1 up.")
+            if each.type in _TYPES:
+                fits, words = _TYPES[each.type]
+                if not fits(value):
+                    raise ValueError(f"{each.name} {value!r} is not {words}.")
+        for name in self.architectures:
+            if name not in style.COLOURS:
+                raise ValueError(f"architecture {name!r} is not one of {', '.join(style.COLOURS)}.")
 
 
 @dataclass(frozen=True)
@@ -360,11 +390,9 @@ class OpenedStudy:
         records = sorted(set(records))
         seeds = drawn.seeds or (shown["seed"].nunique() if "seed" in shown else self.scale.seeds)
         style.stamp(drawn.figure, self.base.name, seeds, len(records))
-        counts = {
-            "test watches": self.base.spec.scoring.test_watches,
-            "generated watches": self.base.spec.scoring.generated_watches,
-        }
-        facts = style.provenance(self.base.name, seeds, records, counts, **drawn.facts)
+        facts = style.provenance(
+            self.base.name, seeds, records, self._counts(shown, records), **drawn.facts
+        )
         facts["headline"] = style.said(drawn.figure)
         saved = style.save_figure(
             drawn.figure, shown.drop(columns="record", errors="ignore"), name, self.folder, facts
@@ -373,6 +401,25 @@ class OpenedStudy:
         if name in self.study.findings:
             for line in self.study.findings[name](self).splitlines():
                 print(textwrap.fill(line, 100))
+
+    def _counts(self, shown: pd.DataFrame, records: list[str]) -> dict[str, int | str]:
+        """Return the samples of each metric behind a figure, such as 500 or "500 to 2500".
+
+        Metrics are those of `shown`, or else all of the figure's runs. A measurement counts what
+        it measures.
+        """
+        found = {}
+        for arm in self.arms:
+            if isinstance(arm.spec, Measurement):
+                found |= self.store.load(arm.spec.canonical())["counts"]
+        table = self.table
+        if {"record", "metric", "samples"} <= set(table):
+            own = table[table["record"].isin(records)]
+            own = own[own["metric"].isin(shown["metric"])] if "metric" in shown else own
+            for metric, samples in own.groupby("metric")["samples"]:
+                fewest, most = int(samples.min()), int(samples.max())
+                found[metric] = most if fewest == most else f"{fewest} to {most}"
+        return found
 
 
 def judge(study: Study, table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
@@ -488,7 +535,8 @@ def difference_text(row: dict) -> str:
 
 def find_study(name: str) -> Study:
     """Return the study called `name`; ValueError for an unknown name."""
-    if find_spec(f"uvlm_core.studies.{name}") is not None:  # imports no other study
+    # a name with a dot would be a module below a module
+    if name.isidentifier() and find_spec(f"uvlm_core.studies.{name}"):  # imports no other study
         module = import_module(f"uvlm_core.studies.{name}")
         if hasattr(module, "STUDY"):
             return module.STUDY

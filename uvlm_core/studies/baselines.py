@@ -10,6 +10,7 @@ Belongs here: these arms' runs, which several studies share. Not here: what a st
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from uvlm_core.studies.base import Scale, sized
 from uvlm_core.training.profiles import Profile
@@ -29,6 +30,8 @@ class MixedScale(Scale):
     Where there are fewer understanding rows than `seen`, they are shown more often: all arms but
     the longer baseline see `seen`.
     """
+
+    POSITIVE: ClassVar[tuple[str, ...]] = ("seeds", "seen", "generation_rows")
 
     seen: int = 0
     generation_rows: int = 0

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from uvlm_core.data.attributes import ATTRIBUTES, reader_classes
-from uvlm_core.data.conversations import TASKS, AttributeBias, make_conversations
+from uvlm_core.data.conversations import TASKS, AttributeBias, Conversation, make_conversations
 from uvlm_core.data.smart_watch import CORNERS, WEATHERS, Watch, render, sample_watches
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies.base import Arm, Drawn, Measurement, OpenedStudy, Scale, Study, recorded
@@ -93,15 +93,9 @@ class DataStatistics(Measurement):
         """Return the record's body."""
         from uvlm_core.data.smart_watch import POOL_STREAM
 
-        spec = self.spec
-        pool = sample_watches(POOL_STREAM, spec.data.images)
+        pool = sample_watches(POOL_STREAM, self.spec.data.images)
         some = pool[:DESCRIBED]
-        talks = {
-            task: make_conversations(
-                some, task, spec.training.seed, spec.data.turns, (), spec.data.mention_rate
-            )
-            for task in TASKS
-        }
+        talks = {task: self._talks(some, task) for task in TASKS}
         rows = [
             row
             for name, levels in reader_classes().items()
@@ -109,7 +103,7 @@ class DataStatistics(Measurement):
         ]
         rows += [*self._texts(talks), *self._padding(pool)]
         tables = {
-            "gallery": pd.DataFrame(_gallery(pool, spec.data.image_size)),
+            "gallery": pd.DataFrame(_gallery(pool, self.spec.data.image_size)),
             "talks": pd.DataFrame(
                 [(task, turn.human, turn.gpt) for task in TASKS for turn in talks[task][0].turns],
                 columns=["task", "human", "gpt"],
@@ -127,11 +121,15 @@ class DataStatistics(Measurement):
             "counts": {"training watches": len(pool)},
         }
 
-    def _biased(self, task: str, watches: list[Watch], talks: list) -> tuple:
-        spec = self.spec
-        biased = make_conversations(
-            watches, task, spec.training.seed, spec.data.turns, [SCARCE], spec.data.mention_rate
+    def _talks(self, watches: list[Watch], task: str, biases=()) -> list[Conversation]:
+        spec, data = self.spec, self.spec.data
+        turns = (data.fewest_turns or data.turns, data.turns)
+        return make_conversations(
+            watches, task, spec.training.seed, turns, biases, data.mention_rate
         )
+
+    def _biased(self, task: str, watches: list[Watch], talks: list) -> tuple:
+        biased = self._talks(watches, task, [SCARCE])
         return (
             task,
             len(talks),

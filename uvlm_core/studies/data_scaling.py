@@ -134,10 +134,10 @@ def exchange_rates(table: pd.DataFrame, rows: int) -> pd.DataFrame:
     """Return how many understanding rows one request is worth, for one architecture.
 
     The reference curve is the total of understanding alone over its number of rows, each shown
-    once: an isotonic regression on all seeds, linear in the logarithm of the rows. `worth` is the
-    number of rows where this curve reaches the total of mixed training with `rows` understanding
-    rows. `rate` is (worth - rows) / generation_rows. A total off the curve gets the nearest end,
-    and sets `beyond`.
+    once, of the same seed, so that intervals hold the spread of both: an isotonic regression,
+    linear in the logarithm of the rows. `worth` is the number of rows where this curve reaches the
+    total of mixed training with `rows` understanding rows. `rate` is (worth - rows) /
+    generation_rows. A total off the curve gets the nearest end, and sets `beyond`.
 
     Columns: seed, generation_rows, worth (understanding rows), rate, beyond.
     """
@@ -145,16 +145,16 @@ def exchange_rates(table: pd.DataFrame, rows: int) -> pd.DataFrame:
 
     chosen = understanding_totals(table)
     alone = chosen[chosen["arm"] == ONCE]
-    counts = np.sort(alone["understanding_rows"].unique())
-    curve = (
-        IsotonicRegression()
-        .fit(np.log(alone["understanding_rows"]), alone["value"])
-        .predict(np.log(counts))
-    )
+    curves = {}
+    for seed, own in alone.groupby("seed"):
+        own = own.sort_values("understanding_rows")
+        at = np.log(own["understanding_rows"])
+        curves[seed] = IsotonicRegression().fit_transform(at, own["value"]), at
     mixed = chosen[(chosen["arm"] == MIXED) & (chosen["understanding_rows"] == rows)]
     found = []
     for _, run in mixed.sort_values(["generation_rows", "seed"]).iterrows():
-        worth = float(np.exp(np.interp(run["value"], curve, np.log(counts))))
+        curve, at = curves[run["seed"]]
+        worth = float(np.exp(np.interp(run["value"], curve, at)))
         found.append(
             (
                 run["seed"],
@@ -424,18 +424,22 @@ def tell_scaling(opened: OpenedStudy) -> str:
 
 def tell_exchange(opened: OpenedStudy) -> str:
     """Say what a request is worth, and how that is read off."""
-    table, scale, found = opened.table, opened.scale, []
+    table, scale, found, beyond = opened.table, opened.scale, [], 0
     for name in known_architectures(table):
         own = exchange_rates(table[table["architecture"] == name], scale.seen)
-        own = own.loc[own["generation_rows"] == scale.generation_rows, "rate"]
-        found.append(f"{own.mean():.2f} understanding rows for {name}".replace("-0", f"{MINUS}0"))
+        own = own[own["generation_rows"] == scale.generation_rows]
+        rate = f"{own['rate'].mean():.2f}".replace("-", MINUS)
+        found.append(f"{rate} understanding rows for {name}")
+        beyond += int(own["beyond"].sum())
     texts = " This includes what the text rows beside the requests are worth." * bool(
         scale.text_rows
     )
+    runs = f"{beyond} runs score" if beyond > 1 else "1 run scores"
+    cut = f" {runs} outside what was measured alone, and the nearest end is taken." * bool(beyond)
     return (
         f"At {scale.generation_rows:,} requests, each is worth {' and '.join(found)}, mean of "
         f"{scale.seeds} seeds: so many more rows bring understanding alone to the same score."
-        f"{texts} The authors report {REPORTED_RATE} for SigLIP-VQ."
+        f"{cut}{texts} The authors report {REPORTED_RATE} for SigLIP-VQ."
     )
 
 

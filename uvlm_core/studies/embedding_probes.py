@@ -14,7 +14,7 @@ models (`inspection.py`), the probes (`scoring/probing.py`), the patching (`scor
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -91,6 +91,8 @@ _PATCHED = {
 @dataclass(frozen=True)
 class ProbesScale(Scale):
     """A scale that adds the rare attribute, the inspected architecture and the number of pairs."""
+
+    POSITIVE: ClassVar[tuple[str, ...]] = ("seeds", "pairs")
 
     rare: str = "weather"
     inspected: str = "VQ-VQ"

@@ -2,9 +2,9 @@
 
 The paper's three regimes for each pairing of an understanding space with a generation space, scored
 at ten fractions of the data. Generation rows are added to the steps of the understanding rows, so
-at each fraction all arms have taken as many steps. These runs are shown but not judged, because at
-the end little is left to learn. Other studies test with fewer rows whether one task helps the
-other.
+at each fraction all arms have taken as many steps (but not in the profile paper, whose steps count
+all rows). These runs are shown but not judged, because at the end little is left to learn. Other
+studies test with fewer rows whether one task helps the other.
 
 Belongs here: this study's runs and figures. Not here: the claims (`mutual_benefit.py`).
 """

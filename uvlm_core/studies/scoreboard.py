@@ -75,7 +75,8 @@ the runs that it judges.
 - A verdict needs {ENOUGH_SEEDS} seeds. With fewer, a row is undecided.
 - A row that stays undecided with {ENOUGH_SEEDS} seeds says how many would decide it, if its mean
   and its spread stay as they are.
-- A comparison that the same runs carry out for two architectures counts once."""
+- A comparison that the same runs carry out for two architectures, or in two studies, counts
+  once."""
 
 
 def load_all(
@@ -86,9 +87,18 @@ def load_all(
 
 
 def all_verdicts(opened: list[OpenedStudy]) -> pd.DataFrame:
-    """Return the verdicts of several studies, one comparison per row (`VERDICT_COLUMNS`)."""
-    found = [each.verdicts for each in opened if each.study.claims]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=VERDICT_COLUMNS)
+    """Return the verdicts of several studies, one comparison per row (`VERDICT_COLUMNS`).
+
+    A comparison that two studies make of the same runs is the first one's. The same difference and
+    interval, to the last digit, are taken for the same runs.
+    """
+    found, known = [pd.DataFrame(columns=VERDICT_COLUMNS)], set()
+    for verdicts in (each.verdicts for each in opened if each.study.claims):
+        numbers = verdicts[["difference", "low", "high"]]
+        told = list(numbers.itertuples(index=False, name=None))
+        found.append(verdicts[[row not in known for row in told]])
+        known.update(told)
+    return pd.concat([part for part in found if len(part)] or found, ignore_index=True)
 
 
 @theme()

@@ -53,8 +53,6 @@ LINES = {
     "generation": {"linestyle": "-.", "marker": "^"},
     # control: requests paired with other rows' images
     "shuffled": {"linestyle": ":", "marker": "x"},
-    # control: requests without the attribute
-    "absent": {"linestyle": (0, (3, 1, 1, 1)), "marker": "v"},
 }
 REFERENCES = {
     "chance": {"color": "#767676", "linestyle": (0, (1, 1.5)), "linewidth": 1.0},
@@ -93,7 +91,6 @@ _RC = {
 _SUFFIXES = (".png", ".pdf", ".csv", ".json")
 
 MINUS = "\N{MINUS SIGN}"
-TIMES = "\N{MULTIPLICATION SIGN}"
 INTERVAL_SEEDS = 3  # with fewer, each seed is a dot: a t interval of two covers the axis
 SEED_SIZE = 1.8  # pt: such a dot, smaller than the mean's marker
 DIGITS = 6  # significant digits of numbers in a CSV

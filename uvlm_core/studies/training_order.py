@@ -3,17 +3,19 @@
 Arms that generate see the same understanding rows, and each generation and text row once, in steps
 of one size. They differ in the order of the rows. In controls, requests have other watches' images
 or say nothing of the watch to draw. More rows also mean more training. So four baselines learn to
-understand only: from the same rows, shown as often; from the same rows in as many but smaller
-steps; for as many steps, with the rows repeated; and with text rows in place of requests. 1,600
-understanding rows are shown once each. Fewer rows are shown more often, so that every arm but the
-longer baseline sees 1,600 in all.
+understand only: from the same rows, shown as often; from the same rows in about as many but
+smaller steps; for as many steps, with the rows repeated; and with text rows in place of requests.
+1,600 understanding rows are shown once each. Fewer rows are shown more often, so that every arm but
+the longer baseline sees 1,600 in all.
 
 Belongs here: this study's runs, claims and figures. Not here: what a stage is
 (`training/stages.py`), mixed training at full size (`mutual_benefit.py`).
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pandas as pd
 
@@ -64,7 +66,7 @@ from uvlm_core.training.profiles import Profile
 from uvlm_core.training.spec import RunSpec
 from uvlm_core.training.stages import Stage
 
-SMALL = "alone in small steps"  # as many steps as mixed, by fewer rows in each
+SMALL = "alone in small steps"  # about as many steps as mixed, by fewer rows in each
 NO_WORDS = f"{MIXED} with requests without words"
 EDITS, SHUFFLED_EDITS = f"{MIXED} with edits", f"{MIXED} with edits of others' images"
 SHUFFLED, SHUFFLED_FIRST = f"{MIXED} with others' images", f"{FIRST} with others' images"
@@ -97,7 +99,15 @@ _COLUMNS = ("architecture", "arm", "understanding_rows", "seed", "metric", "attr
 class OrderScale(MixedScale):
     """With the arms by the number of understanding rows."""
 
+    POSITIVE: ClassVar[tuple[str, ...]] = (*MixedScale.POSITIVE, "text_rows")
+
     arms: dict[int, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in itertools.chain(*self.arms.values()):
+            if name not in ARMS:
+                raise ValueError(f"arm {name!r} is not one of {', '.join(ARMS)}.")
 
 
 def arms(base: Profile, scale: OrderScale) -> list[Arm]:
@@ -397,7 +407,7 @@ STUDY = Study(
         ),
         Claim(
             SMALLER,
-            "it understands better than from these rows alone in as many but smaller steps",
+            "it understands better than from these rows alone in about as many but smaller steps",
             "4",
             comparing(((MIXED, SMALL), (FIRST, SMALL)), "steps"),
         ),

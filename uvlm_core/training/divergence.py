@@ -1,7 +1,7 @@
 """The check that ends a training once it diverges (no section of the paper).
 
 Belongs here: whether a loss, a gradient or a weight is finite, and the error if it is not. Not
-here: the loops that call it (`loop.py`, `pretraining/common.py`, `pretraining/text.py`).
+here: the loops that call it (such as `loop.py`, `stacked.py` and `pretraining/common.py`).
 """
 
 import math

@@ -110,6 +110,15 @@ class Steps(Dataset):
                 f"batch_size {spec.training.batch_size} leaves some of "
                 f"{self.processes} processes without a row."
             )
+        if spec.training.tuning == "frozen" and any(
+            row.image_in < 0 and row.image_out < 0
+            for step in range(spec.steps)
+            for row in self.rows(step)[:1]
+        ):
+            raise ValueError(
+                "With tuning 'frozen' a step of text rows alone trains nothing, and some steps "
+                "have no other rows; give the run more rows with images."
+            )
 
     def __len__(self) -> int:
         return self.spec.steps * self.processes

@@ -289,9 +289,9 @@ def _ordered(spec: RunSpec, rows: dict[str, list]) -> tuple[list, list]:
     return [understanding[i] for i in order], rows["generation"]
 
 
-def pool_features(encoder, images: WatchPool | Pictures, progress: bool = False) -> np.ndarray:
+def pool_features(encoder, images: WatchPool | Pictures) -> np.ndarray:
     """Return the cached outputs of an encoder for a pool or one side; compute them if missing."""
-    return cached_features(encoder, images.name, images.count, images.images, progress)
+    return cached_features(encoder, images.name, images.count, images.images)
 
 
 def sample_images(pool: WatchPool | PicturePool) -> np.ndarray:

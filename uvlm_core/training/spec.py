@@ -620,14 +620,13 @@ def _read_list(name: str, value) -> tuple:
 
 
 def _read_item(kind: type, values: dict):
-    """Build a bias or a distortion from what `to_dict` returns."""
+    """Build a bias, a distortion or a stage from what `to_dict` returns."""
     names = {each.name: each.default is MISSING for each in fields(kind)}
     needed = {name for name, must in names.items() if must}
     if not needed <= values.keys() <= names.keys():
+        words = f"; {' and '.join(sorted(needed))} must be there" * bool(needed)
         raise ValueError(
-            f"{values!r} is not {kind.__name__} as a dictionary of "
-            f"{', '.join(names)}; "
-            f"{' and '.join(sorted(needed))} must be there."
+            f"{values!r} is not {kind.__name__} as a dictionary of {', '.join(names)}{words}."
         )
     return kind(**values)
 
