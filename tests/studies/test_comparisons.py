@@ -170,8 +170,8 @@ def test_a_planted_cost_of_a_distortion_is_judged_against_each_baseline_as_it_is
     assert told == [
         ["distortion hurts", "examples", "replicates"],
         ["distortion hurts more", "examples", "replicates"],
-        ["distortion hurts more", "steps", "contradicts"],
-        ["distortion hurts more", "steps", "replicates"],
+        ["more than for as many steps", "steps", "no"],
+        ["more than for as many steps", "steps", "yes"],
         ["not by sharing", "examples", "yes"],
         ["benefit without alignment", "examples", "no"],  # .5 and .55
         ["benefit without alignment", "examples", "yes"],  # .6 and .55
@@ -190,6 +190,7 @@ def test_a_planted_cost_of_a_distortion_is_judged_against_each_baseline_as_it_is
 def test_a_distortion_that_costs_nothing_has_no_effect_on_any_arm():
     found = verdicts("affine_alignment", distorted(0, 0, 0, 0, 0)).set_index("claim")["verdict"]
     costs = ["distortion hurts", "distortion hurts more", "not by sharing"]
+    costs += ["more than for as many steps"]
     costs += ["distortion hurts generation first", "distortion hurts generation first more"]
     assert set(found[costs]) == {"no effect"}
     assert set(found["benefit without alignment"]) == {"yes"}

@@ -335,7 +335,7 @@ def headline_of_transfer(opened: OpenedStudy) -> str:
     if not gains:
         return "Mixed training is not shown to know more of a rare attribute"
     why = [attribute for attribute in gains if attribute in _attributes(opened, BY_REQUESTS)]
-    return f"Mixed training knows more of the rare {_names(gains)}, " + (
+    return f"Mixed training knows more of the rare {_names(gains)} than its rows alone, " + (
         f"and of the {_names(why)} by its requests"
         if why
         else "which is not shown to come from its requests"

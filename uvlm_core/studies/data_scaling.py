@@ -309,14 +309,17 @@ def draw_scaling(opened: OpenedStudy) -> Drawn:
         (right, drawn, "understanding_rows", scale.seen),
     ):
         axes.axhline(0, color="black", linewidth=0.6)
-        for number, name in enumerate(names):
-            for arm, look in _LOOKS.items():
-                own = found[(found["architecture"] == name) & (found["arm"] == arm)]
-                shift = 0.012 * most * (number - (len(names) - 1) / 2)  # no seed hides another
-                if len(own):
-                    draw_points(
-                        axes, own[grown] + shift, own["difference"], look | {"color": COLOURS[name]}
-                    )
+        series = [
+            (name, arm)
+            for name in names
+            for arm in _LOOKS
+            if ((found["architecture"] == name) & (found["arm"] == arm)).any()
+        ]
+        for number, (name, arm) in enumerate(series):
+            own = found[(found["architecture"] == name) & (found["arm"] == arm)]
+            # no interval hides another
+            at = own[grown] + 0.02 * most * (number - (len(series) - 1) / 2) * (own[grown] > 0)
+            draw_points(axes, at, own["difference"], _LOOKS[arm] | {"color": COLOURS[name]})
         axes.set_xticks(sorted(found[grown].unique()))
         axes.set_xticklabels(f"{count:,}" for count in sorted(found[grown].unique()))
     left.set_title(f"understanding, {scale.seen:,} rows in every run")
@@ -372,6 +375,8 @@ def draw_exchange(opened: OpenedStudy) -> Drawn:
     reported = {"color": REPORTED["color"], "linestyle": (0, (5, 2)), "linewidth": 1}
     axes.axhline(1, **equal)
     axes.axhline(REPORTED_RATE, **reported)
+    counts = sorted(shown["generation_rows"].unique())
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
     axes.set_xlabel("requests")
     axes.set_ylabel("worth of a request,\nin understanding rows")
     handles = [

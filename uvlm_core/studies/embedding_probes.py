@@ -267,9 +267,10 @@ def draw_tokens(opened: OpenedStudy) -> Drawn:
     }
     figure = new_figure(PAGE, 2.2)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    most = max(0.1, math.ceil(10 * shown["selectivity"].max()) / 10)
     for axes, (words, own) in zip(grid, panels.items(), strict=True):
         side = math.isqrt(len(own))
-        image = axes.imshow(own.to_numpy().reshape(side, side), vmin=0, vmax=1, cmap="Greys")
+        image = axes.imshow(own.to_numpy().reshape(side, side), vmin=0, vmax=most, cmap="Greys")
         axes.set(xticks=[], yticks=[], title=words, xlabel=f"mean {own.mean():.2f}")
         axes.grid(False)
     figure.colorbar(image, ax=grid, shrink=0.8, label="selectivity")
@@ -411,7 +412,7 @@ def tell_tokens(opened: OpenedStudy) -> str:
     return (
         f"{read}, all tokens concatenated: {_by_model(found.loc['all'])}.\n"
         f"{read}, the mean token: {_by_model(found.loc['pooled'])}.\n"
-        "Only attention can bring a token what other tokens hold."
+        "A single token can hold what another one shows only because attention brought it there."
     )
 
 
@@ -423,7 +424,8 @@ def tell_maps(opened: OpenedStudy) -> str:
     others = {name: alike[f"unified / {name}"] for name in ("complete", "understanding")}
     return (
         "Clusters on a map say less than a probe does.\n"
-        "Another machine would compute other coordinates; these come from the record.\n"
+        "Another machine computes other coordinates from the same models, so these are drawn from "
+        "the record.\n"
         f"Linear CKA of {last} between the mixed model and the others: {_by_model(others)}."
     )
 
@@ -440,8 +442,8 @@ def tell_patching(opened: OpenedStudy) -> str:
             else f"{line}, too few to look for a layer."
         )
     lines.append(
-        f"A model is drawn if it tells at least {LEAST_TOLD:.0%} of the pairs apart, or if none "
-        "does."
+        f"The figure shows the models that tell at least {LEAST_TOLD:.0%} of the pairs apart; if "
+        "none does, it shows all."
     )
     return "\n".join(lines)
 

@@ -319,7 +319,7 @@ def draw_readings(table: pd.DataFrame) -> "Figure":
         own = table[table["network"] == network]
         first = own[own["inputs"] == own["inputs"].iloc[0]]
         axes.plot(
-            1000 * (1 - first["chance"]),
+            100 * (1 - first["chance"]),
             first["attribute"].map(attributes.index),
             "|",
             color="#767676",
@@ -330,7 +330,7 @@ def draw_readings(table: pd.DataFrame) -> "Figure":
             found = own[own["inputs"] == name]
             at = found["attribute"].map(attributes.index) + 0.2 * (number - 1)
             axes.plot(
-                1000 * (1 - found["value"]),
+                100 * (1 - found["value"]),
                 at,
                 "osD"[number],
                 color=GREYS[number],
@@ -339,11 +339,11 @@ def draw_readings(table: pd.DataFrame) -> "Figure":
                 clip_on=False,  # many lose nothing
             )
         lost.append(f"{1 - own['value'].min():.1%} with the {network}")
-        axes.set(title=network, xlabel="credit lost, \u2030", ylim=(len(attributes) - 0.5, -0.5))
-        # linear up to 1, so that nothing lost is seen as well
-        axes.set_xscale("symlog", linthresh=1)
-        axes.set_xlim(0, 1000)
-        axes.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+        axes.set(title=network, xlabel="credit lost, %", ylim=(len(attributes) - 0.5, -0.5))
+        # linear up to 0.1, so that nothing lost is seen as well
+        axes.set_xscale("symlog", linthresh=0.1)
+        axes.set_xlim(0, 100)
+        axes.set_xticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
     grid[0].set_yticks(range(len(attributes)), [NAMES.get(name, name) for name in attributes])
     sentence = f"Credit lost on an attribute is at most about {', and '.join(lost)}"
     headline(figure, sentence, grid[0].get_legend_handles_labels()[0], 4)

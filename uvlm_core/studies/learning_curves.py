@@ -473,18 +473,19 @@ def tell_features(opened: OpenedStudy) -> str:
         return _mean_at(table, regime, metric, "all")
 
     return (
-        f"Over all patches the cosine is {cosine('feature_cosine', 'unified'):.3f} with both tasks "
-        f"and {cosine('feature_cosine', 'generation'):.3f} with generation alone. Another watch "
-        f"has {cosine('feature_cosine_floor', 'unified'):.3f}. No answer to the request alone "
-        f"can have more than {cosine('feature_cosine_ceiling', 'none'):.3f}."
+        "The cosine between the features drawn and those of the watch asked for, over all patches, "
+        f"is {cosine('feature_cosine', 'unified'):.3f} with both tasks and "
+        f"{cosine('feature_cosine', 'generation'):.3f} with generation alone. Another watch has "
+        f"{cosine('feature_cosine_floor', 'unified'):.3f}. No answer to the request alone can have "
+        f"more than {cosine('feature_cosine_ceiling', 'none'):.3f}."
     )
 
 
 def tell_generated(opened: OpenedStudy) -> str:
     """Say how to read the pictures."""
     return (
-        "A request names the time, and each other attribute half of the time. What it leaves open "
-        "may differ from the target watch; colour is never requested. SigLIP output is shown "
+        "A test request names the time, and each other attribute half of the time. What it leaves "
+        "open may differ from the target watch; colour is never requested. SigLIP output is shown "
         "through a small decoder of features, which no score goes through."
     )
 

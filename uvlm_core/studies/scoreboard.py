@@ -57,12 +57,13 @@ _TEXT_HEIGHT, _MARK_HEIGHT, _ROW_GAP = 0.115, 0.068, 0.055
 _WRAPPED = 60  # characters per line of a row's label
 _RULE = f"""\
 A claim is judged by the difference between two arms, paired by seed. The rule was fixed before
-the runs that it judges.
+the runs that it judges. [Metrics](metrics.md#arms) says what each arm is trained on.
 
 | verdict | meaning |
 | --- | --- |
 | no effect | the 90 % t interval of the mean difference lies within ±{MARGIN:g} |
-| replicates | the 95 % t interval lies above zero: the paper's claim holds here |
+| replicates | the 95 % t interval lies above zero: the paper's claim holds here, also in an \
+architecture that the paper does not try |
 | contradicts | the 95 % t interval lies below zero: the opposite holds here |
 | yes, no | the same of a question that the paper does not ask |
 | undecided | none of these: the seeds do not tell |

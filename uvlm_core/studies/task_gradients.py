@@ -43,7 +43,6 @@ from uvlm_core.studies.style import (
     look_of,
     need,
     new_figure,
-    regime_handles,
     spread_handles,
     theme,
 )
@@ -246,8 +245,8 @@ def draw_cosines(opened: OpenedStudy) -> Drawn:
         axes.set_yticks(range(len(parts)), [_PARTS.get(part, part) for part in parts])
     by_part[1].tick_params(labelleft=False)
     cosine = shown[(shown["metric"] == "gradient_cosine") & (shown["attribute"] == "all")]
-    for _, look, some in _by_arm(cosine, names):
-        draw_points(over_time, some["fraction"], some["value"], look)
+    for shift, look, some in _by_arm(cosine, names):
+        draw_points(over_time, some["fraction"] + 0.06 * shift, some["value"], look)
     over_time.set(title=_PARTS["all"], xlabel="fraction of the training", xlim=(0, 1.05))
     over_time.set_ylabel("cosine")
     by_part[0].axvline(0, color="black", linewidth=0.6)
@@ -255,7 +254,7 @@ def draw_cosines(opened: OpenedStudy) -> Drawn:
     powers = np.arange(math.ceil(by_part[1].get_xlim()[0]), by_part[1].get_xlim()[1])
     by_part[1].set_xticks(powers, [f"{2.0**power:g}" for power in powers])
     over_time.axhline(0, color="black", linewidth=0.6)
-    handles = [*colour_handles(names), *regime_handles(_REGIMES.values()), *spread_handles(shown)]
+    handles = [*colour_handles(names), *_arm_handles(names[0]), *spread_handles(shown)]
     headline(figure, headline_of_cosines(opened), handles)
     return Drawn(figure, shown, records=set(opened.table["record"]))
 
@@ -283,6 +282,12 @@ def _by_arm(
             )
 
 
+def _arm_handles(name: str) -> list:
+    """Return legend entries for the arms, in black and otherwise in an architecture's look."""
+    looks = {arm: look_of(name, regime) for arm, regime in _REGIMES.items()}
+    return [entry(label=arm, **look | {"color": "black"}) for arm, look in looks.items()]
+
+
 def headline_of_cosines(opened: OpenedStudy) -> str:
     """Return which story the verdicts fit in which architecture, in one sentence."""
     found = by_story(opened)
@@ -298,25 +303,30 @@ def headline_of_cosines(opened: OpenedStudy) -> str:
 
 @theme()
 def draw_steps(opened: OpenedStudy) -> Drawn:
-    """Draw what rows of each kind do to the understanding loss in one step, along the training."""
+    """Draw what rows of each kind do to the understanding loss in one step, along the training.
+
+    Two panels for each architecture: all rows, and generation rows alone, which do less.
+    """
     table = opened.table
     need(table, "task_gradients_steps", _GRADIENT_COLUMNS)
     shown = rows_add(table)
     names = known_architectures(shown)
-    figure = new_figure(PAGE, 2.6)
-    grid = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for axes, name in zip(grid, names, strict=True):
-        axes.axhline(0, color="black", linewidth=0.6)
-        for number, ((rows, arm), (look, _)) in enumerate(_STEPS.items()):
-            own = shown[
-                (shown["architecture"] == name) & (shown["rows"] == rows) & (shown["arm"] == arm)
-            ]
-            at = own["fraction"] + 0.012 * (number - 1)  # no seed hides another
-            draw_points(axes, at, own["value"], look_of(name, look))
-        axes.set_title(name)
+    figure = new_figure(PAGE, 0.5 + 2.1 * len(names))
+    grid = figure.subplots(len(names), 2, sharex=True, squeeze=False)
+    for (whole, near), name in zip(grid, names, strict=True):
+        for axes, kinds in ((whole, {"understanding", "generation"}), (near, {"generation"})):
+            axes.axhline(0, color="black", linewidth=0.6)
+            for number, ((rows, arm), (look, _)) in enumerate(_STEPS.items()):
+                own = shown[(shown["rows"] == rows) & (shown["arm"] == arm)]
+                own = own[own["architecture"] == name]
+                at = own["fraction"] + 0.012 * (number - 1)  # no interval hides another
+                if rows in kinds:
+                    draw_points(axes, at, own["value"], look_of(name, look))
+        whole.set_title(name)
+        near.set_title("generation rows, closer" if len(names) == 1 else f"{name}, closer")
+        whole.set_ylabel("loss change by rows\nof one step (nats / 1,000)")
+    for axes in grid[-1]:
         axes.set_xlabel("fraction of the training")
-        axes.set_xlim(0, 1)
-    grid[0].set_ylabel("loss change by rows\nof one step (nats / 1,000)")
     looks = [
         entry(label=words, **look_of(names[0], look) | {"color": "black"})
         for look, words in _STEPS.values()
@@ -349,14 +359,14 @@ def draw_sides(opened: OpenedStudy) -> Drawn:
         line[0].set(ylabel=words, ylim=(0, 1.05))
         for axes, place in zip(line, places, strict=True):
             own = shown[(shown["metric"] == metric) & (shown["attribute"] == place)]
-            for _, look, some in _by_arm(own, names):
-                draw_points(axes, some["fraction"], some["value"], look)
+            for shift, look, some in _by_arm(own, names):
+                draw_points(axes, some["fraction"] + 0.08 * shift, some["value"], look)
     for axes, place in zip(grid[0], places, strict=True):
         axes.set_title(place.replace("adapter", "adapter's output"))
     for axes in grid[-1]:
         axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
         axes.set_xlabel("fraction\ntrained")
-    handles = [*colour_handles(names), *regime_handles(_REGIMES.values()), *spread_handles(shown)]
+    handles = [*colour_handles(names), *_arm_handles(names[0]), *spread_handles(shown)]
     headline(figure, headline_of_sides(opened), handles)
     return Drawn(figure, shown, records=set(opened.table["record"]))
 
@@ -399,7 +409,7 @@ def tell_steps(opened: OpenedStudy) -> str:
         "By how much generation rows of one step lower the understanding loss, in thousandths of "
         f"nats: {tell_verdicts(opened, LOWERS)}; more than with other watches' images: "
         f"{tell_verdicts(opened, LOWERS_MORE)}. As a multiple of what as many understanding rows "
-        f"do, minus 1: {tell_verdicts(opened, AS_MUCH)}."
+        f"do, minus 1 (0 would be as much): {tell_verdicts(opened, AS_MUCH)}."
     )
 
 

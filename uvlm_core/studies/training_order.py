@@ -223,7 +223,7 @@ def headline_of_orders(opened: OpenedStudy) -> str:
         else f"{'beats' if beats else 'is not shown to beat'} its understanding rows alone"
     )
     also = (
-        f"and is beaten by repeating them in {beaten}"
+        f"and is beaten by repeating them in {beaten} of {count}"
         if count > 1
         else f"and {'is' if beaten else 'is not shown to be'} beaten by repeating them"
     )
@@ -266,6 +266,7 @@ def draw_attributes(opened: OpenedStudy) -> Drawn:
         labels = [NAMES.get(attribute, attribute).replace(" ", "\n") for attribute in looked]
         axes.set_xticks(range(len(looked)), labels)
         axes.grid(False, axis="x")
+    figure.axes[0].set_ylabel("difference in partial credit")
     arms_drawn = [
         entry(color="black", linestyle="none", marker=marker, label=arm)
         for arm, marker in ((MIXED, "o"), (FIRST, "D"))
