@@ -383,7 +383,8 @@ def draw_statistics(table: pd.DataFrame) -> "Figure":
                 drawstyle="steps-mid",
                 label=task,
             )
-    mentioned.set_yticks(range(len(ATTRIBUTES)), [NAMES.get(name, name) for name in ATTRIBUTES])
+    words_of = [NAMES.get(name, name).replace(" ", "\n") for name in ATTRIBUTES]
+    mentioned.set_yticks(range(len(ATTRIBUTES)), words_of, fontsize=7, linespacing=0.85)
     mentioned.grid(False, axis="y")
     mentioned.set(
         title="rows that mention it", xlabel="share of rows", xlim=(0, 1.05), ylim=(4.6, -0.6)
