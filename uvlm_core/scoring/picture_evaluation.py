@@ -39,9 +39,7 @@ class PictureEvaluation:
 
     def __init__(self, spec: RunSpec, processor: Processor, understanding, generation):
         self.spec, self.processor = spec, processor
-        pictures = load_pictures(
-            spec.data.pictures, spec.data.picture_folder, spec.data.sam_pictures
-        )
+        pictures = load_pictures(*spec.captioned)
         captions = _distinct([talk for talk in pictures.test if talk.task == "caption"])
         if len(captions) < 2:
             raise ValueError(

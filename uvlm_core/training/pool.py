@@ -122,10 +122,9 @@ class PicturePool(Pictures):
     """
 
     def __init__(self, spec: RunSpec):
-        named = spec.data.pictures, spec.data.picture_folder, spec.data.sam_pictures
-        self.spec, self.pictures = spec, load_pictures(*named)
+        self.spec, self.pictures = spec, load_pictures(*spec.captioned)
         super().__init__(
-            f"pictures-{pictures_fingerprint(*named)[:16]}-{spec.data.image_size}px",
+            f"pictures-{pictures_fingerprint(*spec.captioned)[:16]}-{spec.data.image_size}px",
             self.pictures.folder,
             list(dict.fromkeys(talk.image for talk in self.pictures.train)),
             spec.data.image_size,
