@@ -70,6 +70,9 @@ SMALL = "alone in small steps"  # about as many steps as mixed, by fewer rows in
 NO_WORDS = f"{MIXED} with requests without words"
 EDITS, SHUFFLED_EDITS = f"{MIXED} with edits", f"{MIXED} with edits of others' images"
 SHUFFLED, SHUFFLED_FIRST = f"{MIXED} with others' images", f"{FIRST} with others' images"
+THEN_MIXED, THEN_ALONE = f"{FIRST}, then {MIXED}", f"{MIXED}, then understanding"
+FROZEN_FIRST, FIRST_WITHOUT_TEXT = f"{FIRST} with a frozen LM", f"{FIRST} without text"
+TEXT_FIRST = "text first"
 ARMS = (
     ONCE,
     SMALL,
@@ -80,17 +83,18 @@ ARMS = (
     SHUFFLED,
     NO_WORDS,
     SHUFFLED_FIRST,
-    "generation first, then mixed",
-    "mixed, then understanding",
-    "generation first with a frozen LM",
-    "text first",
-    "generation first without text",
+    THEN_MIXED,
+    THEN_ALONE,
+    FROZEN_FIRST,
+    TEXT_FIRST,
+    FIRST_WITHOUT_TEXT,
     EDITS,  # every request shows a watch and asks to change it
     SHUFFLED_EDITS,
 )
 HELPS, FIRST_HELPS, DRAWN_MATTERS = "mixing helps", "generating first helps", "by what is drawn"
 TEXT_HELPS, MORE_THAN_TEXT, WORDS_MATTER = "text helps", "more than text", "by what is asked"
 EDITS_HELP, MORE_THAN_REQUESTS = "edits help", "edits more than requests"
+BY_ORDER, IN_THE_LM, BY_REPLAY = "by the order", "by the language model", "by text beside drawing"
 SMALLER, LONGER = "more than smaller steps", "more than repeating"
 _COLUMNS = ("architecture", "arm", "understanding_rows", "seed", "metric", "attribute", "value")
 
@@ -134,22 +138,14 @@ def specs_of(base: Profile, scale: OrderScale, rows: int, **same) -> dict[str, R
     return found | {
         SMALL: alone.vary(batch_size=few),
         FIRST: first,
-        "generation first, then mixed": both.vary(
-            stages=[Stage(0, 0.5, 0.5), Stage(epochs, 0.5, 0.5)]
-        ),
-        "mixed, then understanding": both.vary(stages=[Stage(epochs / 2, 1, 1), Stage(epochs / 2)]),
-        "generation first with a frozen LM": both.vary(
-            stages=[Stage(0, 1, 1, True), Stage(epochs)]
-        ),
+        THEN_MIXED: both.vary(stages=[Stage(0, 0.5, 0.5), Stage(epochs, 0.5, 0.5)]),
+        THEN_ALONE: both.vary(stages=[Stage(epochs / 2, 1, 1), Stage(epochs / 2)]),
+        FROZEN_FIRST: both.vary(stages=[Stage(0, 1, 1, True), Stage(epochs)]),
         SHUFFLED: both.vary(shuffled_requests=True),
         SHUFFLED_FIRST: first.vary(shuffled_requests=True),
         # as many steps
-        "text first": alone.vary(
-            text_examples=text, stages=[Stage(text=more / text), Stage(epochs)]
-        ),
-        "generation first without text": both.vary(
-            stages=[Stage(generation=more / generation), Stage(epochs)]
-        ),
+        TEXT_FIRST: alone.vary(text_examples=text, stages=[Stage(text=more / text), Stage(epochs)]),
+        FIRST_WITHOUT_TEXT: both.vary(stages=[Stage(generation=more / generation), Stage(epochs)]),
         NO_WORDS: both.vary(wordless_requests=True),
         EDITS: both.vary(edit_requests=True),
         SHUFFLED_EDITS: both.vary(edit_requests=True, shuffled_requests=True),
@@ -286,14 +282,25 @@ def _gains(table: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
 
 def tell_orders(opened: OpenedStudy) -> str:
     """Say what each arm gains over each baseline and over its control, for each number of rows."""
-    helps = {MIXED: HELPS, FIRST: FIRST_HELPS, TEXT: TEXT_HELPS, EDITS: EDITS_HELP}
+    helps = {
+        MIXED: HELPS,
+        FIRST: FIRST_HELPS,
+        FROZEN_FIRST: FIRST_HELPS,
+        THEN_MIXED: FIRST_HELPS,
+        THEN_ALONE: HELPS,
+        TEXT: TEXT_HELPS,
+        EDITS: EDITS_HELP,
+    }
     against = {
         "these rows in smaller steps": SMALLER,
         "these rows repeated for as many steps": LONGER,
         "the same with other watches' images": DRAWN_MATTERS,
         "text rows in place of requests": MORE_THAN_TEXT,
         "requests without words": WORDS_MATTER,
-        "mixed": MORE_THAN_REQUESTS,
+        "requests in place of edits": MORE_THAN_REQUESTS,
+        "both tasks mixed all along": BY_ORDER,
+        "the same with a language model that is frozen while it draws": IN_THE_LM,
+        "the same without text while it draws": BY_REPLAY,
     }
     told = []
     for rows in opened.scale.arms:
@@ -372,7 +379,7 @@ STUDY = Study(
             "trained to generate first, it understands better than from its understanding rows "
             "alone, shown as often",
             "4",
-            comparing(((FIRST, ONCE),), "examples"),
+            comparing(tuple((arm, ONCE) for arm in (FIRST, FROZEN_FIRST, THEN_MIXED)), "examples"),
         ),
         Claim(
             TEXT_HELPS,
@@ -385,7 +392,7 @@ STUDY = Study(
             MORE_THAN_TEXT,
             "trained on both tasks, it understands better than with text rows in place of requests",
             "4",
-            comparing(((MIXED, TEXT),), "steps"),
+            comparing(((MIXED, TEXT), (EDITS, TEXT), (FIRST, TEXT_FIRST)), "steps"),
         ),
         Claim(
             WORDS_MATTER,
@@ -405,6 +412,25 @@ STUDY = Study(
             "it understands better than if it is trained to draw from words alone",
             "4",
             comparing(((EDITS, MIXED),), "examples"),
+        ),
+        Claim(
+            BY_ORDER,
+            "it understands better than if both tasks are mixed all along",
+            "4",
+            comparing(((THEN_MIXED, MIXED), (THEN_ALONE, MIXED)), "examples"),
+        ),
+        Claim(
+            IN_THE_LM,
+            "trained to generate first, it understands better than if its language model is frozen "
+            "meanwhile",
+            "4.3",
+            comparing(((FIRST, FROZEN_FIRST),), "examples"),
+        ),
+        Claim(
+            BY_REPLAY,
+            "trained to generate first, it understands better than without text rows meanwhile",
+            "4",
+            comparing(((FIRST, FIRST_WITHOUT_TEXT),), "steps"),
         ),
         Claim(
             SMALLER,
