@@ -69,8 +69,8 @@ architecture that the paper does not try |
 | undecided | none of these: the seeds do not tell |
 
 - "No effect" is two one-sided tests at 5 %. {MARGIN:g} of the scale is the smallest effect of
-  interest. A claim may state another margin before its runs, or none. Rates of exchange have
-  none and are never "no effect".
+  interest. A claim may state another margin before its runs, or none. Rates of exchange and
+  changes of a loss by one step have none and are never "no effect".
 - "No effect" is asked first. A difference that is certainly positive and certainly smaller than
   the margin is too small to matter.
 - A verdict needs {ENOUGH_SEEDS} seeds. With fewer, a row is undecided.
