@@ -33,6 +33,7 @@ from uvlm_core.studies.base import (
     chance,
     count_verdicts,
     generation_metric,
+    paired,
     tell_contrasts,
 )
 from uvlm_core.studies.baselines import (
@@ -210,10 +211,9 @@ def differences(table: pd.DataFrame, scale: TransferScale) -> pd.DataFrame:
         found = at_end(table, "partial", attribute)
         for name in known_architectures(found):
             own = found[found["architecture"] == name]
-            wide = own.pivot_table(index="seed", columns="arm", values="value")
             for arm, baseline in chain(*_COMPARED.values()):
-                if {arm, baseline} <= set(wide):
-                    gain = (wide[arm] - wide[baseline]).dropna().rename("difference")
+                gain = paired(own, arm, baseline)
+                if len(gain):
                     labels = {"architecture": name, "attribute": attribute}
                     labels |= {"arm": arm, "baseline": baseline}
                     parts.append(gain.reset_index().assign(**labels))

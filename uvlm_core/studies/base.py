@@ -244,6 +244,19 @@ def understanding_totals(table: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
+def paired(
+    table: pd.DataFrame, arm: str, baseline: str, keys: tuple[str, ...] = ("seed",)
+) -> pd.Series:
+    """Return the values of one arm minus those of another, by seed or by other keys.
+
+    Only what both arms have is returned: nothing if one of them has no runs.
+    """
+    wide = table.pivot_table(index=list(keys), columns="arm", values="value")
+    if not {arm, baseline} <= set(wide):
+        return pd.Series(name="difference", dtype=float)
+    return (wide[arm] - wide[baseline]).dropna().rename("difference")
+
+
 def chance(metric: str, attribute: str) -> float:
     """Return a metric's chance level; for "total", the mean over the attributes.
 

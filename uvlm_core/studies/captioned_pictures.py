@@ -24,6 +24,7 @@ from uvlm_core.studies.base import (
     Study,
     arm_of,
     count_verdicts,
+    paired,
     tell_contrasts,
     tell_counts,
 )
@@ -168,9 +169,7 @@ def compare_drawings(table: pd.DataFrame, scale: PictureScale) -> Iterator[Compa
 
 def _gain(last: pd.DataFrame, architecture: str, baseline: str) -> pd.Series:
     """Return what mixed training has more of a score than another arm, by seed."""
-    own = last[last["architecture"] == architecture]
-    wide = own.pivot_table(index="seed", columns="arm", values="value")
-    return (wide[MIXED] - wide[baseline]).dropna()
+    return paired(last[last["architecture"] == architecture], MIXED, baseline)
 
 
 def drawing_architectures(table: pd.DataFrame) -> list[str]:

@@ -26,6 +26,7 @@ from uvlm_core.studies.base import (
     arm_of,
     chance,
     metric_of,
+    paired,
     tell_contrasts,
     tell_counts,
     understanding_totals,
@@ -112,12 +113,11 @@ def differences(table: pd.DataFrame, arm: str = MIXED) -> pd.DataFrame:
         for baseline in BASELINES:
             metric = metric_of(_task(baseline), name)
             own = last[(last["architecture"] == name) & (last["metric"] == metric)]
-            wide = own.pivot_table(index=["attribute", "seed"], columns="arm", values="value")
-            if {arm, baseline} <= set(wide):
-                found = (wide[arm] - wide[baseline]).dropna().rename("difference").reset_index()
-                known = found["attribute"].isin(["total", *ATTRIBUTES])
+            own = own[own["attribute"].isin(["total", *ATTRIBUTES])]
+            found = paired(own, arm, baseline, ("attribute", "seed"))
+            if len(found):
                 labels = {"architecture": name, "baseline": baseline, "metric": metric}
-                parts.append(found[known].assign(**labels))
+                parts.append(found.reset_index().assign(**labels))
     columns = ["architecture", "baseline", "metric", "attribute", "seed", "difference"]
     return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
 

@@ -31,6 +31,7 @@ from uvlm_core.studies.base import (
     chance,
     count_verdicts,
     generation_metric,
+    paired,
     tell_contrasts,
     understanding_totals,
 )
@@ -165,15 +166,9 @@ def comparing(
     def compare(table: pd.DataFrame, scale: OrderScale) -> Iterator[Comparison]:
         last = understanding_totals(table)
         for (rows, name), own in last.groupby(["understanding_rows", "architecture"], sort=False):
-            wide = own.pivot_table(index="seed", columns="arm", values="value")
             for arm, baseline in pairs:
-                if {arm, baseline} <= set(wide):
-                    yield Comparison(
-                        name,
-                        f"total, {rows:,} rows, {arm} {MINUS} {baseline}",
-                        (wide[arm] - wide[baseline]).dropna(),
-                        matching,
-                    )
+                quantity = f"total, {rows:,} rows, {arm} {MINUS} {baseline}"
+                yield Comparison(name, quantity, paired(own, arm, baseline), matching)
 
     return compare
 
@@ -274,10 +269,8 @@ def draw_attributes(opened: OpenedStudy) -> Drawn:
 
 def _gains(table: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
     """Return an arm's scores minus a baseline's; columns: attribute, seed, difference, the two."""
-    wide = table.pivot_table(index=["attribute", "seed"], columns="arm", values="value")
-    wide = wide.loc[["total", *ATTRIBUTES]]
-    found = (wide[arm] - wide[baseline]).dropna().rename("difference").reset_index()
-    return found.assign(arm=arm, baseline=baseline)
+    found = paired(table, arm, baseline, ("attribute", "seed")).loc[["total", *ATTRIBUTES]]
+    return found.reset_index().assign(arm=arm, baseline=baseline)
 
 
 def tell_orders(opened: OpenedStudy) -> str:

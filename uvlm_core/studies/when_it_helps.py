@@ -25,6 +25,7 @@ from uvlm_core.studies.base import (
     OpenedStudy,
     Study,
     arm_of,
+    paired,
     tell_counts,
     tell_verdicts,
     understanding_totals,
@@ -170,10 +171,8 @@ def cell_gains(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: architecture, the factors, seed, difference.
     """
-    last = understanding_totals(table)
-    keys = ["architecture", *FACTORS, "seed"]
-    wide = last.pivot_table(index=keys, columns="arm", values="value")
-    return (wide[MIXED] - wide[ONCE]).dropna().rename("difference").reset_index()
+    keys = ("architecture", *FACTORS, "seed")
+    return paired(understanding_totals(table), MIXED, ONCE, keys).reset_index()
 
 
 def effects(table: pd.DataFrame, scale: MapScale) -> pd.DataFrame:
