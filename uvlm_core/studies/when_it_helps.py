@@ -374,5 +374,4 @@ STUDY = Study(
     ),
     figures={"when_it_helps": draw_map, "when_it_helps_effects": draw_effects},
     findings={"when_it_helps": tell_map, "when_it_helps_effects": tell_effects},
-    waiting=("laptop",),
 )
