@@ -228,7 +228,7 @@ def _of_head(table: pd.DataFrame, architecture: str, head: str) -> pd.DataFrame:
 def _words(table: pd.DataFrame) -> str:
     """Return how a table's only metric is called."""
     (metric,) = table["metric"].unique()
-    return "partial credit" if metric == "partial" else metric.replace("_", " ")
+    return NAMES[metric]
 
 
 # Figures

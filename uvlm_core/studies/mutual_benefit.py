@@ -133,16 +133,12 @@ def comparing(
         for (name, metric), own in found.groupby(["architecture", "metric"], sort=False):
             yield Comparison(
                 name,
-                f"total, {_words(metric)}, {arm} {MINUS} {baseline}",
+                f"total, {NAMES[metric]}, {arm} {MINUS} {baseline}",
                 own.set_index("seed")["difference"],
                 matching,
             )
 
     return compare
-
-
-def _words(metric: str) -> str:
-    return "partial credit" if metric == "partial" else metric.replace("_", " ")
 
 
 @theme()

@@ -95,7 +95,13 @@ INTERVAL_SEEDS = 3  # with fewer, each seed is a dot: a t interval of two covers
 SEED_SIZE = 1.8  # pt: such a dot, smaller than the mean's marker
 DIGITS = 6  # significant digits of numbers in a CSV
 GREYS = ("#222222", "#808080", "#bcbcbc")  # for tasks and clock hands; colours mean architectures
-NAMES = {"weather_corner": "weather corner", "battery_corner": "battery corner"}
+NAMES = {  # attribute or metric -> what figures call it, if not its name
+    "weather_corner": "weather corner",
+    "battery_corner": "battery corner",
+    "partial": "partial credit",
+    "read_back": "read back",
+    "feature_read_back": "feature read back",
+}
 REPORTED = {  # look of the authors' own results
     "color": "#767676",
     "markersize": 4,
