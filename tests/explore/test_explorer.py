@@ -4,11 +4,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from uvlm_core.environment import ROOT
 from uvlm_core.explore.explorer import PAIRED, Explorer, explorer
-from uvlm_core.explore.views import choices, shortened, tell, view
+from uvlm_core.explore.views import View, choices, shortened, tell, view
 from uvlm_core.runs.store import RunStore
 from uvlm_core.studies import studies
 from uvlm_core.studies.base import load_study, scores
@@ -131,3 +132,14 @@ def test_values_are_shown_as_recorded(opened):
         own = table[(table["record"] == row.record) & (table["metric"] == opened.view.metric)]
         own = own[(own["attribute"] == opened.view.attribute) & (own["fraction"] == 1)]
         assert np.isclose(own["value"].iloc[0], row.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [("partial", "no effect"), ("token_accuracy", "no effect"), ("loss_change", "yes")],
+)
+def test_a_margin_is_for_shares_alone(metric, said):
+    values = 0.01 + 0.001 * np.arange(8)
+    points = pd.DataFrame({"value": values, "at": 1.0, "panel": "VQ-VQ", "arm": "mixed"})
+    (told,) = tell(View(points.assign(seed=range(8)), metric, "all", "", "understanding alone"))
+    assert told.endswith(f": {said}.")

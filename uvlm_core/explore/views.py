@@ -17,6 +17,8 @@ from uvlm_core.studies.statistics import MARGIN, mean_interval, verdict
 
 # columns whose values speak for themselves
 _PLAIN = ("arm", "adapters", "regime", "matching", "switch")
+# parts of the names of metrics that are no shares, so that the margin has no meaning for them
+_NO_SHARES = ("loss", "ratio", "error", "frechet", "kernel", "strength")
 _SAID = {"partial": "partial credit", "exact": "exact answers", "": "all"}
 
 
@@ -193,6 +195,7 @@ def tell(shown: View) -> list[str]:
     """Say what is seen at the right end: a mean with its interval, and of differences a verdict."""
     points = shown.points
     last = points[points["at"] == points["at"].max()]
+    margin = None if any(part in shown.metric for part in _NO_SHARES) else MARGIN
     told = []
     for (panel, arm), own in last.groupby(["panel", "arm"], sort=False):
         mean, low, high = mean_interval(own["value"])
@@ -200,7 +203,7 @@ def tell(shown: View) -> list[str]:
         seeds = style.counted(len(own), "seed")
         if shown.minus:
             compared = f"{panel}: {arm} {style.MINUS} {shown.minus}"
-            said = verdict(own["value"], MARGIN, own=True)
+            said = verdict(own["value"], margin, own=True)
             told.append(f"{compared} {difference_text(row)}, {seeds}: {said}.")
         else:
             told.append(f"{panel}: {arm} {difference_text(row).lstrip('+')}, {seeds}.")
